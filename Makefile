@@ -1,0 +1,46 @@
+# One vocabulary for people, hooks and CI.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DO_NOT_TRACK := true
+export MLFLOW_DISABLE_TELEMETRY := true
+# Several test processes share the cores: one thread each.
+TEST_THREADS := OMP_NUM_THREADS=1
+
+.DEFAULT_GOAL := help
+.PHONY: help install repro test test-slow check format ui
+
+help: ## Show what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+install: $(VENV)/.installed ## Make .venv and install stpp with all it needs
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+repro: install ## Run ST++ (what has changed of it) and show what came out
+	dvc repro
+	@stpp show
+
+test: install ## The tests, in minutes
+	$(TEST_THREADS) pytest -n 2
+
+test-slow: install ## Whole runs and random kills
+	$(TEST_THREADS) pytest -n 2 -m slow
+
+check: install ## Lint, format and types
+	ruff check .
+	ruff format --check .
+	mypy
+
+format: install ## Put the code into its form
+	ruff check --fix .
+	ruff format .
+	stpp schema
+
+ui: install ## Open the MLflow UI on http://127.0.0.1:5000
+	mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" --host 127.0.0.1 --port 5000 --workers 1

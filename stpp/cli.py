@@ -1,0 +1,83 @@
+"""The command line: stage functions under their names, and the errors a user can mend in one message."""
+
+import errno
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from stpp.files import StppError
+from stpp.stages import (
+    backbone,
+    draw,
+    evaluate,
+    label,
+    masks,
+    prepare,
+    report,
+    schema,
+    score,
+    select,
+    show,
+    split,
+    train,
+)
+
+app = typer.Typer(
+    help="ST++ self-training for semi-supervised semantic segmentation.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _guarded(stage: Callable[..., None]) -> Callable[..., None]:
+    """`stage` with one clear message and exit code 2 where the user can mend what is wrong."""
+
+    @functools.wraps(stage)
+    def command(*args: Any, **kwargs: Any) -> None:
+        try:
+            stage(*args, **kwargs)
+        except StppError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            typer.echo("\ninterrupted: what is done is kept; run the same command again to go on from there", err=True)
+            raise typer.Exit(130) from None
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            typer.echo(
+                f"error: the disk is full ({error.filename}): make room, then run the same command again", err=True
+            )
+            raise typer.Exit(2) from None
+
+    return command
+
+
+STAGES: tuple[Callable[..., None], ...] = (
+    draw.draw,
+    prepare.prepare,
+    backbone.backbone,
+    split.split,
+    train.train,
+    score.score,
+    select.select,
+    label.label,
+    evaluate.evaluate,
+    report.report,
+    show.show,
+    schema.schema,
+)
+for stage in STAGES:
+    app.command()(_guarded(stage))
+
+mask_sets = typer.Typer(help="Open mask sets (zip shards of PNGs).", no_args_is_help=True)
+mask_sets.command()(_guarded(masks.extract))
+mask_sets.command()(_guarded(masks.ls))
+app.add_typer(mask_sets, name="masks")
+
+
+def main() -> None:
+    app()

@@ -1,0 +1,40 @@
+"""The code behind a stage, read from the source: what DVC watches and what a resumed run must not mix."""
+
+import ast
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent
+
+UNWATCHED = {
+    f"stpp.{name}"
+    for name in ("cli", "code", "params", "tracking", "progress", "resume", "stages.tracked", "stages.options")
+}
+"""Modules that cannot change a result; those of parameters are watched by value."""
+
+
+def closure(module: str) -> set[str]:
+    """`module` and every module of the project it imports, directly or not, at its top or inside a function."""
+    found: set[str] = set()
+    open_ = [module]
+    while open_:
+        name = open_.pop()
+        if name in found or name in UNWATCHED:
+            continue
+        found.add(name)
+        open_ += imports(name)
+    return found
+
+
+def imports(module: str) -> set[str]:
+    """The project's modules that `module` names in an import statement."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source(module).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return {n for n in names if n.startswith("stpp.") and source(n).is_file()}
+
+
+def source(module: str) -> Path:
+    return (PACKAGE / Path(*module.split(".")[1:])).with_suffix(".py")

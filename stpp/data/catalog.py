@@ -1,0 +1,239 @@
+"""Which images a data set has: the layouts known by name, and any other by patterns or a list."""
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from stpp.data import toy
+from stpp.files import ID, Rgb, StppError
+from stpp.params import IGNORE, Data
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a data set names its files and its classes."""
+
+    images: str
+    masks: tuple[str, ...]
+    """Patterns of mask paths, the first that exists is taken."""
+    classes: tuple[str, ...]
+    palette: tuple[Rgb, ...]
+    values: dict[int, int]
+    """Mask value -> class id or 255."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Paths of an image and its mask below the data set's root; the mask is empty where there is none."""
+
+    image: str
+    mask: str
+
+
+def _own(classes: int, ignore: int | None = IGNORE) -> dict[int, int]:
+    """Values that mean themselves, and one to ignore."""
+    return {i: i for i in range(classes)} | ({} if ignore is None else {ignore: IGNORE})
+
+
+def voc_palette(classes: int) -> tuple[Rgb, ...]:
+    """The colours of Pascal VOC: the bits of the class id spread over red, green and blue."""
+    colours = []
+    for index in range(classes):
+        r = g = b = 0
+        for bit in range(8):
+            value = index >> (3 * bit)
+            r |= (value & 1) << (7 - bit)
+            g |= (value >> 1 & 1) << (7 - bit)
+            b |= (value >> 2 & 1) << (7 - bit)
+        colours.append((r, g, b))
+    return tuple(colours)
+
+
+PASCAL = [
+    "background",
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+]
+
+# name: (value in *_labelIds.png, colour), in the order of trainIds
+CITYSCAPES: dict[str, tuple[int, Rgb]] = {
+    "road": (7, (128, 64, 128)),
+    "sidewalk": (8, (244, 35, 232)),
+    "building": (11, (70, 70, 70)),
+    "wall": (12, (102, 102, 156)),
+    "fence": (13, (190, 153, 153)),
+    "pole": (17, (153, 153, 153)),
+    "traffic light": (19, (250, 170, 30)),
+    "traffic sign": (20, (220, 220, 0)),
+    "vegetation": (21, (107, 142, 35)),
+    "terrain": (22, (152, 251, 152)),
+    "sky": (23, (70, 130, 180)),
+    "person": (24, (220, 20, 60)),
+    "rider": (25, (255, 0, 0)),
+    "car": (26, (0, 0, 142)),
+    "truck": (27, (0, 0, 70)),
+    "bus": (28, (0, 60, 100)),
+    "train": (31, (0, 80, 100)),
+    "motorcycle": (32, (0, 0, 230)),
+    "bicycle": (33, (119, 11, 32)),
+}
+
+
+def _toy(data: Data) -> Layout:
+    return Layout("images/{name}.png", ("masks/{name}.png",), toy.CLASSES, toy.PALETTE, _own(len(toy.CLASSES)))
+
+
+def _pascal(data: Data) -> Layout:
+    masks = ("SegmentationClassAug/{name}.png", "SegmentationClass/{name}.png")
+    return Layout("JPEGImages/{name}.jpg", masks, tuple(PASCAL), voc_palette(21), _own(21))
+
+
+def _cityscapes(data: Data) -> Layout:
+    """labelIds where they are, else trainIds; which of the two a root holds is one fact for all its masks."""
+    root = Path(data.root)
+    of_labels = "gtFine/{set}/{city}/{name}_gtFine_labelIds.png"
+    of_train = "gtFine/{set}/{city}/{name}_gtFine_labelTrainIds.png"
+    palette = tuple(colour for _, colour in CITYSCAPES.values())
+    if next(root.glob("gtFine/*/*/*_gtFine_labelIds.png"), None) is not None:
+        # 0..33 are defined, -1 (licence plate) is stored as 255; all but the 19 are ignored.
+        values = dict.fromkeys([*range(34), 255], IGNORE)
+        values |= {value: i for i, (value, _) in enumerate(CITYSCAPES.values())}
+        masks = of_labels
+    else:
+        values, masks = _own(19), of_train
+    return Layout("leftImg8bit/{set}/{city}/{name}_leftImg8bit.png", (masks,), tuple(CITYSCAPES), palette, values)
+
+
+def _folder(data: Data) -> Layout:
+    classes = data.classes or ()
+    values = _own(len(classes), data.ignore)
+    if data.ignore is not None and data.ignore < len(classes):
+        raise StppError(
+            f"data.ignore: {data.ignore} is also the id of class {classes[data.ignore]}; "
+            "if no mask value is to be ignored, set it to null"
+        )
+    for value, meaning in (data.values or {}).items():
+        values[int(value)] = IGNORE if meaning == "ignore" else meaning
+    palette = data.palette or voc_palette(len(classes))
+    return Layout(data.images or "", (data.masks,) if data.masks else (), classes, palette, values)
+
+
+LAYOUTS: dict[str, Callable[[Data], Layout]] = {
+    "toy": _toy,
+    "pascal": _pascal,
+    "cityscapes": _cityscapes,
+    "folder": _folder,
+}
+
+
+def layout(data: Data) -> Layout:
+    return LAYOUTS[data.kind](data)
+
+
+def discover(data: Data, known: Layout) -> tuple[dict[str, Found], list[str]]:
+    """Every image by id, in the order of ids, and the problems found on the way.
+
+    By patterns, an id joins the parts that the placeholders stand for: `{set}/{name}.jpg` makes `train/0001`
+    (`{ext}` is left out). By a list, it is the image's path without its suffix.
+    """
+    root = Path(data.root)
+    if not root.is_dir():
+        raise StppError(f"data.root: {data.root} is no folder; is the path right, and is the data there?")
+    pairs = list(_listed(root, data.list)) if data.list else list(_matched(root, known))
+    found: dict[str, Found] = {}
+    problems = []
+    for name, image, mask in pairs:
+        if not ID.match(name):
+            problems.append(f"{root / image}: `{name}` cannot be an id: rename it without spaces, commas and quotes")
+        elif name in found:
+            problems.append(f"{root / image}: id {name} stands also for {root / found[name].image}: rename one")
+        else:
+            found[name] = Found(image, mask)
+    if not pairs:
+        where = f"the list {data.list}" if data.list else f"the pattern {known.images}"
+        problems.append(f"{root}: no image found by {where}; compare it with the names of the files there")
+    return dict(sorted(found.items())), problems
+
+
+def _matched(root: Path, known: Layout) -> list[tuple[str, str, str]]:
+    pattern, names = _compile(known.images)
+    for masks in known.masks:
+        unknown = set(re.findall(r"\{(\w+)\}", masks)) - set(names)
+        if unknown:
+            raise StppError(f"data.masks: {{{unknown.pop()}}} does not occur in the images' pattern {known.images}")
+    pairs = []
+    for folder, folders, files in os.walk(root, followlinks=True):
+        folders.sort()
+        for file in files:
+            image = (Path(folder) / file).relative_to(root).as_posix()
+            match = pattern.fullmatch(image)
+            if not match:
+                continue
+            parts = match.groupdict()
+            candidates = [m.format(**parts) for m in known.masks]
+            mask = next((m for m in candidates if (root / m).is_file()), "")
+            pairs.append(("/".join(parts[n] for n in names if n != "ext"), image, mask))
+    return pairs
+
+
+def _compile(images: str) -> tuple[re.Pattern[str], list[str]]:
+    names = re.findall(r"\{(\w+)\}", images)
+    if not names:
+        raise StppError(
+            f"data.images: {images} names one file only; put a placeholder for the part that changes: {{name}}"
+        )
+    regex, seen = "", set()
+    for literal, name in re.findall(r"([^{]*)(?:\{(\w+)\})?", images):
+        regex += re.escape(literal)
+        if name:
+            regex += f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+)"
+            seen.add(name)
+    return re.compile(regex), list(dict.fromkeys(names))
+
+
+def _listed(root: Path, name: str) -> list[tuple[str, str, str]]:
+    path = root / name
+    _inside(name, "data.list")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StppError(f"data.list: {path}: not readable: {error}") from None
+    pairs = []
+    for number, line in enumerate(lines, 1):
+        columns = line.split()
+        if not columns:
+            continue
+        if len(columns) > 2:
+            raise StppError(
+                f"{path}:{number}: expected an image, or an image and a mask, without spaces in their names"
+            )
+        image, mask = columns[0], columns[1] if len(columns) == 2 else ""
+        for column in columns:
+            _inside(column, f"{path}:{number}")
+        pairs.append((str(Path(image).with_suffix("")), image, mask))
+    return pairs
+
+
+def _inside(name: str, where: str) -> None:
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise StppError(f"{where}: {name} leads out of data.root; give paths below it")

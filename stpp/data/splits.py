@@ -1,0 +1,133 @@
+"""Who is labelled, unlabelled, validation and test: drawn or listed, checked, always disjoint."""
+
+from collections import deque
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from stpp.files import Dataset
+from stpp.params import Split, Subset
+from stpp.seeds import seed_of
+
+SETS = ("test", "val", "labeled", "unlabeled")
+"""In the order in which they take their images."""
+
+
+def copies(labeled: int, pseudo: int) -> int:
+    """How often D_l is repeated to come to about the size of D_u: ceil(N / M) for students (paper, 3.3).
+
+    Without pseudo labels it is 2 below 200 labelled images, as in the authors' code, else 1.
+    """
+    if pseudo:
+        return -(-pseudo // labeled)
+    return 2 if labeled < 200 else 1
+
+
+def draw(dataset: Dataset, split: Split, folder: Path) -> tuple[dict[str, list[str]], list[str]]:
+    """Ids of every set that `split` names, sorted, and all problems found. Lists lie below `folder`."""
+    taken: dict[str, str] = {}
+    sets: dict[str, list[str]] = {}
+    problems: list[str] = []
+    for name in SETS:
+        subset: Subset | None = getattr(split, name)
+        if subset is None:
+            continue
+        candidates = _candidates(name, subset, dataset, folder, taken, problems)
+        size = subset.size(len(candidates))
+        if size > len(candidates):
+            problems.append(f"split.{name}: {size} images asked for, but only {len(candidates)} are left to take")
+        chosen = candidates
+        if size < len(candidates):
+            order = sorted(candidates, key=lambda i: (seed_of(split.seed, name, i), i))
+            even = split.stratify and name == "labeled"
+            chosen = _evenly(order, dataset, size) if even else order[:size]
+        sets[name] = sorted(chosen)
+        taken |= dict.fromkeys(chosen, name)
+        if not chosen:
+            problems.append(f"split.{name}: no image; check its `list` or `ids`, or give the other sets fewer")
+    return sets, problems
+
+
+def _candidates(
+    name: str, subset: Subset, dataset: Dataset, folder: Path, taken: dict[str, str], problems: list[str]
+) -> list[str]:
+    if subset.list is None:
+        pattern = subset.ids or "*"
+        return [i for i in dataset.records if fnmatchcase(i, pattern) and i not in taken]
+    path = folder / subset.list
+    if Path(subset.list).is_absolute() or ".." in Path(subset.list).parts or not path.is_file():
+        problems.append(f"split.{name}.list: {path}: no such file; lists lie in {folder}/, where DVC watches them")
+        return []
+    by_image = {record.image: i for i, record in dataset.records.items()}
+    ids: dict[str, None] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        word = line.split()[0]
+        found = word if word in dataset.records else by_image.get(word)
+        if found is None and len(line.split()) > 2:
+            problems.append(f"{path}:{number}: an id with spaces? Expected one id or image path (and a mask) a line")
+        elif found is None:
+            problems.append(f"{path}:{number}: {word} is neither an id nor an image of the data set")
+        elif found in ids:
+            problems.append(f"{path}:{number}: {word} is listed twice; remove one line")
+        elif found in taken:
+            problems.append(f"{path}:{number}: {word} is also in {taken[found]}: a set may not share images")
+        else:
+            ids[found] = None
+    if path.stat().st_size == 0:
+        problems.append(f"{path}: the list is empty")
+    return list(ids)
+
+
+def _evenly(order: list[str], dataset: Dataset, size: int) -> list[str]:
+    """Take images in turn for the class that fewest of those taken show; `order` breaks ties."""
+    queues = {c: deque(i for i in order if c in dataset.records[i].classes) for c in range(len(dataset.classes))}
+    shown = dict.fromkeys(queues, 0)
+    chosen: dict[str, None] = {}
+    while len(chosen) < size:
+        open_ = [c for c, queue in queues.items() if queue]
+        if not open_:
+            break
+        rarest = min(open_, key=lambda c: (shown[c], len(queues[c]), c))
+        name = queues[rarest].popleft()
+        if name not in chosen:
+            chosen[name] = None
+            for c in dataset.records[name].classes:
+                shown[c] += 1
+    rest = (i for i in order if i not in chosen)
+    return [*chosen, *rest][:size]
+
+
+def check(sets: dict[str, list[str]], dataset: Dataset, split: Split, batch_size: int) -> tuple[list[str], list[str]]:
+    """Problems and warnings of drawn sets: missing masks, absent classes, fewer labels than a batch, shared content."""
+    problems, warnings = [], []
+    for name in ("labeled", "val", "test"):
+        ids = sets.get(name, [])
+        without = [i for i in ids if not dataset.records[i].mask]
+        problems += [
+            f"{i}: in {name}, but has no mask; add the mask, or leave the image to `unlabeled`" for i in without
+        ]
+        present = {c for i in ids for c in dataset.records[i].classes}
+        for c, label in enumerate(dataset.classes):
+            if c in present or not ids or without:
+                continue
+            if name == "labeled" and split.labeled.list is None:
+                problems.append(
+                    f"class {label} has no pixel in the {len(ids)} labelled images and could not be learnt; "
+                    "set split.stratify: true, take more labels, or another split.seed"
+                )
+            else:
+                warnings.append(f"class {label} has no pixel in {name}")
+    labeled = len(sets.get("labeled", []))
+    if 0 < labeled * copies(labeled, 0) < batch_size:
+        problems.append(
+            f"{labeled} labelled images make {labeled * copies(labeled, 0)} samples an epoch, fewer than "
+            f"train.batch_size {batch_size}: lower it, or label more"
+        )
+    seen: dict[str, tuple[str, str]] = {}
+    for name, ids in sets.items():
+        for i in ids:
+            other = seen.setdefault(dataset.records[i].image_sha256, (i, name))
+            if other != (i, name):
+                problems.append(f"{i} in {name} is the same image as {other[0]} in {other[1]}: remove one")
+    return problems, warnings

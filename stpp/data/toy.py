@@ -1,0 +1,178 @@
+"""The embedded data set `toy`: textured shapes over clutter, under uneven light, drawn from a seed.
+
+Shape tells the class and texture helps: every texture is worn by two classes and by clutter. Colour says nothing,
+for all things draw theirs from one distribution. Arrays hold integers only, so that no machine's floating point
+enters a scene: the pixels are a function of (seed, index). Lengths are in 1/16 px, angles in degrees.
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from stpp.files import publish
+from stpp.masks import Mask, encode_mask
+from stpp.params import Toy
+
+Grid = NDArray[np.int32]
+Inside = NDArray[np.bool_]
+Shape = Callable[[Grid, Grid, int], Inside]
+"""(u, v, r) -> which points lie inside the shape of radius r around the origin."""
+Texture = Callable[[Grid, Grid, int], Grid]
+"""(u, v, p) -> 0 or 1, which of two colours a point has; the pattern repeats every 2p."""
+
+UNIT = 16
+COS = tuple(round(1024 * math.cos(math.radians(degree))) for degree in range(360))
+
+# -- shapes -----------------------------------------------------------------------------------------------------------
+
+
+def disk(u: Grid, v: Grid, r: int) -> Inside:
+    return u * u + v * v <= r * r
+
+
+def triangle(u: Grid, v: Grid, r: int) -> Inside:
+    return (3 * v <= 2 * r) & (7 * abs(u) <= 4 * v + 5 * r)
+
+
+def box(u: Grid, v: Grid, r: int) -> Inside:
+    return (8 * abs(u) <= 7 * r) & (8 * abs(v) <= 5 * r)
+
+
+def cross(u: Grid, v: Grid, r: int) -> Inside:
+    return (10 * np.minimum(abs(u), abs(v)) <= 3 * r) & (np.maximum(abs(u), abs(v)) <= r)
+
+
+def ring(u: Grid, v: Grid, r: int) -> Inside:
+    return disk(u, v, r) & ~disk(u, v, r // 2)
+
+
+def ground(u: Grid, v: Grid, r: int) -> Inside:
+    return np.ones(u.shape, dtype=np.bool_)
+
+
+def line(u: Grid, v: Grid, r: int) -> Inside:
+    return 16 * abs(v) <= r
+
+
+def bar(u: Grid, v: Grid, r: int) -> Inside:
+    return (abs(u) <= 2 * r) & (5 * abs(v) <= r)
+
+
+def blob(u: Grid, v: Grid, r: int) -> Inside:
+    return disk(u + r // 3, v, r // 2) | disk(u - r // 2, v, r // 3) | disk(u - r // 8, v - r // 2, r // 3)
+
+
+# -- textures ---------------------------------------------------------------------------------------------------------
+
+
+def plain(u: Grid, v: Grid, p: int) -> Grid:
+    return np.zeros_like(u)
+
+
+def stripes(u: Grid, v: Grid, p: int) -> Grid:
+    return u // p & 1
+
+
+def checks(u: Grid, v: Grid, p: int) -> Grid:
+    return (u // p + v // p) & 1
+
+
+def dots(u: Grid, v: Grid, p: int) -> Grid:
+    return disk(u % (2 * p) - p, v % (2 * p) - p, 2 * p // 3).astype(np.int32)
+
+
+def zigzag(u: Grid, v: Grid, p: int) -> Grid:
+    return stripes(u + abs(v % (4 * p) - 2 * p), v, p)
+
+
+def grid(u: Grid, v: Grid, p: int) -> Grid:
+    return ((u % (2 * p) < p // 2) | (v % (2 * p) < p // 2)).astype(np.int32)
+
+
+# -- classes ----------------------------------------------------------------------------------------------------------
+
+OBJECTS: dict[str, Shape] = {"disk": disk, "triangle": triangle, "box": box, "cross": cross, "ring": ring}
+WEAR: dict[str, tuple[Texture, ...]] = {
+    "disk": (dots, dots, dots, checks),
+    "triangle": (stripes, stripes, stripes, dots),
+    "box": (checks, checks, checks, zigzag),
+    "cross": (zigzag, zigzag, zigzag, grid),
+    "ring": (grid, grid, grid, stripes),
+}
+CLUTTER: tuple[Shape, ...] = (line, bar, blob)
+TEXTURES: tuple[Texture, ...] = (plain, stripes, checks, dots, zigzag)
+
+CLASSES = ("background", *OBJECTS)
+PALETTE = ((0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204, 121, 167))
+"""Colours that colour-blind people tell apart (Okabe and Ito)."""
+
+# -- scenes -----------------------------------------------------------------------------------------------------------
+
+
+def draw(out: Path, toy: Toy) -> None:
+    """Write the set: out/images/toy_00000.png (RGB) and out/masks/toy_00000.png (class ids), whole or not at all."""
+    from PIL import Image
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
+        images, masks = Path(folder, "set", "images"), Path(folder, "set", "masks")
+        images.mkdir(parents=True)
+        masks.mkdir()
+        for index in range(toy.images):
+            image, mask = scene(toy, index)
+            Image.fromarray(image).save(images / f"toy_{index:05d}.png", compress_level=1)
+            (masks / f"toy_{index:05d}.png").write_bytes(encode_mask(mask, PALETTE))
+        publish(images.parent, out)
+
+
+def scene(toy: Toy, index: int) -> tuple[NDArray[np.uint8], Mask]:
+    """One scene: image (size, size, 3) and mask (size, size) of ids of CLASSES, a function of (seed, index) alone."""
+    rng = np.random.default_rng([toy.seed, index])
+    image = np.zeros((toy.size, toy.size, 3), dtype=np.int32)
+    mask = np.zeros((toy.size, toy.size), dtype=np.uint8)
+    _lay(rng, image, ground, TEXTURES)
+    image[:] = (image + 3 * image[0, 0]) >> 2  # the ground's texture is faint: things stand out
+    for _ in range(rng.integers(2, 6)):
+        _lay(rng, image, CLUTTER[rng.integers(len(CLUTTER))], (plain,))
+    for _ in range(rng.integers(3, 6)):
+        name = CLASSES[rng.integers(1, len(CLASSES))]
+        mask[_lay(rng, image, OBJECTS[name], WEAR[name])] = CLASSES.index(name)
+    for _ in range(rng.integers(0, 2)):
+        mask[_lay(rng, image, CLUTTER[rng.integers(len(CLUTTER))], (plain,))] = 0
+    return _photograph(rng, image), mask
+
+
+def _lay(rng: Generator, image: Grid, shape: Shape, textures: tuple[Texture, ...]) -> Inside:
+    """Lay one thing over image (size, size, 3), in place; return where it lies (size, size). Its place, radius,
+    turn, stretch, period, texture and two colours come from rng, the same way for all things."""
+    size = len(image)
+    r, p = (UNIT * size * int(rng.integers(*span)) // 96 for span in ((13, 26), (3, 6)))
+    x, y = (np.arange(size, dtype=np.int32) - size * int(rng.integers(10, 91)) // 100 for _ in "xy")
+    turn = int(rng.integers(360))
+    cos, sin = COS[turn], COS[turn - 90]
+    u = (x * cos + y[:, None] * sin) * UNIT >> 10
+    v = (y[:, None] * cos - x * sin) * int(rng.integers(UNIT, UNIT + 7)) >> 10  # narrower than long by up to 16/22
+    dark, bright = rng.integers(10, 110, size=3), rng.integers(130, 256, size=3)
+    inside = shape(u, v, r)
+    texture = textures[rng.integers(len(textures))](u[inside], v[inside], p)
+    image[inside] = np.stack((bright, dark))[texture]
+    return inside
+
+
+def _photograph(rng: Generator, image: Grid) -> NDArray[np.uint8]:
+    """Light, lens and sensor: a slope of brightness, edges one pixel soft, noise. (H, W, 3) of 0..255 in and out."""
+    size = len(image)
+    x = np.arange(size, dtype=np.int32)
+    slope_x, slope_y = (int(s) for s in rng.integers(-120, 121, size=2))
+    light = int(rng.integers(170, 260)) + ((x - size // 2) * slope_x + (x - size // 2)[:, None] * slope_y) // size
+    lit = np.pad(image * light[:, :, None] >> 8, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    soft = (4 * lit[1:-1, 1:-1] + lit[:-2, 1:-1] + lit[2:, 1:-1] + lit[1:-1, :-2] + lit[1:-1, 2:]) >> 3
+    grain = int(rng.integers(2, 15))
+    noise = rng.integers(-grain, grain + 1, size=(2, *image.shape), dtype=np.int32).sum(axis=0, dtype=np.int32)
+    photo: NDArray[np.uint8] = np.clip(soft + noise, 0, 255).astype(np.uint8)
+    return photo

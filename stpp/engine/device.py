@@ -1,0 +1,25 @@
+"""Where and how to compute: device, threads, precision."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from stpp.files import StppError
+from stpp.params import Model, Runtime
+
+
+def start(runtime: Runtime) -> torch.device:
+    """The device asked for, with torch's threads set. Raises StppError if it is not there."""
+    if runtime.threads:
+        torch.set_num_threads(runtime.threads)
+    if runtime.device == "cuda" and not torch.cuda.is_available():
+        raise StppError("runtime.device is `cuda`, but torch finds no CUDA device; set it to `auto` or `cpu`")
+    name = runtime.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def precision(model: Model, device: torch.device) -> AbstractContextManager[object]:
+    """Autocast to bfloat16 where the model asks for it."""
+    return torch.autocast(device.type, torch.bfloat16) if model.precision == "bfloat16" else nullcontext()

@@ -1,0 +1,136 @@
+"""The training loop, the same for the teacher and every student (paper, Algorithms 1 and 2)."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stpp.data.datasets import Training
+from stpp.data.loaders import Batches, training_loader
+from stpp.engine.device import precision
+from stpp.engine.evaluate import Scores
+from stpp.engine.optim import optimizer, schedule
+from stpp.files import StppError
+from stpp.params import IGNORE, Model, Runtime, Train
+from stpp.progress import progress
+from stpp.seeds import seed_of
+
+SAVE_EVERY_S = 120.0
+"""Within an epoch, state is saved about this often."""
+
+State = dict[str, Any]
+Step = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the loop tells the world outside it, at the end of an epoch in this order."""
+
+    validate: Callable[[nn.Module], Scores]
+    checkpoint: Callable[[str, nn.Module], None]
+    """Called with "1".."K", and with "best" whenever val mIoU rises."""
+    save: Callable[[State], None]
+    """Keeps what `fit` takes as `state` to go on from here."""
+    log: Callable[[dict[str, float], int], None]
+    """Metrics by name and the epoch, counted from 1; for an epoch kept in `state`, once more when it goes on."""
+
+
+def cross_entropy(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """L_ce: mean over the pixels that are not 255, and 0 where there are none. x (B, 3, H, W), y int64 (B, H, W)."""
+    total = F.cross_entropy(network(x).float(), y, ignore_index=IGNORE, reduction="sum")
+    return total / (y != IGNORE).sum().clamp(min=1)
+
+
+def checkpoint_epochs(checkpoints: int, epochs: int) -> list[int]:
+    """The epochs, counted from 1, after which f_1..f_K are kept: floor(j E / K), the last one being E (paper, 4.1)."""
+    return [j * epochs // checkpoints for j in range(1, checkpoints + 1)]
+
+
+def fit(
+    network: nn.Module,
+    data: Training,
+    train: Train,
+    *,
+    model: Model,
+    runtime: Runtime,
+    device: torch.device,
+    role: str,
+    hooks: Hooks,
+    state: State | None = None,
+    step: Step = cross_entropy,
+) -> list[dict[str, float]]:
+    """Train `network` in place; one row an epoch: epoch, train/loss, train/lr, val/miou, val/pixel_accuracy, val/iou/*.
+
+    Every draw of an iteration has its own seed, so a run that goes on from a saved state ends, on a CPU with the same
+    thread count, in the same weights as one that was never stopped. Raises StppError if the loss is no number.
+    """
+    network.to(device)
+    sgd = optimizer(network, train)
+    iteration, loss_sum, curve = 0, torch.zeros((), dtype=torch.float64, device=device), list[dict[str, float]]()
+    batches = Batches(len(data), train.batch_size, train.epochs, train.seed, role)
+    poly = schedule(sgd, batches.total)
+    if state:
+        network.load_state_dict(state["network"])
+        sgd.load_state_dict(state["optimizer"])
+        poly.load_state_dict(state["schedule"])
+        iteration, loss_sum, curve = state["iteration"], state["loss_sum"].to(device), state["curve"]
+        for row in curve:
+            hooks.log(row, int(row["epoch"]))
+
+    def saved() -> State:
+        return {
+            "network": network.state_dict(),
+            "optimizer": sgd.state_dict(),
+            "schedule": poly.state_dict(),
+            "iteration": iteration,
+            "loss_sum": loss_sum,
+            "curve": curve,
+        }
+
+    batches.start = iteration
+    keep_after = {e: str(j) for j, e in enumerate(checkpoint_epochs(train.checkpoints, train.epochs), 1)}
+    began, since, last_save = time.monotonic(), iteration, time.monotonic()
+    loader = training_loader(data, batches, runtime, device)
+    for x, y in progress(loader, f"train {role}", batches.total, iteration):
+        torch.manual_seed(seed_of(train.seed, role, iteration, "dropout"))
+        network.train()
+        lr = sgd.param_groups[0]["lr"]
+        with precision(model, device):
+            loss = step(network, x.to(device, memory_format=torch.channels_last), y.to(device))
+        sgd.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        sgd.step()
+        poly.step()
+        loss_sum += loss.detach()
+        iteration += 1
+        if iteration % batches.per_epoch:
+            if time.monotonic() - last_save > SAVE_EVERY_S:
+                hooks.save(saved())
+                last_save = time.monotonic()
+            continue
+
+        epoch = iteration // batches.per_epoch
+        mean_loss = float(loss_sum) / batches.per_epoch
+        loss_sum.zero_()
+        if not math.isfinite(mean_loss):
+            raise StppError(f"{role}: the loss is {mean_loss} in epoch {epoch}: training diverged; lower train.lr")
+        rate = (iteration - since) * train.batch_size / (time.monotonic() - began)
+        scores = hooks.validate(network)
+        best = max((row["val/miou"] for row in curve), default=-1.0)
+        row = {"epoch": float(epoch), "train/loss": mean_loss, "train/lr": lr, "val/miou": scores.miou}
+        row |= {"val/pixel_accuracy": scores.pixel_accuracy}
+        row |= {f"val/iou/{i}": v for i, v in enumerate(scores.iou)}
+        curve.append(row)
+        if epoch in keep_after:
+            hooks.checkpoint(keep_after[epoch], network)
+        if scores.miou > best:
+            hooks.checkpoint("best", network)
+        hooks.save(saved())
+        hooks.log(row | {"train/images_per_second": rate}, epoch)
+        began, since, last_save = time.monotonic(), iteration, time.monotonic()
+    return curve

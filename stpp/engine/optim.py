@@ -1,0 +1,35 @@
+"""SGD with a faster head, and the poly schedule (paper, 4.1)."""
+
+import torch
+from torch import nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import LambdaLR
+
+from stpp.params import Train
+
+
+def scaled_lr(train: Train) -> float:
+    """The backbone's base learning rate at this batch size: linear in it, 16 being the published one [code]."""
+    return train.lr * train.batch_size / 16
+
+
+def poly(iteration: int, total: int) -> float:
+    """(1 - iter / total) ** 0.9, the factor on the base learning rate at an iteration counted from 0 (paper, 4.1)."""
+    return float((1 - iteration / total) ** 0.9)
+
+
+def optimizer(network: nn.Module, train: Train) -> SGD:
+    """SGD over two groups: the backbone, and everything random at `head_lr_factor` times its learning rate."""
+    backbone = list(network.get_submodule("backbone").parameters())
+    known = {id(p) for p in backbone}
+    head = [p for p in network.parameters() if id(p) not in known]
+    lr = scaled_lr(train)
+    return torch.optim.SGD(
+        [{"params": backbone, "lr": lr}, {"params": head, "lr": lr * train.head_lr_factor}],
+        momentum=train.momentum,
+        weight_decay=train.weight_decay,
+    )
+
+
+def schedule(optimizer: SGD, total: int) -> LambdaLR:
+    return LambdaLR(optimizer, lambda iteration: poly(iteration, total))

@@ -1,0 +1,223 @@
+"""The files of a run: id lists, tables, manifests; every one written whole or not at all."""
+
+import csv
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Rgb = tuple[int, int, int]
+
+ID = re.compile(r"^(?!.*(^|/)\.{1,2}(/|$))[^\s/\\,\"\x00-\x1f]+(/[^\s/\\,\"\x00-\x1f]+)*$")
+
+
+class StppError(Exception):
+    """Something the user can mend: the message names the file, key or image, and what to do."""
+
+
+def raise_all(problems: list[str], where: str) -> None:
+    """One StppError with every problem on its own line, if there are any."""
+    if problems:
+        shown = problems[:200]
+        more = [f"... and {len(problems) - 200} more"] if len(problems) > 200 else []
+        raise StppError("\n".join([f"{where}: {len(problems)} problem(s):", *shown, *more]))
+
+
+# -- writing ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside `path`; what was written there takes the final name at the end, or nothing does."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StppError(f"{path}: not readable: {error}; run the stage that makes it again") from None
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise StppError(f"{path}: not readable: {error}; run the stage that makes it again") from None
+
+
+@contextmanager
+def replacing_folder(out: Path) -> Iterator[Path]:
+    """Give an empty folder beside `out` that takes its place at the end; `out` never shows a part of it."""
+    partial = out.with_name(f".{out.name}.partial")
+    _remove(partial)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        _remove(out)
+        partial.rename(out)
+    finally:
+        _remove(partial)
+
+
+def publish(source: Path, out: Path) -> None:
+    """Copy a finished file or folder to its final name."""
+    if source.is_dir():
+        with replacing_folder(out) as partial:
+            shutil.copytree(source, partial, dirs_exist_ok=True)
+    else:
+        with replacing(out) as partial:
+            shutil.copyfile(source, partial)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+# -- hashes -----------------------------------------------------------------------------------------------------------
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(paths: Iterable[Path]) -> str:
+    """One sha256 over files and the files below folders, by relative name and content."""
+    total = hashlib.sha256()
+    for path in paths:
+        files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
+        for file in files:
+            name = file.relative_to(path).as_posix() if path.is_dir() else ""
+            total.update(f"{name}\0{sha256(file)}\n".encode())
+    return total.hexdigest()
+
+
+# -- ids --------------------------------------------------------------------------------------------------------------
+
+
+def write_ids(path: Path, ids: Iterable[str]) -> None:
+    write_text(path, "".join(f"{i}\n" for i in ids))
+
+
+def read_ids(path: Path) -> list[str]:
+    """The ids of a list that a stage wrote, one a line."""
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StppError(f"{path}: not readable: {error}") from None
+
+
+# -- the data manifest ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One image of the data set: paths below the root, size in pixels once upright, hashes of the files' bytes."""
+
+    id: str
+    image: str
+    mask: str
+    """Empty where there is none."""
+    width: int
+    height: int
+    image_sha256: str
+    mask_sha256: str
+    classes: tuple[int, ...]
+    """Ids of the classes present in the mask, ascending."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What `prepare` found: classes, the meaning of mask values, and one record an image."""
+
+    name: str
+    classes: tuple[str, ...]
+    palette: tuple[Rgb, ...]
+    values: dict[int, int]
+    """Mask value -> class id, or 255 for ignore; values not named are invalid."""
+    records: dict[str, Record]
+
+    @property
+    def digest(self) -> str:
+        """md5 over ids and hashes: a name for this content, 32 characters."""
+        lines = [f"{r.id} {r.image_sha256} {r.mask_sha256}\n" for r in self.records.values()]
+        return hashlib.md5("".join(lines).encode(), usedforsecurity=False).hexdigest()
+
+
+RECORD = ("id", "image", "mask", "width", "height", "image_sha256", "mask_sha256", "classes")
+
+
+def write_dataset(folder: Path, dataset: Dataset) -> None:
+    about = {
+        "name": dataset.name,
+        "digest": dataset.digest,
+        "images": len(dataset.records),
+        "classes": list(dataset.classes),
+        "palette": [list(c) for c in dataset.palette],
+        "values": {str(k): v for k, v in sorted(dataset.values.items())},
+    }
+    write_json(folder / "dataset.json", about)
+    rows = [
+        (r.id, r.image, r.mask, r.width, r.height, r.image_sha256, r.mask_sha256, " ".join(map(str, r.classes)))
+        for r in dataset.records.values()
+    ]
+    write_csv(folder / "manifest.csv", RECORD, rows)
+
+
+def read_dataset(folder: Path) -> Dataset:
+    about = read_json(folder / "dataset.json")
+    records = {
+        row["id"]: Record(
+            id=row["id"],
+            image=row["image"],
+            mask=row["mask"],
+            width=int(row["width"]),
+            height=int(row["height"]),
+            image_sha256=row["image_sha256"],
+            mask_sha256=row["mask_sha256"],
+            classes=tuple(int(c) for c in row["classes"].split()),
+        )
+        for row in read_csv(folder / "manifest.csv")
+    }
+    return Dataset(
+        name=about["name"],
+        classes=tuple(about["classes"]),
+        palette=tuple((r, g, b) for r, g, b in about["palette"]),
+        values={int(k): v for k, v in about["values"].items()},
+        records=records,
+    )

@@ -1,0 +1,46 @@
+"""Name -> network; weights in and out as safetensors."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from stpp.files import StppError, replacing
+from stpp.models.deeplabv3plus import DeepLabV3Plus
+from stpp.params import Model
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {"deeplabv3plus": DeepLabV3Plus}
+
+
+def build(model: Model, classes: int) -> nn.Module:
+    """The network of `model`, randomly initialised from torch's global generator, in channels-last memory."""
+    network = NETWORKS[model.network](model.backbone, classes, model.output_stride)
+    return network.to(memory_format=torch.channels_last)
+
+
+def save(path: Path, state: dict[str, torch.Tensor]) -> None:
+    """Write tensors by name; equal tensors give equal bytes."""
+    with replacing(path) as partial:
+        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, partial)
+
+
+def load(network: nn.Module, path: Path) -> nn.Module:
+    """Fill `network` from a checkpoint; every key must fit. Raises StppError naming the file."""
+    try:
+        network.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise StppError(f"{path}: not a checkpoint of this network: {' '.join(str(error).split())[:300]}") from None
+    return network
+
+
+def start(network: nn.Module, path: Path) -> bool:
+    """Re-initialise the backbone from the file that `stpp backbone` wrote; False if that holds no weights."""
+    state = load_file(path)
+    if state:
+        # Counters of seen batches are absent from older files, and start at 0.
+        backbone = network.get_submodule("backbone")
+        backbone.load_state_dict(backbone.state_dict() | state)
+    return bool(state)

@@ -1,0 +1,353 @@
+"""The parameters of a run: frozen, strict models of params.yaml, read the way DVC reads it.
+
+A parameter has one name, here, in params.yaml, at the point of use and in MLflow. A stage function takes
+the section it needs (`Train`), never all of `Params`.
+"""
+
+import json
+from fractions import Fraction
+from io import StringIO
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from stpp.files import StppError
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Range = Annotated[tuple[float, float], Field(description="lower and upper bound, drawn from uniformly")]
+
+IGNORE = 255
+
+
+class Section(BaseModel):
+    """A section of params.yaml: immutable, no type coercion, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Toy(Section):
+    """What `stpp draw` draws: the embedded data set."""
+
+    images: Count = 300
+    size: Annotated[int, Field(ge=32, le=1024)] = 96
+    """Height and width in pixels."""
+    seed: int = 0
+
+
+class Data(Section):
+    """The data set: where it lies, how its files are named, what its mask values mean."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
+    """A name for reports and the MLflow experiment."""
+    kind: Literal["toy", "pascal", "cityscapes", "folder"]
+    root: str
+    """Folder that holds the images and masks. No stage but `prepare` is re-run when it moves."""
+    images: str | None = None
+    """folder: pattern of image paths below root; `{name}` stands for one part of a path: `{set}/{name}.jpg`."""
+    masks: str | None = None
+    """folder: pattern of mask paths with the same placeholders: `{set}annot/{name}.png`."""
+    list: str | None = None
+    """folder: file below root with one image, or image and mask, a line, instead of the patterns."""
+    classes: tuple[str, ...] | None = None
+    """folder: class names in the order of their ids, 0 first."""
+    palette: tuple[tuple[int, int, int], ...] | None = None
+    """folder: red, green, blue of every class; without it colours are chosen."""
+    values: dict[str, int | Literal["ignore"]] | None = None
+    """A class id or `ignore` by mask value (`11: ignore`, `255: 1`); values not named mean themselves."""
+    ignore: Annotated[int, Field(ge=0, le=65535)] | None = IGNORE
+    """Mask value without a class; it never enters a loss or a score. `null`: there is none."""
+
+    @field_validator("values", mode="before")
+    @classmethod
+    def _keys_as_text(cls, values: Any) -> Any:
+        return {str(k): v for k, v in values.items()} if isinstance(values, dict) else values
+
+    @model_validator(mode="after")
+    def _folder_is_described(self) -> Self:
+        described = {
+            "images": self.images,
+            "masks": self.masks,
+            "list": self.list,
+            "classes": self.classes,
+            "palette": self.palette,
+        }
+        if self.kind != "folder":
+            given = [k for k, v in described.items() if v is not None]
+            if given:
+                raise ValueError(f"kind {self.kind} knows its own {', '.join(given)}: remove them, or use kind folder")
+            return self
+        if (self.images is None) == (self.list is None):
+            raise ValueError("kind folder needs either `images` (a pattern) or `list` (a file), not both")
+        if not self.classes:
+            raise ValueError("kind folder needs `classes`, the class names in the order of their ids")
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("`classes` names a class twice")
+        if len(self.classes) > IGNORE:
+            raise ValueError("at most 255 classes fit into a mask")
+        if self.palette is not None and len(self.palette) != len(self.classes):
+            raise ValueError(f"`palette` has {len(self.palette)} colours for {len(self.classes)} classes")
+        if any(not 0 <= c <= 255 for colour in self.palette or () for c in colour):
+            raise ValueError("`palette` holds numbers from 0 to 255")
+        for value, meaning in (self.values or {}).items():
+            if not value.isdecimal() or int(value) > 65535:
+                raise ValueError(f"`values` key {value!r} is not a mask value (0 to 65535)")
+            if isinstance(meaning, int) and not 0 <= meaning < len(self.classes):
+                raise ValueError(f"`values` maps {value} to class {meaning}, but there are {len(self.classes)} classes")
+        return self
+
+
+class Subset(Section):
+    """A set of images: candidates, and how many of them. Candidates taken by an earlier set are left out."""
+
+    list: str | None = None
+    """A list below splits/: one id or image path a line (a second column is allowed, as published lists have)."""
+    ids: str | None = None
+    """A pattern of ids, as in a shell: `train/*`."""
+    count: Count | None = None
+    """Draw so many of the candidates."""
+    fraction: str | Annotated[float, Field(gt=0, le=1)] | None = None
+    """Draw this part of the candidates: "1/8" or 0.125."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.list is not None and self.ids is not None:
+            raise ValueError("give `list` or `ids`, not both")
+        if self.count is not None and self.fraction is not None:
+            raise ValueError("give `count` or `fraction`, not both")
+        if self.fraction is not None:
+            self.size(1)
+        return self
+
+    def size(self, candidates: int) -> int:
+        """How many of `candidates` ids are taken: all, `count`, or `fraction` rounded half up (at least 1)."""
+        if self.count is not None:
+            return self.count
+        if self.fraction is None:
+            return candidates
+        try:
+            part = Fraction(self.fraction) if isinstance(self.fraction, str) else Fraction(str(self.fraction))
+        except (ValueError, ZeroDivisionError):
+            raise ValueError(f'`fraction` {self.fraction!r} is neither a number nor like "1/8"') from None
+        if not 0 < part <= 1:
+            raise ValueError(f"`fraction` {self.fraction} is not above 0 and at most 1")
+        return max(1, int(candidates * part + Fraction(1, 2)))
+
+
+class Split(Section):
+    """D_l, D_u and the images for validation and the final test; drawn in the order test, val, labeled, unlabeled."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
+    seed: int = 0
+    stratify: bool = False
+    """Draw labelled images so that the classes present are covered evenly."""
+    labeled: Subset
+    unlabeled: Subset = Subset()
+    """By default all that no other set has taken."""
+    val: Subset
+    test: Subset | None = None
+
+
+class Model(Section):
+    network: Literal["deeplabv3plus"] = "deeplabv3plus"
+    backbone: Literal["resnet18", "resnet34", "resnet50", "resnet101"] = "resnet50"
+    weights: str = "none"
+    """Start of the backbone: `none`, a name of torchvision (IMAGENET1K_V1), or a file below weights/."""
+    output_stride: Literal[8, 16] = 8
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: autocast in training and prediction."""
+
+
+class Train(Section):
+    """Training, the same for the teacher and the students (paper, 4.1)."""
+
+    seed: int = 0
+    epochs: Count = 80
+    batch_size: Annotated[int, Field(ge=2)] = 16
+    """At least 2: the image pooling branch normalises one value a channel and image."""
+    lr: Positive = 0.001
+    """Base learning rate of the backbone at batch size 16; scaled by batch_size / 16."""
+    head_lr_factor: Positive = 10.0
+    """Learning rate of randomly initialised heads, as a multiple of the backbone's."""
+    momentum: Probability = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    checkpoints: Annotated[int, Field(ge=2)] = 3
+    """K, checkpoints kept evenly while the teacher trains (paper, 3.4)."""
+    keep: Literal["last", "best_val"] = "last"
+    """Which epoch labels and is evaluated. best_val chooses on val: a leak; both numbers are always logged."""
+
+    @model_validator(mode="after")
+    def _checkpoints_fit(self) -> Self:
+        if self.checkpoints > self.epochs:
+            raise ValueError(f"`checkpoints` {self.checkpoints} cannot be kept in {self.epochs} epochs")
+        return self
+
+
+class Weak(Section):
+    """A_w (paper, 4.1): random resize, pad, crop, flip."""
+
+    base: Annotated[int, Field(ge=8)] = 400
+    """Long side of the image in pixels that `scale` multiplies: 400 on Pascal, 2048 on Cityscapes."""
+    scale: Range = (0.5, 2.0)
+    crop: Annotated[int, Field(ge=16)] = 321
+    """Height and width of a training crop in pixels."""
+    flip: Probability = 0.5
+
+
+class Strong(Section):
+    """A_s (paper, 3.3), applied after A_w to unlabelled images only. A part is left out at probability 0."""
+
+    jitter: Probability = 0.8
+    brightness: Annotated[float, Field(ge=0, le=1)] = 0.5
+    contrast: Annotated[float, Field(ge=0, le=1)] = 0.5
+    saturation: Annotated[float, Field(ge=0, le=1)] = 0.5
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.25
+    grayscale: Probability = 0.2
+    blur: Probability = 0.5
+    blur_sigma: Range = (0.1, 2.0)
+    cutout: Probability = 0.5
+    cutout_area: Range = (0.02, 0.4)
+    """Part of the crop that the rectangle covers."""
+    cutout_aspect: Range = (0.3, 1 / 0.3)
+    """Height over width of the rectangle."""
+
+
+class Augment(Section):
+    weak: Weak = Weak()
+    strong: Strong = Strong()
+
+    @model_validator(mode="after")
+    def _ranges_are_ordered(self) -> Self:
+        for name, (low, high) in {
+            "weak.scale": self.weak.scale,
+            "strong.blur_sigma": self.strong.blur_sigma,
+            "strong.cutout_area": self.strong.cutout_area,
+            "strong.cutout_aspect": self.strong.cutout_aspect,
+        }.items():
+            if not 0 < low <= high:
+                raise ValueError(f"`{name}` needs 0 < lower <= upper, not {low}, {high}")
+        if self.strong.cutout_area[1] > 1:
+            raise ValueError("`strong.cutout_area` is a part of the crop, at most 1")
+        return self
+
+
+class Score(Section):
+    """Stability scores (paper, 3.4): plain forward passes of the K checkpoints."""
+
+    batch_size: Count = 8
+    shards: Annotated[int, Field(ge=1, le=4096)] = 8
+    """Scored one shard of images after the other; a killed run goes on from the last finished one."""
+
+
+class Select(Section):
+    ratio: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """T / N, the part of the unlabelled images called reliable (paper, 4.1: the top 50 %)."""
+
+
+class Label(Section):
+    """Pseudo labels by test-time augmentation (paper, 4.1)."""
+
+    scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.5, 0.75, 1.0, 1.5, 2.0)
+    flip: bool = True
+    batch_size: Count = 8
+    shards: Annotated[int, Field(ge=1, le=4096)] = 8
+    """Zip files of a mask set."""
+
+
+class Evaluate(Section):
+    batch_size: Count = 8
+    panels: Annotated[int, Field(ge=0, le=64)] = 6
+    """Validation images shown with the predictions of every model."""
+
+
+class Runtime(Section):
+    """How to run, not what: in no stage's parameters."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: Annotated[int, Field(ge=0)] = 2
+    """Processes that load images."""
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """CPU threads of torch; without it, torch's choice. Training is bit for bit the same for the same count only."""
+
+
+class Params(Section):
+    toy: Toy = Toy()
+    data: Data
+    split: Split
+    model: Model = Model()
+    train: Train = Train()
+    augment: Augment = Augment()
+    score: Score = Score()
+    select: Select = Select()
+    label: Label = Label()
+    evaluate: Evaluate = Evaluate()
+    runtime: Runtime = Runtime()
+
+
+def load(paths: list[Path]) -> Params:
+    """Read params.yaml and overlays with the differing keys only, later files first in right.
+
+    Raises StppError naming file, key and remedy.
+    """
+    merged: dict[str, Any] = {}
+    for path in paths:
+        _merge(merged, _read_yaml(path))
+    try:
+        # Through JSON: strict, yet YAML lists become the tuples that frozen models hold.
+        return Params.model_validate_json(json.dumps(merged))
+    except ValidationError as error:
+        raise StppError("\n".join(_explain(paths, e) for e in error.errors())) from None
+
+
+def flatten(params: BaseModel | dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested parameters under dotted names, as MLflow and `dvc params` show them: {"train.lr": 0.001}."""
+    values = params.model_dump() if isinstance(params, BaseModel) else params
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def schema() -> str:
+    """params.schema.json, which editors check params.yaml against."""
+    return json.dumps(Params.model_json_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        raw = YAML(typ="safe").load(StringIO(text))
+        json.dumps(raw)
+    except FileNotFoundError:
+        raise StppError(f"{path}: no such file; run in the project's folder or name the file with --params") from None
+    except (YAMLError, UnicodeDecodeError, TypeError, OSError) as error:
+        raise StppError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise StppError(f"{path}: expected sections such as `train:`, found {type(raw).__name__}")
+    return raw
+
+
+def _merge(into: dict[str, Any], other: dict[str, Any]) -> None:
+    for key, value in other.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _explain(paths: list[Path], error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"]) or "the file"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        message = "no such parameter; see params.schema.json for those there are"
+    elif "input" in error and not isinstance(error["input"], dict):
+        message += f" (found {error['input']!r})"
+    return f"{', '.join(map(str, paths))}: {key}: {message}"

@@ -1,0 +1,25 @@
+"""Progress that says what, how far and how long: a bar on a terminal, a line now and then in a log."""
+
+import sys
+from collections.abc import Iterable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def progress(items: Iterable[T], what: str, total: int, start: int = 0) -> Iterable[T]:
+    """`items`, with a bar of `total` steps on standard error, `start` of which an earlier attempt did."""
+    from tqdm import tqdm
+
+    terminal = sys.stderr.isatty()
+    bar: Iterable[T] = tqdm(
+        items,
+        desc=what,
+        total=total,
+        initial=start,
+        dynamic_ncols=True,
+        mininterval=0.2 if terminal else 15,
+        maxinterval=10 if terminal else 30,
+        leave=not terminal,
+    )
+    return bar

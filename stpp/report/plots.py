@@ -1,0 +1,256 @@
+"""Figures of a run, each a function of its arguments to a PNG file: equal inputs give equal bytes."""
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from itertools import cycle
+from math import isfinite, isnan, nan
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.style
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from stpp.files import replacing
+from stpp.report.labels import LABELS, one_line
+
+# The colours of Okabe and Ito, ordered so that neighbours differ in grey too; lines, markers and hatches differ besides.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#000000", "#F0E442")
+LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "p")
+HATCHES = ("", "////", "....", "xxxx", r"\\\\", "++++", "oooo", "----", "||||")
+GROUPS = {"unreliable": (COLOURS[1], "////", "s"), "reliable": (COLOURS[0], "", "o")}
+
+DPI = 110
+WIDTH = 9.5
+"""Inches: 1045 px."""
+BINS = 20
+ANNOTATED = 12
+"""Up to so many classes, the cells of a confusion matrix hold their values."""
+TICKS = 48
+"""Up to so many classes, each has its tick in a confusion matrix; beyond, every so many-th has."""
+STYLE = {
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.7,
+    "hatch.linewidth": 0.6,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+    "text.parse_math": False,  # names of classes and models are text, whatever dollar signs they hold
+}
+
+
+def curves(rows: dict[str, list[dict[str, str]]], path: Path) -> None:
+    """Training loss and val mIoU (%) against epoch.
+
+    rows: by model, the rows of curve.csv (epoch, train/loss, val/miou in [0, 1], ...); what is missing leaves a gap.
+    """
+    _write(partial(_curves, rows), path)
+
+
+def stability(scores: dict[str, float], reliable: set[str], quality: dict[str, float], path: Path) -> None:
+    """Stability scores of the unlabelled images, and how well they rank the true quality of the pseudo masks.
+
+    scores: s_i / (K - 1) by id, in [0, 1]. reliable: the ids selected first. quality: mIoU of an image's pseudo mask
+    against its true one by id, in [0, 1] or NaN; where no image has both numbers, there is no second panel.
+    """
+    _write(partial(_stability, scores, reliable, quality), path)
+
+
+def quality(groups: dict[str, float], path: Path) -> None:
+    """mIoU (%) of pseudo masks against true ones. groups: mIoU by mask set, in [0, 1] or NaN."""
+    _write(partial(_quality, groups), path)
+
+
+def per_class(scores: dict[str, list[float]], classes: tuple[str, ...], path: Path) -> None:
+    """IoU (%) of every class. scores: by model, one value a class in [0, 1], NaN where the class never occurs."""
+    _write(partial(_per_class, scores, classes), path)
+
+
+def confusion(matrix: list[list[int]], classes: tuple[str, ...], path: Path) -> None:
+    """Where the pixels of every class go, in % of its pixels. matrix: pixels by (true, predicted) class."""
+    _write(partial(_confusion, matrix, classes), path)
+
+
+def rank_correlation(a: list[float], b: list[float]) -> float:
+    """Spearman's rank correlation in [-1, 1]: Pearson's of the ranks, equal values sharing their mean rank.
+
+    NaN if there are fewer than 3 pairs, if one side is constant, or if it holds a NaN.
+    """
+    if len(a) != len(b):
+        raise ValueError(f"{len(a)} values cannot be paired with {len(b)}")
+    if len(a) < 3 or any(map(isnan, [*a, *b])) or len(set(a)) == 1 or len(set(b)) == 1:
+        return nan
+    x, y = _ranks(a), _ranks(b)
+    x, y = x - x.mean(), y - y.mean()
+    return float(np.clip((x @ y) / np.sqrt((x @ x) * (y @ y)), -1, 1))
+
+
+def _ranks(values: list[float]) -> NDArray[np.float64]:
+    """Ranks from 1, equal values sharing the mean of theirs (N,)."""
+    _, which, counts = np.unique(np.asarray(values, dtype=np.float64), return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[which], dtype=np.float64)
+
+
+# -- drawing ----------------------------------------------------------------------------------------------------------
+
+
+def _write(draw: Callable[[], Figure], path: Path) -> None:
+    """Draw in the project's style, whatever the user's matplotlibrc says, and put the PNG at `path` whole."""
+    with matplotlib.style.context(["default", STYLE]), warnings.catch_warnings(), replacing(path) as unfinished:
+        # A name in a script that the font lacks shows as boxes; that is no reason to warn or fail.
+        warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)
+        draw().savefig(unfinished, format="png", dpi=DPI, metadata={"Software": None})
+
+
+def _figure(height: float) -> Figure:
+    """An empty figure of the common width; height in inches."""
+    figure = Figure(figsize=(WIDTH, height))
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _label(name: str) -> str:
+    shown = one_line(LABELS.get(name, name))
+    return f" {shown}" if shown.startswith("_") else shown  # legends leave out what starts with an underscore
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}" if isfinite(value) else "n/a"
+
+
+def _nothing(ax: Axes, text: str) -> None:
+    ax.set_axis_off()
+    ax.text(0.5, 0.5, text, ha="center", va="center", color="#555555", transform=ax.transAxes)
+
+
+def _curves(rows: dict[str, list[dict[str, str]]]) -> Figure:
+    figure = _figure(4.2)
+    panels = (("train/loss", 1, "Training", "cross-entropy per pixel"), ("val/miou", 100, "Validation", "mIoU (%)"))
+    for ax, (key, unit, title, name) in zip(figure.subplots(1, 2), panels, strict=True):
+        looks = zip(cycle(COLOURS), cycle(LINES), cycle(MARKERS), strict=False)
+        for (model, table), (colour, line, marker) in zip(rows.items(), looks, strict=False):
+            x, y = (np.array([float(row.get(k) or nan) for row in table]) for k in ("epoch", key))
+            last = f"{unit * y[-1]:.{1 if unit == 100 else 3}f}" if len(y) and isfinite(y[-1]) else "n/a"
+            look = {"color": colour, "linestyle": line, "linewidth": 1.6, "marker": marker, "markersize": 5}
+            every = max(1, len(y) // 8)
+            ax.plot(x, unit * y, **look, markevery=(every - 1, every), label=f"{_label(model)}: {last}")
+        if not any(np.isfinite(line.get_ydata()).any() for line in ax.lines):
+            _nothing(ax, "no epoch yet")
+            continue
+        ax.set(title=title, xlabel="epoch", ylabel=name)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.legend(title="after the last epoch", alignment="left")
+    return figure
+
+
+def _stability(scores: dict[str, float], reliable: set[str], quality: dict[str, float]) -> Figure:
+    known = {name: value for name, value in scores.items() if isfinite(value)}
+    pairs = {name: (value, quality[name]) for name, value in known.items() if isfinite(quality.get(name, nan))}
+    figure = _figure(4.2)
+    left, *right = figure.subplots(1, 2 if pairs else 1, squeeze=False)[0]
+    if not known:
+        _nothing(left, "no stability scores")
+        return figure
+    edges = np.linspace(0, max(1.0, *known.values()), BINS + 1)
+    below = np.zeros(BINS)
+    for group, (colour, hatch, marker) in GROUPS.items():
+        names = [name for name in known if (name in reliable) == (group == "reliable")]
+        counts, _ = np.histogram([known[name] for name in names], edges)
+        look = {"color": colour, "hatch": hatch, "edgecolor": "white", "label": f"{group} ({len(names)})"}
+        left.bar(edges[:-1], counts, np.diff(edges), below, align="edge", **look)
+        below += counts
+        for ax in right:
+            x, y = ([pairs[name][side] for name in names if name in pairs] for side in (0, 1))
+            look = {"color": colour, "marker": marker, "alpha": 0.7, "linewidths": 0, "label": f"{group} ({len(x)})"}
+            ax.scatter(x, 100 * np.array(y), s=22, **look)
+    left.set(title=f"Stability of {len(known)} unlabelled images", xlim=(edges[0], edges[-1]))
+    left.set(xlabel="stability score", ylabel="images")
+    left.yaxis.set_major_locator(MaxNLocator(integer=True))
+    left.grid(visible=False, axis="x")
+    left.legend()
+    for ax in right:
+        rho = rank_correlation([s for s, _ in pairs.values()], [q for _, q in pairs.values()])
+        shown = f"{rho:.2f}" if isfinite(rho) else "n/a"
+        ax.set(title=f"Stability and quality: Spearman's ρ = {shown}, n = {len(pairs)}")
+        ax.set(xlabel="stability score", ylabel="true mIoU of the pseudo mask (%)")
+        ax.legend()
+    return figure
+
+
+def _quality(groups: dict[str, float]) -> Figure:
+    figure = _figure(4.2)
+    ax = figure.subplots()
+    if not groups:
+        _nothing(ax, "no pseudo masks with true ones to compare")
+        return figure
+    looks = zip(cycle(COLOURS), cycle(HATCHES), strict=False)
+    for x, (value, (colour, hatch)) in enumerate(zip(groups.values(), looks, strict=False)):
+        ax.bar(x, 100 * value, 0.6, color=colour, hatch=hatch, edgecolor="white")
+        at = (x, 100 * value if isfinite(value) else 0)
+        ax.annotate(_percent(value), at, (0, 3), textcoords="offset points", ha="center")
+    ax.set_xticks(range(len(groups)), [_label(group) for group in groups])
+    ax.set(title="Pseudo masks against true masks", xlabel="pseudo masks", ylabel="mIoU (%)", ylim=(0, 105))
+    ax.set_xlim(-0.8, max(len(groups), 3) - 0.2)
+    ax.grid(visible=False, axis="x")
+    return figure
+
+
+def _per_class(scores: dict[str, list[float]], classes: tuple[str, ...]) -> Figure:
+    thick = min(0.24, 0.8 / max(1, len(scores)))  # of a bar, in inches; and as much between classes
+    figure = _figure(1.3 + len(classes) * (len(scores) + 1) * thick)
+    ax = figure.subplots()
+    if not scores:
+        _nothing(ax, "no model evaluated")
+        return figure
+    looks = zip(cycle(COLOURS), cycle(HATCHES), strict=False)
+    bar = 1 / (len(scores) + 1)
+    for index, ((model, values), (colour, hatch)) in enumerate(zip(scores.items(), looks, strict=False)):
+        if len(values) != len(classes):
+            raise ValueError(f"{model}: {len(values)} values for {len(classes)} classes")
+        known = [value for value in values if isfinite(value)]
+        mean = _percent(sum(known) / len(known) if known else nan)
+        y = np.arange(len(classes)) + (index - (len(scores) - 1) / 2) * bar
+        look = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0.5}
+        ax.barh(y, 100 * np.array(values), bar, **look, label=f"{_label(model)}: mIoU {mean}")
+        for at, value in zip(y, values, strict=True):
+            end = (100 * value if isfinite(value) else 0, at)
+            ax.annotate(_percent(value), end, (3, 0), textcoords="offset points", va="center_baseline", fontsize=7.5)
+    ax.set_yticks(range(len(classes)), [one_line(name) for name in classes])
+    ax.set(xlabel="IoU (%)", xlim=(0, 105), ylim=(len(classes) - 0.4, -0.6))
+    ax.grid(visible=False, axis="y")
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+    return figure
+
+
+def _confusion(matrix: list[list[int]], classes: tuple[str, ...]) -> Figure:
+    counts = np.array(matrix, dtype=np.float64).reshape(len(classes), len(classes))
+    with np.errstate(invalid="ignore"):
+        shares = 100 * counts / counts.sum(axis=1, keepdims=True)
+    figure = _figure(7.8)
+    ax = figure.subplots()
+    image = ax.imshow(shares, cmap=mpl.colormaps["Blues"].with_extremes(bad="#E8E8E8"), vmin=0, vmax=100)
+    if len(classes) <= ANNOTATED:
+        for (true, predicted), share in np.ndenumerate(shares):
+            text = "n/a" if isnan(share) else f"{share:.1f}" if share else "0"
+            colour = "white" if share > 55 else "black"
+            ax.text(predicted, true, text, ha="center", va="center", color=colour, fontsize=9)
+    ticks = range(0, len(classes), 1 + (len(classes) - 1) // TICKS)
+    names = [one_line(classes[tick]) for tick in ticks]
+    size = 10 if len(classes) <= ANNOTATED else 8
+    ax.set_xticks(ticks, names, rotation=45, rotation_mode="anchor", ha="right", fontsize=size)
+    ax.set_yticks(ticks, names, fontsize=size)
+    ax.set(xlabel="predicted class", ylabel="true class")
+    ax.grid(visible=False)
+    figure.colorbar(image, label="pixels of the true class (%)", shrink=0.8)
+    return figure

@@ -1,0 +1,138 @@
+"""Stage evaluate: every model on val and, once, on test; the quality of pseudo masks where true ones exist."""
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Option
+
+from stpp.resume import Job
+from stpp.stages import options
+from stpp.stages.tracked import tracked
+from stpp.tracking import Run
+
+if TYPE_CHECKING:
+    from stpp.data.datasets import Photos
+    from stpp.engine.evaluate import Scores
+    from stpp.masks import MaskSet
+    from stpp.params import Params
+
+PER_CLASS = ("set", "model", "class", "iou")
+
+Masks = Annotated[list[str] | None, Option(help="GROUP=FOLDER of a mask set, once for each.")]
+
+
+def evaluate(
+    model: options.Named,
+    data: options.Data,
+    split: options.Split,
+    out: options.Out,
+    masks: Masks = None,
+    params: options.Params = None,
+) -> None:
+    """Evaluate models at original resolution, and pseudo masks against true ones where there are any."""
+    from stpp.params import load
+
+    p = load(options.params_files(params))
+    models, sets = options.named(model), options.named(masks or [])
+
+    def work(job: Job, run: Run) -> None:
+        _evaluate(job, run, p, models, sets, data, split)
+
+    tracked(
+        "evaluate",
+        module=__name__,
+        params=p,
+        sections={"model": p.model.model_dump(), "evaluate": p.evaluate.model_dump(), "of": [*models, *sets]},
+        data=data,
+        split=split,
+        inputs=[*models.values(), *sets.values()],
+        out=out,
+        files=["metrics.json", "scores.json", "per_class.csv", "quality.csv", "panels"],
+        work=work,
+    )
+
+
+def _evaluate(
+    job: Job, run: Run, p: "Params", models: dict[str, Path], sets: dict[str, Path], data: Path, split: Path
+) -> None:
+    import torch
+
+    from stpp.data.datasets import Photos, Plain
+    from stpp.data.loaders import prediction_loader
+    from stpp.engine import device as devices
+    from stpp.engine.evaluate import Scores, predictions
+    from stpp.engine.metrics import confusion
+    from stpp.files import read_dataset, read_ids, read_json, replacing, write_csv, write_json
+    from stpp.masks import MaskSet, encode_mask
+    from stpp.models import build
+    from stpp.progress import progress
+
+    dataset = read_dataset(data)
+    photos = Photos(dataset, Path(p.data.root))
+    where = devices.start(p.runtime)
+    classes = len(dataset.classes)
+    subsets = {name: read_ids(split / f"{name}.txt") for name in ("val", "test") if (split / f"{name}.txt").exists()}
+    val = subsets["val"]
+    shown = val[:: max(1, len(val) // p.evaluate.panels)][: p.evaluate.panels] if p.evaluate.panels else []
+
+    def evaluate_model(name: str, subset: str, path: Path) -> None:
+        network = build.load(build.build(p.model, classes), models[name]).to(where)
+        ids = subsets[subset]
+        loader = prediction_loader(Plain(photos, ids), p.evaluate.batch_size, p.runtime)
+        matrix = torch.zeros(classes, classes, dtype=torch.int64)
+        stream = predictions(network, loader, p.model, where)
+        for i, probabilities in progress(stream, f"evaluate {name} on {subset}", len(ids)):
+            predicted = probabilities.argmax(0).cpu()
+            matrix += confusion(predicted, torch.from_numpy(photos.mask(i)), classes)
+            if subset == "val" and i in shown:
+                with replacing(job.folder / "panels" / name / f"{i}.png") as partial_:
+                    partial_.write_bytes(encode_mask(predicted.to(torch.uint8).numpy(), dataset.palette))
+        write_json(path, matrix.tolist())
+
+    metrics: dict[str, dict[str, dict[str, float | None]]] = {}
+    matrices: dict[str, dict[str, list[list[int]]]] = {}
+    per_class = []
+    for subset in subsets:
+        for name in models:
+            matrix = read_json(job.once(f"{subset}-{name}.json", partial(evaluate_model, name, subset)))
+            scores = Scores(torch.tensor(matrix))
+            matrices.setdefault(subset, {})[name] = matrix
+            metrics.setdefault(subset, {})[name] = {"miou": scores.miou, "pixel_accuracy": scores.pixel_accuracy}
+            per_class += [(subset, name, c, v) for c, v in zip(dataset.classes, scores.iou, strict=True)]
+            run.log({f"{subset}/{name}/miou": scores.miou, f"{subset}/{name}/pixel_accuracy": scores.pixel_accuracy}, 0)
+
+    quality = []
+    for group, folder in sets.items():
+        rows, scores = _quality(MaskSet(folder), photos, group)
+        quality += rows
+        if rows:
+            metrics.setdefault("pseudo", {})[group] = {"miou": scores.miou, "images": len(rows)}
+            run.log({f"pseudo/{group}/miou": scores.miou}, 0)
+
+    (job.folder / "panels").mkdir(exist_ok=True)
+    write_csv(job.folder / "per_class.csv", PER_CLASS, per_class)
+    write_csv(job.folder / "quality.csv", ("id", "group", "miou"), quality)
+    write_json(job.folder / "scores.json", matrices)
+    write_json(job.folder / "metrics.json", metrics)
+    columns = [list(column) for column in zip(*per_class, strict=True)]
+    run.table(dict(zip(PER_CLASS, columns, strict=True)), "per_class.json")
+
+
+def _quality(masks: "MaskSet", photos: "Photos", group: str) -> tuple[list[tuple[str, str, float]], "Scores"]:
+    """mIoU of each pseudo mask whose true mask is known, and the scores of all together."""
+    import torch
+
+    from stpp.engine.evaluate import Scores
+    from stpp.engine.metrics import confusion
+    from stpp.progress import progress
+
+    classes = len(photos.dataset.classes)
+    total = torch.zeros(classes, classes, dtype=torch.int64)
+    known = [i for i in masks.ids if photos.dataset.records[i].mask]
+    rows = []
+    for i in progress(known, f"quality of {group}", len(known)):
+        one = confusion(torch.from_numpy(masks.read(i).copy()), torch.from_numpy(photos.mask(i)), classes)
+        rows.append((i, group, Scores(one).miou))
+        total += one
+    return rows, Scores(total)

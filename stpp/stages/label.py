@@ -1,0 +1,93 @@
+"""Stage label: pseudo labels of a list of images by test-time augmentation (paper, 4.1)."""
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Option
+
+from stpp.resume import Job
+from stpp.stages import options
+from stpp.stages.tracked import tracked
+from stpp.tracking import Run
+
+if TYPE_CHECKING:
+    from stpp.params import Params
+
+Ids = Annotated[Path, Option(help="List of the images to label.")]
+Labeller = Annotated[Path, Option(help="Checkpoint that labels.")]
+
+
+def label(
+    model: Labeller,
+    ids: Ids,
+    data: options.Data,
+    split: options.Split,
+    out: options.Out,
+    params: options.Params = None,
+) -> None:
+    """Label images with a model: a mask set of zip shards and manifest.csv."""
+    from stpp.params import load
+
+    p = load(options.params_files(params))
+
+    def work(job: Job, run: Run) -> None:
+        _label(job, run, p, model, ids, data)
+
+    tracked(
+        out.name,
+        module=__name__,
+        params=p,
+        sections={"model": p.model.model_dump(), "label": p.label.model_dump()},
+        data=data,
+        split=split,
+        inputs=[model, ids],
+        out=out,
+        files=["masks"],
+        work=work,
+    )
+
+
+def _label(job: Job, run: Run, p: "Params", model: Path, ids: Path, data: Path) -> None:
+    import numpy as np
+
+    from stpp.data.datasets import Photos, Plain
+    from stpp.data.loaders import prediction_loader
+    from stpp.engine import device as devices
+    from stpp.engine.evaluate import predictions
+    from stpp.engine.predict import augmented
+    from stpp.files import read_csv, read_dataset, read_ids, write_csv
+    from stpp.masks import COLUMNS, encode_mask, mask_sha256, shard_name, shards_of, write_shard
+    from stpp.models import build
+    from stpp.progress import progress
+    from stpp.selftrain.pseudo import pseudo_mask
+
+    dataset = read_dataset(data)
+    photos = Photos(dataset, Path(p.data.root))
+    where = devices.start(p.runtime)
+    classes = len(dataset.classes)
+    network = build.load(build.build(p.model, classes), model).to(where)
+    predict = augmented(p.label)
+
+    def label_shard(name: str, ids: list[str], rows: Path, path: Path) -> None:
+        loader = prediction_loader(Plain(photos, ids), p.label.batch_size, p.runtime)
+        masks, about = {}, []
+        for i, probabilities in predictions(network, loader, p.model, where, predict):
+            mask, confidence = pseudo_mask(probabilities)
+            masks[i] = encode_mask(mask, dataset.palette)
+            pixels = " ".join(map(str, np.bincount(mask.ravel(), minlength=classes)))
+            about.append((i, name, mask_sha256(mask), pixels, f"{confidence:.6f}"))
+        write_csv(rows, COLUMNS, about)
+        write_shard(path, masks)
+
+    wanted = read_ids(ids)
+    shards = shards_of(wanted, p.label.shards)
+    rows: list[tuple[str, ...]] = []
+    for index, shard in enumerate(progress(shards, f"label {len(wanted)} images", len(shards))):
+        name = shard_name(index, p.label.shards)
+        part = job.folder / f"part-{index:05d}.csv"
+        job.once(f"masks/{name}", partial(label_shard, name, shard, part))
+        rows += [tuple(row[c] for c in COLUMNS) for row in read_csv(part)]
+    write_csv(job.folder / "masks" / "manifest.csv", COLUMNS, sorted(rows))
+    confidences = [float(row[4]) for row in rows]
+    run.log({"pseudo/images": float(len(rows)), "pseudo/confidence": sum(confidences) / len(rows)}, 0)

@@ -1,0 +1,41 @@
+"""Commands masks extract and masks ls: a mask set for a person's eyes."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from stpp.files import StppError, read_dataset, replacing
+from stpp.stages import options
+
+Folder = Annotated[Path, Argument(help="Folder of a mask set.")]
+
+
+def ls(folder: Folder) -> None:
+    """List the masks of a set: id, shard, mean confidence."""
+    from stpp.masks import MaskSet
+
+    for row in MaskSet(folder).rows.values():
+        print(f"{row['id']}\t{row['shard']}\t{row['confidence']}")
+
+
+def extract(
+    folder: Folder,
+    out: Annotated[Path, Option(help="Folder for the PNGs; nothing there is overwritten.")],
+    data: options.Data = Path("runs/data"),
+    id: Annotated[list[str] | None, Option(help="Only this id; may be given several times.")] = None,
+) -> None:
+    """Write masks as palette PNGs, each under its id, checked against the manifest."""
+    from stpp.masks import MaskSet, encode_mask
+
+    masks = MaskSet(folder)
+    palette = read_dataset(data).palette
+    for name in id or masks.ids:
+        if name not in masks.rows:
+            raise StppError(f"{name}: no such mask in {folder}; `stpp masks ls {folder}` lists them")
+        path = out / f"{name}.png"
+        if path.exists():
+            raise StppError(f"{path}: is there already; give another --out")
+        with replacing(path) as partial:
+            partial.write_bytes(encode_mask(masks.read(name), palette))
+    print(f"{len(id or masks.ids)} masks in {out}")

@@ -1,0 +1,32 @@
+"""The options that stages share, so that each is said in one way."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+Params = Annotated[
+    list[Path] | None,
+    Option(help="params.yaml; once more for an overlay with the differing keys only.", show_default="params.yaml"),
+]
+Data = Annotated[Path, Option(help="Folder that `stpp prepare` wrote.")]
+Split = Annotated[Path, Option(help="Folder that `stpp split` wrote.")]
+Out = Annotated[Path, Option(help="Folder to write; replaced whole at the end.")]
+Named = Annotated[list[str], Option(help="NAME=PATH, once for each.")]
+
+
+def params_files(given: list[Path] | None) -> list[Path]:
+    return given or [Path("params.yaml")]
+
+
+def named(pairs: list[str]) -> dict[str, Path]:
+    """["a=x", "b=y"] -> {"a": x, "b": y}."""
+    from stpp.files import StppError
+
+    result = {}
+    for pair in pairs:
+        name, equals, path = pair.partition("=")
+        if not equals or not name or not path:
+            raise StppError(f"{pair}: expected NAME=PATH")
+        result[name] = Path(path)
+    return result

@@ -1,0 +1,25 @@
+"""Stage prepare: look at every image and mask once, and write down what is there."""
+
+from stpp.files import raise_all, replacing_folder, write_dataset, write_text
+from stpp.stages import options
+
+
+def prepare(out: options.Out, params: options.Params = None) -> None:
+    """Check every image and mask of the data set, and write its manifest with their hashes.
+
+    All problems are reported at once (exit code 2); what is handled, such as grey-scale images, is said.
+    """
+    from stpp.data.inspection import inspect
+    from stpp.params import load
+
+    p = load(options.params_files(params))
+    dataset, warnings, problems = inspect(p.data, p.runtime.workers)
+    for warning in warnings:
+        print(f"warning: {warning}")
+    raise_all(problems, p.data.root)
+    with replacing_folder(out) as partial:
+        write_dataset(partial, dataset)
+        write_text(partial / "warnings.txt", "".join(f"{w}\n" for w in warnings))
+    masks = sum(bool(r.mask) for r in dataset.records.values())
+    size = f"{len(dataset.records)} images, {masks} with masks, {len(dataset.classes)} classes"
+    print(f"{dataset.name}: {size}, digest {dataset.digest}")

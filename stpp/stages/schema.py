@@ -1,0 +1,15 @@
+"""Command schema: what editors check params.yaml against."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+from stpp.files import write_text
+
+
+def schema(out: Annotated[Path, Option(help="File to write.")] = Path("params.schema.json")) -> None:
+    """Write params.schema.json."""
+    from stpp.params import schema as schema_text
+
+    write_text(out, schema_text())

@@ -1,0 +1,89 @@
+"""Stage score: the stability of every unlabelled image over the teacher's checkpoints (paper, 3.4)."""
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Option
+
+from stpp.resume import Job
+from stpp.stages import options
+from stpp.stages.tracked import tracked
+from stpp.tracking import Run
+
+if TYPE_CHECKING:
+    from stpp.params import Params
+
+Checkpoints = Annotated[Path, Option(help="Folder of f_1 .. f_K.")]
+
+
+def score(
+    checkpoints: Checkpoints,
+    data: options.Data,
+    split: options.Split,
+    out: options.Out,
+    params: options.Params = None,
+) -> None:
+    """Score every unlabelled image by the stability of its pseudo masks: scores.csv, s_i / (K - 1) in [0, 1]."""
+    from stpp.params import load
+
+    p = load(options.params_files(params))
+
+    def work(job: Job, run: Run) -> None:
+        _score(job, run, p, checkpoints, data, split)
+
+    tracked(
+        "score",
+        module=__name__,
+        params=p,
+        sections={"model": p.model.model_dump(), "score": p.score.model_dump()},
+        data=data,
+        split=split,
+        inputs=[checkpoints],
+        out=out,
+        files=["scores.csv"],
+        work=work,
+    )
+
+
+def _score(job: Job, run: Run, p: "Params", checkpoints: Path, data: Path, split: Path) -> None:
+    from stpp.data.datasets import Photos, Plain
+    from stpp.data.loaders import prediction_loader
+    from stpp.engine import device as devices
+    from stpp.engine.evaluate import predictions
+    from stpp.files import read_csv, read_dataset, read_ids, write_csv
+    from stpp.masks import shards_of
+    from stpp.models import build
+    from stpp.progress import progress
+    from stpp.selftrain.stability import stability
+
+    dataset = read_dataset(data)
+    photos = Photos(dataset, Path(p.data.root))
+    where = devices.start(p.runtime)
+    classes = len(dataset.classes)
+    # f_1 .. f_K by number, not by name: "10" comes after "9".
+    files = sorted(checkpoints.glob("*.safetensors"), key=lambda f: int(f.stem))
+    networks = [build.load(build.build(p.model, classes), file).to(where) for file in files]
+
+    def score_shard(ids: list[str], path: Path) -> None:
+        plain = Plain(photos, ids)
+        loaders = [prediction_loader(plain, p.score.batch_size, p.runtime) for _ in networks]
+        streams = [predictions(n, loader, p.model, where) for n, loader in zip(networks, loaders, strict=True)]
+        rows = []
+        for views in zip(*streams, strict=True):
+            masks = [probabilities.argmax(0) for _, probabilities in views]  # M_i1 .. M_iK
+            rows.append((views[0][0], stability(masks, classes)))
+        write_csv(path, ("id", "stability"), rows)
+
+    ids = read_ids(split / "unlabeled.txt")
+    shards = shards_of(ids, p.score.shards)
+    parts = [
+        job.once(f"part-{index:05d}.csv", partial(score_shard, shard))
+        for index, shard in enumerate(progress(shards, f"score {len(ids)} images, K = {len(files)}", len(shards)))
+    ]
+
+    rows = sorted((row["id"], float(row["stability"])) for part in parts for row in read_csv(part))
+    write_csv(job.folder / "scores.csv", ("id", "stability"), rows)
+    run.table({"id": [r[0] for r in rows], "stability": [r[1] for r in rows]}, "scores.json")
+    values = [r[1] for r in rows]
+    run.log({"stability/mean": sum(values) / len(values), "stability/min": min(values)}, 0)

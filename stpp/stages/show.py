@@ -1,0 +1,22 @@
+"""Command show: what came out, in a small table."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+from stpp.files import StppError, read_json
+from stpp.report.table import table
+
+
+def show(runs: Annotated[Path, Option(help="Folder of the runs.")] = Path("runs")) -> None:
+    """Print mIoU of every system that was run, and where its plots and MLflow runs are."""
+    found = sorted(runs.glob("**/evaluation/metrics.json"), key=lambda p: len(p.parts))
+    if not found:
+        raise StppError(f"{runs}: nothing evaluated yet; run `dvc repro` first")
+    print()
+    print(table([read_json(path) for path in found], read_json(runs / "data" / "dataset.json")["name"]))
+    plots = runs / "report"
+    if plots.is_dir():
+        print(f"\nplots     {plots}/  ({', '.join(sorted(p.name for p in plots.glob('*.png')))})")
+    print("compare   make ui  opens the MLflow UI;  dvc metrics show,  dvc plots show")

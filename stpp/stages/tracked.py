@@ -1,0 +1,51 @@
+"""What every stage that computes for long has in common: work that survives a kill, an MLflow run, and run.json."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stpp.files import digest, read_json, write_json
+from stpp.resume import Job, root, run_once
+from stpp.tracking import Run, track
+
+if TYPE_CHECKING:
+    from stpp.params import Params
+
+
+def tracked(
+    name: str,
+    *,
+    module: str,
+    params: "Params",
+    sections: dict[str, Any],
+    data: Path,
+    split: Path | None,
+    inputs: Iterable[Path],
+    out: Path,
+    files: Iterable[str],
+    work: Callable[[Job, Run], None],
+) -> None:
+    """Do `work` once under an MLflow run called `name`, then publish `files` of its folder, and run.json, in `out`.
+
+    run.json points to the run, and is DVC's out: a stage restored from DVC's cache still names the run that made it.
+    """
+    tags = {"stpp.data.digest": read_json(data / "dataset.json")["digest"]}
+    if split is not None:
+        tags["stpp.split.digest"] = split_digest(split)
+
+    def attempt(job: Job) -> None:
+        with track(name, job.key, params, tags, root()) as run:
+            run.tag("stpp.out", out.as_posix())
+            work(job, run)
+            about = {"stage": name, "key": job.key, "run_id": run.run_id, "experiment": params.data.name}
+            write_json(job.folder / "run.json", about | tags)
+
+    everything = [data, *inputs] if split is None else [data, split, *inputs]
+    outs = {file: out / file for file in [*files, "run.json"]}
+    job_name = out.as_posix().strip("/").replace("/", "-")
+    run_once(job_name, module=module, sections={"name": name, **sections}, inputs=everything, outs=outs, work=attempt)
+
+
+def split_digest(split: Path) -> str:
+    """A name for a split's content: 32 characters, of ids, sets and hashes of images and masks."""
+    return digest([split / "manifest.csv"])[:32]

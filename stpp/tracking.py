@@ -1,0 +1,202 @@
+"""MLflow, or silence: tracking never stops a stage, and what it could not say is on disk all the same."""
+
+import hashlib
+import importlib.util
+import json
+import logging
+import math
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stpp.params import Params
+
+
+def tracking_uri(root: Path) -> str:
+    """MLFLOW_TRACKING_URI, or SQLite in the project's folder (absolute, since DVC's queue works in a copy)."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
+
+
+class Run:
+    """One stage's MLflow run, made when there is something to say. A failure is said once, and tried again later."""
+
+    def __init__(self, name: str, key: str, params: "Params", tags: dict[str, str], root: Path) -> None:
+        self.name = name
+        self.key = key
+        self.params = params
+        self.tags = tags
+        self.root = root
+        self.run_id: str | None = None
+        self.enabled = os.environ.get("STPP_TRACKING") != "off" and importlib.util.find_spec("mlflow") is not None
+        self._client: Any = None
+        self._pending: list[Callable[[], None]] = []
+        self._known_step = -1
+        self._warned = False
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        """Metrics of a step; a step that an earlier attempt logged is not logged again. NaN is left out."""
+
+        def send() -> None:
+            from mlflow.entities import Metric
+
+            if step > self._known_step:
+                now = int(time.time() * 1000)
+                batch = [Metric(k, v, now, step) for k, v in metrics.items() if k != "epoch" and not math.isnan(v)]
+                for start in range(0, len(batch), 1000):
+                    self._client.log_batch(self.run_id, metrics=batch[start : start + 1000])
+
+        self._send(send)
+
+    def table(self, columns: dict[str, list[Any]], name: str) -> None:
+        """A table that the UI shows: column name -> values."""
+        self._send(lambda: self._client.log_table(self.run_id, columns, name))
+
+    def artifact(self, path: Path, folder: str) -> None:
+        self._send(lambda: self._client.log_artifact(self.run_id, str(path), folder))
+
+    def tag(self, key: str, value: str) -> None:
+        self._send(lambda: self._client.set_tag(self.run_id, key, value))
+
+    def end(self, status: str) -> None:
+        self._send(lambda: self._client.set_terminated(self.run_id, status))
+        if self._pending and self.enabled:
+            print(f"{self.name}: {len(self._pending)} entries did not reach MLflow; metrics are in the stage's files")
+
+    def _send(self, action: Callable[[], None]) -> None:
+        if not self.enabled:
+            return
+        self._pending.append(action)
+        try:
+            if self.run_id is None:
+                self._open()
+            while self._pending:
+                self._pending[0]()
+                del self._pending[0]
+        except Exception as error:  # noqa: BLE001 - whatever fails in tracking, the stage goes on
+            if not self._warned:
+                reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+                print(f"{self.name}: MLflow at {_without_password(tracking_uri(self.root))} failed: {reason}")
+                print(f"{self.name}: going on without it; metrics are on disk, and it is tried again later", flush=True)
+                self._warned = True
+
+    def _open(self) -> None:
+        self._client = client(self.root)
+        experiment = _experiment(self._client, self.params.data.name, self.root)
+        parent = self._group(experiment)
+        earlier = self._client.search_runs([experiment], f"tags.`stpp.key` = '{self.key}'", max_results=10)
+        tags = self.tags | {"stpp.key": self.key, "mlflow.parentRunId": parent, "mlflow.source.name": "stpp"}
+        unfinished = [run for run in earlier if run.info.status != "FINISHED"]
+        if unfinished:
+            run_id = unfinished[0].info.run_id
+            self._client.update_run(run_id, status="RUNNING")
+            history = self._client.get_metric_history(run_id, "train/loss")
+            self._known_step = max((m.step for m in history), default=-1)
+        else:
+            run_id = self._client.create_run(experiment, tags=tags, run_name=self.name).info.run_id
+            from mlflow.entities import Param
+
+            from stpp.params import flatten
+
+            flat = {k: str(v)[:6000] for k, v in flatten(self.params).items() if v is not None}
+            self._client.log_batch(run_id, params=[Param(k, v) for k, v in flat.items()])
+            for run in earlier:
+                self._client.set_tag(run.info.run_id, "stpp.superseded_by", run_id)
+        self.run_id = run_id
+
+    def _group(self, experiment: str) -> str:
+        """The parent run that holds together the stages of one system, split and set of parameters."""
+        group = self.tags["stpp.group"]
+        found = self._client.search_runs([experiment], f"tags.`stpp.is_group` = '{group}'", max_results=1)
+        if found:
+            return str(found[0].info.run_id)
+        tags = {k: v for k, v in self.tags.items() if k != "stpp.dvc.stage"} | {"stpp.is_group": group}
+        name = f"{self.tags['stpp.system']} {self.params.split.name} {group[:8]}"
+        run_id = str(self._client.create_run(experiment, tags=tags, run_name=name).info.run_id)
+        self._client.set_terminated(run_id)
+        return run_id
+
+
+def client(root: Path) -> Any:
+    """An MlflowClient that gives up within seconds, quietly."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri(root))
+
+
+def _experiment(mlflow: Any, name: str, root: Path) -> str:
+    known = mlflow.get_experiment_by_name(name)
+    if known is not None:
+        return str(known.experiment_id)
+    # A server chooses its own place; beside SQLite it would be the working directory of the moment.
+    place = None if "MLFLOW_TRACKING_URI" in os.environ else (root / "mlartifacts" / name).as_uri()
+    return str(mlflow.create_experiment(name, artifact_location=place))
+
+
+@contextmanager
+def track(name: str, key: str, params: "Params", tags: dict[str, str], root: Path) -> Iterator[Run]:
+    """The run of one executed stage; FINISHED, FAILED or KILLED at the end."""
+    stage = os.environ.get("DVC_STAGE", name)
+    system = stage.rpartition("/dvc.yaml:")[0].rpartition("/")[2] or "stpp"
+    group = _group_of(params, tags, system)
+    context = {
+        "stpp.system": system,
+        "stpp.group": group,
+        "stpp.dvc.stage": stage,
+        "stpp.dvc.experiment": os.environ.get("DVC_EXP_NAME", ""),
+    }
+    run = Run(name, key, params, tags | context | _git(root), root)
+    try:
+        yield run
+    except KeyboardInterrupt:
+        run.end("KILLED")
+        raise
+    except BaseException:
+        run.end("FAILED")
+        raise
+    run.end("FINISHED")
+
+
+def _group_of(params: "Params", tags: dict[str, str], system: str) -> str:
+    chosen = params.model_dump(exclude={"runtime", "toy", "data"})
+    text = json.dumps([system, chosen, tags.get("stpp.data.digest"), tags.get("stpp.split.digest")], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _git(root: Path) -> dict[str, str]:
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    commit = git("rev-parse", "HEAD")
+    if not commit:
+        return {}
+    dirty = bool(git("status", "--porcelain", "--untracked-files=no"))
+    return {"mlflow.source.git.commit": commit, "stpp.git.dirty": str(dirty).lower()}
+
+
+def _without_password(uri: str) -> str:
+    scheme, at, rest = uri.rpartition("@")
+    return f"{scheme.partition('://')[0]}://***@{rest}" if at else uri
+
+
+def attach(run_json: Path, figures: list[Path], root: Path) -> None:
+    """Put figures into the run that run.json names, under `figures/`; a failure is said and stops nothing."""
+    about = json.loads(run_json.read_text(encoding="utf-8"))
+    if about["run_id"] is None or os.environ.get("STPP_TRACKING") == "off":
+        return
+    try:
+        mlflow = client(root)
+        for figure in figures:
+            mlflow.log_artifact(about["run_id"], str(figure), "figures")
+    except Exception as error:  # noqa: BLE001 - as above
+        print(f"{run_json}: figures did not reach MLflow: {str(error).splitlines()[0][:200]}")
