@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,10 @@ from stpp.stages import (
     split,
     train,
 )
+
+# Threads that wait for each other must not spin: where anything else wants a core (image loading does), spinning
+# makes torch several times slower. It has to be set before torch loads its OpenMP.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 app = typer.Typer(
     help="ST++ self-training for semi-supervised semantic segmentation.",

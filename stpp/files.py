@@ -14,7 +14,8 @@ from typing import Any
 
 Rgb = tuple[int, int, int]
 
-ID = re.compile(r"^(?!.*(^|/)\.{1,2}(/|$))[^\s/\\,\"\x00-\x1f]+(/[^\s/\\,\"\x00-\x1f]+)*$")
+_PART = r"(?!\.{1,2}(?:/|\Z))[^\s/\\,\"\x00-\x1f\x7f-\x9f\ud800-\udfff]+"
+ID = re.compile(rf"{_PART}(?:/{_PART})*\Z")
 
 
 class StppError(Exception):

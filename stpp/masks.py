@@ -16,6 +16,8 @@ from stpp.files import Rgb, StppError, read_csv, replacing
 
 Mask = NDArray[np.uint8]
 COLUMNS = ("id", "shard", "sha256", "classes", "confidence")
+DAMAGED = (OSError, EOFError, KeyError, RuntimeError, SyntaxError, ValueError, zipfile.BadZipFile, zlib.error)
+"""What zipfile and Pillow raise for a file with changed bytes."""
 
 
 def shard_of(name: str, shards: int) -> int:
@@ -41,11 +43,14 @@ def mask_sha256(mask: Mask) -> str:
 
 
 def encode_mask(mask: Mask, palette: Sequence[Rgb]) -> bytes:
-    """A PNG of class ids, shown in the data set's colours."""
+    """A PNG of class ids, shown in the data set's colours, and what is ignored in white."""
     from PIL import Image
 
     image = Image.fromarray(mask)
-    image.putpalette(bytes(c for colour in palette for c in colour))
+    colours = bytes(c for colour in palette for c in colour)
+    if mask.max(initial=0) >= len(palette):
+        colours = colours.ljust(3 * 256, b"\xff")  # Pillow would keep only the bits that the palette needs
+    image.putpalette(colours)
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=False, compress_level=6)
     return buffer.getvalue()
@@ -87,7 +92,7 @@ class MaskSet:
             if key not in self._open:
                 self._open[key] = zipfile.ZipFile(self.folder / row["shard"])
             mask = decode_mask(self._open[key].read(f"{name}.png"))
-        except (OSError, KeyError, zipfile.BadZipFile) as error:
+        except DAMAGED as error:
             raise StppError(f"{self.folder / row['shard']}: mask {name}: {error}; run `dvc repro` again") from None
         if mask_sha256(mask) != row["sha256"]:
             raise StppError(f"{self.folder / row['shard']}: mask {name} is not the one in manifest.csv; was it edited?")

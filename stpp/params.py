@@ -23,9 +23,11 @@ IGNORE = 255
 
 
 class Section(BaseModel):
-    """A section of params.yaml: immutable, no type coercion, no unknown keys."""
+    """A section of params.yaml: immutable, no type coercion, no unknown keys, no infinite numbers."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class Toy(Section):
@@ -230,6 +232,9 @@ class Augment(Section):
                 raise ValueError(f"`{name}` needs 0 < lower <= upper, not {low}, {high}")
         if self.strong.cutout_area[1] > 1:
             raise ValueError("`strong.cutout_area` is a part of the crop, at most 1")
+        area, (low, high) = self.strong.cutout_area[0], self.strong.cutout_aspect
+        if low > 1 / area or high < area:
+            raise ValueError("no rectangle of `strong.cutout_area` and `strong.cutout_aspect` fits into the crop")
         return self
 
 
@@ -298,7 +303,7 @@ def load(paths: list[Path]) -> Params:
         # Through JSON: strict, yet YAML lists become the tuples that frozen models hold.
         return Params.model_validate_json(json.dumps(merged))
     except ValidationError as error:
-        raise StppError("\n".join(_explain(paths, e) for e in error.errors())) from None
+        raise StppError("\n".join(_explain(paths, json.loads(json.dumps(merged)), error.errors()))) from None
 
 
 def flatten(params: BaseModel | dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -328,7 +333,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         json.dumps(raw)
     except FileNotFoundError:
         raise StppError(f"{path}: no such file; run in the project's folder or name the file with --params") from None
-    except (YAMLError, UnicodeDecodeError, TypeError, OSError) as error:
+    except (YAMLError, ValueError, TypeError, OSError) as error:
         raise StppError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise StppError(f"{path}: expected sections such as `train:`, found {type(raw).__name__}")
@@ -343,11 +348,29 @@ def _merge(into: dict[str, Any], other: dict[str, Any]) -> None:
             into[key] = value
 
 
-def _explain(paths: list[Path], error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"]) or "the file"
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
-        message = "no such parameter; see params.schema.json for those there are"
-    elif "input" in error and not isinstance(error["input"], dict):
-        message += f" (found {error['input']!r})"
-    return f"{', '.join(map(str, paths))}: {key}: {message}"
+def _explain(paths: list[Path], merged: dict[str, Any], errors: list[Any]) -> list[str]:
+    """One line for every key that is wrong, however many kinds of value it could have held."""
+    wrong: dict[str, list[str]] = {}
+    found: dict[str, str] = {}
+    for error in errors:
+        key = ".".join(_place(error, merged)) or "the file"
+        message = error["msg"].removeprefix("Value error, ")
+        if error["type"] == "extra_forbidden":
+            message = "no such parameter; see params.schema.json for those there are"
+        elif not isinstance(error["input"], dict):
+            found[key] = f" (found {error['input']!r})"
+        wrong.setdefault(key, []).append(message)
+    files = ", ".join(map(str, paths))
+    return [f"{files}: {key}: {' or '.join(messages)}{found.get(key, '')}" for key, messages in wrong.items()]
+
+
+def _place(error: Any, values: Any) -> list[str]:
+    """The keys that lead to an error, without the kinds of value that pydantic appends to them."""
+    place: list[str] = []
+    for part in error["loc"]:
+        try:
+            values = values[part]
+        except (KeyError, IndexError, TypeError):
+            return [*place, str(part)] if error["type"] == "missing" else place
+        place.append(str(part))
+    return place

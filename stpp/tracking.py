@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -79,8 +80,7 @@ class Run:
                 del self._pending[0]
         except Exception as error:  # noqa: BLE001 - whatever fails in tracking, the stage goes on
             if not self._warned:
-                reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-                print(f"{self.name}: MLflow at {_without_password(tracking_uri(self.root))} failed: {reason}")
+                print(f"{self.name}: MLflow at {_without_password(tracking_uri(self.root))} failed: {_reason(error)}")
                 print(f"{self.name}: going on without it; metrics are on disk, and it is tried again later", flush=True)
                 self._warned = True
 
@@ -184,9 +184,14 @@ def _git(root: Path) -> dict[str, str]:
     return {"mlflow.source.git.commit": commit, "stpp.git.dirty": str(dirty).lower()}
 
 
-def _without_password(uri: str) -> str:
-    scheme, at, rest = uri.rpartition("@")
-    return f"{scheme.partition('://')[0]}://***@{rest}" if at else uri
+def _reason(error: Exception) -> str:
+    """The first line of an error, without the passwords that an address may hold."""
+    first = (str(error).splitlines() or [type(error).__name__])[0]
+    return _without_password(first)[:200]
+
+
+def _without_password(text: str) -> str:
+    return re.sub(r"://[^/@\s]+@", "://***@", text)
 
 
 def attach(run_json: Path, figures: list[Path], root: Path) -> None:
@@ -199,4 +204,4 @@ def attach(run_json: Path, figures: list[Path], root: Path) -> None:
         for figure in figures:
             mlflow.log_artifact(about["run_id"], str(figure), "figures")
     except Exception as error:  # noqa: BLE001 - as above
-        print(f"{run_json}: figures did not reach MLflow: {str(error).splitlines()[0][:200]}")
+        print(f"{run_json}: figures did not reach MLflow: {_reason(error)}")

@@ -177,20 +177,22 @@ def discover(data: Data, known: Layout) -> tuple[dict[str, Found], list[str]]:
 
 def _matched(root: Path, known: Layout) -> list[tuple[str, str, str]]:
     pattern, names = _compile(known.images)
+    _inside(known.images, "data.images")
     for masks in known.masks:
+        _inside(masks, "data.masks")
         unknown = set(re.findall(r"\{(\w+)\}", masks)) - set(names)
         if unknown:
             raise StppError(f"data.masks: {{{unknown.pop()}}} does not occur in the images' pattern {known.images}")
     pairs = []
     for folder, folders, files in os.walk(root, followlinks=True):
         folders.sort()
-        for file in files:
+        for file in sorted(files):
             image = (Path(folder) / file).relative_to(root).as_posix()
             match = pattern.fullmatch(image)
             if not match:
                 continue
             parts = match.groupdict()
-            candidates = [m.format(**parts) for m in known.masks]
+            candidates = [_fill(m, parts) for m in known.masks]
             mask = next((m for m in candidates if (root / m).is_file()), "")
             pairs.append(("/".join(parts[n] for n in names if n != "ext"), image, mask))
     return pairs
@@ -211,11 +213,15 @@ def _compile(images: str) -> tuple[re.Pattern[str], list[str]]:
     return re.compile(regex), list(dict.fromkeys(names))
 
 
+def _fill(pattern: str, parts: dict[str, str]) -> str:
+    return re.sub(r"\{(\w+)\}", lambda m: parts[m[1]], pattern)
+
+
 def _listed(root: Path, name: str) -> list[tuple[str, str, str]]:
     path = root / name
     _inside(name, "data.list")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise StppError(f"data.list: {path}: not readable: {error}") from None
     pairs = []
@@ -235,5 +241,5 @@ def _listed(root: Path, name: str) -> list[tuple[str, str, str]]:
 
 
 def _inside(name: str, where: str) -> None:
-    if Path(name).is_absolute() or ".." in Path(name).parts:
+    if Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).name:
         raise StppError(f"{where}: {name} leads out of data.root; give paths below it")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from stpp.files import StppError
 from stpp.masks import Mask
@@ -12,6 +12,18 @@ from stpp.masks import Mask
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF")
 MAX_PIXELS = 2**28
 """A file that decodes to more is refused: 268 megapixels, 0.8 GB as RGB."""
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns above it, and refuses more than twice as many
+
+# EXIF orientation -> what turns it upright. ImageOps.exif_transpose writes the EXIF anew, and fails where it is odd.
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 # Modes that are not plain RGB, and what is done with them.
 HANDLED = {
@@ -29,19 +41,21 @@ HANDLED = {
 }
 
 
-def _open(path: Path) -> Image.Image:
+def _open(path: Path) -> tuple[Image.Image, bool]:
+    """The image upright, its file closed, and whether it had to be turned."""
     try:
-        image = Image.open(path, formats=FORMATS)
-        if image.width * image.height > MAX_PIXELS:
-            raise StppError(f"{path}: {image.width} x {image.height} pixels are too many; cut it into tiles")
-        image.load()
+        with Image.open(path, formats=FORMATS) as image:
+            image.load()
+            turn = UPRIGHT.get(image.getexif().get(0x0112, 1))
+            return (image if turn is None else image.transpose(turn)), turn is not None
     except FileNotFoundError:
         raise StppError(f"{path}: no such file; is data.root right, and is the data complete?") from None
     except UnidentifiedImageError:
         raise StppError(f"{path}: not an image ({', '.join(FORMATS)}); replace or remove it") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError:
+        raise StppError(f"{path}: more than {MAX_PIXELS} pixels are too many; cut it into tiles") from None
+    except (OSError, SyntaxError, ValueError) as error:
         raise StppError(f"{path}: unreadable or truncated ({error}); replace or remove it") from None
-    return image
 
 
 def read_image(path: Path) -> tuple[NDArray[np.uint8], list[str]]:
@@ -49,11 +63,8 @@ def read_image(path: Path) -> tuple[NDArray[np.uint8], list[str]]:
 
     Raises StppError naming the file if it is missing, truncated, no image, or of a kind without a fixed range.
     """
-    image = _open(path)
-    notes = []
-    if image.getexif().get(0x0112, 1) != 1:
-        notes.append("EXIF orientation: turned upright")
-        image = ImageOps.exif_transpose(image)
+    image, turned = _open(path)
+    notes = ["EXIF orientation: turned upright"] if turned else []
     if image.mode == "RGB":
         return np.asarray(image, dtype=np.uint8), notes
     if image.mode not in HANDLED:
@@ -67,6 +78,7 @@ def read_image(path: Path) -> tuple[NDArray[np.uint8], list[str]]:
         return np.repeat(grey[:, :, None], 3, axis=2), notes
     if image.mode == "LA":
         image = image.convert("L")
+    image.info.pop("transparency", None)  # alpha of a palette: Pillow would warn that it is dropped
     return np.asarray(image.convert("RGB"), dtype=np.uint8), notes
 
 
@@ -75,7 +87,7 @@ def read_mask(path: Path) -> NDArray[np.int32]:
 
     Raises StppError naming the file if it is missing, truncated, or has colours in place of values.
     """
-    image = ImageOps.exif_transpose(_open(path))
+    image, _ = _open(path)
     if image.mode not in ("L", "P", "1", "I", "I;16", "I;16B", "I;16L"):
         raise StppError(
             f"{path}: a mask has one channel of class ids, this is {image.mode}; convert its colours to ids"
@@ -85,12 +97,11 @@ def read_mask(path: Path) -> NDArray[np.int32]:
 
 def to_classes(values: NDArray[np.int32], meaning: dict[int, int]) -> Mask:
     """Mask values -> class ids, 255 to be ignored (H, W). Raises KeyError with the first value that has no meaning."""
-    table = np.full(max(int(values.max(initial=0)), *meaning) + 1, -1, dtype=np.int16)
+    top = max(meaning)
+    table = np.full(top + 2, -1, dtype=np.int16)  # its last entry, at -1 too, is that of all values beyond
     for value, label in meaning.items():
         table[value] = label
-    if values.min(initial=0) < 0:
-        raise KeyError(int(values.min()))
-    labels = table[values]
+    labels = table[np.clip(values, -1, top + 1)]
     if (labels < 0).any():
         raise KeyError(int(values[labels < 0][0]))
     return labels.astype(np.uint8)

@@ -32,8 +32,7 @@ def inspect(data: Data, workers: int) -> tuple[Dataset, list[str], list[str]]:
                 for note in said:
                     notes.setdefault(note, []).append(record.id)
     problems += _twice(records.values(), root)
-    if not problems:
-        problems += _absent(records.values(), known)
+    problems += _absent(records.values(), known, all_read=not problems)
     warnings = [f"{note}: {len(ids)} image(s), such as {ids[0]}" for note, ids in sorted(notes.items())]
     return Dataset(data.name, known.classes, known.palette, known.values, records), warnings, problems
 
@@ -75,12 +74,14 @@ def _twice(records: Iterable[Record], root: Path) -> list[str]:
     return problems
 
 
-def _absent(records: Iterable[Record], known: Layout) -> list[str]:
+def _absent(records: Iterable[Record], known: Layout, all_read: bool) -> list[str]:
     if not any(r.mask for r in records):
-        return ["no image has a mask; some are needed for training and validation: check data.masks"]
+        remedy = "some are needed for training and validation: check data.masks"
+        return [f"no image has a mask; {remedy}"] if all_read else []
+    masks = "mask" if all_read else "mask that is right"
     present = {c for r in records for c in r.classes}
     return [
-        f"class {label} ({c}) has no pixel in any mask; check data.classes and data.values"
+        f"class {label} ({c}) has no pixel in any {masks}; check data.classes and data.values"
         for c, label in enumerate(known.classes)
         if c not in present
     ]

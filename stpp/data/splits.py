@@ -57,9 +57,14 @@ def _candidates(
     if Path(subset.list).is_absolute() or ".." in Path(subset.list).parts or not path.is_file():
         problems.append(f"split.{name}.list: {path}: no such file; lists lie in {folder}/, where DVC watches them")
         return []
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        problems.append(f"{path}: not readable: {error}; save it as UTF-8")
+        return []
     by_image = {record.image: i for i, record in dataset.records.items()}
     ids: dict[str, None] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         word = line.split()[0]
@@ -74,7 +79,7 @@ def _candidates(
             problems.append(f"{path}:{number}: {word} is also in {taken[found]}: a set may not share images")
         else:
             ids[found] = None
-    if path.stat().st_size == 0:
+    if not any(line.strip() for line in lines):
         problems.append(f"{path}: the list is empty")
     return list(ids)
 

@@ -1,8 +1,8 @@
 """The embedded data set `toy`: textured shapes over clutter, under uneven light, drawn from a seed.
 
-Shape tells the class and texture helps: every texture is worn by two classes and by clutter. Colour says nothing,
-for all things draw theirs from one distribution. Arrays hold integers only, so that no machine's floating point
-enters a scene: the pixels are a function of (seed, index). Lengths are in 1/16 px, angles in degrees.
+Shape tells the class; texture and colour help: every texture is worn by two classes and by clutter, and a class's
+colour only leans to one side of what all things draw theirs from. Arrays hold integers only, so that no machine's
+floating point enters a scene: the pixels are a function of (seed, index). Lengths are in 1/16 px, angles in degrees.
 """
 
 import math
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from stpp.files import publish
+from stpp.files import Rgb, publish
 from stpp.masks import Mask, encode_mask
 from stpp.params import Toy
 
@@ -104,6 +104,14 @@ WEAR: dict[str, tuple[Texture, ...]] = {
     "cross": (zigzag, zigzag, zigzag, grid),
     "ring": (grid, grid, grid, stripes),
 }
+LEAN: dict[str, tuple[int, int, int]] = {
+    "disk": (255, 160, 110),
+    "triangle": (130, 180, 255),
+    "box": (120, 255, 160),
+    "cross": (255, 240, 110),
+    "ring": (240, 130, 230),
+}
+"""Red, green and blue that half of the bright colour of a class's things is made of."""
 CLUTTER: tuple[Shape, ...] = (line, bar, blob)
 TEXTURES: tuple[Texture, ...] = (plain, stripes, checks, dots, zigzag)
 
@@ -135,29 +143,33 @@ def scene(toy: Toy, index: int) -> tuple[NDArray[np.uint8], Mask]:
     rng = np.random.default_rng([toy.seed, index])
     image = np.zeros((toy.size, toy.size, 3), dtype=np.int32)
     mask = np.zeros((toy.size, toy.size), dtype=np.uint8)
-    _lay(rng, image, ground, TEXTURES)
+    _lay(rng, image, ground, TEXTURES, 180)
     image[:] = (image + 3 * image[0, 0]) >> 2  # the ground's texture is faint: things stand out
     for _ in range(rng.integers(2, 6)):
-        _lay(rng, image, CLUTTER[rng.integers(len(CLUTTER))], (plain,))
+        _lay(rng, image, CLUTTER[rng.integers(len(CLUTTER))], (plain,), 180)
     for _ in range(rng.integers(3, 6)):
         name = CLASSES[rng.integers(1, len(CLASSES))]
-        mask[_lay(rng, image, OBJECTS[name], WEAR[name])] = CLASSES.index(name)
+        mask[_lay(rng, image, OBJECTS[name], WEAR[name], 25, LEAN[name])] = CLASSES.index(name)
     for _ in range(rng.integers(0, 2)):
-        mask[_lay(rng, image, CLUTTER[rng.integers(len(CLUTTER))], (plain,))] = 0
+        mask[_lay(rng, image, CLUTTER[rng.integers(len(CLUTTER))], (plain,), 180)] = 0
     return _photograph(rng, image), mask
 
 
-def _lay(rng: Generator, image: Grid, shape: Shape, textures: tuple[Texture, ...]) -> Inside:
+def _lay(
+    rng: Generator, image: Grid, shape: Shape, textures: tuple[Texture, ...], tilt: int, lean: Rgb | None = None
+) -> Inside:
     """Lay one thing over image (size, size, 3), in place; return where it lies (size, size). Its place, radius,
-    turn, stretch, period, texture and two colours come from rng, the same way for all things."""
+    turn, stretch, period, texture and two colours come from rng, the bright one drawn halfway to `lean`."""
     size = len(image)
     r, p = (UNIT * size * int(rng.integers(*span)) // 96 for span in ((13, 26), (3, 6)))
     x, y = (np.arange(size, dtype=np.int32) - size * int(rng.integers(10, 91)) // 100 for _ in "xy")
-    turn = int(rng.integers(360))
-    cos, sin = COS[turn], COS[turn - 90]
+    turn = int(rng.integers(-tilt, tilt + 1))
+    cos, sin = COS[turn % 360], COS[(turn - 90) % 360]
     u = (x * cos + y[:, None] * sin) * UNIT >> 10
     v = (y[:, None] * cos - x * sin) * int(rng.integers(UNIT, UNIT + 7)) >> 10  # narrower than long by up to 16/22
     dark, bright = rng.integers(10, 110, size=3), rng.integers(130, 256, size=3)
+    if lean:
+        bright = (bright + lean) >> 1
     inside = shape(u, v, r)
     texture = textures[rng.integers(len(textures))](u[inside], v[inside], p)
     image[inside] = np.stack((bright, dark))[texture]

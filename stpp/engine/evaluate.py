@@ -41,10 +41,11 @@ def predictions(
 ) -> Iterator[tuple[str, Tensor]]:
     """(id, class probabilities float32 (classes, H, W) on `device`) of every image, in the loader's order."""
     network.eval()
-    with torch.inference_mode(), precision(model, device):
-        for ids, images in loader:
-            x = images.to(device, memory_format=torch.channels_last)
-            yield from zip(ids, predict(network, x), strict=True)
+    for ids, images in loader:
+        # Never held over a yield: it would govern the caller, and outlive two generators read in turn.
+        with torch.inference_mode(), precision(model, device):
+            probabilities = predict(network, images.to(device, memory_format=torch.channels_last))
+        yield from zip(ids, probabilities, strict=True)
 
 
 def evaluate(

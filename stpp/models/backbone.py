@@ -1,11 +1,14 @@
 """ResNets of torchvision with dilation in place of the last strides (paper, 4.1)."""
 
+import struct
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Literal
-from urllib.error import URLError
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.resnet import BasicBlock
@@ -19,6 +22,20 @@ BACKBONES = {
     "resnet50": (models.resnet50, models.ResNet50_Weights, (256, 2048)),
     "resnet101": (models.resnet101, models.ResNet101_Weights, (256, 2048)),
 }
+
+# What torch's and safetensors' readers raise, depending on where a file is cut or changed; OSError also offline.
+UNREADABLE = (
+    SafetensorError,
+    UnpicklingError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AssertionError,
+    struct.error,
+    OSError,
+)
 
 
 class Backbone(nn.Module):
@@ -47,7 +64,8 @@ class Backbone(nn.Module):
 def _dilate(resnet: models.ResNet, replace: tuple[bool, bool, bool]) -> None:
     """Turn the strides of layer2..4 into dilation, as torchvision's replace_stride_with_dilation does for Bottleneck.
 
-    Done after construction, since torchvision's BasicBlock (ResNet-18, 34) refuses dilation in its constructor.
+    Done after construction, since torchvision's BasicBlock (ResNet-18, 34) refuses dilation in its constructor. All
+    convolutions behind the removed stride are dilated, so every second feature is what the strided layer computes.
     """
     dilation = 1
     for layer, dilated in zip((resnet.layer2, resnet.layer3, resnet.layer4), replace, strict=True):
@@ -56,9 +74,10 @@ def _dilate(resnet: models.ResNet, replace: tuple[bool, bool, bool]) -> None:
             dilation *= 2
         for index, block in enumerate(layer):
             assert isinstance(block, nn.Module)
-            convs = (block.conv1, block.conv2) if isinstance(block, BasicBlock) else (block.conv2,)
-            rate = previous if index == 0 else dilation
-            for conv in convs:
+            first = previous if index == 0 else dilation
+            basic = isinstance(block, BasicBlock)
+            convs = ((block.conv1, first), (block.conv2, dilation)) if basic else ((block.conv2, first),)
+            for conv, rate in convs:
                 assert isinstance(conv, nn.Conv2d)
                 if dilated:
                     conv.stride = (1, 1)
@@ -84,34 +103,35 @@ def read_weights(name: str, weights: str, folder: Path) -> dict[str, Tensor]:
     published = BACKBONES[name][1].__members__.get(weights)
     if published is not None:
         try:
-            state = published.get_state_dict(progress=True, check_hash=True)
-        except (URLError, OSError, RuntimeError) as error:
-            raise StppError(f"{weights} could not be downloaded ({error}); {choices}") from None
+            state = published.get_state_dict(progress=True, check_hash=True, weights_only=True)
+        except UNREADABLE as error:
+            raise StppError(f"{weights} could not be downloaded ({_reason(error)}); {choices}") from None
     else:
         path = folder / weights
-        if ".." in Path(weights).parts or not path.is_file():
+        if Path(weights).is_absolute() or ".." in Path(weights).parts or not path.is_file():
             raise StppError(f"{path}: no such file; {choices}")
         state = _read_state(path)
     return _checked(name, weights, state)
 
 
 def _read_state(path: Path) -> Mapping[str, Tensor]:
-    from pickle import UnpicklingError
-
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     state: object
     try:
         if path.suffix == ".safetensors":
             state = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise StppError(f"{path}: not a file of weights alone: {str(error).splitlines()[0]}") from None
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+    except UNREADABLE as error:
+        raise StppError(f"{path}: not a file of weights alone: {_reason(error)}") from None
+    if not isinstance(state, Mapping) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
+    ):
         raise StppError(f"{path}: not a state dict (tensors by name); save `model.state_dict()`")
     return state
+
+
+def _reason(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _checked(name: str, source: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""DeepLabv3+ as the paper's authors publish it: ASPP, image pooling, one low-level skip (paper, 4.1, its reference [7])."""
+"""DeepLabv3+ as the paper's authors publish it: ASPP, image pooling, one low-level skip (paper, 4.1 and [7] there)."""
 
 from typing import Literal
 

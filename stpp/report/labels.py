@@ -7,6 +7,9 @@ LABELS = {
     "student_1": "Student 1",
     "student": "Student 2 (ST++)",
     "stpp": "ST++",
+    "reliable": "reliable, by the teacher",
+    "unreliable": "unreliable, by the teacher",
+    "boosted": "unreliable, by student 1",
 }
 
 

@@ -1,0 +1,169 @@
+"""Pictures of masks beside their images, in the colours of the data set; pixel for pixel, so drawn with Pillow."""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from stpp.files import Rgb, replacing
+from stpp.params import IGNORE
+from stpp.report.labels import one_line
+
+Cell = NDArray[np.uint8] | None
+"""RGB (H, W, 3), a mask of class ids (H, W) with 255 ignored, or nothing."""
+Font = ImageFont.FreeTypeFont
+
+WIDTH = 2000
+SIDE = 320
+"""Pixels: the picture is at most so wide, and so is a cell, which is no higher either."""
+GAP = 8
+IDS = 132
+"""Pixels: the column of ids is at most so wide."""
+STRIPES = ((232, 232, 232), (196, 196, 196))
+"""Light greys that stand, in diagonal stripes, for ignored pixels."""
+INK, FAINT = (20, 20, 20), (150, 150, 150)
+
+
+def panel(
+    rows: Sequence[tuple[str, Sequence[Cell]]],
+    titles: Sequence[str],
+    palette: Sequence[Rgb],
+    classes: Sequence[str],
+    path: Path,
+    note: str = "",
+) -> None:
+    """Draw a grid: one row an image with its id, one cell a title; below it the classes that occur, and the note.
+
+    Cells of a size above 320 px are shrunk, smaller ones enlarged by a whole factor; masks keep their exact colours.
+    Raises ValueError if a row has not one cell for each title, IndexError if a mask holds an id without a colour.
+    """
+    side = min(SIDE, (WIDTH - IDS - GAP * (len(titles) + 2)) // max(1, len(titles)))
+    pictures = [[_shown(cell, palette, side) for _, cell in zip(titles, cells, strict=True)] for _, cells in rows]
+    sizes = [[_size(row, column, side) for column in range(len(titles))] for row in pictures]
+    widths = [max([size[column][0] for size in sizes] or [side]) for column in range(len(titles))]
+    heights = [max([height for _, height in row] or [side]) for row in sizes]
+
+    head, label, small = _font(14), _font(13), _font(11)
+    ids = [
+        _wrapped(name, IDS, small, max(1, high // 14), length=400)
+        for (name, _), high in zip(rows, heights, strict=True)
+    ]
+    margin = round(max([small.getlength(line) for lines in ids for line in lines] or [0]))
+    captions = [_wrapped(title, width, head, 2) for title, width in zip(titles, widths, strict=True)]
+    x = list(accumulate((width + GAP for width in widths), initial=margin + 2 * GAP))
+    width = max(x[-1], 480)
+    top = GAP + 18 * max([len(lines) for lines in captions] or [0]) + 4
+    y = list(accumulate((height + GAP for height in heights), initial=top))
+    swatches = _legend(rows, palette, classes)
+    places, end = _flow([label.getlength(name) for name, _ in swatches], width, y[-1] + GAP)
+    notes = _wrapped(note, width - 2 * GAP, label, 6, length=1000) if note else []
+    notes = notes if rows else ["no images to show"]
+
+    sheet = Image.new("RGB", (width, end + 18 * len(notes) + GAP), "white")
+    pen = ImageDraw.Draw(sheet)
+    for lines, left, wide in zip(captions, x, widths, strict=False):
+        for index, line in enumerate(lines):
+            at = (left + wide / 2, top - 6 - 18 * (len(lines) - 1 - index))
+            pen.text(at, line, INK, head, anchor="ms")
+    for lines, row, size, down in zip(ids, pictures, sizes, y, strict=False):
+        for index, line in enumerate(lines):
+            pen.text((GAP, down + 12 + 14 * index), line, INK, small, anchor="ls")
+        for picture, (wide, tall), left in zip(row, size, x, strict=False):
+            if picture is not None:
+                sheet.paste(picture, (left, down))
+            else:
+                pen.rectangle((left, down, left + wide - 1, down + tall - 1), outline=FAINT)
+                pen.text((left + wide / 2, down + tall / 2), "no mask", FAINT, label, anchor="mm")
+    for (name, swatch), (left, down) in zip(swatches, places, strict=True):
+        sheet.paste(swatch, (left, down))
+        pen.rectangle((left - 1, down - 1, left + swatch.width, down + swatch.height), outline=FAINT)
+        pen.text((left + 24, down + 11), name, INK, label, anchor="ls")
+    for index, line in enumerate(notes):
+        pen.text((GAP, end + 14 + 18 * index), line, INK, label, anchor="ls")
+    with replacing(path) as partial:
+        sheet.save(partial, format="PNG")
+
+
+def _shown(cell: Cell, palette: Sequence[Rgb], side: int) -> Image.Image | None:
+    """A cell as RGB that fits into a square of `side`; classes of a mask are sampled, never mixed."""
+    if cell is None:
+        return None
+    tall, wide = cell.shape[:2]
+    scale = min(side / wide, side / tall)
+    scale = int(scale) if scale >= 1 else scale
+    size = (max(1, round(wide * scale)), max(1, round(tall * scale)))
+    image = Image.fromarray(np.ascontiguousarray(cell))
+    if cell.ndim == 2:
+        return _coloured(np.asarray(image.resize(size, Image.Resampling.NEAREST)), palette)
+    return image.resize(size, Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS)
+
+
+def _coloured(mask: NDArray[np.uint8], palette: Sequence[Rgb]) -> Image.Image:
+    """Class ids (H, W) in their colours, 255 in stripes."""
+    v, u = np.indices(mask.shape)
+    stripes = np.array(STRIPES, dtype=np.uint8)[(u + v) // 4 % 2]
+    ignored = mask == IGNORE
+    colours = np.array(palette, dtype=np.uint8)[np.where(ignored, 0, mask)]
+    return Image.fromarray(np.where(ignored[:, :, None], stripes, colours))
+
+
+def _size(row: list[Image.Image | None], column: int, side: int) -> tuple[int, int]:
+    """Width and height of a cell; an empty one is as large as the first of its row that is not."""
+    picture = row[column] or next((p for p in row if p is not None), None)
+    return picture.size if picture is not None else (side, side * 3 // 4)
+
+
+def _legend(
+    rows: Sequence[tuple[str, Sequence[Cell]]], palette: Sequence[Rgb], classes: Sequence[str]
+) -> list[tuple[str, Image.Image]]:
+    """Name and swatch of every class that occurs in a mask, and of what is ignored."""
+    masks = [cell for _, cells in rows for cell in cells if cell is not None and cell.ndim == 2]
+    pixels = sum((np.bincount(mask.ravel(), minlength=256) for mask in masks), np.zeros(256, dtype=np.int64))
+    names = [*enumerate(classes), (IGNORE, "ignored")]
+    return [
+        (one_line(name), _coloured(np.full((12, 18), index, dtype=np.uint8), palette))
+        for index, name in names
+        if pixels[index]
+    ]
+
+
+def _flow(lengths: list[float], width: int, top: int) -> tuple[list[tuple[int, int]], int]:
+    """Places of the legend's swatches from left to right in lines, and where the legend ends."""
+    places, left, down = [], GAP, top
+    for length in lengths:
+        need = 24 + round(length) + 2 * GAP
+        if left > GAP and left + need > width:
+            left, down = GAP, down + 20
+        places.append((left, down))
+        left += need
+    return places, down + (20 if lengths else 0)
+
+
+def _font(size: int) -> Font:
+    """DejaVu Sans, which comes with matplotlib: the same on every machine. size: pixels."""
+    file = Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    return ImageFont.truetype(file, size, layout_engine=ImageFont.Layout.BASIC)
+
+
+def _wrapped(text: str, width: float, font: Font, most: int, length: int = 60) -> list[str]:
+    """Text in at most `most` lines of `width` px, broken after a space, `/`, `_` or `-` where there is one."""
+    rest, lines = one_line(text, length), list[str]()
+    while rest and len(lines) < most:
+        fit = _fitting(rest, width, font)
+        if fit < len(rest):
+            if len(lines) == most - 1:
+                return [*lines, rest[: _fitting(rest, width - font.getlength("…"), font)] + "…"]
+            fit = max((n for n in range(1, fit + 1) if rest[n - 1] in " /_-"), default=fit)
+        lines.append(rest[:fit].strip())
+        rest = rest[fit:]
+    return lines
+
+
+def _fitting(text: str, width: float, font: Font) -> int:
+    """How many characters fit into `width` px; at least 1."""
+    return max(1, bisect_right(range(1, len(text) + 1), width, key=lambda n: font.getlength(text[:n])))

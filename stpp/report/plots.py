@@ -10,8 +10,6 @@ from pathlib import Path
 import matplotlib as mpl
 import matplotlib.style
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -19,7 +17,7 @@ from numpy.typing import NDArray
 from stpp.files import replacing
 from stpp.report.labels import LABELS, one_line
 
-# The colours of Okabe and Ito, ordered so that neighbours differ in grey too; lines, markers and hatches differ besides.
+# The colours of Okabe and Ito. Lines, markers and hatches differ too, for a print in grey.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#000000", "#F0E442")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "p")
@@ -27,24 +25,18 @@ HATCHES = ("", "////", "....", "xxxx", r"\\\\", "++++", "oooo", "----", "||||")
 GROUPS = {"unreliable": (COLOURS[1], "////", "s"), "reliable": (COLOURS[0], "", "o")}
 
 DPI = 110
-WIDTH = 9.5
-"""Inches: 1045 px."""
+WIDTH = 9.5  # inches: 1045 px
 BINS = 20
-ANNOTATED = 12
-"""Up to so many classes, the cells of a confusion matrix hold their values."""
-TICKS = 48
-"""Up to so many classes, each has its tick in a confusion matrix; beyond, every so many-th has."""
+ANNOTATED = 12  # classes, up to which the cells of a confusion matrix hold their values
+TICKS = 48  # classes, up to which each has its tick in a confusion matrix
 STYLE = {
-    "font.size": 10,
-    "axes.titlesize": 11,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.color": "#DDDDDD",
-    "grid.linewidth": 0.7,
     "hatch.linewidth": 0.6,
-    "legend.frameon": False,
+    "legend.edgecolor": "none",
     "figure.constrained_layout.use": True,
     "text.parse_math": False,  # names of classes and models are text, whatever dollar signs they hold
 }
@@ -113,14 +105,13 @@ def _write(draw: Callable[[], Figure], path: Path) -> None:
         draw().savefig(unfinished, format="png", dpi=DPI, metadata={"Software": None})
 
 
-def _figure(height: float) -> Figure:
+def _figure(height: float = 4.2) -> Figure:
     """An empty figure of the common width; height in inches."""
-    figure = Figure(figsize=(WIDTH, height))
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(WIDTH, height))  # saved as PNG, it is drawn by Agg; pyplot and its state stay out
 
 
 def _label(name: str) -> str:
+    """How a model or a mask set is called in a figure."""
     shown = one_line(LABELS.get(name, name))
     return f" {shown}" if shown.startswith("_") else shown  # legends leave out what starts with an underscore
 
@@ -129,26 +120,29 @@ def _percent(value: float) -> str:
     return f"{100 * value:.1f}" if isfinite(value) else "n/a"
 
 
-def _nothing(ax: Axes, text: str) -> None:
-    ax.set_axis_off()
-    ax.text(0.5, 0.5, text, ha="center", va="center", color="#555555", transform=ax.transAxes)
+def _nothing(text: str) -> Figure:
+    figure = _figure(1.2)
+    figure.text(0.5, 0.5, text, ha="center", va="center", color="#555555")
+    return figure
 
 
 def _curves(rows: dict[str, list[dict[str, str]]]) -> Figure:
-    figure = _figure(4.2)
-    panels = (("train/loss", 1, "Training", "cross-entropy per pixel"), ("val/miou", 100, "Validation", "mIoU (%)"))
+    if not any(rows.values()):
+        return _nothing("no epoch trained yet")
+    figure = _figure()
+    panels = (
+        ("train/loss", 1, "Training", "cross-entropy (nats per pixel)"),
+        ("val/miou", 100, "Validation", "mIoU (%)"),
+    )
     for ax, (key, unit, title, name) in zip(figure.subplots(1, 2), panels, strict=True):
         looks = zip(cycle(COLOURS), cycle(LINES), cycle(MARKERS), strict=False)
         for (model, table), (colour, line, marker) in zip(rows.items(), looks, strict=False):
             x, y = (np.array([float(row.get(k) or nan) for row in table]) for k in ("epoch", key))
             last = f"{unit * y[-1]:.{1 if unit == 100 else 3}f}" if len(y) and isfinite(y[-1]) else "n/a"
-            look = {"color": colour, "linestyle": line, "linewidth": 1.6, "marker": marker, "markersize": 5}
             every = max(1, len(y) // 8)
-            ax.plot(x, unit * y, **look, markevery=(every - 1, every), label=f"{_label(model)}: {last}")
-        if not any(np.isfinite(line.get_ydata()).any() for line in ax.lines):
-            _nothing(ax, "no epoch yet")
-            continue
-        ax.set(title=title, xlabel="epoch", ylabel=name)
+            ax.plot(x, unit * y, color=colour, ls=line, marker=marker, ms=5, markevery=(every - 1, every))
+            ax.lines[-1].set_label(f"{_label(model)}: {last}")
+        ax.set(title=title, xlabel="epoch", ylabel=name, xlim=(0, None))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.legend(title="after the last epoch", alignment="left")
     return figure
@@ -157,62 +151,59 @@ def _curves(rows: dict[str, list[dict[str, str]]]) -> Figure:
 def _stability(scores: dict[str, float], reliable: set[str], quality: dict[str, float]) -> Figure:
     known = {name: value for name, value in scores.items() if isfinite(value)}
     pairs = {name: (value, quality[name]) for name, value in known.items() if isfinite(quality.get(name, nan))}
-    figure = _figure(4.2)
-    left, *right = figure.subplots(1, 2 if pairs else 1, squeeze=False)[0]
     if not known:
-        _nothing(left, "no stability scores")
-        return figure
+        return _nothing("no stability scores")
+    figure = _figure()
+    left, *right = figure.subplots(1, 2 if pairs else 1, squeeze=False)[0]
     edges = np.linspace(0, max(1.0, *known.values()), BINS + 1)
     below = np.zeros(BINS)
     for group, (colour, hatch, marker) in GROUPS.items():
         names = [name for name in known if (name in reliable) == (group == "reliable")]
         counts, _ = np.histogram([known[name] for name in names], edges)
-        look = {"color": colour, "hatch": hatch, "edgecolor": "white", "label": f"{group} ({len(names)})"}
-        left.bar(edges[:-1], counts, np.diff(edges), below, align="edge", **look)
+        left.bar(edges[:-1], counts, np.diff(edges), below, align="edge", color=colour, hatch=hatch, ec="white")
+        left.containers[-1].set_label(f"{group} ({len(names)})")
         below += counts
         for ax in right:
             x, y = ([pairs[name][side] for name in names if name in pairs] for side in (0, 1))
-            look = {"color": colour, "marker": marker, "alpha": 0.7, "linewidths": 0, "label": f"{group} ({len(x)})"}
-            ax.scatter(x, 100 * np.array(y), s=22, **look)
+            points = ax.scatter(x, 100 * np.array(y), s=22, color=colour, marker=marker, alpha=0.7, linewidths=0)
+            points.set_label(f"{group} ({len(x)})")
     left.set(title=f"Stability of {len(known)} unlabelled images", xlim=(edges[0], edges[-1]))
     left.set(xlabel="stability score", ylabel="images")
-    left.yaxis.set_major_locator(MaxNLocator(integer=True))
+    left.yaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     left.grid(visible=False, axis="x")
     left.legend()
     for ax in right:
         rho = rank_correlation([s for s, _ in pairs.values()], [q for _, q in pairs.values()])
         shown = f"{rho:.2f}" if isfinite(rho) else "n/a"
-        ax.set(title=f"Stability and quality: Spearman's ρ = {shown}, n = {len(pairs)}")
+        ax.set(title=f"Spearman rank correlation {shown}, n = {len(pairs)}")
         ax.set(xlabel="stability score", ylabel="true mIoU of the pseudo mask (%)")
         ax.legend()
     return figure
 
 
 def _quality(groups: dict[str, float]) -> Figure:
-    figure = _figure(4.2)
-    ax = figure.subplots()
     if not groups:
-        _nothing(ax, "no pseudo masks with true ones to compare")
-        return figure
+        return _nothing("no pseudo masks with true ones to compare")
+    figure = _figure()
+    ax = figure.subplots()
     looks = zip(cycle(COLOURS), cycle(HATCHES), strict=False)
     for x, (value, (colour, hatch)) in enumerate(zip(groups.values(), looks, strict=False)):
-        ax.bar(x, 100 * value, 0.6, color=colour, hatch=hatch, edgecolor="white")
+        ax.bar(x, 100 * value, 0.6, color=colour, hatch=hatch, ec="white")
         at = (x, 100 * value if isfinite(value) else 0)
         ax.annotate(_percent(value), at, (0, 3), textcoords="offset points", ha="center")
     ax.set_xticks(range(len(groups)), [_label(group) for group in groups])
-    ax.set(title="Pseudo masks against true masks", xlabel="pseudo masks", ylabel="mIoU (%)", ylim=(0, 105))
-    ax.set_xlim(-0.8, max(len(groups), 3) - 0.2)
+    ax.set(title="Pseudo masks against true masks", xlabel="pseudo masks", ylabel="mIoU (%)")
+    ax.set(xlim=(-0.8, max(len(groups), 3) - 0.2), ylim=(0, 105))
     ax.grid(visible=False, axis="x")
     return figure
 
 
 def _per_class(scores: dict[str, list[float]], classes: tuple[str, ...]) -> Figure:
-    thick = min(0.24, 0.8 / max(1, len(scores)))  # of a bar, in inches; and as much between classes
-    figure = _figure(1.3 + len(classes) * (len(scores) + 1) * thick)
+    if not scores or not classes:
+        return _nothing("no model evaluated")
+    bars = len(classes) * (len(scores) + 1)  # with a gap as wide as a bar between classes
+    figure = _figure(1.3 + bars * min(0.24, max(0.145, 5 / bars)))
     ax = figure.subplots()
-    if not scores:
-        _nothing(ax, "no model evaluated")
-        return figure
     looks = zip(cycle(COLOURS), cycle(HATCHES), strict=False)
     bar = 1 / (len(scores) + 1)
     for index, ((model, values), (colour, hatch)) in enumerate(zip(scores.items(), looks, strict=False)):
@@ -221,8 +212,8 @@ def _per_class(scores: dict[str, list[float]], classes: tuple[str, ...]) -> Figu
         known = [value for value in values if isfinite(value)]
         mean = _percent(sum(known) / len(known) if known else nan)
         y = np.arange(len(classes)) + (index - (len(scores) - 1) / 2) * bar
-        look = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0.5}
-        ax.barh(y, 100 * np.array(values), bar, **look, label=f"{_label(model)}: mIoU {mean}")
+        label = f"{_label(model)}: mIoU {mean}"
+        ax.barh(y, 100 * np.array(values), bar, color=colour, hatch=hatch, ec="white", lw=0.5, label=label)
         for at, value in zip(y, values, strict=True):
             end = (100 * value if isfinite(value) else 0, at)
             ax.annotate(_percent(value), end, (3, 0), textcoords="offset points", va="center_baseline", fontsize=7.5)
@@ -234,10 +225,13 @@ def _per_class(scores: dict[str, list[float]], classes: tuple[str, ...]) -> Figu
 
 
 def _confusion(matrix: list[list[int]], classes: tuple[str, ...]) -> Figure:
+    if not classes:
+        return _nothing("no classes")
     counts = np.array(matrix, dtype=np.float64).reshape(len(classes), len(classes))
     with np.errstate(invalid="ignore"):
         shares = 100 * counts / counts.sum(axis=1, keepdims=True)
     figure = _figure(7.8)
+    figure.set_layout_engine("compressed")
     ax = figure.subplots()
     image = ax.imshow(shares, cmap=mpl.colormaps["Blues"].with_extremes(bad="#E8E8E8"), vmin=0, vmax=100)
     if len(classes) <= ANNOTATED:

@@ -1,7 +1,7 @@
 """Stage report: figures of a whole run, for DVC and in the MLflow runs they belong to."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
@@ -11,7 +11,12 @@ from stpp.resume import root
 from stpp.stages import options
 from stpp.tracking import attach
 
-PSEUDO_ROWS = 3
+if TYPE_CHECKING:
+    from stpp.data.datasets import Photos
+    from stpp.report.panels import Cell
+
+ENDS = 3
+"""So many of the most and of the least stable images of a mask set are shown."""
 
 
 def report(
@@ -25,70 +30,37 @@ def report(
     params: options.Params = None,
 ) -> None:
     """Draw curves, stability, quality, classes and panels, and put each into the MLflow run it tells of."""
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from stpp.data.images import read_image, read_mask, to_classes
-    from stpp.masks import MaskSet, decode_mask
+    from stpp.data.datasets import Photos
     from stpp.params import load
-    from stpp.report import panels, plots
-    from stpp.report.labels import LABELS
+    from stpp.report import plots
 
     p = load(options.params_files(params))
     dataset = read_dataset(data)
-    source = Path(p.data.root)
+    photos = Photos(dataset, Path(p.data.root))
     metrics = read_json(evaluation / "metrics.json")
     stability = {row["id"]: float(row["stability"]) for row in read_csv(scores / "scores.csv")}
-    quality = {row["id"]: float(row["miou"]) for row in read_csv(evaluation / "quality.csv")}
-    reliable = set(read_ids(selection / "reliable.txt"))
-    curves = {folder.name: read_csv(folder / "curve.csv") for folder in model}
-    per_class: dict[str, list[float]] = {}
-    for row in read_csv(evaluation / "per_class.csv"):
-        if row["set"] == "val":
-            per_class.setdefault(row["model"], []).append(float(row["iou"]))
-
-    def cells(name: str) -> list[NDArray[np.uint8] | None]:
-        record = dataset.records[name]
-        truth = to_classes(read_mask(source / record.mask), dataset.values) if record.mask else None
-        return [read_image(source / record.image)[0], truth]
-
-    predicted = {f.name: f for f in sorted((evaluation / "panels").iterdir())}
-    order = [m for m in metrics["val"] if m in predicted]
-    shown = (
-        sorted(str(f.relative_to(predicted[order[0]]).with_suffix("")) for f in predicted[order[0]].rglob("*.png"))
-        if order
-        else []
-    )
     with replacing_folder(out) as partial:
+        curves = {folder.name: read_csv(folder / "curve.csv") for folder in model}
         plots.curves(curves, partial / "curves.png")
         for name, rows in curves.items():
             plots.curves({name: rows}, partial / f"curve_{name}.png")
-        plots.stability(stability, reliable, quality, partial / "stability.png")
-        plots.per_class(per_class, dataset.classes, partial / "per_class.png")
-        plots.confusion(
-            list(read_json(evaluation / "scores.json")["val"].values())[-1], dataset.classes, partial / "confusion.png"
-        )
+
+        quality = {row["id"]: float(row["miou"]) for row in read_csv(scores / "quality.csv")}
+        plots.stability(stability, set(read_ids(selection / "reliable.txt")), quality, partial / "stability.png")
         if "pseudo" in metrics:
-            plots.quality({g: s["miou"] for g, s in metrics["pseudo"].items()}, partial / "quality.png")
-        rows = [
-            (i, [*cells(i), *(decode_mask((predicted[m] / f"{i}.png").read_bytes()) for m in order)]) for i in shown
-        ]
-        titles = ["image", "ground truth", *(LABELS.get(m, m) for m in order)]
-        panels.panel(rows, titles, dataset.palette, dataset.classes, partial / "panels.png")
+            plots.quality({group: q["miou"] for group, q in metrics["pseudo"].items()}, partial / "quality.png")
+
+        per_class: dict[str, list[float]] = {}
+        for row in read_csv(evaluation / "per_class.csv"):
+            if row["set"] == "val":
+                per_class.setdefault(row["model"], []).append(float(row["iou"]))
+        plots.per_class(per_class, dataset.classes, partial / "per_class.png")
+        *_, final = read_json(evaluation / "scores.json")["val"].values()
+        plots.confusion(final, dataset.classes, partial / "confusion.png")
+
+        _predictions(photos, evaluation / "panels", list(metrics["val"]), partial / "panels.png")
         for folder in masks:
-            mask_set = MaskSet(folder / "masks")
-            ranked = sorted(mask_set.ids, key=lambda i: (-stability.get(i, 0), i))
-            picked = [*ranked[:PSEUDO_ROWS], *ranked[-PSEUDO_ROWS:]] if len(ranked) > 2 * PSEUDO_ROWS else ranked
-            rows = [(i, [*cells(i), mask_set.read(i)]) for i in picked]
-            note = "the most and the least stable images of this set"
-            panels.panel(
-                rows,
-                ["image", "ground truth", "pseudo mask"],
-                dataset.palette,
-                dataset.classes,
-                partial / f"panel_{folder.name}.png",
-                note,
-            )
+            _pseudo_masks(photos, folder / "masks", stability, partial / f"panel_{folder.name}.png")
         write_text(partial / "results.txt", table([metrics], dataset.name) + "\n")
 
     for folder in model:
@@ -98,3 +70,37 @@ def report(
     attach(scores / "run.json", [out / "stability.png"], root())
     attach(evaluation / "run.json", sorted(out.glob("*.png")), root())
     print(table([metrics], dataset.name))
+
+
+def _predictions(photos: "Photos", folder: Path, models: list[str], path: Path) -> None:
+    """Validation images beside the truth and what every model makes of them."""
+    from stpp.masks import decode_mask
+    from stpp.report.labels import LABELS
+    from stpp.report.panels import panel
+
+    first = folder / models[0]
+    ids = sorted(file.relative_to(first).with_suffix("").as_posix() for file in first.rglob("*.png"))
+    rows = []
+    for name in ids:
+        predicted = [decode_mask((folder / model / f"{name}.png").read_bytes()) for model in models]
+        rows.append((name, [*_known(photos, name), *predicted]))
+    titles = ["image", "ground truth", *(LABELS.get(model, model) for model in models)]
+    panel(rows, titles, photos.dataset.palette, photos.dataset.classes, path)
+
+
+def _pseudo_masks(photos: "Photos", folder: Path, stability: dict[str, float], path: Path) -> None:
+    """The most and the least stable images of a mask set, beside the truth where there is one."""
+    from stpp.masks import MaskSet
+    from stpp.report.panels import panel
+
+    masks = MaskSet(folder)
+    ranked = sorted(masks.ids, key=lambda name: (-stability[name], name))
+    ends = [*ranked[:ENDS], *ranked[max(ENDS, len(ranked) - ENDS) :]]
+    rows = [(f"{name} ({stability[name]:.2f})", [*_known(photos, name), masks.read(name)]) for name in ends]
+    note = f"the {ENDS} most and the {ENDS} least stable images of this set"
+    panel(rows, ["image", "ground truth", "pseudo mask"], photos.dataset.palette, photos.dataset.classes, path, note)
+
+
+def _known(photos: "Photos", name: str) -> "list[Cell]":
+    """An image and its true mask, if it has one."""
+    return [photos.image(name), photos.mask(name) if photos.dataset.records[name].mask else None]

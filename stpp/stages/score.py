@@ -41,16 +41,19 @@ def score(
         split=split,
         inputs=[checkpoints],
         out=out,
-        files=["scores.csv"],
+        files=["scores.csv", "quality.csv"],
         work=work,
     )
 
 
 def _score(job: Job, run: Run, p: "Params", checkpoints: Path, data: Path, split: Path) -> None:
+    import torch
+
     from stpp.data.datasets import Photos, Plain
     from stpp.data.loaders import prediction_loader
     from stpp.engine import device as devices
     from stpp.engine.evaluate import predictions
+    from stpp.engine.metrics import confusion, miou
     from stpp.files import read_csv, read_dataset, read_ids, write_csv
     from stpp.masks import shards_of
     from stpp.models import build
@@ -72,8 +75,13 @@ def _score(job: Job, run: Run, p: "Params", checkpoints: Path, data: Path, split
         rows = []
         for views in zip(*streams, strict=True):
             masks = [probabilities.argmax(0) for _, probabilities in views]  # M_i1 .. M_iK
-            rows.append((views[0][0], stability(masks, classes)))
-        write_csv(path, ("id", "stability"), rows)
+            name = views[0][0]
+            quality = ""
+            if dataset.records[name].mask:
+                truth = torch.from_numpy(photos.mask(name))
+                quality = repr(miou(confusion(masks[-1].cpu(), truth, classes)))
+            rows.append((name, stability(masks, classes), quality))
+        write_csv(path, ("id", "stability", "quality"), rows)
 
     ids = read_ids(split / "unlabeled.txt")
     shards = shards_of(ids, p.score.shards)
@@ -82,8 +90,12 @@ def _score(job: Job, run: Run, p: "Params", checkpoints: Path, data: Path, split
         for index, shard in enumerate(progress(shards, f"score {len(ids)} images, K = {len(files)}", len(shards)))
     ]
 
-    rows = sorted((row["id"], float(row["stability"])) for part in parts for row in read_csv(part))
+    scored = [row for part in parts for row in read_csv(part)]
+    rows = sorted((row["id"], float(row["stability"])) for row in scored)
     write_csv(job.folder / "scores.csv", ("id", "stability"), rows)
+    # Of no use to any later stage but the report: the true quality of M_iK, where an unlabelled image has a mask.
+    known = sorted((row["id"], row["quality"]) for row in scored if row["quality"])
+    write_csv(job.folder / "quality.csv", ("id", "miou"), known)
     run.table({"id": [r[0] for r in rows], "stability": [r[1] for r in rows]}, "scores.json")
     values = [r[1] for r in rows]
     run.log({"stability/mean": sum(values) / len(values), "stability/min": min(values)}, 0)

@@ -1,0 +1,467 @@
+"""The training loop against one written by hand, and against its own interruption."""
+
+import copy
+import io
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import stpp.engine.fit as fit_module
+from stpp.data.datasets import Labeled, Photos, Plain, Training
+from stpp.data.loaders import Batches, prediction_loader
+from stpp.engine.evaluate import Scores, evaluate
+from stpp.engine.fit import Hooks, State, checkpoint_epochs, cross_entropy, fit
+from stpp.files import StppError
+from stpp.params import Augment, Model, Runtime, Strong, Train, Weak
+
+CPU = torch.device("cpu")
+MODEL, RUNTIME = Model(), Runtime(workers=0)
+CLASSES = 3
+
+
+class Tiny(nn.Module):
+    """A backbone with batch norm and dropout, and a head: all that a network has to lose over an interruption."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+        self.dropout = nn.Dropout(0.3)
+        self.head = nn.Conv2d(4, CLASSES, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.dropout(self.backbone(x)))
+        return out
+
+
+def tiny(seed: int = 0) -> Tiny:
+    torch.manual_seed(seed)
+    return Tiny()
+
+
+class Noise:
+    """Training data in memory that needs no augmentation: any (epoch, position) gives the position's sample."""
+
+    def __init__(self, samples: int, size: int = 6) -> None:
+        generator = torch.Generator().manual_seed(1)
+        self.x = torch.randn(samples, 3, size, size, generator=generator)
+        self.y = torch.randint(CLASSES, (samples, size, size), generator=generator)
+        self.y[:, 0] = 255
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, draw: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        return self.x[draw[1]], self.y[draw[1]]
+
+
+def scores(right: int) -> Scores:
+    """Rises with `right`, which lies in 0..10."""
+    return Scores(torch.tensor([[right, 10 - right, 0], [10 - right, right, 0], [0, 0, 0]]))
+
+
+class KilledError(Exception):
+    """The process ends here."""
+
+
+@dataclass
+class World:
+    """Hooks that write down their calls, and keep on a disk of bytes what a process leaves behind."""
+
+    quality: Iterator[int] = field(default_factory=lambda: iter([5] * 99))
+    validate_with: Callable[[nn.Module], Scores] | None = None
+    calls: list[str] = field(default_factory=list)
+    logged: list[tuple[dict[str, float], int]] = field(default_factory=list)
+    disk: dict[str, bytes] = field(default_factory=dict)
+    kill: tuple[str, int] | None = None
+    """(hook, n): the n-th call of that hook from 0 ends the process before it has done anything."""
+    seen: Counter[str] = field(default_factory=Counter)
+
+    def pass_(self, hook: str) -> None:
+        self.seen[hook] += 1
+        if self.kill == (hook, self.seen[hook] - 1):
+            raise KilledError
+        self.calls.append(hook)
+
+    def hooks(self) -> Hooks:
+        return Hooks(validate=self.validate, checkpoint=self.checkpoint, save=self.save, log=self.log)
+
+    def validate(self, network: nn.Module) -> Scores:
+        self.pass_("validate")
+        return self.validate_with(network) if self.validate_with else scores(next(self.quality))
+
+    def checkpoint(self, which: str, network: nn.Module) -> None:
+        self.pass_("checkpoint")
+        self.calls[-1] = f"checkpoint {which}"
+        self.write(which, network.state_dict())
+
+    def save(self, state: State) -> None:
+        self.pass_("save")
+        self.write("state", state)
+
+    def log(self, row: dict[str, float], epoch: int) -> None:
+        self.pass_("log")
+        self.logged.append((dict(row), epoch))
+
+    def step(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """The loss, and one more place to end at."""
+        self.pass_("step")
+        self.calls.pop()
+        return cross_entropy(network, x, y)
+
+    def write(self, name: str, value: object) -> None:
+        buffer = io.BytesIO()
+        torch.save(value, buffer)
+        self.disk[name] = buffer.getvalue()
+
+    def read(self, name: str) -> Any:
+        return torch.load(io.BytesIO(self.disk[name]), weights_only=True) if name in self.disk else None
+
+
+def run(network: nn.Module, data: Any, train: Train, world: World, **more: Any) -> list[dict[str, float]]:
+    return fit(
+        network, data, train, model=MODEL, runtime=RUNTIME, device=CPU, role="teacher", hooks=world.hooks(), **more
+    )
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return set(a) == set(b) and all(torch.equal(a[k], b[k]) for k in a)
+
+
+# -- the loss ---------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def logits_and_targets(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
+    """Logits (B, 3, H, W) that need a gradient, and targets (B, H, W), any of them 255."""
+    shape = draw(st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4)))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32 - 1)))
+    y = torch.randint(CLASSES, shape, generator=generator)
+    y[torch.rand(shape, generator=generator) < draw(st.sampled_from([0.0, 0.3, 0.9, 1.0]))] = 255
+    x = torch.randn(shape[0], CLASSES, *shape[1:], generator=generator) * 3
+    return x.requires_grad_(), y
+
+
+@settings(max_examples=50, deadline=None)
+@given(logits_and_targets())
+def test_the_loss_is_the_mean_over_valid_pixels_of_minus_the_log_of_the_true_class(
+    given: tuple[Tensor, Tensor],
+) -> None:
+    x, y = given
+    log_p = x.detach().double() - x.detach().double().exp().sum(1, keepdim=True).log()
+    terms = [-float(log_p[b, int(y[b, r, c]), r, c]) for b, r, c in (y != 255).nonzero().tolist()]
+    expected = sum(terms) / max(len(terms), 1)
+    assert cross_entropy(nn.Identity(), x, y).item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+@settings(max_examples=50, deadline=None)
+@given(logits_and_targets())
+def test_the_loss_has_no_gradient_where_the_target_is_255_and_does_not_see_the_logits_there(
+    given: tuple[Tensor, Tensor],
+) -> None:
+    x, y = given
+    loss = cross_entropy(nn.Identity(), x, y)
+    loss.backward()
+    ignored = (y == 255)[:, None].expand_as(x)
+    assert x.grad is not None
+    assert not x.grad[ignored].any()
+    changed = torch.where(ignored, x.detach() * -7 + 3, x.detach())
+    assert torch.equal(cross_entropy(nn.Identity(), changed, y), loss)
+
+
+@settings(max_examples=25, deadline=None)
+@given(logits_and_targets())
+def test_where_nothing_is_ignored_the_loss_is_torchs_mean(given: tuple[Tensor, Tensor]) -> None:
+    x, y = given[0], given[1].clamp(max=CLASSES - 1)
+    torch.testing.assert_close(cross_entropy(nn.Identity(), x, y), F.cross_entropy(x, y))
+
+
+def test_a_batch_that_is_ignored_altogether_costs_nothing_and_teaches_nothing() -> None:
+    x = torch.randn(2, CLASSES, 4, 4, requires_grad=True)
+    loss = cross_entropy(nn.Identity(), x, torch.full((2, 4, 4), 255))
+    loss.backward()
+    assert loss.item() == 0
+    assert x.grad is not None
+    assert torch.equal(x.grad, torch.zeros_like(x))
+
+
+def test_the_loss_is_computed_in_float32_whatever_the_network_gives() -> None:
+    x, y = torch.randn(1, CLASSES, 3, 3).bfloat16(), torch.zeros(1, 3, 3, dtype=torch.int64)
+    assert torch.equal(cross_entropy(nn.Identity(), x, y), cross_entropy(nn.Identity(), x.float(), y))
+
+
+# -- the checkpoints --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "epochs", "kept"),
+    [(3, 80, [26, 53, 80]), (3, 240, [80, 160, 240]), (3, 3, [1, 2, 3]), (4, 10, [2, 5, 7, 10])],
+)
+def test_checkpoints_are_kept_after_the_papers_epochs(checkpoints: int, epochs: int, kept: list[int]) -> None:
+    assert checkpoint_epochs(checkpoints, epochs) == kept
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(2, 40), st.integers(0, 400))
+def test_k_checkpoints_rise_evenly_to_the_last_epoch(checkpoints: int, more: int) -> None:
+    epochs = checkpoints + more
+    kept = checkpoint_epochs(checkpoints, epochs)
+    assert len(kept) == checkpoints
+    assert kept[-1] == epochs
+    gaps = [b - a for a, b in pairwise([0, *kept])]
+    assert min(gaps) >= 1
+    assert max(gaps) - min(gaps) <= 1
+    assert kept == [math.floor(j * epochs / checkpoints + 1e-9) for j in range(1, checkpoints + 1)]
+
+
+# -- the loop ---------------------------------------------------------------------------------------------------------
+
+
+def test_training_is_sgd_with_momentum_and_decay_on_the_poly_schedule_as_written_by_hand() -> None:
+    train = Train(epochs=3, batch_size=4, lr=0.2, head_lr_factor=5.0, momentum=0.8, weight_decay=0.01, checkpoints=2)
+    data, network = Noise(10), tiny()
+    network.dropout.p = 0.0
+    hand = copy.deepcopy(network)
+
+    def validate(net: nn.Module) -> Scores:
+        net.eval()  # as every evaluation leaves it
+        return scores(5)
+
+    curve = run(network, data, train, World(validate_with=validate))
+
+    velocity = {name: torch.zeros_like(p) for name, p in hand.named_parameters()}
+    order = list(Batches(10, 4, 3, train.seed, "teacher"))  # 2 batches an epoch: 2 of the 10 samples are dropped
+    losses = []
+    for iteration, batch in enumerate(order):
+        hand.zero_grad()
+        x, y = (torch.stack(part) for part in zip(*(data[draw] for draw in batch), strict=True))
+        loss = F.cross_entropy(hand(x), y, ignore_index=255)
+        loss.backward()
+        losses.append(loss.item())
+        lr = 0.2 * 4 / 16 * (1 - iteration / 6) ** 0.9
+        with torch.no_grad():
+            for name, p in hand.named_parameters():
+                velocity[name] = 0.8 * velocity[name] + p.grad + 0.01 * p
+                p.sub_(lr * (1 if name.startswith("backbone.") else 5) * velocity[name])
+
+    assert len(order) == 6
+    for (name, got), expected in zip(network.named_parameters(), hand.parameters(), strict=True):
+        torch.testing.assert_close(got, expected, msg=lambda text, name=name: f"{name}: {text}")
+    assert [row["train/loss"] for row in curve] == pytest.approx([sum(losses[i : i + 2]) / 2 for i in (0, 2, 4)])
+
+
+def test_the_curve_has_a_row_an_epoch_with_the_scores_and_the_rate_of_its_last_iteration() -> None:
+    train = Train(epochs=3, batch_size=4, lr=0.04, checkpoints=2)
+    world = World(quality=iter([2, 6, 4]))
+    curve = run(tiny(), Noise(9), train, world)
+    for epoch, (row, right) in enumerate(zip(curve, (2, 6, 4), strict=True), 1):
+        of_class = right / (20 - right)
+        assert row["epoch"] == epoch
+        assert row["train/lr"] == pytest.approx(0.01 * (1 - (2 * epoch - 1) / 6) ** 0.9)
+        assert row["val/miou"] == pytest.approx(of_class)
+        assert row["val/pixel_accuracy"] == pytest.approx(right / 10)
+        assert [row["val/iou/0"], row["val/iou/1"]] == pytest.approx([of_class] * 2)
+        assert math.isnan(row["val/iou/2"])
+    logged = [({k: v for k, v in row.items() if k != "train/images_per_second"}, epoch) for row, epoch in world.logged]
+    assert str(logged) == str([(row, int(row["epoch"])) for row in curve])
+    assert all(row["train/images_per_second"] > 0 for row, _ in world.logged)
+
+
+def test_an_epoch_ends_with_validation_then_checkpoints_then_the_state_then_the_log() -> None:
+    world = World(quality=iter([5, 4, 6, 6]))
+    run(tiny(), Noise(4), Train(epochs=4, batch_size=2, checkpoints=2), world)
+    assert world.calls == [
+        *("validate", "checkpoint best", "save", "log"),
+        *("validate", "checkpoint 1", "save", "log"),
+        *("validate", "checkpoint best", "save", "log"),
+        *("validate", "checkpoint 2", "save", "log"),
+    ]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(0, 10), min_size=2, max_size=8))
+def test_the_best_checkpoint_is_written_when_the_score_rises_above_all_before_and_then_alone(
+    quality: list[int],
+) -> None:
+    world = World(quality=iter(quality))
+    run(tiny(), Noise(2), Train(epochs=len(quality), batch_size=2, checkpoints=2), world)
+    ended = [epoch.split() for epoch in " ".join(world.calls).split("validate")[1:]]
+    assert ["best" in calls for calls in ended] == [q > max(quality[:i], default=-1) for i, q in enumerate(quality)]
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(2, 4), st.integers(0, 4))
+def test_k_checkpoints_hold_the_weights_of_their_epochs_and_the_last_one_those_at_the_end(k: int, more: int) -> None:
+    world, network = World(), tiny()
+    epochs = k + more
+    at_end: list[dict[str, Tensor]] = []
+
+    def validate(net: nn.Module) -> Scores:
+        at_end.append(copy.deepcopy(net.state_dict()))
+        return scores(5)
+
+    world.validate_with = validate
+    run(network, Noise(2), Train(epochs=epochs, batch_size=2, checkpoints=k), world)
+    for j in range(1, k + 1):
+        assert equal(world.read(str(j)), at_end[j * epochs // k - 1])
+    assert equal(world.read(str(k)), network.state_dict())
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_is_an_error_that_names_the_learning_rate(bad: float) -> None:
+    world = World()
+
+    def step(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        world.pass_("step")
+        return cross_entropy(network, x, y) * (bad if world.seen["step"] == 4 else 1.0)
+
+    with pytest.raises(StppError, match=r"teacher: the loss is (nan|inf) in epoch 2: .*train\.lr"):
+        run(tiny(), Noise(6), Train(epochs=3, batch_size=2, checkpoints=2), world, step=step)
+    assert len(world.logged) == 1
+    assert world.read("state")["iteration"] == 3  # nothing of the epoch that diverged is kept
+
+
+def test_a_learning_rate_that_is_far_too_high_is_found_out() -> None:
+    with pytest.raises(StppError, match=r"train\.lr"):
+        run(tiny(), Noise(8), Train(epochs=9, batch_size=2, lr=1e30, checkpoints=2), World())
+
+
+def test_a_small_set_is_learned() -> None:
+    """The loss of three colours, one a class, falls to a small part of what it was."""
+    data = Noise(4)
+    data.x = F.one_hot(data.y % 255, CLASSES).permute(0, 3, 1, 2).float()
+    network = tiny()
+    network.dropout.p = 0.0
+    curve = run(network, data, Train(epochs=40, batch_size=4, lr=1.0, head_lr_factor=1.0, checkpoints=2), World())
+    assert curve[-1]["train/loss"] < 0.1 * curve[0]["train/loss"]
+
+
+# -- going on ---------------------------------------------------------------------------------------------------------
+
+TRAIN = Train(epochs=3, batch_size=2, lr=0.3, checkpoints=2)
+AUGMENT = Augment(weak=Weak(base=32, crop=24), strong=Strong())
+
+
+@dataclass
+class Undisturbed:
+    data: Training
+    validate: Callable[[nn.Module], Scores]
+    weights: dict[str, Tensor]
+    curve: list[dict[str, float]]
+    disk: dict[str, bytes]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(make_photos: Callable[..., Photos]) -> Undisturbed:
+    """Three epochs of three iterations on photographs, weakly and strongly augmented, that nothing stops."""
+    torch.set_num_threads(1)
+    photos = make_photos([(32, 32)] * 6, CLASSES)
+    ids = list(photos.dataset.records)
+    data = Training(Labeled(photos, ids[:2]), 2, [Labeled(photos, ids[2:4])], AUGMENT, TRAIN.seed, "teacher")
+    val = prediction_loader(Plain(photos, ids[4:]), 2, RUNTIME)
+
+    def validate(network: nn.Module) -> Scores:
+        return evaluate(network, val, photos, MODEL, CPU)
+
+    network, world = tiny(), World(validate_with=validate)
+    curve = run(network, data, TRAIN, world)
+    return Undisturbed(data, validate, network.state_dict(), curve, world.disk)
+
+
+def killed_and_resumed(undisturbed: Undisturbed, kills: list[tuple[str, int]]) -> tuple[nn.Module, World, list[Any]]:
+    """Start, end at every kill, start again from the disk in a process of its own randomness; then to the end."""
+    disk: dict[str, bytes] = {}
+    for attempt, kill in enumerate([*kills, None]):
+        world = World(validate_with=undisturbed.validate, disk=disk, kill=kill)
+        network = tiny()
+        torch.manual_seed(1000 + attempt)
+        try:
+            curve = run(network, undisturbed.data, TRAIN, world, state=world.read("state"), step=world.step)
+        except KilledError:
+            continue
+        return network, world, curve
+    raise AssertionError("the last attempt is not killed")
+
+
+def assert_same(undisturbed: Undisturbed, network: nn.Module, world: World, curve: list[Any]) -> None:
+    assert equal(network.state_dict(), undisturbed.weights)
+    assert curve == undisturbed.curve
+    for name in ("1", "2", "best"):
+        assert equal(world.read(name), torch.load(io.BytesIO(undisturbed.disk[name]), weights_only=True)), name
+
+
+@pytest.mark.parametrize("save_every", [math.inf, -1.0], ids=["saved_by_epoch", "saved_by_iteration"])
+@pytest.mark.parametrize("iteration", range(9))
+def test_a_run_stopped_in_any_iteration_ends_in_the_weights_and_the_curve_of_one_never_stopped(
+    undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch, iteration: int, save_every: float
+) -> None:
+    monkeypatch.setattr(fit_module, "SAVE_EVERY_S", save_every)
+    network, world, curve = killed_and_resumed(undisturbed, [("step", iteration)])
+    assert_same(undisturbed, network, world, curve)
+    left = 9 - (iteration if save_every < 0 else iteration // 3 * 3)
+    assert world.seen["step"] == left  # and nothing is done twice that was saved
+
+
+KILLS = st.tuples(st.sampled_from(["step", "validate", "checkpoint", "save", "log"]), st.integers(0, 4))
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(kills=st.lists(KILLS, min_size=1, max_size=4), save_every=st.sampled_from([math.inf, -1.0]))
+def test_a_run_stopped_again_and_again_in_any_hook_ends_as_one_never_stopped(
+    undisturbed: Undisturbed, kills: list[tuple[str, int]], save_every: float
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit_module, "SAVE_EVERY_S", save_every)
+        network, world, curve = killed_and_resumed(undisturbed, kills)
+    assert_same(undisturbed, network, world, curve)
+
+
+def test_the_undisturbed_run_would_notice_another_order_of_random_numbers(undisturbed: Undisturbed) -> None:
+    """Dropout, augmentation and batch order all matter to the weights compared above."""
+    for role in ("teacher", "student"):
+        network = tiny()
+        fit(
+            network,
+            undisturbed.data,
+            TRAIN,
+            model=MODEL,
+            runtime=RUNTIME,
+            device=CPU,
+            role=role,
+            hooks=World(validate_with=undisturbed.validate).hooks(),
+        )
+        assert equal(network.state_dict(), undisturbed.weights) == (role == "teacher")
+
+
+def test_a_run_that_goes_on_logs_the_epochs_it_has_behind_it_once_more(undisturbed: Undisturbed) -> None:
+    _, world, curve = killed_and_resumed(undisturbed, [("step", 7)])
+    assert world.calls[:2] == ["log", "log"]
+    assert [epoch for _, epoch in world.logged] == [1, 2, 3]
+    assert [row for row, _ in world.logged[:2]] == curve[:2]
+
+
+def test_a_finished_run_goes_on_by_logging_alone(undisturbed: Undisturbed) -> None:
+    world, network = World(disk=dict(undisturbed.disk)), tiny(5)
+    curve = run(network, undisturbed.data, TRAIN, world, state=world.read("state"))
+    assert world.calls == ["log"] * 3
+    assert curve == undisturbed.curve
+    assert equal(network.state_dict(), undisturbed.weights)
+
+
+def test_the_state_within_an_epoch_is_saved_about_as_often_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 10_000, 50))  # every look at the clock finds it 50 s later
+    monkeypatch.setattr(fit_module.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(fit_module, "SAVE_EVERY_S", 120.0)
+    world = World()
+    run(tiny(), Noise(40), Train(epochs=2, batch_size=2, checkpoints=2), world)
+    before_the_first_epochs_end = world.calls[: world.calls.index("validate")]
+    assert 19 * 50 / 200 - 1 <= before_the_first_epochs_end.count("save") <= 19 * 50 / 120

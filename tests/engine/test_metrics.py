@@ -1,0 +1,121 @@
+"""Confusion matrix and IoU against loops over pixels and sets of pixels."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stpp.engine.metrics import confusion, iou, miou, pixel_accuracy
+
+Masks = tuple[int, NDArray[np.uint8], NDArray[np.uint8]]
+
+
+@st.composite
+def masks(draw: st.DrawFn, ignore: bool = True) -> Masks:
+    """(classes, predicted, target), some of the target 255."""
+    classes = draw(st.integers(1, 6))
+    shape = draw(hnp.array_shapes(min_dims=2, max_dims=2, max_side=7))
+    predicted = draw(hnp.arrays(np.uint8, shape, elements=st.integers(0, classes - 1)))
+    values = st.sampled_from([*range(classes), 255]) if ignore else st.integers(0, classes - 1)
+    return classes, predicted, draw(hnp.arrays(np.uint8, shape, elements=values))
+
+
+def matrix_of(given: Masks) -> Tensor:
+    classes, predicted, target = given
+    return confusion(torch.from_numpy(predicted), torch.from_numpy(target), classes)
+
+
+def iou_of_sets(given: Masks) -> list[float | None]:
+    """Per class, intersection over union of the sets of places; None where both are empty."""
+    classes, predicted, target = given
+    valid = {p for p in np.ndindex(target.shape) if target[p] != 255}
+    result: list[float | None] = []
+    for c in range(classes):
+        says, is_ = ({p for p in valid if m[p] == c} for m in (predicted, target))
+        result.append(len(says & is_) / len(says | is_) if says | is_ else None)
+    return result
+
+
+@settings(max_examples=50, deadline=None)
+@given(masks())
+def test_a_cell_counts_the_pixels_of_its_target_and_prediction(given: Masks) -> None:
+    classes, predicted, target = given
+    expected = [[0] * classes for _ in range(classes)]
+    for row in range(target.shape[0]):
+        for column in range(target.shape[1]):
+            if target[row, column] != 255:
+                expected[target[row, column]][predicted[row, column]] += 1
+    assert matrix_of(given).tolist() == expected
+
+
+@settings(max_examples=50, deadline=None)
+@given(masks())
+def test_iou_is_intersection_over_union_of_each_class_and_nan_where_it_occurs_in_neither(given: Masks) -> None:
+    for got, expected in zip(iou(matrix_of(given)).tolist(), iou_of_sets(given), strict=True):
+        assert math.isnan(got) if expected is None else got == pytest.approx(expected)
+
+
+@settings(max_examples=50, deadline=None)
+@given(masks())
+def test_miou_is_the_mean_over_the_classes_that_occur(given: Masks) -> None:
+    present = [v for v in iou_of_sets(given) if v is not None]
+    got = miou(matrix_of(given))
+    assert got == pytest.approx(sum(present) / len(present)) if present else math.isnan(got)
+
+
+@settings(max_examples=50, deadline=None)
+@given(masks())
+def test_pixel_accuracy_is_the_part_of_the_valid_pixels_that_is_right(given: Masks) -> None:
+    _, predicted, target = given
+    right = [predicted[p] == target[p] for p in np.ndindex(target.shape) if target[p] != 255]
+    got = pixel_accuracy(matrix_of(given))
+    assert got == pytest.approx(sum(right) / len(right)) if right else math.isnan(got)
+
+
+@settings(max_examples=25, deadline=None)
+@given(masks(ignore=False))
+def test_a_perfect_prediction_scores_one_however_many_classes_are_absent(given: Masks) -> None:
+    classes, _, target = given
+    matrix = matrix_of((classes, target, target))
+    assert miou(matrix) == 1
+    assert pixel_accuracy(matrix) == 1
+
+
+@settings(max_examples=50, deadline=None)
+@given(masks(), st.integers(0, 2**32 - 1))
+def test_what_is_predicted_where_the_target_is_255_never_counts(given: Masks, seed: int) -> None:
+    classes, predicted, target = given
+    other = np.random.default_rng(seed).integers(0, classes, target.shape).astype(np.uint8)
+    assert torch.equal(matrix_of((classes, np.where(target == 255, other, predicted), target)), matrix_of(given))
+
+
+@settings(max_examples=25, deadline=None)
+@given(masks(), masks())
+def test_the_matrices_of_two_images_add_up_to_that_of_both(one: Masks, other: Masks) -> None:
+    classes = max(one[0], other[0])
+    parts = [matrix_of((classes, *given[1:])) for given in (one, other)]
+    both = [np.concatenate([one[i].ravel(), other[i].ravel()]) for i in (1, 2)]
+    assert torch.equal(parts[0] + parts[1], matrix_of((classes, both[0], both[1])))
+
+
+def test_a_class_that_is_only_predicted_counts_as_zero() -> None:
+    predicted, target = np.array([[0, 0, 1]], np.uint8), np.array([[0, 0, 0]], np.uint8)
+    assert miou(matrix_of((3, predicted, target))) == pytest.approx((2 / 3 + 0) / 2)
+
+
+def test_no_valid_pixel_is_no_number() -> None:
+    matrix = matrix_of((2, np.zeros((2, 2), np.uint8), np.full((2, 2), 255, np.uint8)))
+    assert math.isnan(miou(matrix))
+    assert math.isnan(pixel_accuracy(matrix))
+
+
+def test_counts_beyond_32_bits_keep_their_value() -> None:
+    matrix = torch.tensor([[2**40, 0], [2**40, 2**40]])
+    assert miou(matrix) == 0.5
+    assert pixel_accuracy(matrix) == pytest.approx(2 / 3)

@@ -1,0 +1,123 @@
+"""Networks by name and seed, and their weights in and out of files."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from stpp.files import StppError
+from stpp.models import build
+from stpp.models.backbone import Backbone
+from stpp.params import Model
+
+MODEL = Model(backbone="resnet18", output_stride=16)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of weights of three classes."""
+    path = tmp_path_factory.mktemp("build") / "three.safetensors"
+    build.save(path, seeded(5).state_dict())
+    return path
+
+
+def seeded(seed: int, classes: int = 3) -> nn.Module:
+    torch.manual_seed(seed)
+    return build.build(MODEL, classes)
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return set(a) == set(b) and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_one_seed_gives_one_network_and_another_seed_another() -> None:
+    first, again, other = (seeded(s).state_dict() for s in (0, 0, 1))
+    assert same(first, again)
+    assert not torch.equal(first["classifier.weight"], other["classifier.weight"])
+    assert not torch.equal(first["backbone.conv1.weight"], other["backbone.conv1.weight"])
+
+
+def test_the_backbone_and_the_output_stride_are_those_of_the_parameters() -> None:
+    with torch.device("meta"):
+        network = build.build(Model(backbone="resnet34", output_stride=8), 5)
+        _, high = network.get_submodule("backbone")(torch.empty(1, 3, 64, 64))
+        assert network(torch.empty(2, 3, 64, 64)).shape == (2, 5, 64, 64)
+    assert high.shape == (1, 512, 8, 8)
+    assert sum("layer3" in name and name.endswith("conv1.weight") for name, _ in network.named_parameters()) == 6
+
+
+def test_weights_survive_a_file_bit_for_bit(checkpoint: Path) -> None:
+    network = seeded(6)
+    assert build.load(network, checkpoint) is network
+    assert same(network.state_dict(), seeded(5).state_dict())
+
+
+def test_equal_tensors_give_equal_bytes_whatever_their_order_and_memory_layout(
+    tmp_path: Path, checkpoint: Path
+) -> None:
+    state = {k: v.clone(memory_format=torch.contiguous_format) for k, v in seeded(5).state_dict().items()}
+    assert not seeded(5).get_parameter("backbone.conv1.weight").is_contiguous()  # channels last
+    for ordered in (state, dict(reversed(state.items()))):
+        build.save(tmp_path / "again.safetensors", ordered)
+        assert (tmp_path / "again.safetensors").read_bytes() == checkpoint.read_bytes()
+
+
+def test_a_checkpoint_of_another_class_count_is_refused_with_its_name(checkpoint: Path) -> None:
+    with pytest.raises(StppError, match=r"three\.safetensors: not a checkpoint of this network: .*classifier"):
+        build.load(seeded(0, classes=4), checkpoint)
+
+
+@pytest.mark.parametrize("change", ["missing", "unknown"])
+def test_a_checkpoint_whose_keys_differ_is_refused(tmp_path: Path, change: str) -> None:
+    state = seeded(0).state_dict()
+    if change == "missing":
+        del state["classifier.bias"]
+    else:
+        state["auxiliary.weight"] = torch.zeros(2)
+    build.save(tmp_path / "f.safetensors", state)
+    with pytest.raises(StppError, match=r"f\.safetensors"):
+        build.load(seeded(0), tmp_path / "f.safetensors")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"hello, this is no checkpoint", b"\x80\x04}."])
+def test_a_file_that_is_no_checkpoint_is_refused_with_its_name(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "f.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(StppError, match=r"f\.safetensors: not a checkpoint of this network: ."):
+        build.load(nn.Linear(2, 2), path)
+
+
+def test_a_network_starts_from_a_full_backbone_file_and_keeps_its_random_head(tmp_path: Path) -> None:
+    torch.manual_seed(9)
+    start = Backbone("resnet18", 16).state_dict()
+    path = tmp_path / "backbone.safetensors"
+    build.save(path, start)
+    network, untouched = seeded(0), seeded(0).state_dict()
+    assert build.start(network, path) is True
+    for key, value in network.state_dict().items():
+        inside = key.startswith("backbone.")
+        assert torch.equal(value, start[key.removeprefix("backbone.")] if inside else untouched[key]), key
+
+
+def test_a_backbone_file_without_counters_of_batches_starts_them_at_zero(tmp_path: Path) -> None:
+    start = {k: v + 1 for k, v in Backbone("resnet18", 16).state_dict().items() if "num_batches" not in k}
+    build.save(tmp_path / "backbone.safetensors", start)
+    network = seeded(0)
+    assert build.start(network, tmp_path / "backbone.safetensors") is True
+    state = network.state_dict()
+    assert all(torch.equal(state[f"backbone.{k}"], v) for k, v in start.items())
+    assert not any(v.any() for k, v in state.items() if "num_batches" in k)
+
+
+def test_an_empty_backbone_file_leaves_the_network_as_it_was_drawn(tmp_path: Path) -> None:
+    build.save(tmp_path / "backbone.safetensors", {})
+    network = seeded(0)
+    assert build.start(network, tmp_path / "backbone.safetensors") is False
+    assert same(network.state_dict(), seeded(0).state_dict())

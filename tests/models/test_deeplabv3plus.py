@@ -1,0 +1,108 @@
+"""DeepLabv3+ against the counts, rates and sizes of the published network (method.md)."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stpp.models.deeplabv3plus import DeepLabV3Plus
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "classes", "parameters"),
+    [
+        ("resnet50", 19, 40_351_667),
+        ("resnet50", 21, 40_352_181),
+        ("resnet101", 19, 59_343_795),
+        ("resnet101", 21, 59_344_309),
+    ],
+)
+@pytest.mark.parametrize("stride", [8, 16])
+def test_it_has_as_many_parameters_as_the_published_network(
+    backbone: str, classes: int, parameters: int, stride: int
+) -> None:
+    with torch.device("meta"):
+        network = DeepLabV3Plus(backbone, classes, stride)
+    assert sum(p.numel() for p in network.parameters()) == parameters
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (97, 64), (33, 49), (17, 130)])
+@pytest.mark.parametrize("stride", [8, 16])
+def test_logits_have_the_size_of_the_input_whatever_it_is(stride: int, height: int, width: int) -> None:
+    with torch.no_grad():
+        logits = DeepLabV3Plus("resnet18", 7, stride).eval()(torch.empty(1, 3, height, width))
+    assert logits.shape == (1, 7, height, width)
+
+
+@pytest.mark.parametrize(("stride", "rates"), [(8, [12, 24, 36]), (16, [6, 12, 18])])
+def test_the_rates_of_the_pyramid_are_halved_at_output_stride_16(stride: int, rates: list[int]) -> None:
+    with torch.device("meta"):
+        network = DeepLabV3Plus("resnet50", 2, stride)
+    convs = [m for name, m in network.named_modules() if isinstance(m, nn.Conv2d) and not name.startswith("backbone.")]
+    dilated = [c for c in convs if c.dilation != (1, 1)]
+    assert [c.dilation for c in dilated] == [(r, r) for r in rates]
+    assert all(c.padding == c.dilation and c.kernel_size == (3, 3) for c in dilated)
+
+
+def test_the_pyramid_reaches_one_rate_to_each_side_and_no_further() -> None:
+    """The gradient of one output of each dilated branch touches nine places, as far apart as the rate."""
+    head = DeepLabV3Plus("resnet18", 2, 16).head.double().eval()
+    for branch, rate in ((head.b1, 6), (head.b2, 12), (head.b3, 18)):
+        x = torch.randn(1, 512, 41, 41, dtype=torch.float64, requires_grad=True)
+        branch[0](x)[0, :, 20, 20].sum().backward()  # the convolution alone: no ReLU to hide a place
+        rows, columns = x.grad[0].abs().sum(0).nonzero(as_tuple=True)
+        reach = (20 - rate, 20, 20 + rate)
+        assert set(zip(rows.tolist(), columns.tolist(), strict=True)) == {(r, c) for r in reach for c in reach}
+
+
+def test_image_pooling_is_the_mean_of_the_image_at_every_place() -> None:
+    torch.manual_seed(0)
+    pooling = DeepLabV3Plus("resnet18", 2, 16).head.b4.eval()
+    x = torch.rand(2, 512, 3, 5)
+    with torch.no_grad():
+        out = pooling(x)
+        expected = pooling(x.mean((2, 3), keepdim=True))
+    torch.testing.assert_close(out, expected.expand(-1, -1, 3, 5))
+    assert float(out.abs().sum()) > 0
+
+
+def test_dropout_is_by_channel_at_one_half_after_the_pyramid_and_by_value_at_a_tenth_before_the_classifier() -> None:
+    with torch.device("meta"):
+        network = DeepLabV3Plus("resnet50", 2, 8)
+    dropouts = [
+        (name.split(".")[0], type(m), m.p)
+        for name, m in network.named_modules()
+        if "dropout" in type(m).__name__.lower()
+    ]
+    assert dropouts == [("head", nn.Dropout2d, 0.5), ("fuse", nn.Dropout, 0.1)]
+
+
+def test_the_corners_of_the_logits_are_those_of_the_classifier() -> None:
+    """Corners are aligned where the logits are brought to the size of the input."""
+    torch.manual_seed(0)
+    network = DeepLabV3Plus("resnet18", 3, 16).eval()
+    coarse: list[Tensor] = []
+    network.classifier.register_forward_hook(lambda *call: coarse.append(call[2]))
+    with torch.no_grad():
+        logits = network(torch.randn(1, 3, 33, 49))
+    assert coarse[0].shape == (1, 3, 9, 13)
+    for row in (0, -1):
+        for column in (0, -1):
+            torch.testing.assert_close(logits[:, :, row, column], coarse[0][:, :, row, column])
+
+
+@pytest.mark.parametrize("stride", [8, 16])
+def test_a_batch_of_two_trains_and_its_gradient_reaches_every_parameter(stride: int) -> None:
+    torch.manual_seed(0)
+    network = DeepLabV3Plus("resnet18", 4, stride).train()
+    logits = network(torch.randn(2, 3, 64, 48))
+    F.cross_entropy(logits, torch.randint(4, (2, 64, 48))).backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.any(), name

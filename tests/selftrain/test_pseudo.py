@@ -1,0 +1,47 @@
+"""Pseudo masks against numpy."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+
+from stpp.selftrain.pseudo import pseudo_mask
+
+Scores = NDArray[np.float32]
+SCORES = hnp.arrays(
+    np.float32,
+    hnp.array_shapes(min_dims=3, max_dims=3, max_side=6),
+    elements=st.sampled_from([0.125, 0.25, 0.5, 1.0]) | st.floats(0.015625, 1, width=32),
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(SCORES)
+def test_a_pixel_gets_its_most_probable_class_and_the_first_of_equals(scores: Scores) -> None:
+    mask, _ = pseudo_mask(torch.from_numpy(scores))
+    assert mask.dtype == np.uint8
+    assert mask.tolist() == scores.argmax(0).tolist()
+
+
+@settings(max_examples=50, deadline=None)
+@given(SCORES)
+def test_confidence_is_the_mean_of_the_winning_probability(scores: Scores) -> None:
+    _, confidence = pseudo_mask(torch.from_numpy(scores))
+    assert confidence == pytest.approx(scores.max(0).astype(np.float64).mean())
+
+
+@settings(max_examples=25, deadline=None)
+@given(SCORES)
+def test_no_pixel_is_ignored_however_unsure(scores: Scores) -> None:
+    mask, confidence = pseudo_mask(torch.from_numpy(scores / scores.sum(0)))
+    assert (mask < len(scores)).all()
+    assert 0 < confidence <= 1 + 1e-6
+
+
+def test_class_254_fits_into_a_mask() -> None:
+    scores = torch.zeros(255, 1, 2)
+    scores[254, 0, 0] = scores[3, 0, 1] = 1
+    assert pseudo_mask(scores)[0].tolist() == [[254, 3]]

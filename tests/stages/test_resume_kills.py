@@ -1,0 +1,138 @@
+"""Work survives kill -9 at any moment, and ends in the same bytes as an undisturbed run. Real processes, real kills."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from conftest import Project
+
+from stpp.files import digest
+
+pytestmark = pytest.mark.slow
+
+DATA = "--data runs/data --split runs/split --out OUT"
+TRAIN = f"stpp train --name teacher --backbone runs/backbone.safetensors {DATA}".split()
+
+
+def outs(folder: Path) -> dict[str, str]:
+    """Content of every out but run.json, which names an execution."""
+    return {
+        f.relative_to(folder).as_posix(): digest([f]) for f in folder.rglob("*") if f.is_file() and f.name != "run.json"
+    }
+
+
+def kill_and_repeat(project: Project, command: list[str], seed: int, seconds: float) -> int:
+    """Kill the command's whole group at random moments of its run, three times, then let it end; how often it died."""
+    chance = random.Random(seed)
+    for kills in range(3):
+        process = project.start(*command)
+        try:
+            output, _ = process.communicate(timeout=chance.uniform(0.3, 1.0) * seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+        else:
+            assert process.returncode == 0, output
+            return kills
+    project.run(*command)
+    return 3
+
+
+def undisturbed(project: Project, command: list[str], out: str) -> tuple[dict[str, str], float]:
+    """What the command leaves when nobody kills it, and how long it took."""
+    began = time.monotonic()
+    project.run(*[w.replace("OUT", out) for w in command])
+    return outs(project.folder / out), time.monotonic() - began
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_training_killed_at_random_ends_in_the_same_bytes(prepared: Project, seed: int) -> None:
+    expected, seconds = undisturbed(prepared, TRAIN, "runs/first")
+    killed = [w.replace("OUT", "runs/second") for w in TRAIN]
+    assert kill_and_repeat(prepared, killed, seed, seconds) > 0
+    assert outs(prepared.folder / "runs/second") == expected
+
+
+def test_scoring_and_labelling_killed_at_random_end_in_the_same_bytes(prepared: Project) -> None:
+    prepared.run(*[w.replace("OUT", "runs/teacher") for w in TRAIN])
+    score = f"stpp score --checkpoints runs/teacher/checkpoints {DATA}".split()
+    label = f"stpp label --model runs/teacher/model.safetensors --ids runs/split/unlabeled.txt {DATA}".split()
+    for seed, command in enumerate((score, label)):
+        expected, seconds = undisturbed(prepared, command, "runs/first")
+        kill_and_repeat(prepared, [w.replace("OUT", "runs/second") for w in command], seed, seconds)
+        assert outs(prepared.folder / "runs/second") == expected
+
+
+def wait_for(condition: object, seconds: float = 120) -> None:
+    assert callable(condition)
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def children(pid: int) -> list[int]:
+    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False).stdout.split()
+    return [c for child in map(int, found) for c in (child, *children(child))]
+
+
+def test_dvc_killed_alone_leaves_a_stage_that_the_next_repro_waits_for(project: Project) -> None:
+    project.params(train={"epochs": 12})
+    project.run("dvc", "repro", "split", "backbone")
+    home = project.folder / ".stpp"
+    dvc = project.start("dvc", "repro", "train_teacher")
+    wait_for(lambda: list(home.glob("runs-teacher-*/state.pt")))
+    stage = children(dvc.pid)
+    os.kill(dvc.pid, signal.SIGKILL)
+    dvc.wait()
+    assert any(Path(f"/proc/{pid}").exists() for pid in stage), "the stage lives on"
+    output = project.run("dvc", "repro", "train_teacher")
+    assert "waiting for it" in output
+    assert "is done" not in output
+    assert output.count("epochs of") == 0, "the second copy must not train"
+    assert (project.folder / "runs/teacher/model.safetensors").exists()
+    assert "up to date" in project.run("dvc", "repro", "train_teacher")
+
+
+def test_a_second_copy_with_other_parameters_is_refused_and_names_the_first(prepared: Project) -> None:
+    prepared.params(train={"epochs": 30})
+    command = [w.replace("OUT", "runs/teacher") for w in TRAIN]
+    first = prepared.start(*command)
+    wait_for(lambda: list((prepared.folder / ".stpp").glob("runs-teacher-*/state.pt")))
+    prepared.params(train={"epochs": 4})
+    output = prepared.run(*command, rc=2)
+    assert f"kill {first.pid}" in output
+    assert "Traceback" not in output
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+
+
+def test_a_stage_killed_before_dvc_records_it_puts_its_results_back(project: Project) -> None:
+    project.run("dvc", "repro", "split", "backbone")
+    dvc = project.start("dvc", "repro", "train_teacher")
+    done = project.folder / "runs/teacher/run.json"
+    wait_for(done.exists)
+    os.killpg(dvc.pid, signal.SIGKILL)
+    dvc.communicate()
+    before = outs(project.folder / "runs/teacher")
+    assert "train_teacher" not in (project.folder / "dvc.lock").read_text()
+    output = project.run("dvc", "repro", "train_teacher")
+    assert "its results are put back" in output
+    assert outs(project.folder / "runs/teacher") == before
+    project.run("dvc", "repro", "score")
+    assert not list((project.folder / ".stpp").glob("runs-teacher-*")), "recorded work is discarded"
+
+
+def test_ctrl_c_says_in_one_line_how_to_go_on(prepared: Project) -> None:
+    prepared.params(train={"epochs": 30})
+    process = prepared.start(*[w.replace("OUT", "runs/teacher") for w in TRAIN])
+    wait_for(lambda: list((prepared.folder / ".stpp").glob("runs-teacher-*/state.pt")))
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in output
+    assert output.count("run the same command again") == 1

@@ -1,0 +1,111 @@
+"""The whole of ST++ and ST through DVC: what runs, what does not run again, and what is left for a person."""
+
+import json
+import shutil
+
+import pytest
+from conftest import Project
+
+from stpp.files import digest, read_csv, read_ids
+from stpp.tracking import client
+
+pytestmark = pytest.mark.slow
+
+
+def ran(output: str) -> list[str]:
+    """Names of the stages that DVC ran."""
+    return [line.split("'")[1].split(":")[-1] for line in output.splitlines() if line.startswith("Running stage")]
+
+
+def test_st_plus_plus_and_st_run_whole_and_nothing_runs_twice(project: Project) -> None:
+    project.env.pop("STPP_TRACKING")
+    folder = project.folder
+    everything = ran(project.run("dvc", "repro"))
+    assert len(everything) == 13
+    for name in ("draw", "prepare", "split", "train_teacher", "score", "select", "train_student", "report"):
+        assert name in everything
+    assert len(list((folder / "runs/teacher/checkpoints").iterdir())) == 3
+
+    # what is left
+    sets = {name: set(read_ids(folder / f"runs/split/{name}.txt")) for name in ("labeled", "unlabeled", "val", "test")}
+    assert sum(len(s) for s in sets.values()) == len(set().union(*sets.values())) == 30
+    reliable, unreliable = (read_ids(folder / f"runs/selection/{n}.txt") for n in ("reliable", "unreliable"))
+    assert set(reliable) | set(unreliable) == sets["unlabeled"] and not set(reliable) & set(unreliable)
+    scores = {row["id"]: float(row["stability"]) for row in read_csv(folder / "runs/score/scores.csv")}
+    assert min(scores[i] for i in reliable) >= max(scores[i] for i in unreliable)
+    table = project.run("stpp", "show")
+    assert "SupOnly" in table and "ST++" in table and "Student 1" in table
+    assert "miou" in project.run("dvc", "metrics", "show")
+
+    # the MLflow runs: one parent, one run for each stage that computes, figures in them
+    about = {p.parent.name: json.loads(p.read_text()) for p in folder.glob("runs/*/run.json")}
+    mlflow = client(folder)
+    found = {name: mlflow.get_run(a["run_id"]) for name, a in about.items()}
+    assert len({r.data.tags["mlflow.parentRunId"] for r in found.values()}) == 1
+    assert {r.info.status for r in found.values()} == {"FINISHED"}
+    history = mlflow.get_metric_history(about["student"]["run_id"], "val/miou")
+    assert [m.step for m in history] == [1, 2, 3]
+    assert [a.path for a in mlflow.list_artifacts(about["score"]["run_id"], "figures")] == ["figures/stability.png"]
+
+    # nothing has changed
+    output = project.run("dvc", "repro")
+    assert ran(output) == [] and "up to date" in output
+
+    # a plot's code re-runs the report only
+    with (folder / "stpp/report/plots.py").open("a") as file:
+        file.write("\n# a thicker line\n")
+    assert ran(project.run("dvc", "repro")) == ["report"]
+
+    # ST shares the teacher and the reliable masks
+    project.run("git", "add", ".")
+    st = ran(project.run("dvc", "repro", "pipelines/st/dvc.yaml"))
+    assert st == ["label_unreliable", "train_student", "evaluate"]
+    assert "  ST " in project.run("stpp", "show")
+
+    # moving the data retrains nothing
+    shutil.move(folder / "data/toy", folder / "elsewhere")
+    project.params(data={"root": "elsewhere"})
+    assert ran(project.run("dvc", "repro")) == ["prepare"]
+
+    # another ratio selects anew, and does not touch the teacher
+    before = digest([folder / "runs/teacher"])
+    pointer = (folder / "runs/teacher/run.json").read_text()
+    project.params(data={"root": "elsewhere"}, select={"ratio": 0.25})
+    again = ran(project.run("dvc", "repro"))
+    assert again[0] == "select" and "train_student" in again
+    assert not {"prepare", "split", "train_teacher", "score"} & set(again)
+    assert digest([folder / "runs/teacher"]) == before
+
+    # what DVC's cache brings back still points to its MLflow run
+    shutil.rmtree(folder / "runs/teacher")
+    project.run("dvc", "checkout")
+    assert (folder / "runs/teacher/run.json").read_text() == pointer
+    assert mlflow.get_run(json.loads(pointer)["run_id"]).info.status == "FINISHED"
+
+
+def test_own_photographs_need_no_masks_where_they_are_unlabelled(project: Project) -> None:
+    """kind folder: two patterns, masks of some images only, values mapped; no code knows the data set."""
+    project.run("stpp", "draw", "--out", "drawn")
+    masks = sorted((project.folder / "drawn/masks").iterdir())
+    for mask in masks[18:]:
+        mask.unlink()
+    for i, image in enumerate(sorted((project.folder / "drawn/images").iterdir())):
+        group = "train" if i < 18 else "more"
+        (project.folder / f"own/{group}").mkdir(parents=True, exist_ok=True)
+        image.rename(project.folder / f"own/{group}/{image.name}")
+    (project.folder / "drawn/masks").rename(project.folder / "own/trainannot")
+    data = {
+        "name": "own",
+        "kind": "folder",
+        "root": "own",
+        "images": "{set}/{name}.png",
+        "masks": "{set}annot/{name}.png",
+        "classes": ["background", "disk", "triangle", "box", "cross"],
+        "values": {5: "ignore"},
+    }
+    split = {"labeled": {"ids": "train/*"}, "val": {"ids": "train/*", "count": 6}, "test": None}
+    project.params(data=data, split=split)
+    project.run("dvc", "repro", "train_student_1")
+    ids = read_ids(project.folder / "runs/split/unlabeled.txt")
+    assert len(ids) == 12 and all(i.startswith("more/") for i in ids)
+    assert read_csv(project.folder / "runs/score/quality.csv") == []

@@ -1,0 +1,104 @@
+"""The structure holds: imports point down, the command line is light, drawers are not rooms."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stpp.code import PACKAGE, closure, imports
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+MODULES = [f"stpp.{'.'.join(f.relative_to(PACKAGE).with_suffix('').parts)}" for f in FILES if f.stem != "__init__"]
+
+LAYERS = {
+    "files": 0,
+    "masks": 1,
+    "params": 1,
+    "seeds": 0,
+    "progress": 0,
+    "code": 0,
+    "resume": 1,
+    "tracking": 2,
+    "data": 2,
+    "models": 2,
+    "engine": 3,
+    "selftrain": 4,
+    "report": 4,
+    "stages": 5,
+    "cli": 6,
+}
+
+
+def room(module: str) -> str:
+    return module.split(".")[1]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_down(module: str) -> None:
+    for name in imports(module):
+        if room(name) != room(module):
+            assert LAYERS[room(name)] < LAYERS[room(module)], f"{module} imports {name}"
+
+
+def test_every_room_has_a_layer() -> None:
+    assert {room(m) for m in MODULES} == set(LAYERS)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_stages_track(module: str) -> None:
+    if room(module) not in ("stages", "tracking"):
+        assert "stpp.tracking" not in imports(module)
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_mlflow_is_imported_by_tracking_alone_and_dvc_by_none(path: Path) -> None:
+    names = {
+        name.split(".")[0]
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""])
+    }
+    assert "dvc" not in names
+    assert "mlflow" not in names or path.name == "tracking.py"
+
+
+@pytest.mark.parametrize("path", [f for f in FILES if f.stem == "__init__"], ids=str)
+def test_init_files_hold_a_docstring_at_most(path: Path) -> None:
+    assert all(isinstance(node, ast.Expr) for node in ast.parse(path.read_text()).body)
+
+
+def test_there_are_no_drawers() -> None:
+    assert not {f.stem for f in FILES} & {"utils", "helpers", "common", "misc", "base", "manager"}
+
+
+def test_the_command_line_loads_nothing_heavy() -> None:
+    heavy = ("torch", "mlflow", "matplotlib", "cv2", "numpy")
+    code = f"import sys, stpp.cli; print([m for m in {heavy} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "module", ["stpp.files", "stpp.params", "stpp.data.splits", "stpp.tracking", "stpp.report.table"]
+)
+def test_modules_that_move_files_and_numbers_need_no_torch(module: str) -> None:
+    code = f"import sys, {module}; print('torch' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "False"
+
+
+def test_the_training_core_needs_neither_mlflow_nor_dvc() -> None:
+    reached = closure("stpp.engine.fit") | closure("stpp.selftrain.stability") | closure("stpp.models.build")
+    assert "stpp.tracking" not in reached
+    code = (
+        "import sys; sys.modules['mlflow'] = sys.modules['dvc'] = None\nimport stpp.engine.fit, stpp.selftrain.pseudo"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_closure_follows_imports_inside_functions() -> None:
+    reached = closure("stpp.stages.train")
+    assert {"stpp.engine.fit", "stpp.data.transforms", "stpp.models.backbone", "stpp.engine.optim"} <= reached
+    assert not any(m.startswith("stpp.report") for m in reached)

@@ -1,0 +1,87 @@
+"""The command line as a person meets it: one clear message, exit code 2, nothing half-written."""
+
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import BIN, Project
+from PIL import Image
+
+
+def test_help_names_every_command_quickly() -> None:
+    began = time.monotonic()
+    out = subprocess.run([BIN / "stpp", "--help"], capture_output=True, text=True, check=True).stdout
+    seconds = time.monotonic() - began
+    for name in ("prepare", "split", "train", "score", "select", "label", "evaluate", "report", "show", "masks"):
+        assert name in out
+    assert seconds < 5  # a tenth of that on an idle core; what it must not load is tested elsewhere
+
+
+def fails(project: Project, *command: str) -> str:
+    """The output of a command that must end with exit code 2 and no traceback."""
+    output = project.run(*command, rc=2)
+    assert "Traceback" not in output
+    return output
+
+
+def test_a_missing_params_file_is_named(project: Project) -> None:
+    (project.folder / "params.yaml").unlink()
+    assert "params.yaml: no such file" in fails(project, "stpp", "prepare", "--out", "runs/data")
+
+
+def test_a_wrong_parameter_is_named_with_its_section(project: Project) -> None:
+    project.params(train={"learning_rate": 0.1})
+    output = fails(project, "stpp", "prepare", "--out", "runs/data")
+    assert "train.learning_rate" in output
+
+
+def test_a_missing_data_folder_is_named_and_nothing_is_written(project: Project) -> None:
+    assert "data.root: data/toy is no folder" in fails(project, "stpp", "prepare", "--out", "runs/data")
+    assert not (project.folder / "runs").exists()
+
+
+def test_all_problems_of_the_data_are_said_at_once_and_the_earlier_manifest_stays(prepared: Project) -> None:
+    toy = prepared.folder / "data/toy"
+    (toy / "images/toy_00000.png").write_bytes((toy / "images/toy_00000.png").read_bytes()[:200])
+    (toy / "images/toy_00001.png").write_bytes((toy / "images/toy_00002.png").read_bytes())
+    Image.fromarray(np.full((32, 32), 77, np.uint8)).save(toy / "masks/toy_00003.png")
+    Image.fromarray(np.zeros((16, 32), np.uint8)).save(toy / "masks/toy_00004.png")
+    before = (prepared.folder / "runs/data/manifest.csv").read_bytes()
+    output = fails(prepared, "stpp", "prepare", "--out", "runs/data")
+    for name in ("toy_00000.png", "toy_00002.png", "toy_00003.png", "toy_00004.png"):
+        assert name in output
+    assert "value 77" in output
+    assert (prepared.folder / "runs/data/manifest.csv").read_bytes() == before
+
+
+def test_problems_of_a_split_are_said_at_once(prepared: Project) -> None:
+    (prepared.folder / "splits/mine.txt").write_text("toy_00000\nnobody\ntoy_00000\n")
+    prepared.params(split={"labeled": {"list": "mine.txt"}}, train={"batch_size": 16})
+    command = ["stpp", "split", "--data", "runs/data", "--lists", "splits", "--out", "runs/split"]
+    output = fails(prepared, *command)
+    assert "mine.txt:2: nobody" in output
+    assert "mine.txt:3: toy_00000 is listed twice" in output
+    assert "train.batch_size 16" in output
+
+
+def test_weights_that_are_not_there_name_the_three_choices(prepared: Project) -> None:
+    prepared.params(model={"weights": "mine.pth"})
+    output = fails(prepared, "stpp", "backbone", "--weights", "weights", "--out", "runs/backbone.safetensors")
+    assert "`none`" in output and "IMAGENET1K_V1" in output and "a file in weights/" in output
+
+
+def test_show_before_any_run_says_what_to_do(project: Project) -> None:
+    assert "dvc repro" in fails(project, "stpp", "show")
+
+
+@pytest.mark.parametrize("stem", ["images", "masks"])
+def test_drawing_twice_gives_the_same_bytes(project: Project, stem: str) -> None:
+    project.run("stpp", "draw", "--out", "a")
+    project.run("stpp", "draw", "--out", "b")
+    names = sorted(p.name for p in (project.folder / "a" / stem).iterdir())
+    assert len(names) == 30
+    for name in names:
+        paths = [project.folder / x / stem / name for x in "ab"]
+        assert Path(paths[0]).read_bytes() == Path(paths[1]).read_bytes()

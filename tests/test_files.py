@@ -1,0 +1,369 @@
+"""Files: written whole or not at all, hashed by name and content, read back as they were written."""
+
+import csv
+import hashlib
+import json
+import unicodedata
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stpp.files import (
+    ID,
+    Dataset,
+    Record,
+    StppError,
+    digest,
+    publish,
+    raise_all,
+    read_csv,
+    read_dataset,
+    read_ids,
+    read_json,
+    replacing,
+    replacing_folder,
+    sha256,
+    write_csv,
+    write_dataset,
+    write_ids,
+    write_json,
+    write_text,
+)
+
+FEW = settings(max_examples=30, deadline=None)
+
+
+class InterruptedWriteError(Exception):
+    """What happens in the middle of writing."""
+
+
+def broken(good: Any) -> Iterator[Any]:
+    yield good
+    raise InterruptedWriteError
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {f.relative_to(folder).as_posix(): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+
+
+# -- written whole or not at all --------------------------------------------------------------------------------------
+
+FAILING: dict[str, Callable[[Path], None]] = {
+    "text that is no UTF-8": lambda path: write_text(path, "a\udcff"),
+    "JSON of what JSON cannot hold": lambda path: write_json(path, {"a": {1, 2}}),
+    "rows that end early": lambda path: write_csv(path, ("a",), broken(("1",))),
+    "ids that end early": lambda path: write_ids(path, broken("a")),
+}
+
+
+@pytest.mark.parametrize("old", [b"old", None])
+@pytest.mark.parametrize("write", FAILING.values(), ids=FAILING)
+def test_an_error_in_the_middle_leaves_what_was_there(
+    write: Callable[[Path], None], old: bytes | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "file"
+    if old is not None:
+        path.write_bytes(old)
+    with pytest.raises((InterruptedWriteError, UnicodeEncodeError, TypeError)):
+        write(path)
+    assert contents(tmp_path) == ({} if old is None else {"file": old})
+
+
+def test_a_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file"
+    with replacing(path) as partial:
+        partial.write_text("half")
+        assert not path.exists()
+        partial.write_text("whole")
+    assert contents(tmp_path) == {"new/file": b"whole"}
+    with replacing(path) as partial:
+        partial.write_text("newer")
+        assert path.read_text() == "whole"
+    assert contents(tmp_path) == {"new/file": b"newer"}
+
+
+def test_writing_nothing_is_an_error_and_leaves_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"old")
+    with pytest.raises(FileNotFoundError), replacing(tmp_path / "file"):
+        pass
+    assert contents(tmp_path) == {"file": b"old"}
+
+
+def test_an_error_in_the_middle_leaves_the_folder_that_was_there(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with replacing_folder(out) as partial:
+        write_text(partial / "deep" / "a", "1")
+    with pytest.raises(InterruptedWriteError), replacing_folder(out) as partial:
+        write_text(partial / "b", "2")
+        raise InterruptedWriteError
+    assert contents(tmp_path) == {"out/deep/a": b"1"}
+    assert [f.name for f in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_new_folder_takes_the_place_of_the_whole_old_one(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for name in ("a", "b"):
+        with replacing_folder(out) as partial:
+            write_text(partial / name, name)
+            assert name not in contents(out)
+    assert contents(tmp_path) == {"out/b": b"b"}
+
+
+def test_what_a_killed_process_left_does_not_enter_the_new_folder(tmp_path: Path) -> None:
+    with replacing_folder(tmp_path / "out") as first:
+        left = first
+    left.mkdir()
+    (left / "half").write_text("half")
+    with replacing_folder(tmp_path / "out") as partial:
+        write_text(partial / "a", "1")
+    assert contents(tmp_path) == {"out/a": b"1"}
+
+
+def test_a_link_is_replaced_and_not_what_it_leads_to(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    write_text(target / "precious", "1")
+    (tmp_path / "out").symlink_to(target)
+    with replacing_folder(tmp_path / "out") as partial:
+        write_text(partial / "a", "2")
+    assert contents(tmp_path) == {"target/precious": b"1", "out/a": b"2"}
+
+
+def test_what_is_published_is_a_copy_of_the_file_or_folder(tmp_path: Path) -> None:
+    write_text(tmp_path / "state" / "a" / "b", "1")
+    write_text(tmp_path / "out" / "stale", "0")
+    publish(tmp_path / "state", tmp_path / "out")
+    publish(tmp_path / "state" / "a" / "b", tmp_path / "new" / "file")
+    assert contents(tmp_path) == {"state/a/b": b"1", "out/a/b": b"1", "new/file": b"1"}
+
+
+# -- hashes -----------------------------------------------------------------------------------------------------------
+
+NAMES = st.text("ab", min_size=1, max_size=2)
+TREES = st.dictionaries(st.tuples(NAMES, NAMES), st.binary(max_size=3), min_size=1, max_size=5)
+
+
+def made(tree: list[tuple[tuple[str, str], bytes]], root: str) -> str:
+    """The digest of a folder that was filled in this order."""
+    for (folder, name), content in tree:
+        path = Path(root, folder, name)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+    return digest([Path(root)])
+
+
+@FEW
+@given(TREES, st.randoms(use_true_random=False))
+def test_a_digest_does_not_depend_on_the_order_of_creation(tree: dict[tuple[str, str], bytes], random: Any) -> None:
+    other = list(tree.items())
+    random.shuffle(other)
+    with TemporaryDirectory() as a, TemporaryDirectory() as b:
+        assert made(list(tree.items()), a) == made(other, b)
+
+
+@FEW
+@given(TREES, TREES)
+def test_a_digest_tells_any_two_trees_apart(a: dict[tuple[str, str], bytes], b: dict[tuple[str, str], bytes]) -> None:
+    with TemporaryDirectory() as x, TemporaryDirectory() as y:
+        assert (made(list(a.items()), x) == made(list(b.items()), y)) == (a == b)
+
+
+def test_a_digest_of_a_file_depends_on_its_content_alone(tmp_path: Path) -> None:
+    for name, content in {"a": b"1", "b": b"1", "c": b"2"}.items():
+        (tmp_path / name).write_bytes(content)
+    a, b, c = (digest([tmp_path / name]) for name in "abc")
+    assert a == b != c
+    assert digest([tmp_path / "a", tmp_path / "c"]) not in (a, c)
+
+
+@FEW
+@given(st.binary(max_size=100))
+def test_a_files_hash_is_sha256(content: bytes) -> None:
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "f")
+        path.write_bytes(content)
+        assert sha256(path) == hashlib.sha256(content).hexdigest()
+
+
+# -- ids --------------------------------------------------------------------------------------------------------------
+
+
+def sane(name: str) -> bool:
+    """The rule for ids, part by part and character by character."""
+    for part in name.split("/"):
+        if part in ("", ".", ".."):
+            return False
+        for char in part:
+            if char.isspace() or char in '\\,"' or unicodedata.category(char) in ("Cc", "Cs"):
+                return False
+    return True
+
+
+HOSTILE = ["../x", "/abs", "a b", "a,b", "", "a//b", ".", "..", "a/..", "a/../b", "./a", "a/", "a/.", "a\\b", 'a"b']
+HOSTILE += ["a\n", "a\nb", "\na", "a\tb", "a\rb", "a\0b", "a\x1b", "a\x7fb", "a\x85b", "a\u2028b", "a\xa0b", "a\udcff"]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_ids_are_refused(name: str) -> None:
+    assert not ID.match(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a", "2007_000032", "train/aachen/aachen_000000_000019", "..a", "a..", "a.b/c.d", "-", "ü/日本", "...", "a'b"],
+)
+def test_sane_ids_are_accepted(name: str) -> None:
+    assert ID.match(name)
+
+
+PIECES = st.sampled_from(
+    ["a", "b.c", "é", ".", "..", "/", "//", " ", ",", '"', "\\", "\n", "\0", "\x7f", "\x85", "\u3000"]
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(PIECES | st.characters(), max_size=6).map("".join))
+def test_an_id_is_accepted_exactly_if_every_part_of_it_is_sane(name: str) -> None:
+    assert bool(ID.match(name)) == sane(name)
+
+
+CHARS = st.characters(exclude_categories=["Cc", "Cs", "Zs", "Zl", "Zp"], exclude_characters='/\\,"')
+PARTS = st.text(CHARS | st.sampled_from(".-a"), min_size=1, max_size=4).filter(lambda part: part not in (".", ".."))
+IDS = st.lists(st.lists(PARTS, min_size=1, max_size=3).map("/".join), max_size=4, unique=True)
+
+
+@FEW
+@given(IDS)
+def test_whatever_is_accepted_as_an_id_survives_lists_and_tables(ids: list[str]) -> None:
+    assert all(ID.match(i) for i in ids)
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "ids.txt")
+        write_ids(path, ids)
+        assert read_ids(path) == ids
+        write_csv(path, ("id", "n"), [(i, n) for n, i in enumerate(ids)])
+        assert read_csv(path) == [{"id": i, "n": str(n)} for n, i in enumerate(ids)]
+        for name in ids:
+            assert Path(folder, name).resolve().is_relative_to(Path(folder).resolve())
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("read", [read_json, read_csv, read_ids])
+@pytest.mark.parametrize("content", [None, b"\xff\xfe"])
+def test_a_file_that_cannot_be_read_is_named(
+    read: Callable[[Path], Any], content: bytes | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "the-file"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(StppError, match=r"the-file: not readable"):
+        read(path)
+
+
+def test_json_that_is_cut_short_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"a": ')
+    with pytest.raises(StppError, match=r"a\.json: not readable"):
+        read_json(tmp_path / "a.json")
+
+
+def test_text_and_tables_end_their_lines_the_same_way_everywhere(tmp_path: Path) -> None:
+    write_text(tmp_path / "t", "a\nb\n")
+    write_csv(tmp_path / "c", ("x", "y"), [(1, "é,")])
+    write_json(tmp_path / "j", {"é": [1]})
+    assert contents(tmp_path) == {
+        "t": b"a\nb\n",
+        "c": 'x,y\n1,"é,"\n'.encode(),
+        "j": '{\n  "é": [\n    1\n  ]\n}\n'.encode(),
+    }
+
+
+# -- the manifest -----------------------------------------------------------------------------------------------------
+
+HASHES = st.binary(min_size=1, max_size=2).map(lambda content: hashlib.sha256(content).hexdigest())
+WORDS = st.text("abé ,'-", min_size=1, max_size=5)
+COLOURS = st.tuples(*[st.integers(0, 255)] * 3)
+
+
+@st.composite
+def datasets(draw: st.DrawFn) -> Dataset:
+    classes = draw(st.lists(WORDS, min_size=1, max_size=4, unique=True))
+    records = {}
+    for name in draw(IDS):
+        mask = draw(st.sampled_from(["", f"masks/{name}.png"]))
+        records[name] = Record(
+            id=name,
+            image=f"images/{name}.png",
+            mask=mask,
+            width=draw(st.integers(1, 5000)),
+            height=draw(st.integers(1, 5000)),
+            image_sha256=draw(HASHES),
+            mask_sha256=draw(HASHES) if mask else "",
+            classes=tuple(sorted(draw(st.sets(st.integers(0, len(classes) - 1))))) if mask else (),
+        )
+    return Dataset(
+        name=draw(WORDS),
+        classes=tuple(classes),
+        palette=tuple(draw(COLOURS) for _ in classes),
+        values=draw(st.dictionaries(st.integers(0, 65535), st.integers(0, len(classes) - 1) | st.just(255))),
+        records=records,
+    )
+
+
+@FEW
+@given(datasets())
+def test_a_data_set_is_read_as_it_was_written(dataset: Dataset) -> None:
+    with TemporaryDirectory() as folder:
+        write_dataset(Path(folder), dataset)
+        again = read_dataset(Path(folder))
+        assert again == dataset
+        assert list(again.records) == list(dataset.records)
+        assert json.loads(Path(folder, "dataset.json").read_text())["digest"] == dataset.digest
+
+
+@FEW
+@given(datasets().filter(lambda d: d.records), st.data())
+def test_the_digest_of_a_data_set_changes_with_any_hash_and_any_image(dataset: Dataset, data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(sorted(dataset.records)))
+    record = dataset.records[name]
+    values = {f: getattr(record, f) for f in Record.__dataclass_fields__}
+    for change in ({"image_sha256": "0" * 63 + "g"}, {"mask_sha256": "0" * 63 + "g"}, {"id": f"{name}x"}):
+        records = dataset.records | {name: Record(**(values | change))}
+        assert Dataset("n", dataset.classes, dataset.palette, dataset.values, records).digest != dataset.digest
+    moved = dataset.records | {name: Record(**(values | {"image": "elsewhere"}))}
+    assert Dataset("n", dataset.classes, dataset.palette, dataset.values, moved).digest == dataset.digest
+    assert len(dataset.digest) == 32
+
+
+def test_the_manifest_is_a_table_that_any_reader_of_csv_understands(tmp_path: Path) -> None:
+    record = Record("a/1", "i/a/1.jpg", "m/a/1.png", 30, 20, "f" * 64, "0" * 64, (0, 2))
+    write_dataset(tmp_path, Dataset("n", ("x", "y", "z"), ((0, 0, 0),) * 3, {0: 0}, {"a/1": record}))
+    with (tmp_path / "manifest.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[1] == ["a/1", "i/a/1.jpg", "m/a/1.png", "30", "20", "f" * 64, "0" * 64, "0 2"]
+
+
+# -- errors -----------------------------------------------------------------------------------------------------------
+
+
+def test_no_problem_raises_nothing() -> None:
+    raise_all([], "data")
+
+
+def test_all_problems_are_in_one_error_one_a_line() -> None:
+    with pytest.raises(StppError) as error:
+        raise_all(["a: wrong", "b: wrong"], "data")
+    assert str(error.value).splitlines() == ["data: 2 problem(s):", "a: wrong", "b: wrong"]
+
+
+def test_more_problems_than_a_person_reads_are_counted() -> None:
+    with pytest.raises(StppError) as error:
+        raise_all([f"{i}: wrong" for i in range(1000)], "data")
+    lines = str(error.value).splitlines()
+    assert lines[0] == "data: 1000 problem(s):"
+    assert lines[-1] == "... and 800 more"
+    assert len(lines) == 202

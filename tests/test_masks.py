@@ -1,0 +1,263 @@
+"""Mask sets: what is read is what was written, or an error; and where a mask lies depends on its id alone."""
+
+import hashlib
+import multiprocessing
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from stpp.files import StppError, write_csv
+from stpp.masks import (
+    COLUMNS,
+    Mask,
+    MaskSet,
+    decode_mask,
+    encode_mask,
+    mask_sha256,
+    shard_name,
+    shard_of,
+    shards_of,
+    write_shard,
+)
+
+FEW = settings(max_examples=30, deadline=None)
+
+SHAPES = st.tuples(st.integers(1, 7), st.integers(1, 7))
+MASKS = arrays(np.uint8, SHAPES, elements=st.integers(0, 5) | st.just(255) | st.integers(0, 255))
+IDS = st.lists(st.text("abcé日_-0", min_size=1, max_size=3), min_size=1, max_size=3).map("/".join)
+PALETTES = st.integers(1, 255).map(lambda n: [(i, 255 - i, i // 2) for i in range(n)])
+PALETTE = [(0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204, 121, 167)]
+
+
+def write_set(folder: Path, masks: dict[str, Mask], shards: int = 1, palette: Any = PALETTE) -> MaskSet:
+    rows = []
+    for index, names in enumerate(shards_of(masks, shards)):
+        write_shard(folder / shard_name(index, shards), {i: encode_mask(masks[i], palette) for i in names})
+        rows += [(i, shard_name(index, shards), mask_sha256(masks[i]), "", "") for i in names]
+    write_csv(folder / "manifest.csv", COLUMNS, rows)
+    return MaskSet(folder)
+
+
+def some_masks(count: int = 6) -> dict[str, Mask]:
+    rng = np.random.default_rng(0)
+    return {f"train/{i}": rng.integers(0, 6, (8, 6)).astype(np.uint8) for i in range(count)}
+
+
+# -- one mask ---------------------------------------------------------------------------------------------------------
+
+
+@FEW
+@given(MASKS, PALETTES)
+def test_a_mask_is_decoded_as_it_was_encoded(mask: Mask, palette: list[tuple[int, int, int]]) -> None:
+    again = decode_mask(encode_mask(mask, palette))
+    assert again.dtype == np.uint8
+    assert np.array_equal(again, mask)
+
+
+def test_a_mask_is_shown_in_the_colours_of_its_classes_and_white() -> None:
+    mask = np.array([[0, 1, 2], [3, 5, 255]], dtype=np.uint8)
+    shown = cv2.imdecode(np.frombuffer(encode_mask(mask, PALETTE), np.uint8), cv2.IMREAD_COLOR)[:, :, ::-1]
+    colours = {**dict(enumerate(PALETTE)), 255: (255, 255, 255)}
+    assert shown.tolist() == [[list(colours[int(v)]) for v in row] for row in mask]
+
+
+@FEW
+@given(MASKS, MASKS)
+def test_two_masks_have_one_hash_only_if_they_are_equal(a: Mask, b: Mask) -> None:
+    assert (mask_sha256(a) == mask_sha256(b)) == (a.shape == b.shape and bool((a == b).all()))
+    assert mask_sha256(a) == hashlib.sha256(f"{len(a)}x{len(a[0])}:".encode() + bytes(a.flatten().tolist())).hexdigest()
+
+
+def test_the_same_pixels_in_another_shape_have_another_hash() -> None:
+    pixels = np.arange(12, dtype=np.uint8)
+    assert len({mask_sha256(pixels.reshape(shape)) for shape in [(1, 12), (12, 1), (3, 4), (4, 3)]}) == 4
+
+
+# -- many masks -------------------------------------------------------------------------------------------------------
+
+
+@FEW
+@given(st.dictionaries(IDS, MASKS, max_size=6), st.integers(1, 5))
+def test_a_mask_set_is_read_as_it_was_written(masks: dict[str, Mask], shards: int) -> None:
+    with TemporaryDirectory() as folder:
+        found = write_set(Path(folder), masks, shards)
+        assert sorted(found.ids) == sorted(masks)
+        for name, mask in masks.items():
+            assert np.array_equal(found.read(name), mask)
+
+
+@FEW
+@given(st.dictionaries(IDS, MASKS, max_size=6), st.randoms(use_true_random=False))
+def test_equal_content_gives_equal_bytes_in_any_order(masks: dict[str, Mask], random: Any) -> None:
+    names = list(masks)
+    random.shuffle(names)
+    with TemporaryDirectory() as folder:
+        a, b = Path(folder, "a.zip"), Path(folder, "b.zip")
+        write_shard(a, {i: encode_mask(masks[i], PALETTE) for i in masks})
+        write_shard(b, {i: encode_mask(masks[i], PALETTE) for i in names})
+        assert a.read_bytes() == b.read_bytes()
+
+
+def test_nothing_of_the_time_of_writing_is_in_a_shard(tmp_path: Path) -> None:
+    write_set(tmp_path, some_masks())
+    with zipfile.ZipFile(tmp_path / shard_name(0, 1)) as archive:
+        assert {i.date_time for i in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+        assert archive.namelist() == [f"train/{i}.png" for i in range(6)]
+
+
+# -- changed files ----------------------------------------------------------------------------------------------------
+
+
+def one_pixel(folder: Path, masks: dict[str, Mask]) -> None:
+    changed = masks["train/2"].copy()
+    changed[3, 3] ^= 1
+    _write(folder, masks | {"train/2": changed})
+
+
+def two_exchanged(folder: Path, masks: dict[str, Mask]) -> None:
+    _write(folder, masks | {"train/2": masks["train/3"]})
+
+
+def transposed(folder: Path, masks: dict[str, Mask]) -> None:
+    _write(folder, masks | {"train/2": masks["train/2"].reshape(6, 8)})
+
+
+def left_out(folder: Path, masks: dict[str, Mask]) -> None:
+    _write(folder, {i: m for i, m in masks.items() if i != "train/2"})
+
+
+def removed(folder: Path, masks: dict[str, Mask]) -> None:
+    (folder / shard_name(0, 1)).unlink()
+
+
+def no_zip(folder: Path, masks: dict[str, Mask]) -> None:
+    (folder / shard_name(0, 1)).write_text("<html>not found</html>")
+
+
+def no_png(folder: Path, masks: dict[str, Mask]) -> None:
+    write_shard(folder / shard_name(0, 1), dict.fromkeys(masks, b"no image"))
+
+
+def _write(folder: Path, masks: dict[str, Mask]) -> None:
+    write_shard(folder / shard_name(0, 1), {i: encode_mask(m, PALETTE) for i, m in masks.items()})
+
+
+@pytest.mark.parametrize("change", [one_pixel, two_exchanged, transposed, left_out, removed, no_zip, no_png])
+def test_a_mask_that_is_not_the_one_written_is_found_and_named(
+    change: Callable[[Path, dict[str, Mask]], None], tmp_path: Path
+) -> None:
+    masks = some_masks()
+    found = write_set(tmp_path, masks)
+    change(tmp_path, masks)
+    with pytest.raises(StppError, match=rf"{shard_name(0, 1)}: mask train/2"):
+        found.read("train/2")
+
+
+def test_exchanged_shards_are_found(tmp_path: Path) -> None:
+    masks = some_masks(12)
+    found = write_set(tmp_path, masks, shards=2)
+    first, second = (tmp_path / shard_name(i, 2) for i in range(2))
+    content = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(content)
+    for name in masks:
+        with pytest.raises(StppError, match=name):
+            found.read(name)
+
+
+def test_any_changed_byte_gives_the_same_masks_or_an_error(tmp_path: Path) -> None:
+    masks = some_masks(2)
+    write_set(tmp_path, masks)
+    shard = tmp_path / shard_name(0, 1)
+    whole = shard.read_bytes()
+    damaged = [whole[:at] for at in range(0, len(whole), 9)]
+    for at in range(len(whole)):
+        damaged += [whole[:at] + bytes([whole[at] ^ flip]) + whole[at + 1 :] for flip in (1, 8, 255)]
+    refused = 0
+    for content in damaged:
+        shard.write_bytes(content)
+        found = MaskSet(tmp_path)
+        for name, mask in masks.items():
+            try:
+                assert np.array_equal(found.read(name), mask)
+            except StppError:
+                refused += 1
+    assert refused > len(whole) // 9
+
+
+# -- processes --------------------------------------------------------------------------------------------------------
+
+
+def test_a_mask_set_can_be_pickled_after_reading(tmp_path: Path) -> None:
+    masks = some_masks()
+    found = write_set(tmp_path, masks, shards=2)
+    for name in masks:
+        found.read(name)
+    again = pickle.loads(pickle.dumps(found))
+    for name, mask in masks.items():
+        assert np.array_equal(again.read(name), mask)
+        assert np.array_equal(found.read(name), mask)
+
+
+def _read(found: MaskSet, masks: dict[str, Mask], rounds: int) -> None:
+    for _ in range(rounds):
+        for name, mask in masks.items():
+            assert np.array_equal(found.read(name), mask)
+
+
+def test_forked_processes_do_not_disturb_each_others_reading(tmp_path: Path) -> None:
+    masks = some_masks(20)
+    found = write_set(tmp_path, masks, shards=2)
+    _read(found, masks, 1)
+    workers = [multiprocessing.get_context("fork").Process(target=_read, args=(found, masks, 20)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    _read(found, masks, 20)
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+
+
+# -- shards -----------------------------------------------------------------------------------------------------------
+
+MANY = st.lists(IDS, max_size=20, unique=True)
+
+
+@FEW
+@given(MANY, st.integers(1, 9))
+def test_shards_are_a_partition_that_keeps_the_order(ids: list[str], shards: int) -> None:
+    parts = shards_of(ids, shards)
+    assert len(parts) == shards
+    assert sorted(i for part in parts for i in part) == sorted(ids)
+    for part in parts:
+        assert part == [i for i in ids if i in part]
+
+
+@FEW
+@given(MANY, st.sets(st.integers(0, 19)), st.integers(1, 9))
+def test_an_id_stays_in_its_shard_when_others_come_or_go(ids: list[str], gone: set[int], shards: int) -> None:
+    fewer = [name for at, name in enumerate(ids) if at not in gone]
+    for all_, part in zip(shards_of(ids, shards), shards_of(fewer, shards), strict=True):
+        assert set(part) <= set(all_)
+        assert set(all_) - set(part) <= set(ids) - set(fewer)
+
+
+def test_shards_are_the_same_on_every_machine_and_about_equal() -> None:
+    assert shard_of("123456789", 4096) == 0xCBF43926 % 4096  # the check value of CRC-32
+    sizes = [len(part) for part in shards_of((f"image-{i}" for i in range(8000)), 8)]
+    assert max(abs(size - 1000) for size in sizes) < 5 * (8000 / 8 * 7 / 8) ** 0.5
+
+
+def test_the_names_of_shards_sort_by_number() -> None:
+    assert [shard_name(i, 4096) for i in (3, 20, 4095)] == sorted(shard_name(i, 4096) for i in (4095, 20, 3))
+    assert shard_name(3, 8) == "masks-00003-of-00008.zip"

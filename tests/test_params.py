@@ -1,0 +1,395 @@
+"""Parameters: strict, merged, and every mistake explained on a line that names its file and key."""
+
+import json
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
+
+from stpp.files import StppError
+from stpp.params import Data, Params, Subset, flatten, load, schema
+
+ROOT = Path(__file__).resolve().parents[1]
+PUBLISHED = [ROOT / "params.yaml", *sorted((ROOT / "pipelines" / "presets").glob("*.yaml"))]
+SMALL = {
+    "data": {"name": "mine", "kind": "toy", "root": "somewhere"},
+    "split": {"name": "s", "labeled": {"count": 2}, "val": {"count": 2}},
+}
+FEW = settings(max_examples=30, deadline=None)
+
+Value = bool | int | float | str
+NUMBERS = {k: v for k, v in flatten(load([ROOT / "params.yaml"])).items() if isinstance(v, bool | int | float)}
+WHOLE = [k for k, v in NUMBERS.items() if isinstance(v, int) and not isinstance(v, bool)]
+
+
+def name_of(path: Path) -> str:
+    return path.name
+
+
+def nested(flat: dict[str, Any]) -> dict[str, Any]:
+    """{"a": {"b": 1}} for {"a.b": 1}."""
+    tree: dict[str, Any] = {}
+    for name, value in flat.items():
+        *sections, last = name.split(".")
+        section = tree
+        for part in sections:
+            section = section.setdefault(part, {})
+        section[last] = value
+    return tree
+
+
+@pytest.fixture
+def complaint(tmp_path: Path) -> Any:
+    """The lines of the error that the repository's parameters give under an overlay, a dict or YAML text."""
+
+    def complain(overlay: dict[str, Any] | str) -> list[str]:
+        path = tmp_path / "overlay.yaml"
+        path.write_text(overlay if isinstance(overlay, str) else json.dumps(overlay))
+        with pytest.raises(StppError) as error:
+            load([ROOT / "params.yaml", path])
+        return str(error.value).splitlines()
+
+    return complain
+
+
+def loaded(tmp_path: Path, *overlays: dict[str, Any] | str) -> Params:
+    paths = [ROOT / "params.yaml"]
+    for number, overlay in enumerate(overlays):
+        paths.append(tmp_path / f"overlay-{number}.yaml")
+        paths[-1].write_text(overlay if isinstance(overlay, str) else json.dumps(overlay))
+    return load(paths)
+
+
+# -- the files of the repository --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=name_of)
+def test_published_parameters_load(path: Path) -> None:
+    assert isinstance(load([path]), Params)
+
+
+def test_the_schema_in_the_repository_is_fresh() -> None:
+    assert (ROOT / "params.schema.json").read_text(encoding="utf-8") == schema(), "run `stpp schema`"
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=name_of)
+def test_published_parameters_agree_with_the_schema(path: Path) -> None:
+    validator = jsonschema.Draft202012Validator(json.loads(schema()))
+    assert [e.message for e in validator.iter_errors(YAML(typ="safe").load(path))] == []
+
+
+def test_the_schema_refuses_text_and_unknown_keys_as_loading_does() -> None:
+    validator = jsonschema.Draft202012Validator(json.loads(schema()))
+    values = json.loads(load([ROOT / "params.yaml"]).model_dump_json())
+    assert validator.is_valid(values)
+    for key, number in NUMBERS.items():
+        section = values
+        *sections, last = key.split(".")
+        for part in sections:
+            section = section[part]
+        section[last] = str(number)
+        assert not validator.is_valid(values), key
+        section[f"{last}x"] = section[last] = number
+        assert not validator.is_valid(values), key
+        del section[f"{last}x"]
+    assert validator.is_valid(values)
+
+
+def test_what_was_loaded_and_written_loads_as_the_same(tmp_path: Path) -> None:
+    for path in PUBLISHED:
+        first = load([path])
+        (tmp_path / "again.yaml").write_text(first.model_dump_json())
+        assert load([tmp_path / "again.yaml"]) == first
+
+
+# -- strict -----------------------------------------------------------------------------------------------------------
+
+
+def test_no_text_becomes_a_number(complaint: Any) -> None:
+    lines = complaint(nested({key: str(number) for key, number in NUMBERS.items()}))
+    assert len(lines) == len(NUMBERS)
+    for key, number in NUMBERS.items():
+        (line,) = [line for line in lines if f" {key}: " in line]
+        assert "overlay.yaml" in line
+        assert f"(found {str(number)!r})" in line
+
+
+@pytest.mark.parametrize("value", [8.5, True, "8"])
+def test_only_a_whole_number_is_a_count(value: Value, complaint: Any) -> None:
+    lines = complaint(nested(dict.fromkeys(WHOLE, value)))
+    assert len(lines) == len(WHOLE)
+    for key in WHOLE:
+        assert any(f" {key}: " in line and f"(found {value!r})" in line for line in lines), key
+
+
+def test_even_a_real_number_without_a_fraction_is_no_count(complaint: Any) -> None:
+    counts = [key for key in WHOLE if key != "model.output_stride"]  # 8.0 is one of 8, 16
+    lines = complaint(nested(dict.fromkeys(counts, 8.0)))
+    assert len(lines) == len(counts)
+    assert all("valid integer (found 8.0)" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("split.stratify", 1),
+        ("label.flip", "yes"),
+        ("data.root", 3),
+        ("data.name", "with space"),
+        ("model.network", "pspnet"),
+        ("train.momentum", 1.5),
+        ("train.batch_size", 1),
+        ("train.lr", 0),
+        ("select.ratio", 1.0),
+        ("label.scales", []),
+        ("label.scales", 1.0),
+        ("train", None),
+        ("train", [1]),
+    ],
+)
+def test_a_value_of_another_kind_or_beyond_its_range_is_refused(key: str, value: object, complaint: Any) -> None:
+    (line,) = complaint(nested({key: value}))
+    assert f" {key}: " in line
+
+
+@pytest.mark.parametrize("text", [".inf", "-.inf", ".nan"])
+@pytest.mark.parametrize("key", ["train.lr", "train.head_lr_factor", "train.weight_decay"])
+def test_numbers_are_finite(key: str, text: str, complaint: Any) -> None:
+    section, name = key.split(".")
+    (line,) = complaint(f"{section}: {{{name}: {text}}}")
+    assert f" {key}: " in line
+
+
+def test_an_unknown_key_is_named_with_its_path(complaint: Any) -> None:
+    keys = [f"{key}x" for key in [*NUMBERS, "train", "augment.weak"]]
+    lines = complaint(nested(dict.fromkeys(keys, 1)))
+    assert len(lines) == len(keys)
+    for key in keys:
+        assert any(f" {key}: no such parameter" in line for line in lines), key
+
+
+def test_all_problems_are_reported_at_once_one_a_line(complaint: Any) -> None:
+    lines = complaint(
+        {
+            "train": {"lr": "8", "epochs": 2.0, "leraning_rate": 1},
+            "augment": {"weak": {"crop": 3, "scale": [0.5]}},
+            "split": {"labeled": {"count": None, "fraction": 2.0}},
+            "studnet": {},
+        }
+    )
+    keys = ["train.lr", "train.epochs", "train.leraning_rate", "augment.weak.crop", "augment.weak.scale.1"]
+    keys += ["split.labeled.fraction", "studnet"]
+    assert len(lines) == len(keys)
+    for key in keys:
+        assert sum(f" {key}: " in line for line in lines) == 1, key
+
+
+@pytest.mark.parametrize("meaning", ["ingore", 1.5, None, [1]])
+def test_a_value_that_fits_none_of_two_kinds_is_one_problem(meaning: object, complaint: Any) -> None:
+    data = {"kind": "folder", "images": "{name}.png", "classes": ["a", "b"], "values": {"11": meaning}}
+    (line,) = complaint({"data": data})
+    assert " data.values.11: " in line
+    assert "integer" in line
+    assert "ignore" in line
+
+
+def test_a_missing_section_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(json.dumps({"data": SMALL["data"], "split": {"name": "s", "labeled": {}}}))
+    with pytest.raises(StppError, match=r"params\.yaml: split\.val: "):
+        load([path])
+
+
+@pytest.mark.parametrize("key", ["train.lr", "data.root", "augment.weak.crop", "split.labeled.count", "train"])
+def test_parameters_are_frozen(key: str) -> None:
+    section: BaseModel = load([ROOT / "params.yaml"])
+    *sections, name = key.split(".")
+    for part in sections:
+        section = getattr(section, part)
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(section, name, getattr(section, name))
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["1e-3", "1E-3", "1.0e-3", "1.e-3", ".001", "0.001", "+1e-3"])
+def test_a_number_may_be_written_in_any_way(text: str, tmp_path: Path) -> None:
+    assert loaded(tmp_path, f"train: {{lr: {text}}}").train.lr == 1e-3
+
+
+def test_a_whole_number_may_stand_for_a_real_one(tmp_path: Path) -> None:
+    assert loaded(tmp_path, "train: {lr: 1}").train.lr == 1.0
+
+
+def test_an_overlay_changes_the_keys_it_names_and_no_other(tmp_path: Path) -> None:
+    plain = flatten(load([ROOT / "params.yaml"]))
+    overlay = {"train": {"lr": 0.5}, "augment": {"strong": {"blur": 0.0}}, "label": {"scales": [1.0]}}
+    merged = flatten(loaded(tmp_path, overlay))
+    changed = {"train.lr": 0.5, "augment.strong.blur": 0.0, "label.scales": (1.0,)}
+    assert merged == plain | changed
+
+
+def test_of_two_overlays_the_later_wins(tmp_path: Path) -> None:
+    p = loaded(tmp_path, {"train": {"lr": 0.5, "momentum": 0.1}}, {"train": {"lr": 0.25}})
+    assert (p.train.lr, p.train.momentum) == (0.25, 0.1)
+
+
+def test_an_overlay_may_complete_what_alone_is_wrong(tmp_path: Path) -> None:
+    assert loaded(tmp_path, {"train": {"checkpoints": 40}}, {"train": {"epochs": 50}}).train.checkpoints == 40
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"train: {lr: 1",
+        b"train:\n\tlr: 1",
+        b"\xff\xfe\x00",
+        b"train: {lr: 1, lr: 2}",
+        b"train: {lr: 2001-01-01}",
+        b"train: {lr: 2001-99-99}",
+        b"train: &a [*a]",
+        b"? [a, b]\n: 1",
+        b"",
+        b"- train",
+        b"train",
+    ],
+)
+def test_a_file_that_is_no_mapping_of_sections_is_named(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "odd.yaml"
+    path.write_bytes(content)
+    with pytest.raises(StppError, match=r"odd\.yaml: (not readable as YAML|expected sections)"):
+        load([ROOT / "params.yaml", path])
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StppError, match=r"absent\.yaml: no such file"):
+        load([tmp_path / "absent.yaml"])
+
+
+# -- what a section says of itself ------------------------------------------------------------------------------------
+
+FOLDER = {"name": "mine", "kind": "folder", "root": "r", "images": "{name}.png", "classes": ["a", "b"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"kind": "pascal"}, "kind pascal knows its own images, classes"),
+        ({"list": "l.txt"}, "not both"),
+        ({"images": None}, "needs either"),
+        ({"classes": None}, "needs `classes`"),
+        ({"classes": []}, "needs `classes`"),
+        ({"classes": ["a", "a"]}, "twice"),
+        ({"classes": [f"c{i}" for i in range(256)]}, "255 classes"),
+        ({"palette": [[0, 0, 0]]}, "1 colours for 2 classes"),
+        ({"palette": [[0, 0, 0], [0, 0, 256]]}, "0 to 255"),
+        ({"values": {"a": 1}}, "'a' is not a mask value"),
+        ({"values": {"-1": 1}}, "'-1' is not a mask value"),
+        ({"values": {"65536": 1}}, "'65536' is not a mask value"),
+        ({"values": {"7": 2}}, "class 2, but there are 2"),
+        ({"values": {"7": -1}}, "class -1, but there are 2"),
+    ],
+)
+def test_a_folder_that_is_described_wrongly_is_explained(change: dict[str, object], said: str, tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(json.dumps({**SMALL, "data": FOLDER | change}))
+    with pytest.raises(StppError) as error:
+        load([path])
+    assert f"{path}: data: " in str(error.value)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["11", "'11'"])
+def test_mask_values_are_keys_as_numbers_or_as_text(key: str, tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    folder = "kind: folder, images: '{name}.png', classes: [a, b]"
+    path.write_text(f"data: {{name: n, root: r, {folder}, values: {{{key}: ignore}}}}\nsplit: {SMALL['split']}")
+    assert load([path]).data.values == {"11": "ignore"}
+    assert Data(name="n", kind="folder", root="r", images="{a}", classes=("a", "b"), values={11: 1}).values == {"11": 1}
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({"train": {"epochs": 2, "checkpoints": 3}}, "`checkpoints` 3 cannot be kept in 2 epochs"),
+        ({"augment": {"weak": {"scale": [2.0, 0.5]}}}, "`weak.scale` needs"),
+        ({"augment": {"strong": {"blur_sigma": [0.0, 1.0]}}}, "`strong.blur_sigma` needs"),
+        ({"augment": {"strong": {"cutout_area": [0.1, 1.5]}}}, "`strong.cutout_area` is a part"),
+        ({"augment": {"strong": {"cutout_area": [0.9, 1.0], "cutout_aspect": [3.0, 3.3]}}}, "fits into the crop"),
+        ({"augment": {"strong": {"cutout_area": [0.9, 1.0], "cutout_aspect": [0.3, 0.5]}}}, "fits into the crop"),
+        ({"split": {"labeled": {"count": 3, "fraction": "1/8"}}}, "`count` or `fraction`"),
+        ({"split": {"labeled": {"list": "a.txt", "ids": "*"}}}, "`list` or `ids`"),
+    ],
+)
+def test_values_that_contradict_each_other_are_explained(section: dict[str, Any], said: str, complaint: Any) -> None:
+    (line,) = complaint(section)
+    assert "overlay.yaml" in line
+    assert f" {next(iter(section))}" in line
+    assert said in line
+
+
+# -- parts of the candidates ------------------------------------------------------------------------------------------
+
+
+@FEW
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 20_000))
+def test_a_fraction_is_rounded_half_up_and_takes_at_least_one(a: int, b: int, candidates: int) -> None:
+    a, b = sorted((a, b))
+    size = Subset(fraction=f"{a}/{b}").size(candidates)
+    assert size == max(1, (2 * candidates * a + b) // (2 * b))
+    assert size == 1 or abs(Fraction(size) - Fraction(candidates * a, b)) <= Fraction(1, 2)
+
+
+@FEW
+@given(st.integers(1, 1000), st.integers(1, 20_000))
+def test_a_decimal_means_what_it_shows(thousandths: int, candidates: int) -> None:
+    as_text = Subset(fraction=f"{thousandths}/1000").size(candidates)
+    assert Subset(fraction=thousandths / 1000).size(candidates) == as_text
+
+
+@pytest.mark.parametrize(("fraction", "size"), [("1/16", 661), ("1/8", 1323), (0.125, 1323), (1.0, 10582)])
+def test_fractions_of_augmented_pascal(fraction: str | float, size: int) -> None:
+    assert Subset(fraction=fraction).size(10582) == size
+
+
+@FEW
+@given(st.integers(0, 1000))
+def test_without_count_or_fraction_all_candidates_are_taken(candidates: int) -> None:
+    assert Subset().size(candidates) == candidates
+    assert Subset(count=7).size(candidates) == 7
+
+
+@pytest.mark.parametrize("bad", ["0", "2", "9/8", "-1/8", "1/0", "x", "", "1/2/3", "nan", 0.0, -0.5, 1.5, True, [1]])
+def test_no_other_fraction_is_taken(bad: object, complaint: Any) -> None:
+    (line,) = complaint({"split": {"labeled": {"count": None, "fraction": bad}}})
+    assert " split.labeled" in line
+    assert "fraction" in line
+
+
+# -- flat names -------------------------------------------------------------------------------------------------------
+
+KEYS = st.text("abcXYZ09_", min_size=1, max_size=4)
+LEAVES = st.one_of(st.integers(), st.text("a.é ", max_size=3), st.lists(st.integers(), max_size=2), st.none())
+TREES = st.recursive(
+    st.dictionaries(KEYS, LEAVES, min_size=1, max_size=3), lambda t: st.dictionaries(KEYS, t, min_size=1)
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(TREES)
+def test_flat_names_lead_back_to_every_value(tree: dict[str, Any]) -> None:
+    assert nested(flatten(tree)) == tree
+
+
+def test_flat_names_of_parameters_are_dotted() -> None:
+    flat = flatten(load([ROOT / "params.yaml"]))
+    assert flat["train.lr"] == 0.04
+    assert flat["augment.weak.crop"] == 56
+    assert not any(isinstance(v, dict | BaseModel) for v in flat.values())

@@ -1,0 +1,199 @@
+"""What MLflow is told: runs that group, resume, and survive a server that dies. Real MLflow on loopback."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import BIN, TINY
+
+from stpp.params import Params
+from stpp.tracking import Run, attach, client, track, tracking_uri
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite store, copied by tests: making one takes seconds."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    client(folder).search_experiments()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def root(tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in [n for n in os.environ if n.startswith(("DVC_", "MLFLOW_TRACKING", "STPP_"))]:
+        monkeypatch.delenv(name)
+    shutil.copyfile(database, tmp_path / "mlflow.db")
+    return tmp_path
+
+
+@pytest.fixture
+def params() -> Params:
+    return Params.model_validate_json(json.dumps(TINY))
+
+
+TAGS = {"stpp.data.digest": "d" * 32, "stpp.split.digest": "s" * 32}
+
+
+def runs(root: Path, query: str = "") -> list[Any]:
+    mlflow = client(root)
+    ids = [e.experiment_id for e in mlflow.search_experiments()]
+    return list(mlflow.search_runs(ids, query))
+
+
+def test_a_run_holds_flat_parameters_metrics_by_step_and_tags(root: Path, params: Params) -> None:
+    with track("teacher", "key", params, TAGS, root) as run:
+        for epoch in (1, 2, 3):
+            run.log({"epoch": epoch, "train/loss": 1 / epoch, "val/iou/0": float("nan")}, epoch)
+    [found] = runs(root, "tags.`stpp.key` = 'key'")
+    assert found.info.status == "FINISHED"
+    assert found.data.params["train.batch_size"] == "4"
+    assert found.data.params["augment.weak.crop"] == "32"
+    history = client(root).get_metric_history(found.info.run_id, "train/loss")
+    assert [(m.step, m.value) for m in history] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+    assert "val/iou/0" not in found.data.metrics
+    assert found.data.tags["stpp.split.digest"] == "s" * 32
+
+
+def test_stages_of_one_system_share_a_parent_and_another_split_has_another(root: Path, params: Params) -> None:
+    for name, key, tags in (
+        ("teacher", "a", TAGS),
+        ("score", "b", TAGS),
+        ("teacher", "c", TAGS | {"stpp.split.digest": "t" * 32}),
+    ):
+        with track(name, key, params, tags, root) as run:
+            run.log({"x": 1.0}, 0)
+    parent = {
+        r.data.tags["stpp.key"]: r.data.tags["mlflow.parentRunId"] for r in runs(root, "tags.`stpp.key` LIKE '%'")
+    }
+    assert parent["a"] == parent["b"] != parent["c"]
+    names = {r.info.run_name for r in runs(root) if r.info.run_id in parent.values()}
+    assert all(name.startswith("stpp tiny ") for name in names)
+
+
+def test_a_run_that_failed_is_resumed_and_its_steps_are_not_logged_twice(root: Path, params: Params) -> None:
+    with pytest.raises(RuntimeError), track("teacher", "key", params, TAGS, root) as run:
+        run.log({"train/loss": 3.0}, 1)
+        run.log({"train/loss": 2.0}, 2)
+        raise RuntimeError("killed")
+    assert runs(root, "tags.`stpp.key` = 'key'")[0].info.status == "FAILED"
+    with track("teacher", "key", params, TAGS, root) as run:
+        for step in (1, 2, 3):
+            run.log({"train/loss": 4.0 - step}, step)
+    [found] = runs(root, "tags.`stpp.key` = 'key'")
+    history = client(root).get_metric_history(found.info.run_id, "train/loss")
+    assert [m.step for m in history] == [1, 2, 3]
+
+
+def test_a_finished_run_is_superseded_not_overwritten(root: Path, params: Params) -> None:
+    for _ in range(2):
+        with track("teacher", "key", params, TAGS, root) as run:
+            run.log({"train/loss": 1.0}, 1)
+    first, second = sorted(runs(root, "tags.`stpp.key` = 'key'"), key=lambda r: r.info.start_time)
+    assert first.data.tags["stpp.superseded_by"] == second.info.run_id
+
+
+def test_figures_reach_the_run_that_run_json_names(root: Path, params: Params) -> None:
+    with track("score", "key", params, TAGS, root) as run:
+        run.table({"id": ["a"], "stability": [0.5]}, "scores.json")
+    (root / "run.json").write_text(json.dumps({"run_id": run.run_id}))
+    (root / "plot.png").write_bytes(b"picture")
+    attach(root / "run.json", [root / "plot.png"], root)
+    mlflow = client(root)
+    assert {a.path for a in mlflow.list_artifacts(run.run_id, "figures")} == {"figures/plot.png"}
+    assert "scores.json" in {a.path for a in mlflow.list_artifacts(run.run_id)}
+
+
+def test_the_environment_chooses_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert tracking_uri(Path("/somewhere")) == "sqlite:////somewhere/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    assert tracking_uri(Path("/somewhere")) == "http://127.0.0.1:1"
+
+
+def test_switched_off_it_is_silent(root: Path, params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STPP_TRACKING", "off")
+    with track("teacher", "key", params, TAGS, root) as run:
+        run.log({"train/loss": 1.0}, 1)
+    assert run.run_id is None
+    assert runs(root) == []
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+@pytest.fixture
+def server(root: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A real MLflow server on loopback, up and answering."""
+    port = free_port()
+    command = [
+        str(BIN / "mlflow"),
+        *("server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
+        *("--backend-store-uri", f"sqlite:///{root}/mlflow.db", "--artifacts-destination", str(root / "artifacts")),
+    ]
+    env = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PATH": f"{BIN}:{os.environ['PATH']}"}
+    process = subprocess.Popen(
+        command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    end = time.monotonic() + 90
+    while True:
+        with socket.socket() as s:
+            if s.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        assert process.poll() is None and time.monotonic() < end, "the server did not start"
+        time.sleep(0.2)
+    yield f"http://127.0.0.1:{port}", process
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_a_server_that_dies_in_the_middle_stops_nothing_and_is_said_once(
+    root: Path,
+    params: Params,
+    server: tuple[str, subprocess.Popen[bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    uri, process = server
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with track("teacher", "key", params, TAGS, root) as run:
+        run.log({"train/loss": 2.0}, 1)
+        assert run.run_id is not None
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for step in (2, 3):
+            run.log({"train/loss": 1.0}, step)
+    said = capsys.readouterr().out
+    assert said.count("going on without it") == 1
+    assert "did not reach MLflow" in said
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert [m.step for m in client(root).get_metric_history(run.run_id, "train/loss")] == [1]
+
+
+def test_a_server_that_was_never_there_stops_nothing(
+    root: Path, params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:secret@127.0.0.1:{free_port()}")
+    run = Run("teacher", "key", params, TAGS | {"stpp.group": "g", "stpp.system": "stpp"}, root)
+    run.log({"train/loss": 1.0}, 1)
+    run.end("FINISHED")
+    said = capsys.readouterr().out
+    assert "failed" in said and "secret" not in said
+    assert run.run_id is None
+
+
+def test_tracking_loads_mlflow_only_when_there_is_something_to_say() -> None:
+    code = "import sys, stpp.tracking; print('mlflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
