@@ -51,7 +51,7 @@ def _guarded(stage: Callable[..., None]) -> Callable[..., None]:
             typer.echo("\ninterrupted: what is done is kept; run the same command again to go on from there", err=True)
             raise typer.Exit(130) from None
         except OSError as error:
-            if error.errno != errno.ENOSPC:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
             typer.echo(
                 f"error: the disk is full ({error.filename}): make room, then run the same command again", err=True

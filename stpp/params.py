@@ -36,7 +36,7 @@ class Toy(Section):
     images: Count = 300
     size: Annotated[int, Field(ge=32, le=1024)] = 96
     """Height and width in pixels."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
 
 
 class Data(Section):

@@ -113,6 +113,8 @@ def check(sets: dict[str, list[str]], dataset: Dataset, split: Split, batch_size
             f"{i}: in {name}, but has no mask; add the mask, or leave the image to `unlabeled`" for i in without
         ]
         present = {c for i in ids for c in dataset.records[i].classes}
+        if ids and not without and not present:
+            problems.append(f"{name}: its masks hold no pixel of any class; check data.values")
         for c, label in enumerate(dataset.classes):
             if c in present or not ids or without:
                 continue

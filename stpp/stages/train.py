@@ -1,5 +1,7 @@
 """Stage train: the teacher on D_l, or a student on D_l and pseudo-labelled images (paper, Algorithms 1 and 2)."""
 
+import io
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -92,8 +94,11 @@ def _train(
     state_file = job.folder / "state.pt"
 
     def save(state: State) -> None:
+        # Through memory: torch's own writer hides that a disk is full.
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
         with replacing(state_file) as partial:
-            torch.save(state, partial)
+            partial.write_bytes(buffer.getbuffer())
 
     def checkpoint(which: str, net: torch.nn.Module) -> None:
         if which == "best":
@@ -105,7 +110,19 @@ def _train(
     def validate(net: torch.nn.Module) -> Scores:
         return evaluate(net, val, photos, p.model, where)
 
-    hooks = Hooks(validate=validate, checkpoint=checkpoint, save=save, log=run.log)
+    # Metric names that MLflow takes: letters, digits and a few signs.
+    labels = [re.sub(r"[^\w.\- ]", "_", label) for label in dataset.classes]
+    labels = [f"{label}_{i}" if labels.count(label) > 1 else label for i, label in enumerate(labels)]
+
+    def named(row: dict[str, float]) -> dict[str, float]:
+        """val/iou/3 -> val/iou/<name of class 3>"""
+        classes = {f"val/iou/{i}": f"val/iou/{label}" for i, label in enumerate(labels)}
+        return {classes.get(key, key): value for key, value in row.items()}
+
+    def log(row: dict[str, float], epoch: int) -> None:
+        run.log(named(row), epoch)
+
+    hooks = Hooks(validate=validate, checkpoint=checkpoint, save=save, log=log)
     state = torch.load(state_file, map_location="cpu", weights_only=True) if state_file.exists() else None
     curve = fit(
         network,
@@ -122,7 +139,7 @@ def _train(
         publish(job.folder / "best.safetensors", job.folder / "model.safetensors")
     else:
         build.save(job.folder / "model.safetensors", network.state_dict())
-    write_csv(job.folder / "curve.csv", list(curve[0]), [list(row.values()) for row in curve])
+    write_csv(job.folder / "curve.csv", list(named(curve[0])), [list(row.values()) for row in curve])
     best = max(curve, key=lambda row: row["val/miou"])
     summary = {
         "val": {"miou_last": curve[-1]["val/miou"], "miou_best": best["val/miou"], "epoch_best": int(best["epoch"])},

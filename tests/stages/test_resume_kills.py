@@ -136,3 +136,14 @@ def test_ctrl_c_says_in_one_line_how_to_go_on(prepared: Project) -> None:
     assert process.returncode == 130
     assert "Traceback" not in output
     assert output.count("run the same command again") == 1
+
+
+def test_a_full_disk_is_said_leaves_nothing_half_written_and_is_survived(prepared: Project) -> None:
+    """A limit on the size of a file stands for the disk: writing fails in the middle of the first saved state."""
+    command = " ".join(TRAIN).replace("OUT", "runs/teacher")
+    output = prepared.run("bash", "-c", f"ulimit -f 20000; {command}", rc=2)
+    assert "the disk is full" in output and "Traceback" not in output
+    left = [f for f in (prepared.folder / ".stpp").rglob("*") if f.is_file() and f.suffix != ".lock"]
+    assert left == [] and not (prepared.folder / "runs/teacher").exists()
+    prepared.run(*command.split())
+    assert (prepared.folder / "runs/teacher/model.safetensors").exists()

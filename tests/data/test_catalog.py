@@ -1,0 +1,385 @@
+"""The layouts known by name, on trees as they are published, and any other by patterns or a list."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stpp.data.catalog import Found, Layout, discover, layout, voc_palette
+from stpp.data.images import to_classes
+from stpp.files import StppError
+from stpp.params import Data
+
+FEW = settings(max_examples=25, deadline=None)
+
+
+def described(root: Path, **kwargs: Any) -> Data:
+    return Data(**({"name": "mine", "kind": "folder", "root": str(root), "classes": ("a", "b")} | kwargs))
+
+
+def found(root: Path, **kwargs: Any) -> dict[str, Found]:
+    data = described(root, **kwargs)
+    images, problems = discover(data, layout(data))
+    assert problems == []
+    return images
+
+
+def problems_of(root: Path, **kwargs: Any) -> list[str]:
+    data = described(root, **kwargs)
+    return discover(data, layout(data))[1]
+
+
+# -- Pascal -----------------------------------------------------------------------------------------------------------
+
+VOC_COLOURS = {
+    0: (0, 0, 0),
+    1: (128, 0, 0),
+    2: (0, 128, 0),
+    3: (128, 128, 0),
+    4: (0, 0, 128),
+    5: (128, 0, 128),
+    6: (0, 128, 128),
+    7: (128, 128, 128),
+    8: (64, 0, 0),
+    9: (192, 0, 0),
+    10: (64, 128, 0),
+    11: (192, 128, 0),
+    12: (64, 0, 128),
+    13: (192, 0, 128),
+    14: (64, 128, 128),
+    15: (192, 128, 128),
+    16: (0, 64, 0),
+    17: (128, 64, 0),
+    18: (0, 192, 0),
+    19: (128, 192, 0),
+    20: (0, 64, 128),
+    255: (224, 224, 192),
+}
+
+
+def test_vocs_colours_are_the_published_ones() -> None:
+    colours = voc_palette(256)
+    assert {index: colours[index] for index in VOC_COLOURS} == VOC_COLOURS
+
+
+@pytest.mark.parametrize("classes", [1, 21, 256])
+def test_every_class_has_a_colour_of_its_own(classes: int) -> None:
+    assert len(set(voc_palette(classes))) == classes
+
+
+def pascal(root: Path) -> Layout:
+    return layout(Data(name="voc", kind="pascal", root=str(root)))
+
+
+def test_pascal_is_found_as_it_is_published(tree: Any) -> None:
+    root = tree(
+        {
+            "JPEGImages/2007_000027.jpg": b"",
+            "JPEGImages/2007_000032.jpg": b"",
+            "JPEGImages/2007_000033.jpg": b"",
+            "SegmentationClass/2007_000032.png": b"",
+            "SegmentationClass/2007_000033.png": b"",
+            "SegmentationClassAug/2007_000032.png": b"",
+            "SegmentationObject/2007_000032.png": b"",
+            "Annotations/2007_000027.xml": b"",
+            "ImageSets/Segmentation/train.txt": b"2007_000032",
+        }
+    )
+    images = found(root, kind="pascal", classes=None)
+    assert images == {
+        "2007_000027": Found("JPEGImages/2007_000027.jpg", ""),
+        "2007_000032": Found("JPEGImages/2007_000032.jpg", "SegmentationClassAug/2007_000032.png"),
+        "2007_000033": Found("JPEGImages/2007_000033.jpg", "SegmentationClass/2007_000033.png"),
+    }
+
+
+def test_pascals_values_are_21_classes_and_a_border(tmp_path: Path) -> None:
+    known = pascal(tmp_path)
+    assert known.values == {**{i: i for i in range(21)}, 255: 255}
+    assert (known.classes[0], known.classes[15], known.classes[20]) == ("background", "person", "tvmonitor")
+    assert len(known.classes) == len(known.palette) == 21
+
+
+# -- Cityscapes -------------------------------------------------------------------------------------------------------
+
+# The published labels: id -> trainId; 34 ids in all, 255 is never trained on.
+TRAIN_IDS = {
+    0: 255,  # unlabeled
+    1: 255,  # ego vehicle
+    2: 255,  # rectification border
+    3: 255,  # out of roi
+    4: 255,  # static
+    5: 255,  # dynamic
+    6: 255,  # ground
+    7: 0,  # road
+    8: 1,  # sidewalk
+    9: 255,  # parking
+    10: 255,  # rail track
+    11: 2,  # building
+    12: 3,  # wall
+    13: 4,  # fence
+    14: 255,  # guard rail
+    15: 255,  # bridge
+    16: 255,  # tunnel
+    17: 5,  # pole
+    18: 255,  # polegroup
+    19: 6,  # traffic light
+    20: 7,  # traffic sign
+    21: 8,  # vegetation
+    22: 9,  # terrain
+    23: 10,  # sky
+    24: 11,  # person
+    25: 12,  # rider
+    26: 13,  # car
+    27: 14,  # truck
+    28: 15,  # bus
+    29: 255,  # caravan
+    30: 255,  # trailer
+    31: 16,  # train
+    32: 17,  # motorcycle
+    33: 18,  # bicycle
+}
+CITY = "aachen_000000_000019"
+
+
+def cityscapes(root: Path) -> Layout:
+    return layout(Data(name="city", kind="cityscapes", root=str(root)))
+
+
+@pytest.mark.parametrize("kind", ["labelIds", "labelTrainIds"])
+def test_cityscapes_is_found_as_it_is_published(kind: str, tree: Any) -> None:
+    mask = f"gtFine/train/aachen/{CITY}_gtFine_{kind}.png"
+    root = tree(
+        {
+            f"leftImg8bit/train/aachen/{CITY}_leftImg8bit.png": b"",
+            "leftImg8bit/test/berlin/berlin_000000_000019_leftImg8bit.png": b"",
+            mask: b"",
+            f"gtFine/train/aachen/{CITY}_gtFine_instanceIds.png": b"",
+            f"gtFine/train/aachen/{CITY}_gtFine_color.png": b"",
+            f"gtFine/train/aachen/{CITY}_gtFine_polygons.json": b"",
+        }
+    )
+    assert found(root, kind="cityscapes", classes=None) == {
+        "test/berlin/berlin_000000_000019": Found("leftImg8bit/test/berlin/berlin_000000_000019_leftImg8bit.png", ""),
+        f"train/aachen/{CITY}": Found(f"leftImg8bit/train/aachen/{CITY}_leftImg8bit.png", mask),
+    }
+
+
+def test_cityscapes_label_ids_become_the_published_train_ids(tree: Any) -> None:
+    root = tree(
+        {
+            f"gtFine/train/aachen/{CITY}_gtFine_labelIds.png": b"",
+            f"gtFine/train/aachen/{CITY}_gtFine_labelTrainIds.png": b"",
+        }
+    )
+    values = np.arange(34, dtype=np.int32)[None]
+    assert to_classes(values, cityscapes(root).values).tolist() == [[TRAIN_IDS[v] for v in range(34)]]
+    assert cityscapes(root).values.keys() == {*range(34), 255}
+    assert cityscapes(root).values[255] == 255
+
+
+def test_cityscapes_train_ids_mean_themselves(tree: Any) -> None:
+    root = tree({f"gtFine/train/aachen/{CITY}_gtFine_labelTrainIds.png": b""})
+    assert cityscapes(root).values == {**{i: i for i in range(19)}, 255: 255}
+
+
+def test_cityscapes_classes_are_named_and_coloured_as_published(tmp_path: Path) -> None:
+    known = cityscapes(tmp_path)
+    assert len(known.classes) == len(set(known.palette)) == 19
+    colours = dict(zip(known.classes, known.palette, strict=True))
+    assert (known.classes[0], known.classes[10], known.classes[18]) == ("road", "sky", "bicycle")
+    assert colours["road"] == (128, 64, 128)
+    assert colours["car"] == (0, 0, 142)
+    assert colours["bicycle"] == (119, 11, 32)
+
+
+# -- toy --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_embedded_set_is_found(tree: Any) -> None:
+    root = tree({"images/toy_00000.png": b"", "masks/toy_00000.png": b"", "images/.hidden.txt": b""})
+    assert found(root, kind="toy", classes=None) == {"toy_00000": Found("images/toy_00000.png", "masks/toy_00000.png")}
+
+
+# -- patterns ---------------------------------------------------------------------------------------------------------
+
+PARTS = st.text("abc-_.1", min_size=1, max_size=4).filter(lambda part: part not in (".", ".."))
+
+
+@FEW
+@given(st.dictionaries(st.tuples(PARTS, PARTS), st.booleans(), min_size=1, max_size=6))
+def test_two_placeholders_find_every_image_and_its_mask_and_nothing_else(files: dict[tuple[str, str], bool]) -> None:
+    with TemporaryDirectory() as folder:
+        for (set_, name), masked in files.items():
+            made = [f"{set_}/photo/{name}.jpg", f"{set_}/photo/{name}.jpeg", f"{set_}/photo/deep/{name}.jpg"]
+            for path in [*made, *([f"masks-{set_}/{name}.png"] if masked else [])]:
+                Path(folder, path).parent.mkdir(parents=True, exist_ok=True)
+                Path(folder, path).touch()
+        images = found(Path(folder), images="{set}/photo/{name}.jpg", masks="masks-{set}/{name}.png")
+    assert list(images) == sorted(f"{set_}/{name}" for set_, name in files)
+    for (set_, name), masked in files.items():
+        mask = f"masks-{set_}/{name}.png" if masked else ""
+        assert images[f"{set_}/{name}"] == Found(f"{set_}/photo/{name}.jpg", mask)
+
+
+def test_an_extension_may_vary_and_is_no_part_of_the_id(tree: Any) -> None:
+    root = tree({"i/a.jpg": b"", "i/b.JPG": b"", "i/c.png": b"", "m/a.png": b"", "m/c.png": b""})
+    assert found(root, images="i/{name}.{ext}", masks="m/{name}.png") == {
+        "a": Found("i/a.jpg", "m/a.png"),
+        "b": Found("i/b.JPG", ""),
+        "c": Found("i/c.png", "m/c.png"),
+    }
+
+
+def test_a_repeated_placeholder_stands_for_the_same_part(tree: Any) -> None:
+    root = tree({"x/x.jpg": b"", "x/y.jpg": b"", "z/z.jpg": b"", "m/z-z.png": b""})
+    assert found(root, images="{name}/{name}.jpg", masks="m/{name}-{name}.png") == {
+        "x": Found("x/x.jpg", ""),
+        "z": Found("z/z.jpg", "m/z-z.png"),
+    }
+
+
+def test_all_else_in_a_pattern_is_meant_as_it_is_written(tree: Any) -> None:
+    root = tree({"a+(1)/x.jpg": b"", "aa1/x.jpg": b"", "a+(1)/yxjpg": b""})
+    assert list(found(root, images="a+(1)/{name}.jpg")) == ["x"]
+
+
+def test_images_behind_a_linked_folder_are_found(tree: Any, tmp_path: Path) -> None:
+    root = tree({"readme": b""})
+    elsewhere = tmp_path / "disk"
+    elsewhere.mkdir()
+    (elsewhere / "x.jpg").touch()
+    (root / "photos").symlink_to(elsewhere)
+    assert list(found(root, images="photos/{name}.jpg")) == ["x"]
+
+
+def test_a_mask_pattern_with_odd_braces_finds_no_mask_and_no_error(tree: Any) -> None:
+    root = tree({"x.jpg": b"", "{x.png": b""})
+    for masks in ("{name.png", "{}.png", "{name!q}.png"):
+        assert found(root, images="{name}.jpg", masks=masks) == {"x": Found("x.jpg", "")}
+
+
+@pytest.mark.parametrize(
+    ("patterns", "said"),
+    [
+        ({"images": "a.jpg"}, r"data\.images: a\.jpg names one file only"),
+        ({"images": "../{name}.jpg"}, r"data\.images: \.\./\{name\}\.jpg leads out of data\.root"),
+        ({"images": "/abs/{name}.jpg"}, r"data\.images: .* leads out"),
+        ({"images": "{name}.jpg", "masks": "../m/{name}.png"}, r"data\.masks: \.\./m/\{name\}\.png leads out"),
+        ({"images": "{name}.jpg", "masks": "/m/{name}.png"}, r"data\.masks: .* leads out"),
+        ({"images": "{name}.jpg", "masks": "{nmae}.png"}, r"data\.masks: \{nmae\} does not occur"),
+    ],
+)
+def test_a_pattern_that_cannot_be_meant_is_explained(patterns: dict[str, str], said: str, tree: Any) -> None:
+    root = tree({"x.jpg": b"", "../m/x.png": b""})
+    with pytest.raises(StppError, match=said):
+        found(root, **patterns)
+
+
+def test_a_root_that_is_no_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StppError, match=rf"data\.root: {tmp_path}/absent is no folder"):
+        found(tmp_path / "absent", images="{name}.jpg")
+
+
+@pytest.mark.parametrize("kwargs", [{"images": "photos/{name}.jpg"}, {"list": "list.txt"}])
+def test_no_image_at_all_is_a_problem_that_names_root_and_pattern_or_list(kwargs: dict[str, str], tree: Any) -> None:
+    root = tree({"x.jpg": b"", "list.txt": "\n \n"})
+    (problem,) = problems_of(root, **kwargs)
+    assert problem.startswith(f"{root}: no image found")
+    assert next(iter(kwargs.values())) in problem
+
+
+@pytest.mark.parametrize("name", ["my photo", "a,b", 'a"b', "a\n", "a\\b"])
+def test_a_file_whose_name_cannot_be_an_id_is_named_and_the_others_are_found(name: str, tree: Any) -> None:
+    root = tree({f"i/{name}.jpg": b"", "i/good.jpg": b""})
+    data = described(root, images="i/{name}.jpg")
+    images, problems = discover(data, layout(data))
+    assert list(images) == ["good"]
+    assert len(problems) == 1
+    assert problems[0].startswith(f"{root}/i/{name}.jpg: ")
+
+
+def test_two_files_with_one_id_are_both_named(tree: Any) -> None:
+    root = tree({"i/a.jpg": b"", "i/a.png": b"", "i/b.png": b""})
+    (problem,) = problems_of(root, images="i/{name}.{ext}")
+    assert f"{root}/i/a.jpg" in problem
+    assert f"{root}/i/a.png" in problem
+
+
+# -- lists ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+def test_a_list_has_an_image_or_an_image_and_its_mask_a_line(start: str, tree: Any) -> None:
+    root = tree({"list.txt": f"{start}p/a.jpg m/a.png\n\n  p/b.c.jpg\np/ü.jpg\tm/1.png\n"})
+    assert found(root, list="list.txt") == {
+        "p/a": Found("p/a.jpg", "m/a.png"),
+        "p/b.c": Found("p/b.c.jpg", ""),
+        "p/ü": Found("p/ü.jpg", "m/1.png"),
+    }
+
+
+@pytest.mark.parametrize("second", ["p/a.png", "p/a.jpg"])
+def test_an_image_listed_twice_is_a_problem(second: str, tree: Any) -> None:
+    root = tree({"list.txt": f"p/a.jpg\n{second}\n"})
+    (problem,) = problems_of(root, list="list.txt")
+    assert f"{root}/{second}: id p/a stands also for {root}/p/a.jpg" in problem
+
+
+@pytest.mark.parametrize(
+    "line", ["../a.jpg", "/etc/a.jpg", "p/../../a.jpg", "p/a.jpg ../m/a.png", "p/a.jpg /m/a.png", ".", "a b c"]
+)
+def test_a_line_that_climbs_out_or_holds_more_than_two_names_is_refused_with_its_number(line: str, tree: Any) -> None:
+    root = tree({"list.txt": f"p/good.jpg\n{line}\n"})
+    with pytest.raises(StppError, match=rf"{root}/list\.txt:2: "):
+        found(root, list="list.txt")
+
+
+@pytest.mark.parametrize("name", ["absent.txt", "folder", "../list.txt", "/list.txt", "latin.txt"])
+def test_a_list_that_cannot_be_read_is_named(name: str, tree: Any) -> None:
+    root = tree({"folder/x": b"", "latin.txt": "ü.jpg".encode("latin-1"), "../list.txt": "a.jpg"})
+    with pytest.raises(StppError, match=r"data\.list: .*" + name.strip("./").replace(".", r"\.")):
+        found(root, list=name)
+
+
+# -- what mask values mean --------------------------------------------------------------------------------------------
+
+
+def meaning(**kwargs: Any) -> dict[int, int]:
+    return layout(described(Path(), images="{name}.jpg", **kwargs)).values
+
+
+def test_values_mean_themselves_and_255_is_ignored() -> None:
+    assert meaning(classes=("a", "b", "c")) == {0: 0, 1: 1, 2: 2, 255: 255}
+
+
+def test_a_value_of_ones_own_can_be_ignored() -> None:
+    assert meaning(values={11: "ignore"}) == {0: 0, 1: 1, 11: 255, 255: 255}
+    assert meaning(values={11: "ignore"}, ignore=None) == {0: 0, 1: 1, 11: 255}
+    assert meaning(ignore=1000) == {0: 0, 1: 1, 1000: 255}
+
+
+def test_binary_masks_of_0_and_255_have_two_classes_and_nothing_to_ignore() -> None:
+    values = meaning(values={255: 1})
+    assert values == {0: 0, 1: 1, 255: 1}
+    assert to_classes(np.array([[0, 255]], dtype=np.int32), values).tolist() == [[0, 1]]
+
+
+def test_a_value_may_mean_another_class_or_none() -> None:
+    assert meaning(values={0: "ignore", 1: 0, 2: 1}) == {0: 255, 1: 0, 2: 1, 255: 255}
+
+
+@pytest.mark.parametrize("ignore", [0, 1])
+def test_a_class_cannot_be_the_value_to_ignore(ignore: int) -> None:
+    with pytest.raises(StppError, match=rf"data\.ignore: {ignore} is also the id of class {'ab'[ignore]}"):
+        meaning(ignore=ignore)
+
+
+def test_colours_are_those_given_or_chosen() -> None:
+    given_ = ((1, 2, 3), (4, 5, 6))
+    assert layout(described(Path(), images="{name}.jpg", palette=given_)).palette == given_
+    assert layout(described(Path(), images="{name}.jpg")).palette == ((0, 0, 0), (128, 0, 0))

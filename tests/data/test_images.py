@@ -1,0 +1,372 @@
+"""Images and masks of every common kind, against numbers worked out pixel by pixel, and files that are broken."""
+
+import gc
+import io
+import struct
+import warnings
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+from PIL import Image
+
+from stpp.data.images import read_image, read_mask, to_classes
+from stpp.files import StppError
+
+Pixels = NDArray[np.uint8]
+
+RNG = np.random.default_rng(0)
+RGB: Pixels = RNG.integers(0, 256, (9, 14, 3)).astype(np.uint8)
+GREY: Pixels = RGB[:, :, 0]
+SMOOTH: Pixels = np.repeat(np.repeat(RNG.integers(0, 256, (3, 4, 3)), 16, 0), 16, 1).astype(np.uint8)
+
+
+def grey_as_rgb(grey: NDArray[Any]) -> Pixels:
+    return np.stack([grey, grey, grey], axis=2).astype(np.uint8)
+
+
+# -- kinds of images --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "ppm", "webp"])
+def test_rgb_without_loss_is_read_as_it_is_and_nothing_is_said(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(RGB).save(path, lossless=True)
+    image, notes = read_image(path)
+    assert image.dtype == np.uint8
+    assert np.array_equal(image, RGB)
+    assert notes == []
+
+
+def test_jpeg_is_read_closely(tmp_path: Path) -> None:
+    Image.fromarray(SMOOTH).save(tmp_path / "a.jpg", quality=95, subsampling=0)
+    image, notes = read_image(tmp_path / "a.jpg")
+    assert np.abs(image.astype(int) - SMOOTH).max() <= 6
+    assert notes == []
+
+
+def test_the_content_tells_the_format_and_not_the_name(tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "a.jpg", format="PNG")
+    assert np.array_equal(read_image(tmp_path / "a.jpg")[0], RGB)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "bmp"])
+def test_grey_is_repeated_in_three_channels(suffix: str, tmp_path: Path) -> None:
+    Image.fromarray(GREY).save(tmp_path / f"a.{suffix}")
+    image, notes = read_image(tmp_path / f"a.{suffix}")
+    assert np.array_equal(image, grey_as_rgb(GREY))
+    assert [n for n in notes if "grey-scale" in n] == notes != []
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bits_are_scaled_to_eight_and_rounded(suffix: str, tmp_path: Path) -> None:
+    values = np.array([[0, 1, 128, 129, 257, 32767, 32768], [65535, 65534, 65406, 255, 256, 385, 386]], dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / f"a.{suffix}")
+    image, notes = read_image(tmp_path / f"a.{suffix}")
+    assert image[:, :, 0].tolist() == [[int(v / 257 + 0.5) for v in row] for row in values.tolist()]
+    assert np.array_equal(image, grey_as_rgb(image[:, :, 0]))
+    assert any("16-bit" in n for n in notes)
+
+
+def test_sixteen_bits_of_the_other_byte_order_are_the_same(tmp_path: Path) -> None:
+    values = RNG.integers(0, 65536, (4, 5)).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "little.tif")
+    Image.frombytes("I;16B", (5, 4), values.astype(">u2").tobytes()).save(tmp_path / "big.tif")
+    assert (tmp_path / "big.tif").read_bytes()[:2] == b"MM"
+    assert np.array_equal(read_image(tmp_path / "big.tif")[0], read_image(tmp_path / "little.tif")[0])
+    assert np.array_equal(read_mask(tmp_path / "big.tif"), values)
+
+
+@pytest.mark.parametrize("suffix", ["tif", "jpg"])
+def test_cmyk_is_converted(suffix: str, tmp_path: Path) -> None:
+    inks = np.concatenate([SMOOTH, SMOOTH[::-1, ::-1, :1] // 2], axis=2)
+    Image.frombytes("CMYK", inks.shape[1::-1], inks.tobytes()).save(tmp_path / f"a.{suffix}", quality=95)
+    image, notes = read_image(tmp_path / f"a.{suffix}")
+    expected = (255.0 - inks[:, :, :3]) * (255.0 - inks[:, :, 3:]) / 255
+    assert np.abs(image - expected).max() <= (1 if suffix == "tif" else 8)
+    assert any("CMYK" in n for n in notes)
+
+
+@pytest.mark.parametrize("alpha", [0, 77, 255])
+def test_alpha_is_dropped_and_not_blended(alpha: int, tmp_path: Path) -> None:
+    opacity = np.full((9, 14, 1), alpha, dtype=np.uint8)
+    Image.fromarray(np.concatenate([RGB, opacity], axis=2)).save(tmp_path / "rgba.png")
+    Image.fromarray(np.concatenate([GREY[:, :, None], opacity], axis=2)).save(tmp_path / "la.png")
+    for name, expected in {"rgba.png": RGB, "la.png": grey_as_rgb(GREY)}.items():
+        image, notes = read_image(tmp_path / name)
+        assert np.array_equal(image, expected)
+        assert any("alpha" in n for n in notes)
+
+
+@pytest.mark.parametrize("suffix", ["png", "gif", "bmp", "tif"])
+def test_a_palette_is_looked_up(suffix: str, tmp_path: Path) -> None:
+    colours = RNG.integers(0, 256, (256, 3)).astype(np.uint8)
+    image = Image.fromarray(GREY)
+    image.putpalette(colours.tobytes())
+    image.save(tmp_path / f"a.{suffix}")
+    read, _ = read_image(tmp_path / f"a.{suffix}")
+    assert np.array_equal(read, np.array([[colours[v] for v in row] for row in GREY]))
+
+
+def test_a_palette_with_alpha_is_looked_up_without_a_warning(tmp_path: Path) -> None:
+    colours = RNG.integers(0, 256, (256, 3)).astype(np.uint8)
+    image = Image.fromarray(GREY)
+    image.putpalette(colours.tobytes())
+    image.save(tmp_path / "a.png", transparency=bytes(range(256)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read, notes = read_image(tmp_path / "a.png")
+    assert np.array_equal(read, colours[GREY])
+    assert any("palette" in n for n in notes)
+
+
+def test_black_and_white_is_0_and_255(tmp_path: Path) -> None:
+    bits = GREY > 127
+    Image.fromarray(bits).save(tmp_path / "a.png")
+    image, notes = read_image(tmp_path / "a.png")
+    assert np.array_equal(image, grey_as_rgb(bits * np.uint8(255)))
+    assert any("black and white" in n for n in notes)
+
+
+# -- upright ----------------------------------------------------------------------------------------------------------
+
+# EXIF: where the first row and the first column of the stored pixels are seen.
+SEEN = {
+    1: ("top", "left"),
+    2: ("top", "right"),
+    3: ("bottom", "right"),
+    4: ("bottom", "left"),
+    5: ("left", "top"),
+    6: ("right", "top"),
+    7: ("right", "bottom"),
+    8: ("left", "bottom"),
+}
+
+
+def as_seen(stored: Pixels, orientation: int) -> Pixels:
+    """Every stored pixel put where EXIF says that it is seen."""
+    rows, columns = stored.shape[:2]
+    of_row, of_column = SEEN[orientation]
+    shape = (rows, columns) if of_row in ("top", "bottom") else (columns, rows)
+    seen = np.zeros((*shape, *stored.shape[2:]), dtype=stored.dtype)
+    for r in range(rows):
+        for c in range(columns):
+            at = {}
+            for side, index in ((of_row, r), (of_column, c)):
+                axis = 0 if side in ("top", "bottom") else 1
+                at[axis] = index if side in ("top", "left") else shape[axis] - 1 - index
+            seen[at[0], at[1]] = stored[r, c]
+    return seen
+
+
+def with_orientation(value: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = value
+    return exif
+
+
+@pytest.mark.parametrize("orientation", SEEN)
+def test_an_image_and_its_mask_are_turned_upright(orientation: int, tmp_path: Path) -> None:
+    exif = with_orientation(orientation)
+    for name, stored in {"rgb.png": RGB, "rgb.tif": RGB, "grey.png": GREY}.items():
+        Image.fromarray(stored).save(tmp_path / name, exif=exif)
+        image, notes = read_image(tmp_path / name)
+        expected = as_seen(stored, orientation)
+        assert np.array_equal(image, expected if stored.ndim == 3 else grey_as_rgb(expected))
+        if name != "rgb.tif":  # Pillow turns TIFFs itself
+            assert any("EXIF" in n for n in notes) == (orientation != 1)
+    assert np.array_equal(read_mask(tmp_path / "grey.png"), as_seen(GREY, orientation))
+
+
+def test_a_photograph_is_turned_upright(tmp_path: Path) -> None:
+    Image.fromarray(SMOOTH).save(tmp_path / "a.jpg", quality=95, subsampling=0, exif=with_orientation(6))
+    image, _ = read_image(tmp_path / "a.jpg")
+    assert np.abs(image.astype(int) - as_seen(SMOOTH, 6)).max() <= 6
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 65535])
+def test_an_orientation_that_exif_does_not_know_turns_nothing(orientation: int, tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "a.png", exif=with_orientation(orientation))
+    image, notes = read_image(tmp_path / "a.png")
+    assert np.array_equal(image, RGB)
+    assert notes == []
+
+
+def test_odd_exif_does_not_keep_an_image_from_being_read(tmp_path: Path) -> None:
+    orientation, maker = (0x0112, 3, 1, 6), (0x010F, 11, 1, 0x3F800000)  # the maker's name is a number
+    entries = b"".join(struct.pack("<HHII", *entry) for entry in (maker, orientation))
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + struct.pack("<I", 0)
+    Image.fromarray(SMOOTH).save(tmp_path / "a.jpg", quality=95, subsampling=0, exif=exif)
+    image, _ = read_image(tmp_path / "a.jpg")
+    assert np.abs(image.astype(int) - as_seen(SMOOTH, 6)).max() <= 6
+
+
+# -- files that are broken --------------------------------------------------------------------------------------------
+
+
+def encoded(format_: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(SMOOTH).save(buffer, format=format_)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("read", [read_image, read_mask])
+@pytest.mark.parametrize("content", [b"<html>404</html>", b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", None])
+def test_what_is_no_image_is_named(read: Callable[[Path], Any], content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(StppError) as error:
+        read(path)
+    assert str(error.value).startswith(f"{path}: ")
+
+
+def test_a_folder_with_an_images_name_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.png").mkdir()
+    with pytest.raises(StppError, match=r"a\.png: "):
+        read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("format_", ["PNG", "JPEG", "BMP", "WEBP", "GIF"])
+def test_a_truncated_image_is_named_and_never_read_in_part(format_: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.img"
+    whole = encoded(format_)
+    path.write_bytes(whole)
+    complete, _ = read_image(path)
+    refused = 0
+    cuts = range(0, len(whole), max(1, len(whole) // 40))
+    for cut in cuts:
+        path.write_bytes(whole[:cut])
+        try:
+            assert np.array_equal(read_image(path)[0], complete)
+        except StppError as error:
+            assert str(error).startswith(f"{path}: ")
+            refused += 1
+    assert refused >= 0.8 * len(cuts)
+
+
+@pytest.mark.parametrize("format_", ["PNG", "JPEG", "BMP", "WEBP", "GIF"])
+def test_changed_bytes_give_an_image_or_an_error_that_names_it(format_: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.img"
+    whole = encoded(format_)
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        changed = bytearray(whole)
+        for at in rng.integers(0, rng.choice([100, len(whole)]), 2):
+            changed[at % len(whole)] = rng.integers(256)
+        path.write_bytes(changed)
+        try:
+            image, _ = read_image(path)
+            assert image.shape[2] == 3
+        except StppError as error:
+            assert str(error).startswith(f"{path}: ")
+
+
+def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0))
+    path = tmp_path / "bomb.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b""))
+    with pytest.raises(StppError, match=r"bomb\.png: .*too many; cut it into tiles"):
+        read_image(path)
+
+
+@pytest.mark.parametrize(
+    "values", [np.zeros((2, 2), np.float32), np.array([[0, 70_000]], np.int32), np.array([[-1]], np.int32)]
+)
+def test_values_without_a_fixed_range_are_refused(values: NDArray[Any], tmp_path: Path) -> None:
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    with pytest.raises(StppError, match=r"a\.tif: .*fixed range; save it as 8- or 16-bit"):
+        read_image(tmp_path / "a.tif")
+
+
+def open_files() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files in /proc")
+def test_no_file_stays_open(tmp_path: Path) -> None:
+    gc.collect()
+    before = open_files()
+    kept = []
+    for format_ in ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP"):
+        (tmp_path / "whole").write_bytes(encoded(format_))
+        (tmp_path / "half").write_bytes(encoded(format_)[: len(encoded(format_)) // 2])
+        kept.append(read_image(tmp_path / "whole"))
+        with warnings.catch_warnings(), pytest.raises(StppError) as error:
+            warnings.simplefilter("ignore", UserWarning)  # of Pillow, on the rest of a TIFF's header
+            read_image(tmp_path / "half")
+        kept.append(error)
+    assert open_files() == before
+
+
+# -- masks ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "bmp"])
+def test_grey_and_palette_masks_are_their_values(suffix: str, tmp_path: Path) -> None:
+    coloured = Image.fromarray(GREY)
+    coloured.putpalette(RNG.integers(0, 256, (256, 3)).astype(np.uint8).tobytes())
+    coloured.save(tmp_path / f"palette.{suffix}")
+    Image.fromarray(GREY).save(tmp_path / f"grey.{suffix}")
+    for kind in ("grey", "palette"):
+        values = read_mask(tmp_path / f"{kind}.{suffix}")
+        assert values.dtype == np.int32
+        assert np.array_equal(values, GREY)
+
+
+def test_masks_of_one_and_of_sixteen_bits_keep_their_values(tmp_path: Path) -> None:
+    Image.fromarray(GREY > 127).save(tmp_path / "bits.png")
+    assert np.array_equal(read_mask(tmp_path / "bits.png"), (GREY > 127).astype(int))
+    values = np.array([[0, 255, 256], [1000, 40_000, 65_535]], dtype=np.uint16)
+    for name in ("a.png", "a.tif"):
+        Image.fromarray(values).save(tmp_path / name)
+        assert np.array_equal(read_mask(tmp_path / name), values)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "CMYK", "F"])
+def test_a_mask_of_colours_is_refused(mode: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    Image.fromarray(RGB).convert("L").convert(mode).save(path)
+    with pytest.raises(StppError, match=rf"a\.tif: .*one channel of class ids, this is {mode}"):
+        read_mask(path)
+
+
+VALUES = st.integers(0, 12) | st.sampled_from([-1, 254, 255, 256, 65_535, 65_536, 2**31 - 1, -(2**31)])
+NAMED = st.integers(0, 12) | st.sampled_from([255, 65_535])
+MEANING = st.dictionaries(NAMED, st.integers(0, 255), min_size=1)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data(), MEANING)
+def test_values_become_classes_one_by_one_and_the_first_without_meaning_is_told(
+    data: st.DataObject, meaning: dict[int, int]
+) -> None:
+    known = st.sampled_from(sorted(meaning))
+    shapes = st.tuples(st.integers(0, 4), st.integers(0, 4))
+    values = data.draw(arrays(np.int32, shapes, elements=data.draw(st.sampled_from([known, known | VALUES]))))
+    expected = np.zeros(values.shape, dtype=np.uint8)
+    unknown = []
+    for r in range(values.shape[0]):
+        for c in range(values.shape[1]):
+            if int(values[r, c]) in meaning:
+                expected[r, c] = meaning[int(values[r, c])]
+            else:
+                unknown.append(int(values[r, c]))
+    if unknown:
+        with pytest.raises(KeyError) as error:
+            to_classes(values, meaning)
+        assert error.value.args == (unknown[0],)
+    else:
+        labels = to_classes(values, meaning)
+        assert labels.dtype == np.uint8
+        assert np.array_equal(labels, expected)
