@@ -195,7 +195,9 @@ def _matched(root: Path, known: Layout) -> list[tuple[str, str, str]]:
             candidates = [_fill(m, parts) for m in known.masks]
             mask = next((m for m in candidates if (root / m).is_file()), "")
             pairs.append(("/".join(parts[n] for n in names if n != "ext"), image, mask))
-    return pairs
+    # `{set}/{name}.png` matches `trainannot/1.png`, too: what is a mask of an image is no image.
+    of_images = {mask for _, _, mask in pairs}
+    return [pair for pair in pairs if pair[1] not in of_images]
 
 
 def _compile(images: str) -> tuple[re.Pattern[str], list[str]]:

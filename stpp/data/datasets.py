@@ -10,7 +10,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from stpp import files
 from stpp.data.images import read_image, read_mask, to_classes
-from stpp.data.transforms import normalize, strong, weak
+from stpp.data.transforms import normalize, reseed, strong, weak
 from stpp.files import StppError
 from stpp.masks import Mask, MaskSet
 from stpp.params import Augment
@@ -81,7 +81,7 @@ class Training(TorchDataset[tuple[Tensor, Tensor]]):
         image, mask = source.read(index)
         views = [("weak", self.weak)] if position < self.labeled else [("weak", self.weak), ("strong", self.strong)]
         for name, view in views:
-            view.set_random_seed(seed_of(*self.seed, epoch, position, name) % 2**32)
+            reseed(view, seed_of(*self.seed, epoch, position, name))
             out = view(image=image, mask=mask)
             image, mask = out["image"], out["mask"]
         return torch.from_numpy(normalize(image)), torch.from_numpy(mask.astype(np.int64))

@@ -1,9 +1,10 @@
 """A_w and A_s (paper, 3.3 and 4.1; probabilities and ranges that the paper leaves open as in the authors' code).
 
-Every transform draws from its own generators only, which `Compose.set_random_seed` sets for one sample.
+The parts of a view draw one after the other from the view's own generators only, which `reseed` sets for one sample.
 """
 
 import os
+import random
 from typing import Any
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network at import
@@ -119,6 +120,15 @@ def strong(params: Strong) -> A.Compose:
             CutOut(params.cutout_area, params.cutout_aspect, p=params.cutout),
         ]
     )
+
+
+def reseed(view: A.Compose, seed: int) -> None:
+    """Start the one stream of numbers that all parts of a view draw from.
+
+    `Compose.set_random_seed` starts an equal stream for each part, so that all would decide by the same number:
+    blur and CutOut always together, a large resize always with a crop at the bottom.
+    """
+    view.set_random_state(np.random.default_rng(seed), random.Random(seed))
 
 
 def normalize(image: Image) -> NDArray[np.float32]:

@@ -31,18 +31,30 @@ def save(path: Path, state: dict[str, torch.Tensor]) -> None:
 
 def load(network: nn.Module, path: Path) -> nn.Module:
     """Fill `network` from a checkpoint; every key must fit. Raises StppError naming the file."""
-    try:
-        network.load_state_dict(load_file(path))
-    except (SafetensorError, RuntimeError, OSError) as error:
-        raise StppError(f"{path}: not a checkpoint of this network: {' '.join(str(error).split())[:300]}") from None
+    _fill(network, _read(path), path)
     return network
 
 
 def start(network: nn.Module, path: Path) -> bool:
-    """Re-initialise the backbone from the file that `stpp backbone` wrote; False if that holds no weights."""
-    state = load_file(path)
+    """Fill the backbone from the file that `stpp backbone` wrote; False if that holds no weights.
+
+    Raises StppError naming the file.
+    """
+    state = _read(path)
     if state:
-        # Counters of seen batches are absent from older files, and start at 0.
-        backbone = network.get_submodule("backbone")
-        backbone.load_state_dict(backbone.state_dict() | state)
+        _fill(network.get_submodule("backbone"), state, path)
     return bool(state)
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise StppError(f"{path}: not readable as weights: {error}; run `dvc repro` again") from None
+
+
+def _fill(module: nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise StppError(f"{path}: not a checkpoint of this network: {' '.join(str(error).split())[:300]}") from None

@@ -226,6 +226,14 @@ def test_two_placeholders_find_every_image_and_its_mask_and_nothing_else(files: 
         assert images[f"{set_}/{name}"] == Found(f"{set_}/photo/{name}.jpg", mask)
 
 
+def test_a_mask_that_the_pattern_of_images_matches_too_is_no_image(tree: Any) -> None:
+    root = tree({"train/1.png": b"", "trainannot/1.png": b"", "test/2.png": b""})
+    assert found(root, images="{set}/{name}.png", masks="{set}annot/{name}.png") == {
+        "test/2": Found("test/2.png", ""),
+        "train/1": Found("train/1.png", "trainannot/1.png"),
+    }
+
+
 def test_an_extension_may_vary_and_is_no_part_of_the_id(tree: Any) -> None:
     root = tree({"i/a.jpg": b"", "i/b.JPG": b"", "i/c.png": b"", "m/a.png": b"", "m/c.png": b""})
     assert found(root, images="i/{name}.{ext}", masks="m/{name}.png") == {

@@ -74,8 +74,7 @@ def test_predictions_in_bfloat16_are_probabilities_in_float32_near_those_in_floa
     for name, probabilities in stream:
         assert probabilities.dtype == torch.float32
         expected = by_hand(network, photos, name)
-        torch.testing.assert_close(probabilities, expected, rtol=0, atol=0.03)
-        assert not torch.equal(probabilities, expected)
+        assert 1e-4 < float((probabilities - expected).abs().max()) < 0.03
 
 
 def test_networks_read_in_turn_leave_torch_as_it_was(photos: Photos) -> None:

@@ -90,7 +90,7 @@ def test_a_file_that_is_no_checkpoint_is_refused_with_its_name(tmp_path: Path, c
     path = tmp_path / "f.safetensors"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(StppError, match=r"f\.safetensors: not a checkpoint of this network: ."):
+    with pytest.raises(StppError, match=r"f\.safetensors: not readable as weights: ."):
         build.load(nn.Linear(2, 2), path)
 
 

@@ -19,9 +19,11 @@ TRAIN = f"stpp train --name teacher --backbone runs/backbone.safetensors {DATA}"
 
 
 def outs(folder: Path) -> dict[str, str]:
-    """Content of every out but run.json, which names an execution."""
+    """Content of every out but run.json, which names an execution, and what DVC adds."""
     return {
-        f.relative_to(folder).as_posix(): digest([f]) for f in folder.rglob("*") if f.is_file() and f.name != "run.json"
+        f.relative_to(folder).as_posix(): digest([f])
+        for f in folder.rglob("*")
+        if f.is_file() and f.name not in ("run.json", ".gitignore")
     }
 
 
@@ -91,6 +93,7 @@ def test_dvc_killed_alone_leaves_a_stage_that_the_next_repro_waits_for(project: 
     dvc.wait()
     assert any(Path(f"/proc/{pid}").exists() for pid in stage), "the stage lives on"
     output = project.run("dvc", "repro", "train_teacher")
+    dvc.communicate()
     assert "waiting for it" in output
     assert "is done" not in output
     assert output.count("epochs of") == 0, "the second copy must not train"

@@ -1,0 +1,184 @@
+"""Training samples: a function of seed, role, epoch and position; labelled images weak, pseudo-labelled ones strong."""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from stpp.data.datasets import Draw, Labeled, Photos, Plain, Training
+from stpp.data.transforms import normalize
+from stpp.files import StppError, write_csv
+from stpp.masks import COLUMNS, MaskSet, encode_mask, mask_sha256, write_shard
+from stpp.params import Augment, Strong, Weak
+
+Make = Callable[..., Training]
+
+WEAK = Weak(base=24, crop=16)
+ALWAYS = Augment(weak=WEAK, strong=Strong(jitter=1.0, grayscale=1.0, blur=1.0, cutout=1.0))
+NEVER = Augment(weak=WEAK, strong=Strong(jitter=0.0, grayscale=0.0, blur=0.0, cutout=0.0))
+LABELED = [f"l/{i}" for i in range(4)]
+UNLABELED = [f"u/{i}" for i in range(6)]
+COPIES = 2
+
+
+@pytest.fixture
+def pseudo_masks(photos: Photos, tmp_path: Path) -> MaskSet:
+    """Pseudo masks of all unlabelled images, nothing but class 2."""
+    masks = {}
+    for name in UNLABELED:
+        record = photos.dataset.records[name]
+        masks[name] = np.full((record.height, record.width), 2, dtype=np.uint8)
+    write_shard(tmp_path / "s.zip", {name: encode_mask(mask, photos.dataset.palette) for name, mask in masks.items()})
+    write_csv(tmp_path / "manifest.csv", COLUMNS, [(n, "s.zip", mask_sha256(m), "", "") for n, m in masks.items()])
+    return MaskSet(tmp_path)
+
+
+@pytest.fixture
+def make(photos: Photos, pseudo_masks: MaskSet) -> Make:
+    """Training data of four labelled images twice, then six pseudo-labelled ones in two parts."""
+
+    def training(augment: Augment = ALWAYS, seed: int = 0, role: str = "student") -> Training:
+        parts = [Labeled(photos, UNLABELED[:2], pseudo_masks), Labeled(photos, UNLABELED[2:], pseudo_masks)]
+        return Training(Labeled(photos, LABELED), COPIES, parts, augment, seed, role)
+
+    return training
+
+
+def equal(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> bool:
+    return torch.equal(a[0], b[0]) and torch.equal(a[1], b[1])
+
+
+ALL = [(epoch, position) for epoch in (0, 7) for position in range(COPIES * 4 + 6)]
+
+# -- one sample -------------------------------------------------------------------------------------------------------
+
+
+def test_a_sample_is_a_normalised_crop_and_its_classes(make: Make) -> None:
+    data = make()
+    assert len(data) == COPIES * 4 + 6
+    for draw in ALL:
+        image, mask = data[draw]
+        assert (image.dtype, mask.dtype) == (torch.float32, torch.int64)
+        assert image.shape == (3, 16, 16)
+        assert mask.shape == (16, 16)
+        assert set(mask.unique().tolist()) <= {0, 1, 2, 255}
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(before=st.lists(st.sampled_from(ALL), max_size=5), draw=st.sampled_from(ALL))
+def test_a_sample_does_not_depend_on_what_was_asked_before(make: Make, before: list[Draw], draw: Draw) -> None:
+    fresh, used = make(), make()
+    for other in before:
+        used[other]
+    assert equal(used[draw], fresh[draw])
+
+
+def test_a_sample_is_the_same_in_any_number_of_workers_and_any_batch(make: Make) -> None:
+    data = make()
+    one_by_one = [data[draw] for draw in ALL]
+    for workers, size in ((0, 3), (2, 4)):
+        batches = [ALL[i : i + size] for i in range(0, len(ALL), size)]
+        loader = DataLoader(data, batch_sampler=batches, num_workers=workers)
+        images, masks = (torch.cat(parts) for parts in zip(*loader, strict=True))
+        assert equal((images, masks), tuple(torch.stack(parts) for parts in zip(*one_by_one, strict=True)))
+
+
+def test_a_sample_is_the_same_after_pickling(make: Make) -> None:
+    data = make()
+    expected = [data[draw] for draw in ALL[-8:]]
+    again = pickle.loads(pickle.dumps(data))
+    assert all(equal(again[draw], sample) for draw, sample in zip(ALL[-8:], expected, strict=True))
+
+
+def test_copies_epochs_roles_and_seeds_see_an_image_differently(make: Make) -> None:
+    for position in range(4):
+        views = [make()[0, position], make()[0, position + 4], make()[1, position]]
+        views += [make(role="teacher")[0, position], make(seed=1)[0, position]]
+        assert len({image.numpy().tobytes() for image, _ in views}) == 5
+
+
+# -- which augmentation -----------------------------------------------------------------------------------------------
+
+
+def test_labelled_images_are_never_strongly_augmented(make: Make) -> None:
+    always, never = make(ALWAYS), make(NEVER)
+    for epoch, position in ALL:
+        same = equal(always[epoch, position], never[epoch, position])
+        assert same == (position < COPIES * 4)
+
+
+def test_a_labelled_sample_is_its_photograph_and_its_mask(photos: Photos) -> None:
+    still = Augment(weak=Weak(base=24, crop=24, scale=(1.0, 1.0), flip=0.0))
+    ids = ["l/3", "l/0", "l/1"]  # 24 x 20: neither resized nor cropped, but padded below
+    data = Training(Labeled(photos, ids), COPIES, [], still, 0, "teacher")
+    for position, name in enumerate(ids * COPIES):
+        image, mask = data[5, position]
+        assert np.array_equal(image[:, :20], normalize(photos.image(name)))
+        assert np.array_equal(mask[:20], photos.mask(name))
+        assert (mask[20:] == 255).all()
+        assert np.array_equal(image[:, 20:], normalize(np.zeros((4, 24, 3), dtype=np.uint8)))
+
+
+def test_strong_follows_weak_on_the_same_crop(make: Make) -> None:
+    only_jitter = make(Augment(weak=WEAK, strong=NEVER.strong.model_copy(update={"grayscale": 1.0})))
+    plain = make(NEVER)
+    for position in range(COPIES * 4, len(plain)):
+        (grey, mask), (image, expected_mask) = only_jitter[0, position], plain[0, position]
+        assert torch.equal(mask, expected_mask)
+        deviation, mean = (torch.tensor(v)[:, None, None] for v in ((0.229, 0.224, 0.225), (0.485, 0.456, 0.406)))
+        luminance = ((image * deviation + mean) * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(0)
+        assert ((grey * deviation + mean) - luminance).abs().max() < 1.5 / 255
+
+
+def test_pseudo_labelled_images_have_their_pseudo_masks_and_need_no_other(make: Make) -> None:
+    data = make()
+    for epoch, position in ALL:
+        values = set(data[epoch, position][1].unique().tolist())
+        assert (values <= {2, 255}) == (position >= COPIES * 4)
+
+
+def test_where_cutout_put_noise_the_mask_is_ignored(make: Make) -> None:
+    cut = Augment(weak=WEAK, strong=NEVER.strong.model_copy(update={"cutout": 1.0, "cutout_area": (0.2, 0.3)}))
+    for position in range(COPIES * 4, COPIES * 4 + 6):
+        (image, mask), (plain, whole) = make(cut)[0, position], make(NEVER)[0, position]
+        changed = (image != plain).any(0)
+        assert changed.sum() > 0.15 * 256
+        assert (mask[changed] == 255).all()
+        assert torch.equal(mask[mask != 255], whole[mask != 255])
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_value_that_lost_its_meaning_since_prepare_is_named(photos: Photos) -> None:
+    path = photos.root / "masks/l/0.png"
+    changed = Photos(photos.dataset, photos.root)
+    changed.dataset.values.pop(2)
+    with pytest.raises(StppError, match=rf"{path}: value 2 is no class"):
+        Labeled(changed, LABELED).read(0)
+
+
+def test_a_photograph_that_is_gone_is_named(photos: Photos) -> None:
+    (photos.root / "images/u/3.png").unlink()
+    with pytest.raises(StppError, match=r"images/u/3\.png: no such file"):
+        Plain(photos, UNLABELED)[3]
+
+
+def test_plain_images_are_whole_and_named(photos: Photos) -> None:
+    plain = Plain(photos, [*UNLABELED, *LABELED])
+    assert len(plain) == 10
+    for index, name in enumerate([*UNLABELED, *LABELED]):
+        record = photos.dataset.records[name]
+        found, image = plain[index]
+        assert found == name
+        assert image.shape == (3, record.height, record.width)
+        mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+        expected = (photos.image(name) / 255 - mean) / deviation
+        assert np.abs(image.numpy().transpose(1, 2, 0) - expected).max() < 1e-5

@@ -1,0 +1,125 @@
+"""Batches: permutations that can start anywhere; and for prediction, batches of equal sizes from the list alone."""
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stpp.data.datasets import Labeled, Photos, Plain, Training
+from stpp.data.loaders import Batches, prediction_loader, training_loader
+from stpp.files import Dataset
+from stpp.params import Augment, Runtime, Weak
+
+FEW = settings(max_examples=40, deadline=None)
+COUNTS = st.tuples(st.integers(2, 40), st.integers(2, 9), st.integers(1, 4)).filter(lambda c: c[0] >= c[1])
+NAMES = [f"{kind}/{i}" for kind, count in (("l", 4), ("u", 6)) for i in range(count)]
+
+# -- training ---------------------------------------------------------------------------------------------------------
+
+
+@FEW
+@given(COUNTS, st.integers(0, 9))
+def test_every_epoch_is_a_permutation_without_its_incomplete_last_batch(
+    counts: tuple[int, int, int], seed: int
+) -> None:
+    samples, size, epochs = counts
+    batches = list(Batches(samples, size, epochs, seed, "teacher"))
+    per_epoch = samples // size
+    assert len(batches) == len(Batches(samples, size, epochs, seed, "teacher")) == per_epoch * epochs
+    for epoch in range(epochs):
+        of_epoch = batches[epoch * per_epoch : (epoch + 1) * per_epoch]
+        assert all(len(batch) == size for batch in of_epoch)
+        assert all(e == epoch for batch in of_epoch for e, _ in batch)
+        positions = [position for batch in of_epoch for _, position in batch]
+        assert len(set(positions)) == per_epoch * size
+        assert set(positions) <= set(range(samples))
+
+
+@FEW
+@given(COUNTS, st.integers(0, 9), st.data())
+def test_started_at_any_iteration_the_sequence_continues(
+    counts: tuple[int, int, int], seed: int, data: st.DataObject
+) -> None:
+    samples, size, epochs = counts
+    whole = list(Batches(samples, size, epochs, seed, "teacher"))
+    start = data.draw(st.integers(0, len(whole)))
+    rest = Batches(samples, size, epochs, seed, "teacher", start)
+    assert len(rest) == len(whole) - start
+    assert list(rest) == whole[start:]
+    assert list(rest) == whole[start:]
+
+
+def test_epochs_roles_and_seeds_have_orders_of_their_own() -> None:
+    def order(seed: int, role: str, epoch: int) -> tuple[int, ...]:
+        batches = list(Batches(20, 4, 3, seed, role))
+        return tuple(p for batch in batches[epoch * 5 : epoch * 5 + 5] for _, p in batch)
+
+    orders = {order(seed, role, epoch) for seed in (0, 1) for role in ("teacher", "student") for epoch in range(3)}
+    assert len(orders) == 12
+
+
+def test_more_epochs_do_not_change_the_first_ones() -> None:
+    assert list(Batches(20, 4, 5, 0, "teacher"))[:10] == list(Batches(20, 4, 2, 0, "teacher"))
+
+
+def test_every_position_is_left_out_about_equally_often() -> None:
+    seen = torch.zeros(10)
+    for batch in Batches(10, 4, 500, 0, "teacher"):
+        seen[[p for _, p in batch]] += 1
+    assert (seen - 400).abs().max() < 4.5 * (500 * 0.8 * 0.2) ** 0.5
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_training_loader_gives_the_samples_of_its_batches_in_order(workers: int, photos: Photos) -> None:
+    labeled = Labeled(photos, NAMES[:4])
+    data = Training(labeled, 2, [], Augment(weak=Weak(base=24, crop=16)), 0, "teacher")
+    batches = Batches(len(data), 3, 2, 0, "teacher", start=1)
+    loader = training_loader(data, batches, Runtime(workers=workers), torch.device("cpu"))
+    assert len(loader) == 3
+    for (images, masks), batch in zip(loader, batches, strict=True):
+        expected = [data[draw] for draw in batch]
+        assert torch.equal(images, torch.stack([image for image, _ in expected]))
+        assert torch.equal(masks, torch.stack([mask for _, mask in expected]))
+
+
+# -- prediction -------------------------------------------------------------------------------------------------------
+
+
+def batches_of(photos: Photos, ids: list[str], size: int, workers: int = 0) -> list[tuple[list[str], torch.Tensor]]:
+    return list(prediction_loader(Plain(photos, ids), size, Runtime(workers=workers)))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_hold_every_id_once_in_order_and_equal_sizes_only(size: int, workers: int, photos: Photos) -> None:
+    batches = batches_of(photos, NAMES, size, workers)
+    assert [name for names, _ in batches for name in names] == NAMES
+    for names, images in batches:
+        assert 1 <= len(names) <= size
+        sizes = {(photos.dataset.records[n].height, photos.dataset.records[n].width) for n in names}
+        assert sizes == {tuple(images.shape[2:])}
+        for name, image in zip(names, images, strict=True):
+            assert torch.equal(image, Plain(photos, [name])[0][1])
+
+
+def test_neighbours_of_equal_size_fill_a_batch(photos: Photos) -> None:
+    alike = [n for n in NAMES if photos.dataset.records[n].width == 24]
+    assert [len(names) for names, _ in batches_of(photos, alike, 3)] == [3, 3, 2]
+
+
+def test_batches_depend_on_the_list_of_ids_and_on_nothing_beyond(photos: Photos) -> None:
+    ids = ["u/3", "l/1", "u/0", "u/1", "l/0"]
+    few = {name: photos.dataset.records[name] for name in reversed(ids)}
+    alone = Photos(dataclasses.replace(photos.dataset, records=few), photos.root)
+    assert isinstance(alone.dataset, Dataset)
+    for (names, images), (expected_names, expected) in zip(
+        batches_of(alone, ids, 2), batches_of(photos, ids, 2), strict=True
+    ):
+        assert names == expected_names
+        assert torch.equal(images, expected)
+
+
+def test_no_ids_make_no_batches(photos: Photos) -> None:
+    assert batches_of(photos, [], 4, workers=2) == []
