@@ -33,6 +33,7 @@ class Run:
         self.tags = tags
         self.root = root
         self.run_id: str | None = None
+        self.parent_id: str | None = None
         self.enabled = os.environ.get("STPP_TRACKING") != "off" and importlib.util.find_spec("mlflow") is not None
         self._client: Any = None
         self._pending: list[Callable[[], None]] = []
@@ -59,6 +60,15 @@ class Run:
 
     def artifact(self, path: Path, folder: str) -> None:
         self._send(lambda: self._client.log_artifact(self.run_id, str(path), folder))
+
+    def summary(self, metrics: dict[str, float]) -> None:
+        """Final metrics, shown with the parent run as what the whole system came to."""
+
+        def send() -> None:
+            for key, value in metrics.items():
+                self._client.log_metric(self.parent_id, key, value)
+
+        self._send(send)
 
     def tag(self, key: str, value: str) -> None:
         self._send(lambda: self._client.set_tag(self.run_id, key, value))
@@ -87,9 +97,9 @@ class Run:
     def _open(self) -> None:
         self._client = client(self.root)
         experiment = _experiment(self._client, self.params.data.name, self.root)
-        parent = self._group(experiment)
+        self.parent_id = self._group(experiment)
         earlier = self._client.search_runs([experiment], f"tags.`stpp.key` = '{self.key}'", max_results=10)
-        tags = self.tags | {"stpp.key": self.key, "mlflow.parentRunId": parent, "mlflow.source.name": "stpp"}
+        tags = self.tags | {"stpp.key": self.key, "mlflow.parentRunId": self.parent_id, "mlflow.source.name": "stpp"}
         unfinished = [run for run in earlier if run.info.status != "FINISHED"]
         if unfinished:
             run_id = unfinished[0].info.run_id
@@ -98,12 +108,7 @@ class Run:
             self._known_step = max((m.step for m in history), default=-1)
         else:
             run_id = self._client.create_run(experiment, tags=tags, run_name=self.name).info.run_id
-            from mlflow.entities import Param
-
-            from stpp.params import flatten
-
-            flat = {k: str(v)[:6000] for k, v in flatten(self.params).items() if v is not None}
-            self._client.log_batch(run_id, params=[Param(k, v) for k, v in flat.items()])
+            self._log_params(run_id)
             for run in earlier:
                 self._client.set_tag(run.info.run_id, "stpp.superseded_by", run_id)
         self.run_id = run_id
@@ -117,8 +122,17 @@ class Run:
         tags = {k: v for k, v in self.tags.items() if k != "stpp.dvc.stage"} | {"stpp.is_group": group}
         name = f"{self.tags['stpp.system']} {self.params.split.name} {group[:8]}"
         run_id = str(self._client.create_run(experiment, tags=tags, run_name=name).info.run_id)
+        self._log_params(run_id)
         self._client.set_terminated(run_id)
         return run_id
+
+    def _log_params(self, run_id: str) -> None:
+        from mlflow.entities import Param
+
+        from stpp.params import flatten
+
+        flat = {k: str(v)[:6000] for k, v in flatten(self.params).items() if v is not None}
+        self._client.log_batch(run_id, params=[Param(k, v) for k, v in flat.items()])
 
 
 def client(root: Path) -> Any:
@@ -139,7 +153,9 @@ def _experiment(mlflow: Any, name: str, root: Path) -> str:
         return str(known.experiment_id)
     # A server chooses its own place; beside SQLite it would be the working directory of the moment.
     place = None if "MLFLOW_TRACKING_URI" in os.environ else (root / "mlartifacts" / name).as_uri()
-    return str(mlflow.create_experiment(name, artifact_location=place))
+    # The kind makes the UI open as one for model training.
+    tags = {"mlflow.experimentKind": "custom_model_development"}
+    return str(mlflow.create_experiment(name, artifact_location=place, tags=tags))
 
 
 @contextmanager
@@ -203,5 +219,23 @@ def attach(run_json: Path, figures: list[Path], root: Path) -> None:
         mlflow = client(root)
         for figure in figures:
             mlflow.log_artifact(about["run_id"], str(figure), "figures")
-    except Exception as error:  # noqa: BLE001 - as above
+    except Exception as error:  # noqa: BLE001 - whatever fails in tracking, the stage goes on
         print(f"{run_json}: figures did not reach MLflow: {_reason(error)}")
+
+
+def link(run_json: Path, members: list[Path], root: Path) -> None:
+    """Name the runs of `members` in the parent of the run that run_json names.
+
+    A run has one parent: a teacher that several systems share keeps its first, and the others name it so.
+    """
+    about = json.loads(run_json.read_text(encoding="utf-8"))
+    if about["run_id"] is None or os.environ.get("STPP_TRACKING") == "off":
+        return
+    try:
+        mlflow = client(root)
+        parent = mlflow.get_run(about["run_id"]).data.tags["mlflow.parentRunId"]
+        for member in members:
+            other = json.loads(member.read_text(encoding="utf-8"))
+            mlflow.set_tag(parent, f"stpp.run.{other['stage']}", other["run_id"])
+    except Exception as error:  # noqa: BLE001 - whatever fails in tracking, the stage goes on
+        print(f"{run_json}: its runs could not be linked in MLflow: {_reason(error)}")

@@ -16,7 +16,7 @@ import pytest
 from conftest import BIN, TINY
 
 from stpp.params import Params
-from stpp.tracking import Run, attach, client, track, tracking_uri
+from stpp.tracking import Run, attach, client, link, track, tracking_uri
 
 
 @pytest.fixture(scope="session")
@@ -117,6 +117,21 @@ def test_the_environment_chooses_the_server(monkeypatch: pytest.MonkeyPatch) -> 
     assert tracking_uri(Path("/somewhere")) == "sqlite:////somewhere/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     assert tracking_uri(Path("/somewhere")) == "http://127.0.0.1:1"
+
+
+def test_a_system_shows_its_final_metrics_parameters_and_shared_runs(root: Path, params: Params) -> None:
+    ids = {}
+    for name, key, tags in (("teacher", "a", TAGS | {"stpp.data.digest": "e" * 32}), ("evaluate", "b", TAGS)):
+        with track(name, key, params, tags, root) as run:
+            run.summary({"val/stpp/miou": 0.5})
+        ids[name] = run.run_id
+        (root / f"{name}.json").write_text(json.dumps({"run_id": run.run_id, "stage": name}))
+    link(root / "evaluate.json", [root / "teacher.json", root / "evaluate.json"], root)
+    evaluated = client(root).get_run(ids["evaluate"])
+    parent = client(root).get_run(evaluated.data.tags["mlflow.parentRunId"])
+    assert parent.data.metrics == {"val/stpp/miou": 0.5}
+    assert parent.data.params["train.epochs"] == "3"
+    assert {parent.data.tags["stpp.run.teacher"], parent.data.tags["stpp.run.evaluate"]} == set(ids.values())
 
 
 def test_switched_off_it_is_silent(root: Path, params: Params, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,7 +100,9 @@ def _evaluate(
             matrices.setdefault(subset, {})[name] = matrix
             metrics.setdefault(subset, {})[name] = {"miou": scores.miou, "pixel_accuracy": scores.pixel_accuracy}
             per_class += [(subset, name, c, v) for c, v in zip(dataset.classes, scores.iou, strict=True)]
-            run.log({f"{subset}/{name}/miou": scores.miou, f"{subset}/{name}/pixel_accuracy": scores.pixel_accuracy}, 0)
+            final = {f"{subset}/{name}/miou": scores.miou, f"{subset}/{name}/pixel_accuracy": scores.pixel_accuracy}
+            run.log(final, 0)
+            run.summary(final)
 
     quality = []
     for group, folder in sets.items():

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from stpp.files import read_csv, read_dataset, read_ids, read_json, replacing_folder, write_text
+from stpp.files import read_csv, read_dataset, read_ids, read_json, replacing_folder
 from stpp.report.table import table
 from stpp.resume import root
 from stpp.stages import options
-from stpp.tracking import attach
+from stpp.tracking import attach, link
 
 if TYPE_CHECKING:
     from stpp.data.datasets import Photos
@@ -61,7 +61,6 @@ def report(
         _predictions(photos, evaluation / "panels", list(metrics["val"]), partial / "panels.png")
         for folder in masks:
             _pseudo_masks(photos, folder / "masks", stability, partial / f"panel_{folder.name}.png")
-        write_text(partial / "results.txt", table([metrics], dataset.name) + "\n")
 
     for folder in model:
         attach(folder / "run.json", [out / f"curve_{folder.name}.png"], root())
@@ -69,6 +68,7 @@ def report(
         attach(folder / "run.json", [out / f"panel_{folder.name}.png"], root())
     attach(scores / "run.json", [out / "stability.png"], root())
     attach(evaluation / "run.json", sorted(out.glob("*.png")), root())
+    link(evaluation / "run.json", [f / "run.json" for f in (*model, scores, *masks, evaluation)], root())
     print(table([metrics], dataset.name))
 
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from conftest import Project
 
-from stpp.files import digest, read_csv, read_ids
+from stpp.files import digest, read_csv, read_ids, read_json
 from stpp.tracking import client
 
 pytestmark = pytest.mark.slow
@@ -43,6 +43,12 @@ def test_st_plus_plus_and_st_run_whole_and_nothing_runs_twice(project: Project) 
     found = {name: mlflow.get_run(a["run_id"]) for name, a in about.items()}
     assert len({r.data.tags["mlflow.parentRunId"] for r in found.values()}) == 1
     assert {r.info.status for r in found.values()} == {"FINISHED"}
+    parent = mlflow.get_run(found["teacher"].data.tags["mlflow.parentRunId"])
+    assert (
+        parent.data.metrics["val/stpp/miou"]
+        == read_json(folder / "runs/evaluation/metrics.json")["val"]["stpp"]["miou"]
+    )
+    assert parent.data.tags["stpp.run.teacher"] == about["teacher"]["run_id"]
     history = mlflow.get_metric_history(about["student"]["run_id"], "val/miou")
     assert [m.step for m in history] == [1, 2, 3]
     assert [a.path for a in mlflow.list_artifacts(about["score"]["run_id"], "figures")] == ["figures/stability.png"]
