@@ -176,38 +176,38 @@ def discover(data: Data, known: Layout) -> tuple[dict[str, Found], list[str]]:
 
 
 def _matched(root: Path, known: Layout) -> list[tuple[str, str, str]]:
-    pattern, names = _compile(known.images)
+    pattern, names = _compile(known.images, "data.images")
     _inside(known.images, "data.images")
     for masks in known.masks:
         _inside(masks, "data.masks")
         unknown = set(re.findall(r"\{(\w+)\}", masks)) - set(names)
         if unknown:
             raise StppError(f"data.masks: {{{unknown.pop()}}} does not occur in the images' pattern {known.images}")
+    # `{set}/{name}.png` matches `trainannot/1.png`, too: what is named like a mask is no image.
+    of_masks = [_compile(masks, "data.masks")[0] for masks in known.masks]
     pairs = []
     for folder, folders, files in os.walk(root, followlinks=True):
         folders.sort()
         for file in sorted(files):
             image = (Path(folder) / file).relative_to(root).as_posix()
             match = pattern.fullmatch(image)
-            if not match:
+            if not match or any(masks.fullmatch(image) for masks in of_masks):
                 continue
             parts = match.groupdict()
             candidates = [_fill(m, parts) for m in known.masks]
             mask = next((m for m in candidates if (root / m).is_file()), "")
             pairs.append(("/".join(parts[n] for n in names if n != "ext"), image, mask))
-    # `{set}/{name}.png` matches `trainannot/1.png`, too: what is a mask of an image is no image.
-    of_images = {mask for _, _, mask in pairs}
-    return [pair for pair in pairs if pair[1] not in of_images]
+    return pairs
 
 
-def _compile(images: str) -> tuple[re.Pattern[str], list[str]]:
-    names = re.findall(r"\{(\w+)\}", images)
-    if not names:
-        raise StppError(
-            f"data.images: {images} names one file only; put a placeholder for the part that changes: {{name}}"
-        )
+def _compile(pattern: str, key: str) -> tuple[re.Pattern[str], list[str]]:
+    names = re.findall(r"\{(\w+)\}", pattern)
+    odd = [name for name in names if not name.isidentifier()]
+    if odd or not names:
+        what = f"holds {{{odd[0]}}}, which is no name" if odd else "names one file only"
+        raise StppError(f"{key}: {pattern} {what}; put a placeholder for the part that changes: {{name}}")
     regex, seen = "", set()
-    for literal, name in re.findall(r"([^{]*)(?:\{(\w+)\})?", images):
+    for literal, name in re.findall(r"([^{]*)(?:\{(\w+)\})?", pattern):
         regex += re.escape(literal)
         if name:
             regex += f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+)"

@@ -88,6 +88,10 @@ def read_mask(path: Path) -> NDArray[np.int32]:
     Raises StppError naming the file if it is missing, truncated, or has colours in place of values.
     """
     image, _ = _open(path)
+    with path.open("rb") as file:
+        header = file.read(26)
+    if header.startswith(b"\x89PNG") and header[24] in (2, 4) and header[25] == 0:
+        raise StppError(f"{path}: grey values of {header[24]} bits are read scaled to 8; save the mask with 8 bits")
     if image.mode not in ("L", "P", "1", "I", "I;16", "I;16B", "I;16L"):
         raise StppError(
             f"{path}: a mask has one channel of class ids, this is {image.mode}; convert its colours to ids"

@@ -265,10 +265,16 @@ def test_images_behind_a_linked_folder_are_found(tree: Any, tmp_path: Path) -> N
     assert list(found(root, images="photos/{name}.jpg")) == ["x"]
 
 
-def test_a_mask_pattern_with_odd_braces_finds_no_mask_and_no_error(tree: Any) -> None:
+@pytest.mark.parametrize("masks", ["{name.png", "{}.png", "{name!q}.png", "{0}.png", "all.png"])
+def test_a_mask_pattern_without_a_sound_placeholder_is_explained(masks: str, tree: Any) -> None:
     root = tree({"x.jpg": b"", "{x.png": b""})
-    for masks in ("{name.png", "{}.png", "{name!q}.png"):
-        assert found(root, images="{name}.jpg", masks=masks) == {"x": Found("x.jpg", "")}
+    with pytest.raises(StppError, match=r"data\.masks: .*(names one file only|is no name|does not occur)"):
+        found(root, images="{name}.jpg", masks=masks)
+
+
+def test_a_mask_whose_image_is_missing_is_no_image(tree: Any) -> None:
+    root = tree({"train/1.png": b"", "trainannot/1.png": b"", "trainannot/2.png": b""})
+    assert list(found(root, images="{set}/{name}.png", masks="{set}annot/{name}.png")) == ["train/1"]
 
 
 @pytest.mark.parametrize(

@@ -370,3 +370,17 @@ def test_values_become_classes_one_by_one_and_the_first_without_meaning_is_told(
         labels = to_classes(values, meaning)
         assert labels.dtype == np.uint8
         assert np.array_equal(labels, expected)
+
+
+def test_a_grey_mask_of_few_bits_is_refused_for_its_values_would_be_scaled(tmp_path: Path) -> None:
+    """4 bits: Pillow reads 15 as 255, which would be ignored in silence."""
+    rows = b"".join(b"\x00" + bytes([0x0F, 0x12]) for _ in range(2))
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 4, 2, 4, 0, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    (tmp_path / "m.png").write_bytes(png)
+    with pytest.raises(StppError, match=r"m\.png: grey values of 4 bits"):
+        read_mask(tmp_path / "m.png")
