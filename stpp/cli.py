@@ -52,10 +52,11 @@ def _guarded(stage: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(130) from None
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise
-            typer.echo(
-                f"error: the disk is full ({error.filename}): make room, then run the same command again", err=True
-            )
+                if error.filename is None:
+                    raise
+                typer.echo(f"error: {error.filename}: {error.strerror}", err=True)
+                raise typer.Exit(2) from None
+            typer.echo("error: the disk is full: make room, then run the same command again", err=True)
             raise typer.Exit(2) from None
 
     return command

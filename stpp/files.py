@@ -27,7 +27,9 @@ def raise_all(problems: list[str], where: str) -> None:
     if problems:
         shown = problems[:200]
         more = [f"... and {len(problems) - 200} more"] if len(problems) > 200 else []
-        raise StppError("\n".join([f"{where}: {len(problems)} problem(s):", *shown, *more]))
+        lines = [f"{where}: {len(problems)} problem(s):", *shown, *more]
+        # A file's name may hold anything; what is shown does not break the line or the terminal.
+        raise StppError("\n".join("".join(c if c.isprintable() else "\ufffd" for c in line) for line in lines))
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------
@@ -70,22 +72,41 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
         writer.writerows(rows)
 
 
-def read_csv(path: Path) -> list[dict[str, str]]:
+def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a table that has `columns`, and perhaps more. Raises StppError naming the file if it has not."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError) as error:
+            reader = csv.DictReader(file)
+            missing = set(columns) - set(reader.fieldnames or ())
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise StppError(f"{path}: not readable: {error}; run the stage that makes it again") from None
+    if missing or any(row[column] is None for row in rows for column in columns):
+        raise StppError(f"{path}: not a table of {', '.join(columns)}; is it the right file?")
+    return rows
 
 
 @contextmanager
 def replacing_folder(out: Path) -> Iterator[Path]:
-    """Give an empty folder beside `out` that takes its place at the end; `out` never shows a part of it."""
-    partial = out.with_name(f".{out.name}.partial")
+    """Give an empty folder beside `out` that takes its place at the end; `out` never shows a part of it.
+
+    Raises StppError if `out` holds anything that the new one does not: it may be a person's.
+    """
+    if not out.name:
+        raise StppError(f"{out}: name a folder of its own for the results")
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     _remove(partial)
     partial.mkdir(parents=True)
     try:
         yield partial
+        written = {file.name for file in partial.iterdir()}
+        others = (
+            sorted(f.name for f in out.iterdir() if f.name not in written)
+            if out.is_dir() and not out.is_symlink()
+            else []
+        )
+        if others:
+            raise StppError(f"{out}: holds {others[0]}, which is not replaced here; remove it, or give another folder")
         _remove(out)
         partial.rename(out)
     finally:
@@ -96,7 +117,7 @@ def publish(source: Path, out: Path) -> None:
     """Copy a finished file or folder to its final name."""
     if source.is_dir():
         with replacing_folder(out) as partial:
-            shutil.copytree(source, partial, dirs_exist_ok=True)
+            shutil.copytree(source, partial, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*.partial"))
     else:
         with replacing(out) as partial:
             shutil.copyfile(source, partial)
@@ -118,9 +139,14 @@ def sha256(path: Path) -> str:
 
 
 def digest(paths: Iterable[Path]) -> str:
-    """One sha256 over files and the files below folders, by relative name and content."""
+    """One sha256 over files and the files below folders, by relative name and content.
+
+    Raises StppError naming a path that is not there.
+    """
     total = hashlib.sha256()
     for path in paths:
+        if not path.exists():
+            raise StppError(f"{path}: no such file or folder; run the stage that makes it, or `dvc repro`")
         files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
         for file in files:
             name = file.relative_to(path).as_posix() if path.is_dir() else ""
@@ -175,8 +201,9 @@ class Dataset:
 
     @property
     def digest(self) -> str:
-        """md5 over ids and hashes: a name for this content, 32 characters."""
-        lines = [f"{r.id} {r.image_sha256} {r.mask_sha256}\n" for r in self.records.values()]
+        """md5 over ids, hashes and the meaning of masks: a name for this content, 32 characters."""
+        lines = [f"{self.classes} {sorted(self.values.items())}\n"]
+        lines += [f"{r.id} {r.image_sha256} {r.mask_sha256}\n" for r in self.records.values()]
         return hashlib.md5("".join(lines).encode(), usedforsecurity=False).hexdigest()
 
 
@@ -213,7 +240,7 @@ def read_dataset(folder: Path) -> Dataset:
             mask_sha256=row["mask_sha256"],
             classes=tuple(int(c) for c in row["classes"].split()),
         )
-        for row in read_csv(folder / "manifest.csv")
+        for row in read_csv(folder / "manifest.csv", RECORD)
     }
     return Dataset(
         name=about["name"],

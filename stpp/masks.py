@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
@@ -12,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stpp.files import Rgb, StppError, read_csv, replacing
+from stpp.files import ID, Rgb, StppError, read_csv, replacing
 
 Mask = NDArray[np.uint8]
+SHARD = re.compile(r"^[\w.-]+\.zip$")
 COLUMNS = ("id", "shard", "sha256", "classes", "confidence")
 DAMAGED = (OSError, EOFError, KeyError, RuntimeError, SyntaxError, ValueError, zipfile.BadZipFile, zlib.error)
 """What zipfile and Pillow raise for a file with changed bytes."""
@@ -77,7 +79,10 @@ class MaskSet:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.rows = {row["id"]: row for row in read_csv(folder / "manifest.csv")}
+        self.rows = {row["id"]: row for row in read_csv(folder / "manifest.csv", COLUMNS)}
+        for name, row in self.rows.items():
+            if not ID.match(name) or not SHARD.match(row["shard"]):
+                raise StppError(f"{folder / 'manifest.csv'}: {name!r} in {row['shard']!r} is no mask of a mask set")
         self._open: dict[tuple[int, str], zipfile.ZipFile] = {}
 
     @property

@@ -85,6 +85,8 @@ class Data(Section):
             raise ValueError("kind folder needs either `images` (a pattern) or `list` (a file), not both")
         if not self.classes:
             raise ValueError("kind folder needs `classes`, the class names in the order of their ids")
+        if not all(name.strip() for name in self.classes):
+            raise ValueError("`classes` holds an empty name")
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("`classes` names a class twice")
         if len(self.classes) > IGNORE:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from stpp.code import closure, source
 from stpp.files import StppError, digest, publish, replacing, sha256, write_json
@@ -59,11 +59,16 @@ def run_once(
     Raises StppError if another process runs this stage with other parameters; waits for one with the same.
     """
     key = _key(module, sections, inputs)
+    parent = os.getppid()
     home = root() / ".stpp"
-    with _lock(home, stage, key):
-        _discard_recorded(home)
-        job = Job(stage, key, home / f"{stage}-{key[:16]}")
+    job = Job(stage, key, home / f"{stage}-{key[:16]}")
+    # Outs below another working directory (DVC's queue) are other outs; equal work is the same work wherever it runs.
+    place = hashlib.sha256(str(Path.cwd()).encode()).hexdigest()[:8]
+    with _lock(home / f"{stage}-{place}.lock", stage, key), _lock(job.folder.with_suffix(".lock"), stage, key):
+        _discard(home, stage, keep=job.folder)
         job.folder.mkdir(parents=True, exist_ok=True)
+        for half in job.folder.rglob(".*.partial"):
+            half.unlink()
         finished = job.folder / "finished.json"
         if finished.exists():
             print(f"{stage}: finished before it was recorded; its results are put back", flush=True)
@@ -71,6 +76,9 @@ def run_once(
             work(job)
             # run.json names this very execution; its md5 is what dvc.lock will say of it.
             write_json(finished, {"key": key, "run_json": _md5(job.folder / "run.json")})
+        if "DVC_STAGE" in os.environ and os.getppid() != parent:
+            print(f"{stage}: dvc is gone; the next `dvc repro` will put the results in place", flush=True)
+            return
         for name, out in outs.items():
             publish(job.folder / name, out)
 
@@ -83,48 +91,68 @@ def _key(module: str, sections: dict[str, Any], inputs: Iterable[Path]) -> str:
 
 
 @contextmanager
-def _lock(home: Path, stage: str, key: str) -> Iterator[None]:
-    home.mkdir(parents=True, exist_ok=True)
-    with (home / f"{stage}.lock").open("a+") as file:
+def _lock(path: Path, stage: str, key: str) -> Iterator[None]:
+    """Hold the lock; wait for a process that does the same work, refuse to run beside one that does other work.
+
+    A record lock: it ends with the process that took it, whatever children that leaves behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
         waited = False
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                file.seek(0)
-                pid, _, held = file.read().partition(" ")
-                if held and held != key:
-                    raise StppError(
-                        f"{stage}: process {pid} still runs this stage with other inputs or parameters: "
-                        f"wait for it, or stop it with `kill {pid}`"
-                    ) from None
-                if not waited:
-                    print(f"{stage}: process {pid or '?'} runs this stage already; waiting for it", flush=True)
-                    waited = True
-                time.sleep(0.2)
+        while not _taken(file):
+            file.seek(0)
+            pid, _, held = file.read().partition(" ")
+            alive = pid.isdigit() and Path(f"/proc/{pid}").exists()
+            if alive and held != key:
+                raise StppError(
+                    f"{stage}: process {pid} still runs this stage with other inputs or parameters: "
+                    f"wait for it, or stop it with `kill {pid}`"
+                )
+            if alive and not waited:
+                print(f"{stage}: process {pid} runs this stage already; waiting for it", flush=True)
+                waited = True
+            time.sleep(0.2)
         file.seek(0)
         file.truncate()
         file.write(f"{os.getpid()} {key}")
         file.flush()
-        yield  # closing the file frees the lock, also when the process is killed
+        yield  # closing the file frees the lock
+
+
+def _taken(file: IO[str]) -> bool:
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
 
 
 def _md5(path: Path) -> str:
     return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
 
 
-def _discard_recorded(home: Path) -> None:
-    """Remove finished work that dvc.lock knows (by run.json), and all but the newest unfinished."""
-    lock = Path("dvc.lock")
-    recorded = "".join(p.read_text() for p in [lock, *Path("pipelines").glob("*/dvc.lock")] if p.is_file())
-    unfinished: dict[str, list[Path]] = {}
-    for folder in home.glob("*-????????????????"):
+def _discard(home: Path, stage: str, keep: Path) -> None:
+    """Remove finished work of any stage that dvc.lock records (by run.json), and all but the two newest unfinished
+    of this one. What another process works on, and `keep`, stay."""
+    locks = [Path("dvc.lock"), *Path("pipelines").glob("*/dvc.lock")]
+    recorded = "".join(p.read_text(encoding="utf-8") for p in locks if p.is_file())
+    unfinished = []
+    for folder in home.glob(f"*-{'[0-9a-f]' * 16}"):
         finished = folder / "finished.json"
-        if not finished.is_file():
-            unfinished.setdefault(folder.name[:-17], []).append(folder)
-        elif json.loads(finished.read_text())["run_json"] in recorded:
-            shutil.rmtree(folder)
-    for folders in unfinished.values():
-        for old in sorted(folders, key=lambda f: f.stat().st_mtime)[:-2]:
-            shutil.rmtree(old, ignore_errors=True)
+        if finished.is_file():
+            if json.loads(finished.read_text())["run_json"] in recorded:
+                _remove(folder)
+        elif folder.name[:-17] == stage and folder != keep:
+            unfinished.append(folder)
+    for old in sorted(unfinished, key=lambda f: f.stat().st_mtime)[:-2]:
+        _remove(old)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a job's folder unless a process holds its lock."""
+    lock = folder.with_suffix(".lock")
+    with lock.open("a+") as file:
+        if not _taken(file):
+            return
+        shutil.rmtree(folder)
+        lock.unlink()

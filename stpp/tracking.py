@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stpp.files import write_text
+
 if TYPE_CHECKING:
     from stpp.params import Params
 
@@ -23,21 +25,25 @@ def tracking_uri(root: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
 
 
+WRITTEN = (":!dvc.lock", ":!pipelines/*/dvc.lock", ":!runs")
+
+
 class Run:
     """One stage's MLflow run, made when there is something to say. A failure is said once, and tried again later."""
 
-    def __init__(self, name: str, key: str, params: "Params", tags: dict[str, str], root: Path) -> None:
+    def __init__(self, name: str, key: str, params: "Params", tags: dict[str, str], root: Path, memory: Path) -> None:
         self.name = name
         self.key = key
         self.params = params
         self.tags = tags
         self.root = root
+        self.memory = memory
         self.run_id: str | None = None
         self.parent_id: str | None = None
         self.enabled = os.environ.get("STPP_TRACKING") != "off" and importlib.util.find_spec("mlflow") is not None
         self._client: Any = None
         self._pending: list[Callable[[], None]] = []
-        self._known_step = -1
+        self._known: dict[str, int] = {}
         self._warned = False
 
     def log(self, metrics: dict[str, float], step: int) -> None:
@@ -46,11 +52,11 @@ class Run:
         def send() -> None:
             from mlflow.entities import Metric
 
-            if step > self._known_step:
-                now = int(time.time() * 1000)
-                batch = [Metric(k, v, now, step) for k, v in metrics.items() if k != "epoch" and not math.isnan(v)]
-                for start in range(0, len(batch), 1000):
-                    self._client.log_batch(self.run_id, metrics=batch[start : start + 1000])
+            now = int(time.time() * 1000)
+            new = {k: v for k, v in metrics.items() if step > self._known.get(k, -1)}
+            batch = [Metric(k, v, now, step) for k, v in new.items() if k != "epoch" and not math.isnan(v)]
+            for start in range(0, len(batch), 1000):
+                self._client.log_batch(self.run_id, metrics=batch[start : start + 1000])
 
         self._send(send)
 
@@ -86,7 +92,13 @@ class Run:
             if self.run_id is None:
                 self._open()
             while self._pending:
-                self._pending[0]()
+                try:
+                    self._pending[0]()
+                except Exception as error:
+                    # What MLflow will never take must not hold back all that follows.
+                    if getattr(error, "error_code", "") != "INVALID_PARAMETER_VALUE":
+                        raise
+                    print(f"{self.name}: MLflow refuses an entry: {_reason(error)}")
                 del self._pending[0]
         except Exception as error:  # noqa: BLE001 - whatever fails in tracking, the stage goes on
             if not self._warned:
@@ -100,17 +112,20 @@ class Run:
         self.parent_id = self._group(experiment)
         earlier = self._client.search_runs([experiment], f"tags.`stpp.key` = '{self.key}'", max_results=10)
         tags = self.tags | {"stpp.key": self.key, "mlflow.parentRunId": self.parent_id, "mlflow.source.name": "stpp"}
-        unfinished = [run for run in earlier if run.info.status != "FINISHED"]
-        if unfinished:
-            run_id = unfinished[0].info.run_id
+        remembered = self.memory.read_text(encoding="utf-8") if self.memory.exists() else ""
+        begun = [run for run in earlier if run.info.run_id == remembered]
+        if begun:
+            run_id = remembered
             self._client.update_run(run_id, status="RUNNING")
-            history = self._client.get_metric_history(run_id, "train/loss")
-            self._known_step = max((m.step for m in history), default=-1)
+            for name in begun[0].data.metrics:
+                self._known[name] = max(m.step for m in self._client.get_metric_history(run_id, name))
         else:
             run_id = self._client.create_run(experiment, tags=tags, run_name=self.name).info.run_id
+            write_text(self.memory, run_id)
             self._log_params(run_id)
             for run in earlier:
-                self._client.set_tag(run.info.run_id, "stpp.superseded_by", run_id)
+                if run.info.status == "FINISHED":
+                    self._client.set_tag(run.info.run_id, "stpp.superseded_by", run_id)
         self.run_id = run_id
 
     def _group(self, experiment: str) -> str:
@@ -159,18 +174,22 @@ def _experiment(mlflow: Any, name: str, root: Path) -> str:
 
 
 @contextmanager
-def track(name: str, key: str, params: "Params", tags: dict[str, str], root: Path) -> Iterator[Run]:
-    """The run of one executed stage; FINISHED, FAILED or KILLED at the end."""
+def track(name: str, key: str, params: "Params", tags: dict[str, str], root: Path, memory: Path) -> Iterator[Run]:
+    """The run of one executed stage; FINISHED, FAILED or KILLED at the end.
+
+    memory: a file that survives a kill and holds the run's id, so that a killed stage goes on in its own run.
+    """
     stage = os.environ.get("DVC_STAGE", name)
     system = stage.rpartition("/dvc.yaml:")[0].rpartition("/")[2] or "stpp"
-    group = _group_of(params, tags, system)
+    setting = _setting(params, tags)
     context = {
         "stpp.system": system,
-        "stpp.group": group,
+        "stpp.setting": setting,
+        "stpp.group": hashlib.sha256(f"{system} {setting}".encode()).hexdigest()[:32],
         "stpp.dvc.stage": stage,
         "stpp.dvc.experiment": os.environ.get("DVC_EXP_NAME", ""),
     }
-    run = Run(name, key, params, tags | context | _git(root), root)
+    run = Run(name, key, params, tags | context | _git(), root, memory)
     try:
         yield run
     except KeyboardInterrupt:
@@ -182,21 +201,24 @@ def track(name: str, key: str, params: "Params", tags: dict[str, str], root: Pat
     run.end("FINISHED")
 
 
-def _group_of(params: "Params", tags: dict[str, str], system: str) -> str:
+def _setting(params: "Params", tags: dict[str, str]) -> str:
+    """A name for data, split and parameters together: what must be equal for two systems to compare."""
     chosen = params.model_dump(exclude={"runtime", "toy", "data"})
-    text = json.dumps([system, chosen, tags.get("stpp.data.digest"), tags.get("stpp.split.digest")], sort_keys=True)
+    text = json.dumps([chosen, tags.get("stpp.data.digest"), tags.get("stpp.split.digest")], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _git(root: Path) -> dict[str, str]:
+def _git() -> dict[str, str]:
+    """Commit and cleanliness of the code that runs; what DVC writes while it runs does not count."""
+
     def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False)
+        done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
         return done.stdout.strip() if done.returncode == 0 else ""
 
     commit = git("rev-parse", "HEAD")
     if not commit:
         return {}
-    dirty = bool(git("status", "--porcelain", "--untracked-files=no"))
+    dirty = bool(git("status", "--porcelain", "--untracked-files=no", "--", ".", *WRITTEN))
     return {"mlflow.source.git.commit": commit, "stpp.git.dirty": str(dirty).lower()}
 
 

@@ -1,71 +1,13 @@
-"""A small project in a temporary folder: the real dvc.yaml, real DVC, real stages, on data that trains in seconds."""
+"""Projects in temporary folders."""
 
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
-
-ROOT = Path(__file__).parent.parent
-BIN = Path(sys.executable).parent
-
-TINY = {
-    "toy": {"images": 30, "size": 32, "seed": 0},
-    "data": {"name": "tiny", "kind": "toy", "root": "data/toy"},
-    "split": {
-        "name": "tiny",
-        "seed": 1,
-        "stratify": True,
-        "labeled": {"count": 8},
-        "val": {"count": 6},
-        "test": {"count": 4},
-    },
-    "model": {"backbone": "resnet18", "output_stride": 16},
-    "train": {"epochs": 3, "batch_size": 4, "lr": 0.02, "head_lr_factor": 1.0},
-    "augment": {"weak": {"base": 32, "crop": 32}},
-    "score": {"batch_size": 4, "shards": 3},
-    "select": {"ratio": 0.5},
-    "label": {"scales": [0.5, 1.0], "batch_size": 4, "shards": 3},
-    "evaluate": {"batch_size": 4, "panels": 2},
-    "runtime": {"device": "cpu", "workers": 0, "threads": 1},
-}
-
-
-@dataclass
-class Project:
-    """A folder with a git repository, the pipelines and tiny parameters; commands run in it as a person runs them."""
-
-    folder: Path
-    env: dict[str, str] = field(default_factory=dict)
-
-    def start(self, *command: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            command,
-            cwd=self.folder,
-            env=self.env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-
-    def run(self, *command: str, rc: int = 0) -> str:
-        """Run to the end; the output. Fails unless the exit code is `rc`."""
-        process = self.start(*command)
-        output, _ = process.communicate(timeout=600)
-        assert process.returncode == rc, f"{' '.join(command)}: {process.returncode}\n{output}"
-        return output
-
-    def params(self, **sections: dict[str, object]) -> None:
-        """Write params.yaml: the tiny one with sections updated."""
-        merged = {name: {**section, **sections.get(name, {})} for name, section in TINY.items()}
-        with (self.folder / "params.yaml").open("w") as file:
-            YAML().dump(merged, file)
+from small import BIN, ROOT, Project
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ LAYERS = {
     "report": 4,
     "stages": 5,
     "cli": 6,
+    "__main__": 7,
 }
 
 

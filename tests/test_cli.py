@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import BIN, Project
 from PIL import Image
+from small import BIN, Project
 
 
 def test_help_names_every_command_quickly() -> None:

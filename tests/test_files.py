@@ -107,11 +107,24 @@ def test_an_error_in_the_middle_leaves_the_folder_that_was_there(tmp_path: Path)
 
 def test_a_new_folder_takes_the_place_of_the_whole_old_one(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    for name in ("a", "b"):
+    for content in ("1", "2"):
+        before = contents(out)
         with replacing_folder(out) as partial:
-            write_text(partial / name, name)
-            assert name not in contents(out)
-    assert contents(tmp_path) == {"out/b": b"b"}
+            write_text(partial / "a", content)
+            assert contents(out) == before
+    assert contents(tmp_path) == {"out/a": b"2"}
+
+
+def test_a_folder_that_holds_anything_else_is_not_replaced(tmp_path: Path) -> None:
+    write_text(tmp_path / "out" / "thesis.txt", "years of work")
+    with pytest.raises(StppError, match=r"holds thesis\.txt"), replacing_folder(tmp_path / "out") as partial:
+        write_text(partial / "a", "1")
+    assert contents(tmp_path) == {"out/thesis.txt": b"years of work"}
+
+
+def test_a_folder_without_a_name_is_refused() -> None:
+    with pytest.raises(StppError, match="name a folder"), replacing_folder(Path()):
+        pass
 
 
 def test_what_a_killed_process_left_does_not_enter_the_new_folder(tmp_path: Path) -> None:
@@ -135,10 +148,12 @@ def test_a_link_is_replaced_and_not_what_it_leads_to(tmp_path: Path) -> None:
 
 def test_what_is_published_is_a_copy_of_the_file_or_folder(tmp_path: Path) -> None:
     write_text(tmp_path / "state" / "a" / "b", "1")
-    write_text(tmp_path / "out" / "stale", "0")
+    write_text(tmp_path / "out" / "a" / "stale", "0")
+    write_text(tmp_path / "state" / "a" / ".b.1.partial", "half")
     publish(tmp_path / "state", tmp_path / "out")
     publish(tmp_path / "state" / "a" / "b", tmp_path / "new" / "file")
-    assert contents(tmp_path) == {"state/a/b": b"1", "out/a/b": b"1", "new/file": b"1"}
+    assert contents(tmp_path / "out") == {"a/b": b"1"}
+    assert contents(tmp_path / "new") == {"file": b"1"}
 
 
 # -- hashes -----------------------------------------------------------------------------------------------------------
@@ -245,7 +260,7 @@ def test_whatever_is_accepted_as_an_id_survives_lists_and_tables(ids: list[str])
         write_ids(path, ids)
         assert read_ids(path) == ids
         write_csv(path, ("id", "n"), [(i, n) for n, i in enumerate(ids)])
-        assert read_csv(path) == [{"id": i, "n": str(n)} for n, i in enumerate(ids)]
+        assert read_csv(path, ("id", "n")) == [{"id": i, "n": str(n)} for n, i in enumerate(ids)]
         for name in ids:
             assert Path(folder, name).resolve().is_relative_to(Path(folder).resolve())
 
@@ -253,7 +268,7 @@ def test_whatever_is_accepted_as_an_id_survives_lists_and_tables(ids: list[str])
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("read", [read_json, read_csv, read_ids])
+@pytest.mark.parametrize("read", [read_json, lambda path: read_csv(path, ("id",)), read_ids])
 @pytest.mark.parametrize("content", [None, b"\xff\xfe"])
 def test_a_file_that_cannot_be_read_is_named(
     read: Callable[[Path], Any], content: bytes | None, tmp_path: Path
@@ -367,3 +382,9 @@ def test_more_problems_than_a_person_reads_are_counted() -> None:
     assert lines[0] == "data: 1000 problem(s):"
     assert lines[-1] == "... and 800 more"
     assert len(lines) == 202
+
+
+def test_a_table_without_the_columns_asked_for_is_named(tmp_path: Path) -> None:
+    write_csv(tmp_path / "t.csv", ("id", "other"), [("a", 1)])
+    with pytest.raises(StppError, match=r"t\.csv: not a table of id, stability"):
+        read_csv(tmp_path / "t.csv", ("id", "stability"))

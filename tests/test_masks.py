@@ -261,3 +261,12 @@ def test_shards_are_the_same_on_every_machine_and_about_equal() -> None:
 def test_the_names_of_shards_sort_by_number() -> None:
     assert [shard_name(i, 4096) for i in (3, 20, 4095)] == sorted(shard_name(i, 4096) for i in (4095, 20, 3))
     assert shard_name(3, 8) == "masks-00003-of-00008.zip"
+
+
+@pytest.mark.parametrize(
+    ("name", "shard"), [("../evil", "masks-00000-of-00001.zip"), ("/evil", "m.zip"), ("a", "../m.zip")]
+)
+def test_a_manifest_that_leads_out_of_its_folder_is_refused(name: str, shard: str, tmp_path: Path) -> None:
+    write_csv(tmp_path / "manifest.csv", COLUMNS, [(name, shard, "", "", "")])
+    with pytest.raises(StppError, match=r"manifest\.csv"):
+        MaskSet(tmp_path)

@@ -394,3 +394,12 @@ def test_flat_names_of_parameters_are_dotted() -> None:
     assert flat["train.lr"] == params.train.lr
     assert flat["augment.weak.crop"] == params.augment.weak.crop
     assert not any(isinstance(v, dict | BaseModel) for v in flat.values())
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=str)
+def test_no_published_setting_leaves_a_value_to_the_code(path: Path) -> None:
+    """A default lives in code that no stage watches: changed there, it would change results behind DVC's back."""
+    raw = flatten({k: v for k, v in YAML(typ="safe").load(path).items() if k not in ("data", "split")})
+    for section in ("model", "train", "augment", "score", "select", "label", "evaluate"):
+        wanted = flatten({section: getattr(load([path]), section).model_dump()})
+        assert set(wanted) <= set(raw)

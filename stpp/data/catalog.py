@@ -163,7 +163,7 @@ def discover(data: Data, known: Layout) -> tuple[dict[str, Found], list[str]]:
     found: dict[str, Found] = {}
     problems = []
     for name, image, mask in pairs:
-        if not ID.match(name):
+        if not ID.match(name) or not image.isprintable():
             problems.append(f"{root / image}: `{name}` cannot be an id: rename it without spaces, commas and quotes")
         elif name in found:
             problems.append(f"{root / image}: id {name} stands also for {root / found[name].image}: rename one")
@@ -180,24 +180,29 @@ def _matched(root: Path, known: Layout) -> list[tuple[str, str, str]]:
     _inside(known.images, "data.images")
     for masks in known.masks:
         _inside(masks, "data.masks")
+        _compile(masks, "data.masks")
         unknown = set(re.findall(r"\{(\w+)\}", masks)) - set(names)
         if unknown:
             raise StppError(f"data.masks: {{{unknown.pop()}}} does not occur in the images' pattern {known.images}")
-    # `{set}/{name}.png` matches `trainannot/1.png`, too: what is named like a mask is no image.
-    of_masks = [_compile(masks, "data.masks")[0] for masks in known.masks]
     pairs = []
-    for folder, folders, files in os.walk(root, followlinks=True):
+    for folder, folders, files in os.walk(root):
+        for link in (Path(folder) / name for name in folders if (Path(folder) / name).is_symlink()):
+            raise StppError(
+                f"{link}: a link, behind which DVC does not look; copy the folder, or make data.root its target"
+            )
         folders.sort()
         for file in sorted(files):
             image = (Path(folder) / file).relative_to(root).as_posix()
             match = pattern.fullmatch(image)
-            if not match or any(masks.fullmatch(image) for masks in of_masks):
+            if not match or not (root / image).is_file():
                 continue
             parts = match.groupdict()
             candidates = [_fill(m, parts) for m in known.masks]
             mask = next((m for m in candidates if (root / m).is_file()), "")
             pairs.append(("/".join(parts[n] for n in names if n != "ext"), image, mask))
-    return pairs
+    # `{set}/{name}.png` matches `trainannot/1.png`, too: what is a mask of an image is no image.
+    of_images = {mask for _, _, mask in pairs}
+    return [pair for pair in pairs if pair[1] not in of_images]
 
 
 def _compile(pattern: str, key: str) -> tuple[re.Pattern[str], list[str]]:

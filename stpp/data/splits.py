@@ -9,7 +9,7 @@ from stpp.params import Split, Subset
 from stpp.seeds import seed_of
 
 SETS = ("test", "val", "labeled", "unlabeled")
-"""In the order in which they take their images."""
+"""In the order in which they take their images, after those that are listed."""
 
 
 def copies(labeled: int, pseudo: int) -> int:
@@ -27,10 +27,9 @@ def draw(dataset: Dataset, split: Split, folder: Path) -> tuple[dict[str, list[s
     taken: dict[str, str] = {}
     sets: dict[str, list[str]] = {}
     problems: list[str] = []
-    for name in SETS:
-        subset: Subset | None = getattr(split, name)
-        if subset is None:
-            continue
+    asked: dict[str, Subset] = {name: getattr(split, name) for name in SETS if getattr(split, name) is not None}
+    # What a person has listed is taken first: nothing drawn may collide with it.
+    for name, subset in sorted(asked.items(), key=lambda item: item[1].list is None):
         candidates = _candidates(name, subset, dataset, folder, taken, problems)
         size = subset.size(len(candidates))
         if size > len(candidates):
@@ -52,7 +51,9 @@ def _candidates(
 ) -> list[str]:
     if subset.list is None:
         pattern = subset.ids or "*"
-        return [i for i in dataset.records if fnmatchcase(i, pattern) and i not in taken]
+        free = [i for i in dataset.records if fnmatchcase(i, pattern) and i not in taken]
+        # Only images with masks can be labelled or evaluated; the others are for D_u.
+        return free if name == "unlabeled" else [i for i in free if dataset.records[i].mask]
     path = folder / subset.list
     if Path(subset.list).is_absolute() or ".." in Path(subset.list).parts or not path.is_file():
         problems.append(f"split.{name}.list: {path}: no such file; lists lie in {folder}/, where DVC watches them")

@@ -145,9 +145,9 @@ def scene(toy: Toy, index: int) -> tuple[NDArray[np.uint8], Mask]:
     mask = np.zeros((toy.size, toy.size), dtype=np.uint8)
     _lay(rng, image, ground, TEXTURES, 180)
     image[:] = (image + 3 * image[0, 0]) >> 2  # the ground's texture is faint: things stand out
-    for _ in range(rng.integers(2, 6)):
+    for _ in range(rng.integers(1, 4)):
         _lay(rng, image, CLUTTER[rng.integers(len(CLUTTER))], (plain,), 180)
-    for _ in range(rng.integers(3, 6)):
+    for _ in range(rng.integers(2, 5)):
         name = CLASSES[rng.integers(1, len(CLASSES))]
         mask[_lay(rng, image, OBJECTS[name], WEAR[name], 25, LEAN[name])] = CLASSES.index(name)
     for _ in range(rng.integers(0, 2)):
@@ -161,7 +161,7 @@ def _lay(
     """Lay one thing over image (size, size, 3), in place; return where it lies (size, size). Its place, radius,
     turn, stretch, period, texture and two colours come from rng, the bright one drawn halfway to `lean`."""
     size = len(image)
-    r, p = (UNIT * size * int(rng.integers(*span)) // 96 for span in ((13, 26), (3, 6)))
+    r, p = (UNIT * size * int(rng.integers(*span)) // 96 for span in ((18, 31), (3, 6)))
     x, y = (np.arange(size, dtype=np.int32) - size * int(rng.integers(10, 91)) // 100 for _ in "xy")
     turn = int(rng.integers(-tilt, tilt + 1))
     cos, sin = COS[turn % 360], COS[(turn - 90) % 360]

@@ -87,7 +87,7 @@ def _label(job: Job, run: Run, p: "Params", model: Path, ids: Path, data: Path) 
         name = shard_name(index, p.label.shards)
         part = job.folder / f"part-{index:05d}.csv"
         job.once(f"masks/{name}", partial(label_shard, name, shard, part))
-        rows += [tuple(row[c] for c in COLUMNS) for row in read_csv(part)]
+        rows += [tuple(row[c] for c in COLUMNS) for row in read_csv(part, COLUMNS)]
     write_csv(job.folder / "masks" / "manifest.csv", COLUMNS, sorted(rows))
     confidences = [float(row[4]) for row in rows]
     run.log({"pseudo/images": float(len(rows)), "pseudo/confidence": sum(confidences) / len(rows)}, 0)

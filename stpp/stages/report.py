@@ -38,20 +38,20 @@ def report(
     dataset = read_dataset(data)
     photos = Photos(dataset, Path(p.data.root))
     metrics = read_json(evaluation / "metrics.json")
-    stability = {row["id"]: float(row["stability"]) for row in read_csv(scores / "scores.csv")}
+    stability = {row["id"]: float(row["stability"]) for row in read_csv(scores / "scores.csv", ("id", "stability"))}
     with replacing_folder(out) as partial:
-        curves = {folder.name: read_csv(folder / "curve.csv") for folder in model}
+        curves = {folder.name: read_csv(folder / "curve.csv", ("epoch", "train/loss", "val/miou")) for folder in model}
         plots.curves(curves, partial / "curves.png")
         for name, rows in curves.items():
             plots.curves({name: rows}, partial / f"curve_{name}.png")
 
-        quality = {row["id"]: float(row["miou"]) for row in read_csv(scores / "quality.csv")}
+        quality = {row["id"]: float(row["miou"]) for row in read_csv(scores / "quality.csv", ("id", "miou"))}
         plots.stability(stability, set(read_ids(selection / "reliable.txt")), quality, partial / "stability.png")
         if "pseudo" in metrics:
             plots.quality({group: q["miou"] for group, q in metrics["pseudo"].items()}, partial / "quality.png")
 
         per_class: dict[str, list[float]] = {}
-        for row in read_csv(evaluation / "per_class.csv"):
+        for row in read_csv(evaluation / "per_class.csv", ("set", "model", "class", "iou")):
             if row["set"] == "val":
                 per_class.setdefault(row["model"], []).append(float(row["iou"]))
         plots.per_class(per_class, dataset.classes, partial / "per_class.png")

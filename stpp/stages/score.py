@@ -90,7 +90,7 @@ def _score(job: Job, run: Run, p: "Params", checkpoints: Path, data: Path, split
         for index, shard in enumerate(progress(shards, f"score {len(ids)} images, K = {len(files)}", len(shards)))
     ]
 
-    scored = [row for part in parts for row in read_csv(part)]
+    scored = [row for part in parts for row in read_csv(part, ("id", "stability", "quality"))]
     rows = sorted((row["id"], float(row["stability"])) for row in scored)
     write_csv(job.folder / "scores.csv", ("id", "stability"), rows)
     # Of no use to any later stage but the report: the true quality of M_iK, where an unlabelled image has a mask.

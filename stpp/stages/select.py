@@ -17,7 +17,9 @@ def select(
     from stpp.params import load
 
     ratio = load(options.params_files(params)).select.ratio
-    reliable, unreliable = select_ids({row["id"]: float(row["stability"]) for row in read_csv(scores)}, ratio)
+    reliable, unreliable = select_ids(
+        {row["id"]: float(row["stability"]) for row in read_csv(scores, ("id", "stability"))}, ratio
+    )
     if not reliable or not unreliable:
         raise StppError(
             f"select.ratio {ratio} leaves {len(reliable)} reliable and {len(unreliable)} unreliable images: "

@@ -14,9 +14,18 @@ def show(runs: Annotated[Path, Option(help="Folder of the runs.")] = Path("runs"
     found = sorted(runs.glob("**/evaluation/metrics.json"), key=lambda p: len(p.parts))
     if not found:
         raise StppError(f"{runs}: nothing evaluated yet; run `dvc repro` first")
+    base = _setting(found[0])
     print()
+    for path in [p for p in found if _setting(p) != base]:
+        print(f"{path.parent} is of other data or parameters than {found[0].parent}, and left out: run it again")
+    found = [path for path in found if _setting(path) == base]
     print(table([read_json(path) for path in found], read_json(runs / "data" / "dataset.json")["name"]))
     plots = runs / "report"
     if plots.is_dir():
         print(f"\nplots     {plots}/  ({', '.join(sorted(p.name for p in plots.glob('*.png')))})")
     print("compare   make ui  opens the MLflow UI;  dvc metrics show,  dvc plots show")
+
+
+def _setting(metrics: Path) -> str:
+    """What two evaluations must share to stand in one table."""
+    return str(read_json(metrics.parent / "run.json")["stpp.setting"])

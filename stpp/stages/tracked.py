@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from stpp.files import digest, read_json, write_json
 from stpp.resume import Job, root, run_once
@@ -34,11 +35,17 @@ def tracked(
         tags["stpp.split.digest"] = split_digest(split)
 
     def attempt(job: Job) -> None:
-        with track(name, job.key, params, tags, root()) as run:
+        with track(name, job.key, params, tags, root(), job.folder / "mlflow_run") as run:
             run.tag("stpp.out", out.as_posix())
             work(job, run)
-            about = {"stage": name, "key": job.key, "run_id": run.run_id, "experiment": params.data.name}
-            write_json(job.folder / "run.json", about | tags)
+            about = {
+                "stage": name,
+                "key": job.key,
+                "execution": uuid4().hex,
+                "run_id": run.run_id,
+                "experiment": params.data.name,
+            }
+            write_json(job.folder / "run.json", about | tags | {"stpp.setting": run.tags["stpp.setting"]})
 
     everything = [data, *inputs] if split is None else [data, split, *inputs]
     outs = {file: out / file for file in [*files, "run.json"]}

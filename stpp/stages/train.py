@@ -42,7 +42,12 @@ def train(
         name,
         module=__name__,
         params=p,
-        sections={"model": p.model.model_dump(), "train": p.train.model_dump(), "augment": p.augment.model_dump()},
+        sections={
+            "model": p.model.model_dump(),
+            "train": p.train.model_dump(),
+            "augment": p.augment.model_dump(),
+            "evaluate.batch_size": p.evaluate.batch_size,
+        },
         data=data,
         split=split,
         inputs=[backbone, *sets],
@@ -64,7 +69,7 @@ def _train(
     from stpp.engine.evaluate import Scores, evaluate
     from stpp.engine.fit import Hooks, State, fit
     from stpp.engine.optim import scaled_lr
-    from stpp.files import publish, read_dataset, read_ids, replacing, write_csv, write_json
+    from stpp.files import StppError, publish, read_dataset, read_ids, replacing, write_csv, write_json
     from stpp.masks import MaskSet
     from stpp.models import build
     from stpp.seeds import seed_of
@@ -75,7 +80,13 @@ def _train(
     parts = [Labeled(photos, masks.ids, masks) for masks in map(MaskSet, pseudo)]
     repeat = copies(len(labeled.ids), sum(len(part.ids) for part in parts))
     samples = Training(labeled, repeat, parts, p.augment, p.train.seed, name)
-    val = prediction_loader(Plain(photos, read_ids(split / "val.txt")), p.train.batch_size, p.runtime)
+    val = prediction_loader(Plain(photos, read_ids(split / "val.txt")), p.evaluate.batch_size, p.runtime)
+
+    if len(samples) < p.train.batch_size:
+        raise StppError(
+            f"{name}: {len(samples)} samples an epoch ({len(labeled.ids)} labelled x {repeat}, and pseudo-labelled) "
+            f"are fewer than train.batch_size {p.train.batch_size}: lower it, or give more images"
+        )
 
     where = devices.start(p.runtime)
     torch.manual_seed(seed_of(p.train.seed, name, "init"))
@@ -112,7 +123,7 @@ def _train(
 
     # Metric names that MLflow takes: letters, digits and a few signs.
     labels = [re.sub(r"[^\w.\- ]", "_", label) for label in dataset.classes]
-    labels = [f"{label}_{i}" if labels.count(label) > 1 else label for i, label in enumerate(labels)]
+    labels = [f"{x}_{i}" if labels.count(x) > 1 or not x.strip(" .") else x for i, x in enumerate(labels)]
 
     def named(row: dict[str, float]) -> dict[str, float]:
         """val/iou/3 -> val/iou/<name of class 3>"""

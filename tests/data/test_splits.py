@@ -344,3 +344,18 @@ def test_iterations_are_those_of_the_published_settings(
     for pseudo, iterations in ((unlabeled // 2, student_1), (unlabeled, student_2)):
         samples = labeled * copies(labeled, pseudo) + pseudo
         assert abs(samples // 16 * epochs - iterations) <= 50
+
+
+def test_a_few_masks_among_many_photographs_are_found_by_the_sets_that_need_them() -> None:
+    dataset = dataset_of(*(record(f"{i:03d}", mask=i % 7 == 0) for i in range(70)))
+    sets = drawn(dataset, split_of(labeled=Subset(), val=Subset(count=4)))
+    masked = {i for i, r in dataset.records.items() if r.mask}
+    assert set(sets["labeled"]) | set(sets["val"]) == masked
+    assert set(sets["unlabeled"]) == set(dataset.records) - masked
+
+
+def test_what_a_person_lists_is_not_drawn_into_another_set(tmp_path: Path) -> None:
+    dataset = numbered(7)
+    (tmp_path / "mine.txt").write_text("000\n001\n002\n003\n004\n")
+    sets = drawn(dataset, split_of(labeled=Subset(list="mine.txt"), val=Subset(count=1)), tmp_path)
+    assert set(sets["val"]) | set(sets["unlabeled"]) == {"005", "006"}

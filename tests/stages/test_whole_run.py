@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from conftest import Project
+from small import Project
 
 from stpp.files import digest, read_csv, read_ids, read_json
 from stpp.tracking import client
