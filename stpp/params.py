@@ -5,6 +5,7 @@ the section it needs (`Train`), never all of `Params`.
 """
 
 import json
+import re
 from fractions import Fraction
 from io import StringIO
 from pathlib import Path
@@ -20,6 +21,7 @@ Count = Annotated[int, Field(ge=1)]
 Range = Annotated[tuple[float, float], Field(description="lower and upper bound, drawn from uniformly")]
 
 IGNORE = 255
+WRITTEN = re.compile(r"^-?\d{1,9}([./]\d{1,9})?$")
 
 
 class Section(BaseModel):
@@ -131,8 +133,11 @@ class Subset(Section):
             return self.count
         if self.fraction is None:
             return candidates
+        text = str(self.fraction)
         try:
-            part = Fraction(self.fraction) if isinstance(self.fraction, str) else Fraction(str(self.fraction))
+            if isinstance(self.fraction, str) and not WRITTEN.match(text):  # 1e-99999999 would fill the memory
+                raise ValueError
+            part = Fraction(text)
         except (ValueError, ZeroDivisionError):
             raise ValueError(f'`fraction` {self.fraction!r} is neither a number nor like "1/8"') from None
         if not 0 < part <= 1:
@@ -335,7 +340,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         json.dumps(raw)
     except FileNotFoundError:
         raise StppError(f"{path}: no such file; run in the project's folder or name the file with --params") from None
-    except (YAMLError, ValueError, TypeError, OSError) as error:
+    except (YAMLError, ValueError, TypeError, OSError, RecursionError) as error:
         raise StppError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise StppError(f"{path}: expected sections such as `train:`, found {type(raw).__name__}")

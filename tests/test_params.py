@@ -366,7 +366,9 @@ def test_without_count_or_fraction_all_candidates_are_taken(candidates: int) -> 
     assert Subset(count=7).size(candidates) == 7
 
 
-@pytest.mark.parametrize("bad", ["0", "2", "9/8", "-1/8", "1/0", "x", "", "1/2/3", "nan", 0.0, -0.5, 1.5, True, [1]])
+@pytest.mark.parametrize(
+    "bad", ["0", "2", "9/8", "-1/8", "1/0", "x", "", "1/2/3", "nan", "1e-99999999", 0.0, -0.5, 1.5, True, [1]]
+)
 def test_no_other_fraction_is_taken(bad: object, complaint: Any) -> None:
     (line,) = complaint({"split": {"labeled": {"count": None, "fraction": bad}}})
     assert " split.labeled" in line
