@@ -1,6 +1,7 @@
 """The files of a run: id lists, tables, manifests; every one written whole or not at all."""
 
 import csv
+import glob
 import hashlib
 import json
 import os
@@ -39,7 +40,7 @@ def raise_all(problems: list[str], where: str) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary name beside `path`; what was written there takes the final name at the end, or nothing does."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = _partial(path)
     try:
         yield partial
         with partial.open("rb") as file:
@@ -94,9 +95,9 @@ def replacing_folder(out: Path) -> Iterator[Path]:
     """
     if not out.name:
         raise StppError(f"{out}: name a folder of its own for the results")
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    _remove(partial)
-    partial.mkdir(parents=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = _partial(out)
+    partial.mkdir()
     try:
         yield partial
         written = {file.name for file in partial.iterdir()}
@@ -121,6 +122,15 @@ def publish(source: Path, out: Path) -> None:
     else:
         with replacing(out) as partial:
             shutil.copyfile(source, partial)
+
+
+def _partial(path: Path) -> Path:
+    """A temporary name beside `path`, of this process alone; what killed processes left of such is removed."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        pid = left.name.split(".")[-2]
+        if pid == str(os.getpid()) or not Path(f"/proc/{pid}").exists():
+            _remove(left)
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
 
 
 def _remove(path: Path) -> None:

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import os
 import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -388,3 +389,12 @@ def test_a_table_without_the_columns_asked_for_is_named(tmp_path: Path) -> None:
     write_csv(tmp_path / "t.csv", ("id", "other"), [("a", 1)])
     with pytest.raises(StppError, match=r"t\.csv: not a table of id, stability"):
         read_csv(tmp_path / "t.csv", ("id", "stability"))
+
+
+def test_what_killed_processes_left_beside_a_name_is_removed_and_a_living_one_s_is_not(tmp_path: Path) -> None:
+    gone, alive = tmp_path / ".a.999999999.partial", tmp_path / f".a.{os.getppid()}.partial"
+    for left in (gone, alive):
+        write_text(left / "half", "half")
+    with replacing_folder(tmp_path / "a") as partial:
+        write_text(partial / "x", "1")
+    assert contents(tmp_path) == {"a/x": b"1", f"{alive.name}/half": b"half"}
