@@ -13,7 +13,11 @@ from stpp.stages.tracked import tracked
 from stpp.tracking import Run
 
 if TYPE_CHECKING:
+    from stpp.data.datasets import Photos, Training
+    from stpp.engine.fit import Hooks
     from stpp.params import Params
+
+STATE, BEST = "state.pt", "best.safetensors"
 
 Name = Annotated[str, Option(help="Role of the model: teacher, student_1, student. Part of every seed.")]
 Backbone = Annotated[Path, Option(help="File that `stpp backbone` wrote.")]
@@ -62,79 +66,25 @@ def _train(
 ) -> None:
     import torch
 
-    from stpp.data.datasets import Labeled, Photos, Plain, Training
-    from stpp.data.loaders import Batches, prediction_loader
-    from stpp.data.splits import copies
+    from stpp.data.datasets import Photos
     from stpp.engine import device as devices
-    from stpp.engine.evaluate import Scores, evaluate
-    from stpp.engine.fit import Hooks, State, fit
-    from stpp.engine.optim import scaled_lr
-    from stpp.files import StppError, publish, read_dataset, read_ids, replacing, write_csv, write_json
-    from stpp.masks import MaskSet
+    from stpp.engine.fit import fit
+    from stpp.files import publish, read_dataset, read_ids, write_csv
     from stpp.models import build
     from stpp.seeds import seed_of
 
     dataset = read_dataset(data)
     photos = Photos(dataset, Path(p.data.root))
-    labeled = Labeled(photos, read_ids(split / "labeled.txt"))
-    parts = [Labeled(photos, masks.ids, masks) for masks in map(MaskSet, pseudo)]
-    repeat = copies(len(labeled.ids), sum(len(part.ids) for part in parts))
-    samples = Training(labeled, repeat, parts, p.augment, p.train.seed, name)
-    val = prediction_loader(Plain(photos, read_ids(split / "val.txt")), p.evaluate.batch_size, p.runtime)
-
-    if len(samples) < p.train.batch_size:
-        raise StppError(
-            f"{name}: {len(samples)} samples an epoch ({len(labeled.ids)} labelled x {repeat}, and pseudo-labelled) "
-            f"are fewer than train.batch_size {p.train.batch_size}: lower it, or give more images"
-        )
+    samples = _samples(p, name, photos, read_ids(split / "labeled.txt"), pseudo)
 
     where = devices.start(p.runtime)
     torch.manual_seed(seed_of(p.train.seed, name, "init"))
     network = build.build(p.model, len(dataset.classes))
     pretrained = build.start(network, backbone)
-    batches = Batches(len(samples), p.train.batch_size, p.train.epochs, p.train.seed, name)
-    print(
-        f"{name}: {len(labeled.ids)} labelled x {repeat}, {len(samples) - samples.labeled} pseudo-labelled; "
-        f"{p.train.epochs} epochs of {batches.per_epoch} iterations at batch {p.train.batch_size}; "
-        f"lr {scaled_lr(p.train):g} (train.lr x {p.train.batch_size} / 16), head x {p.train.head_lr_factor:g}; "
-        f"backbone {'from ' + p.model.weights if pretrained else 'from scratch'}; {where}, "
-        f"{torch.get_num_threads()} threads, {p.model.precision}",
-        flush=True,
-    )
+    start = f"backbone {'from ' + p.model.weights if pretrained else 'from scratch'}"
+    print(f"{name}: {start}; {where}, {torch.get_num_threads()} threads, {p.model.precision}", flush=True)
 
-    state_file = job.folder / "state.pt"
-
-    def save(state: State) -> None:
-        # Through memory: torch's own writer hides that a disk is full.
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        with replacing(state_file) as partial:
-            partial.write_bytes(buffer.getbuffer())
-
-    def checkpoint(which: str, net: torch.nn.Module) -> None:
-        if which == "best":
-            if p.train.keep == "best_val":
-                build.save(job.folder / "best.safetensors", net.state_dict())
-        elif not pseudo:
-            build.save(job.folder / "checkpoints" / f"{which}.safetensors", net.state_dict())
-
-    def validate(net: torch.nn.Module) -> Scores:
-        return evaluate(net, val, photos, p.model, where)
-
-    # Metric names that MLflow takes: letters, digits and a few signs.
-    labels = [re.sub(r"[^\w.\- ]", "_", label) for label in dataset.classes]
-    labels = [f"{x}_{i}" if labels.count(x) > 1 or not x.strip(" .") else x for i, x in enumerate(labels)]
-
-    def named(row: dict[str, float]) -> dict[str, float]:
-        """val/iou/3 -> val/iou/<name of class 3>"""
-        classes = {f"val/iou/{i}": f"val/iou/{label}" for i, label in enumerate(labels)}
-        return {classes.get(key, key): value for key, value in row.items()}
-
-    def log(row: dict[str, float], epoch: int) -> None:
-        run.log(named(row), epoch)
-
-    hooks = Hooks(validate=validate, checkpoint=checkpoint, save=save, log=log)
-    state = torch.load(state_file, map_location="cpu", weights_only=True) if state_file.exists() else None
+    state_file = job.folder / STATE
     curve = fit(
         network,
         samples,
@@ -143,19 +93,99 @@ def _train(
         runtime=p.runtime,
         device=where,
         role=name,
-        hooks=hooks,
-        state=state,
+        hooks=_hooks(job, run, p, photos, read_ids(split / "val.txt"), teacher=not pseudo),
+        state=torch.load(state_file, map_location="cpu", weights_only=True) if state_file.exists() else None,
     )
     if p.train.keep == "best_val":
-        publish(job.folder / "best.safetensors", job.folder / "model.safetensors")
+        publish(job.folder / BEST, job.folder / "model.safetensors")
     else:
         build.save(job.folder / "model.safetensors", network.state_dict())
-    write_csv(job.folder / "curve.csv", list(named(curve[0])), [list(row.values()) for row in curve])
-    best = max(curve, key=lambda row: row["val/miou"])
+    rows = [_named(row, dataset.classes) for row in curve]
+    write_csv(job.folder / "curve.csv", list(rows[0]), [list(row.values()) for row in rows])
+    _summarise(job, run, p, curve)
+
+
+def _samples(p: "Params", name: str, photos: "Photos", labeled: list[str], pseudo: list[Path]) -> "Training":
+    """D_l, over-sampled, and the pseudo-labelled images; said, and checked to fill a batch."""
+    from stpp.data.datasets import Labeled, Training
+    from stpp.data.splits import copies
+    from stpp.engine.optim import scaled_lr
+    from stpp.files import StppError
+    from stpp.masks import MaskSet
+
+    parts = [Labeled(photos, masks.ids, masks) for masks in map(MaskSet, pseudo)]
+    count = sum(len(part.ids) for part in parts)
+    repeat = copies(len(labeled), count)
+    samples = Training(Labeled(photos, labeled), repeat, parts, p.augment, p.train.seed, name)
+    made_of = f"{len(labeled)} labelled x {repeat}, {count} pseudo-labelled"
+    if len(samples) < p.train.batch_size:
+        raise StppError(
+            f"{name}: {len(samples)} samples an epoch ({made_of}) are fewer than train.batch_size "
+            f"{p.train.batch_size}: lower it, or give more images"
+        )
+    print(
+        f"{name}: {made_of}; {p.train.epochs} epochs of {len(samples) // p.train.batch_size} iterations at batch "
+        f"{p.train.batch_size}; lr {scaled_lr(p.train):g} (train.lr x {p.train.batch_size} / 16), "
+        f"head x {p.train.head_lr_factor:g}"
+    )
+    return samples
+
+
+def _hooks(job: Job, run: Run, p: "Params", photos: "Photos", val: list[str], teacher: bool) -> "Hooks":
+    """What the loop tells the world: this stage's files and MLflow run. Only a teacher keeps f_1 .. f_K."""
+    import torch
+
+    from stpp.data.datasets import Plain
+    from stpp.data.loaders import prediction_loader
+    from stpp.engine import device as devices
+    from stpp.engine.evaluate import Scores, evaluate
+    from stpp.engine.fit import Hooks, State
+    from stpp.files import replacing
+    from stpp.models import build
+
+    loader = prediction_loader(Plain(photos, val), p.evaluate.batch_size, p.runtime)
+    where = devices.start(p.runtime)
+
+    def validate(network: torch.nn.Module) -> Scores:
+        return evaluate(network, loader, photos, p.model, where)
+
+    def checkpoint(which: str, network: torch.nn.Module) -> None:
+        if which == "best":
+            if p.train.keep == "best_val":
+                build.save(job.folder / BEST, network.state_dict())
+        elif teacher:
+            build.save(job.folder / "checkpoints" / f"{which}.safetensors", network.state_dict())
+
+    def save(state: State) -> None:
+        # Through memory: torch's own writer hides that a disk is full.
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        with replacing(job.folder / STATE) as partial:
+            partial.write_bytes(buffer.getbuffer())
+
+    def log(row: dict[str, float], epoch: int) -> None:
+        run.log(_named(row, photos.dataset.classes), epoch)
+
+    return Hooks(validate=validate, checkpoint=checkpoint, save=save, log=log)
+
+
+def _named(row: dict[str, float], classes: tuple[str, ...]) -> dict[str, float]:
+    """val/iou/3 -> val/iou/<name of class 3>, in the letters, digits and few signs that MLflow takes."""
+    labels = [re.sub(r"[^\w.\- ]", "_", label) for label in classes]
+    labels = [f"{x}_{i}" if labels.count(x) > 1 or not x.strip(" .") else x for i, x in enumerate(labels)]
+    names = {f"val/iou/{i}": f"val/iou/{label}" for i, label in enumerate(labels)}
+    return {names.get(key, key): value for key, value in row.items()}
+
+
+def _summarise(job: Job, run: Run, p: "Params", curve: list[dict[str, float]]) -> None:
+    """mIoU on val of the last and of the best epoch, whichever is kept."""
+    from stpp.files import write_json
+
+    last, best = curve[-1], max(curve, key=lambda row: row["val/miou"])
     summary = {
-        "val": {"miou_last": curve[-1]["val/miou"], "miou_best": best["val/miou"], "epoch_best": int(best["epoch"])},
+        "val": {"miou_last": last["val/miou"], "miou_best": best["val/miou"], "epoch_best": int(best["epoch"])},
         "kept": p.train.keep,
-        "train_loss": curve[-1]["train/loss"],
+        "train_loss": last["train/loss"],
     }
     write_json(job.folder / "metrics.json", summary)
-    run.log({"val/miou_last": curve[-1]["val/miou"], "val/miou_best": best["val/miou"]}, len(curve))
+    run.log({"val/miou_last": last["val/miou"], "val/miou_best": best["val/miou"]}, len(curve))
