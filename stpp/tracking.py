@@ -64,9 +64,6 @@ class Run:
         """A table that the UI shows: column name -> values."""
         self._send(lambda: self._client.log_table(self.run_id, columns, name))
 
-    def artifact(self, path: Path, folder: str) -> None:
-        self._send(lambda: self._client.log_artifact(self.run_id, str(path), folder))
-
     def summary(self, metrics: dict[str, float]) -> None:
         """Final metrics, shown with the parent run as what the whole system came to."""
 

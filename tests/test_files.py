@@ -366,10 +366,6 @@ def test_the_manifest_is_a_table_that_any_reader_of_csv_understands(tmp_path: Pa
 # -- errors -----------------------------------------------------------------------------------------------------------
 
 
-def test_no_problem_raises_nothing() -> None:
-    raise_all([], "data")
-
-
 def test_all_problems_are_in_one_error_one_a_line() -> None:
     with pytest.raises(StppError) as error:
         raise_all(["a: wrong", "b: wrong"], "data")
