@@ -23,6 +23,7 @@ from stpp.stages import (
     show,
     split,
     train,
+    weights,
 )
 
 # Threads that wait for each other must not spin: where anything else wants a core (image loading does), spinning
@@ -83,6 +84,11 @@ mask_sets = typer.Typer(help="Open mask sets (zip shards of PNGs).", no_args_is_
 mask_sets.command()(_guarded(masks.extract))
 mask_sets.command()(_guarded(masks.ls))
 app.add_typer(mask_sets, name="masks")
+
+state_dicts = typer.Typer(help="Weights from and for other code.", no_args_is_help=True)
+state_dicts.command("import")(_guarded(weights.import_))
+state_dicts.command()(_guarded(weights.export))
+app.add_typer(state_dicts, name="weights")
 
 
 def main() -> None:

@@ -160,10 +160,11 @@ class Split(Section):
 
 
 class Model(Section):
-    network: Literal["deeplabv3plus"] = "deeplabv3plus"
+    network: Literal["deeplabv2", "deeplabv3plus", "pspnet"] = "deeplabv3plus"
     backbone: Literal["resnet18", "resnet34", "resnet50", "resnet101"] = "resnet50"
     weights: str = "none"
-    """Start of the backbone: `none`, a name of torchvision (IMAGENET1K_V1), or a file below weights/."""
+    """Start of every training: `none`, a name of torchvision (IMAGENET1K_V1), or a file below weights/ (a backbone or
+    a whole network)."""
     output_stride: Literal[8, 16] = 8
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: autocast in training and prediction."""
@@ -179,7 +180,7 @@ class Train(Section):
     lr: Positive = 0.001
     """Base learning rate of the backbone at batch size 16; scaled by batch_size / 16."""
     head_lr_factor: Positive = 10.0
-    """Learning rate of randomly initialised heads, as a multiple of the backbone's."""
+    """Learning rate of a head that starts at random, as a multiple of the backbone's."""
     momentum: Probability = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     checkpoints: Annotated[int, Field(ge=2)] = 3

@@ -142,7 +142,7 @@ def test_even_a_real_number_without_a_fraction_is_no_count(complaint: Any) -> No
         ("label.flip", "yes"),
         ("data.root", 3),
         ("data.name", "with space"),
-        ("model.network", "pspnet"),
+        ("model.network", "fcn"),
         ("train.momentum", 1.5),
         ("train.batch_size", 1),
         ("train.lr", 0),

@@ -61,16 +61,18 @@ def fit(
     device: torch.device,
     role: str,
     hooks: Hooks,
+    started: frozenset[str] = frozenset(),
     state: State | None = None,
     step: Step = cross_entropy,
 ) -> list[dict[str, float]]:
     """Train `network` in place; one row an epoch: epoch, train/loss, train/lr, val/miou, val/pixel_accuracy, val/iou/*.
 
+    started: names of what was filled from trained weights (see `optimizer`); state: what `hooks.save` kept.
     Every draw of an iteration has its own seed, so a run that goes on from a saved state ends, on a CPU with the same
     thread count, in the same weights as one that was never stopped. Raises StppError if the loss is no number.
     """
     network.to(device)
-    sgd = optimizer(network, train)
+    sgd = optimizer(network, train, started)
     iteration, loss_sum, curve = 0, torch.zeros((), dtype=torch.float64, device=device), list[dict[str, float]]()
     batches = Batches(len(data), train.batch_size, train.epochs, train.seed, role)
     poly = schedule(sgd, batches.total)

@@ -1,19 +1,10 @@
 """ResNets of torchvision with dilation in place of the last strides (paper, 4.1)."""
 
-import struct
-from collections.abc import Mapping
-from pathlib import Path
-from pickle import UnpicklingError
 from typing import Literal
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.resnet import BasicBlock
-
-from stpp.files import StppError
 
 # name -> (torchvision's constructor, its weights, channels of the low- and the high-level features)
 BACKBONES = {
@@ -22,20 +13,6 @@ BACKBONES = {
     "resnet50": (models.resnet50, models.ResNet50_Weights, (256, 2048)),
     "resnet101": (models.resnet101, models.ResNet101_Weights, (256, 2048)),
 }
-
-# What torch's and safetensors' readers raise, depending on where a file is cut or changed; OSError also offline.
-UNREADABLE = (
-    SafetensorError,
-    UnpicklingError,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AssertionError,
-    struct.error,
-    OSError,
-)
 
 
 class Backbone(nn.Module):
@@ -85,65 +62,3 @@ def _dilate(resnet: models.ResNet, replace: tuple[bool, bool, bool]) -> None:
             if dilated and isinstance(block.downsample, nn.Sequential):
                 assert isinstance(block.downsample[0], nn.Conv2d)
                 block.downsample[0].stride = (1, 1)
-
-
-def read_weights(name: str, weights: str, folder: Path) -> dict[str, Tensor]:
-    """The start of a backbone in torchvision's keys, float32; empty for `none`.
-
-    weights: `none`, a name of torchvision (IMAGENET1K_V1, downloaded through torchvision), or a file below `folder`.
-    Raises StppError naming the three choices where none of them is there, and every key that fits nowhere.
-    """
-    choices = (
-        f"model.weights is `none`, a name of torchvision for {name} "
-        f"({', '.join(w.name for w in BACKBONES[name][1])}; downloaded once), or a file in {folder}/"
-    )
-    if weights == "none":
-        return {}
-    state: Mapping[str, Tensor]
-    published = BACKBONES[name][1].__members__.get(weights)
-    if published is not None:
-        try:
-            state = published.get_state_dict(progress=True, check_hash=True, weights_only=True)
-        except UNREADABLE as error:
-            raise StppError(f"{weights} could not be downloaded ({_reason(error)}); {choices}") from None
-    else:
-        path = folder / weights
-        if Path(weights).is_absolute() or ".." in Path(weights).parts or not path.is_file():
-            raise StppError(f"{path}: no such file; {choices}")
-        state = _read_state(path)
-    return _checked(name, weights, state)
-
-
-def _read_state(path: Path) -> Mapping[str, Tensor]:
-    state: object
-    try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
-        raise StppError(f"{path}: not a file of weights alone: {_reason(error)}") from None
-    if not isinstance(state, Mapping) or not all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
-    ):
-        raise StppError(f"{path}: not a state dict (tensors by name); save `model.state_dict()`")
-    return state
-
-
-def _reason(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _checked(name: str, source: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Every key is placed, dropped for a stated reason (torchvision's classifier `fc`), or named in the error."""
-    expected = Backbone(name, 16).state_dict()
-    counters = {k for k in expected if k.endswith("num_batches_tracked")}
-    given = {k: v for k, v in state.items() if not k.startswith("fc.")}
-    missing = sorted(set(expected) - set(given) - counters)
-    unknown = sorted(set(given) - set(expected))
-    misshapen = sorted(k for k in set(given) & set(expected) if given[k].shape != expected[k].shape)
-    for what, keys in {"missing": missing, "unknown": unknown, "of another shape": misshapen}.items():
-        if keys:
-            more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
-            raise StppError(f"{source} does not fit {name}: {what}: {', '.join(keys[:5])}{more}")
-    return {k: v.float() if v.is_floating_point() else v for k, v in given.items()}

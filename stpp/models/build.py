@@ -1,6 +1,5 @@
 """Name -> network; weights in and out as safetensors."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -10,10 +9,16 @@ from safetensors.torch import save as to_bytes
 from torch import nn
 
 from stpp.files import StppError, replacing
+from stpp.models.deeplabv2 import DeepLabV2
 from stpp.models.deeplabv3plus import DeepLabV3Plus
+from stpp.models.pspnet import PSPNet
 from stpp.params import Model
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {"deeplabv3plus": DeepLabV3Plus}
+NETWORKS: dict[str, type[DeepLabV2] | type[DeepLabV3Plus] | type[PSPNet]] = {
+    "deeplabv2": DeepLabV2,
+    "deeplabv3plus": DeepLabV3Plus,
+    "pspnet": PSPNet,
+}
 
 
 def build(model: Model, classes: int) -> nn.Module:
@@ -35,15 +40,16 @@ def load(network: nn.Module, path: Path) -> nn.Module:
     return network
 
 
-def start(network: nn.Module, path: Path) -> bool:
-    """Fill the backbone from the file that `stpp backbone` wrote; False if that holds no weights.
+def start(network: nn.Module, model: Model, path: Path) -> frozenset[str]:
+    """Fill `network` from the file that `stpp backbone` wrote; the names of what was filled, none if it is empty.
 
-    Raises StppError naming the file.
+    A classifier of another number of classes stays random. Raises StppError naming the file.
     """
-    state = _read(path)
-    if state:
-        _fill(network.get_submodule("backbone"), state, path)
-    return bool(state)
+    own, state = network.state_dict(), _read(path)
+    classifier = NETWORKS[model.network].CLASSIFIER
+    state = {k: v for k, v in state.items() if not (k.startswith(classifier) and k in own and v.shape != own[k].shape)}
+    _fill(network, {**own, **state}, path)
+    return frozenset(state)
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:

@@ -3,22 +3,10 @@
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stpp.models.backbone import Backbone
-
-
-def _conv(inputs: int, outputs: int, kernel: int, rate: int = 1) -> nn.Sequential:
-    """Convolution that keeps the size, batch norm, ReLU."""
-    padding = rate * (kernel // 2)
-    conv = nn.Conv2d(inputs, outputs, kernel, padding=padding, dilation=rate, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
-
-
-def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear, corners aligned: the published networks' only way to change a map's size."""
-    return F.interpolate(x, size=size, mode="bilinear", align_corners=True)
+from stpp.models.layers import conv, resize
 
 
 class ImagePooling(nn.Module):
@@ -26,10 +14,10 @@ class ImagePooling(nn.Module):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.gap = nn.Sequential(nn.AdaptiveAvgPool2d(1), *_conv(inputs, outputs, 1))
+        self.gap = nn.Sequential(nn.AdaptiveAvgPool2d(1), *conv(inputs, outputs, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return resize(self.gap(x), (x.shape[2], x.shape[3]))
+        return resize(self.gap(x), x)
 
 
 class ASPP(nn.Module):
@@ -39,12 +27,12 @@ class ASPP(nn.Module):
         super().__init__()
         width = inputs // 8
         r1, r2, r3 = (rate * 8 // output_stride for rate in (12, 24, 36))
-        self.b0 = _conv(inputs, width, 1)
-        self.b1 = _conv(inputs, width, 3, r1)
-        self.b2 = _conv(inputs, width, 3, r2)
-        self.b3 = _conv(inputs, width, 3, r3)
+        self.b0 = conv(inputs, width, 1)
+        self.b1 = conv(inputs, width, 3, r1)
+        self.b2 = conv(inputs, width, 3, r2)
+        self.b3 = conv(inputs, width, 3, r3)
         self.b4 = ImagePooling(inputs, width)
-        self.project = nn.Sequential(*_conv(5 * width, width, 1), nn.Dropout2d(0.5))
+        self.project = nn.Sequential(*conv(5 * width, width, 1), nn.Dropout2d(0.5))
 
     def forward(self, x: Tensor) -> Tensor:
         branches = (self.b0, self.b1, self.b2, self.b3, self.b4)
@@ -55,17 +43,19 @@ class ASPP(nn.Module):
 class DeepLabV3Plus(nn.Module):
     """(B, 3, H, W) normalised images -> (B, classes, H, W) logits."""
 
+    CLASSIFIER = "classifier."
+
     def __init__(self, backbone: str, classes: int, output_stride: Literal[8, 16]) -> None:
         super().__init__()
         self.backbone = Backbone(backbone, output_stride)
         low, high = self.backbone.channels
         self.head = ASPP(high, output_stride)
-        self.reduce = _conv(low, 48, 1)
-        self.fuse = nn.Sequential(*_conv(high // 8 + 48, 256, 3), *_conv(256, 256, 3), nn.Dropout(0.1))
+        self.reduce = conv(low, 48, 1)
+        self.fuse = nn.Sequential(*conv(high // 8 + 48, 256, 3), *conv(256, 256, 3), nn.Dropout(0.1))
         self.classifier = nn.Conv2d(256, classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         c1, c4 = self.backbone(x)  # (B, C1, H/4, W/4), (B, C4, H/os, W/os)
-        c4 = resize(self.head(c4), (c1.shape[2], c1.shape[3]))
+        c4 = resize(self.head(c4), c1)
         fused = self.fuse(torch.cat([self.reduce(c1), c4], dim=1))  # (B, 256, H/4, W/4)
-        return resize(self.classifier(fused), (x.shape[2], x.shape[3]))
+        return resize(self.classifier(fused), x)

@@ -14,11 +14,12 @@ def backbone(
     weights: Weights, out: Annotated[Path, Option(help="File to write.")], params: options.Params = None
 ) -> None:
     """Find the backbone's weights (none, torchvision's by name, or a local file) and keep them for every training."""
-    from stpp.models.backbone import read_weights
     from stpp.models.build import save
+    from stpp.models.weights import start_of
     from stpp.params import load
 
     model = load(options.params_files(params)).model
-    state = read_weights(model.backbone, model.weights, weights)
-    save(out, state)
-    print(f"{model.backbone}: {model.weights}, {len(state)} tensors")
+    start = start_of(model, weights)
+    save(out, start.state)
+    whole = "" if all(key.startswith("backbone.") for key in start.state) else " of a whole network"
+    print(f"{model.network} on {model.backbone}: {model.weights}, {len(start.state)} tensors{whole}")

@@ -13,6 +13,8 @@ from stpp.stages.tracked import tracked
 from stpp.tracking import Run
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from stpp.data.datasets import Photos, Training
     from stpp.engine.fit import Hooks
     from stpp.params import Params
@@ -80,9 +82,11 @@ def _train(
     where = devices.start(p.runtime)
     torch.manual_seed(seed_of(p.train.seed, name, "init"))
     network = build.build(p.model, len(dataset.classes))
-    pretrained = build.start(network, backbone)
-    start = f"backbone {'from ' + p.model.weights if pretrained else 'from scratch'}"
-    print(f"{name}: {start}; {where}, {torch.get_num_threads()} threads, {p.model.precision}", flush=True)
+    started = build.start(network, p.model, backbone)
+    print(
+        f"{name}: {_start(p, network, started)}; {where}, {torch.get_num_threads()} threads, {p.model.precision}",
+        flush=True,
+    )
 
     state_file = job.folder / STATE
     curve = fit(
@@ -93,6 +97,7 @@ def _train(
         runtime=p.runtime,
         device=where,
         role=name,
+        started=started,
         hooks=_hooks(job, run, p, photos, read_ids(split / "val.txt"), teacher=not pseudo),
         state=torch.load(state_file, map_location="cpu", weights_only=True) if state_file.exists() else None,
     )
@@ -103,6 +108,15 @@ def _train(
     rows = [_named(row, dataset.classes) for row in curve]
     write_csv(job.folder / "curve.csv", list(rows[0]), [list(row.values()) for row in rows])
     _summarise(job, run, p, curve)
+
+
+def _start(p: "Params", network: "nn.Module", started: frozenset[str]) -> str:
+    """What the network starts from, for a person."""
+    if not started:
+        return "network from scratch"
+    whole = {name for name, _ in network.named_parameters()} <= started
+    head = any(not name.startswith("backbone.") for name in started)
+    return f"{'network' if whole else 'network but its classifier' if head else 'backbone'} from {p.model.weights}"
 
 
 def _samples(p: "Params", name: str, photos: "Photos", labeled: list[str], pseudo: list[Path]) -> "Training":

@@ -96,21 +96,20 @@ def test_a_file_that_is_no_checkpoint_is_refused_with_its_name(tmp_path: Path, c
 
 def test_a_network_starts_from_a_full_backbone_file_and_keeps_its_random_head(tmp_path: Path) -> None:
     torch.manual_seed(9)
-    start = Backbone("resnet18", 16).state_dict()
+    start = {f"backbone.{k}": v for k, v in Backbone("resnet18", 16).state_dict().items()}
     path = tmp_path / "backbone.safetensors"
     build.save(path, start)
     network, untouched = seeded(0), seeded(0).state_dict()
-    assert build.start(network, path) is True
+    assert build.start(network, MODEL, path) == set(start)
     for key, value in network.state_dict().items():
-        inside = key.startswith("backbone.")
-        assert torch.equal(value, start[key.removeprefix("backbone.")] if inside else untouched[key]), key
+        assert torch.equal(value, start.get(key, untouched[key])), key
 
 
 def test_a_backbone_file_without_counters_of_batches_starts_them_at_zero(tmp_path: Path) -> None:
     start = {k: v + 1 for k, v in Backbone("resnet18", 16).state_dict().items() if "num_batches" not in k}
-    build.save(tmp_path / "backbone.safetensors", start)
+    build.save(tmp_path / "backbone.safetensors", {f"backbone.{k}": v for k, v in start.items()})
     network = seeded(0)
-    assert build.start(network, tmp_path / "backbone.safetensors") is True
+    assert build.start(network, MODEL, tmp_path / "backbone.safetensors") == {f"backbone.{k}" for k in start}
     state = network.state_dict()
     assert all(torch.equal(state[f"backbone.{k}"], v) for k, v in start.items())
     assert not any(v.any() for k, v in state.items() if "num_batches" in k)
@@ -119,5 +118,25 @@ def test_a_backbone_file_without_counters_of_batches_starts_them_at_zero(tmp_pat
 def test_an_empty_backbone_file_leaves_the_network_as_it_was_drawn(tmp_path: Path) -> None:
     build.save(tmp_path / "backbone.safetensors", {})
     network = seeded(0)
-    assert build.start(network, tmp_path / "backbone.safetensors") is False
+    assert not build.start(network, MODEL, tmp_path / "backbone.safetensors")
     assert same(network.state_dict(), seeded(0).state_dict())
+
+
+@pytest.mark.parametrize("network", ["deeplabv2", "deeplabv3plus", "pspnet"])
+def test_a_whole_network_is_a_start_and_its_classifier_stays_random_where_the_classes_differ(
+    tmp_path: Path, network: str
+) -> None:
+    model = Model(network=network, backbone="resnet18", output_stride=16)
+    torch.manual_seed(1)
+    build.save(tmp_path / "coco.safetensors", build.build(model, 21).state_dict())
+    for classes in (21, 19):
+        torch.manual_seed(2)
+        ours = build.build(model, classes)
+        before = {k: v.clone() for k, v in ours.state_dict().items()}
+        torch.manual_seed(1)
+        theirs = build.build(model, 21).state_dict()
+        started = build.start(ours, model, tmp_path / "coco.safetensors")
+        random = {k for k in before if k not in started}
+        assert {v.shape[0] for k, v in before.items() if k in random} <= {19}
+        assert bool(random) == (classes == 19)
+        assert all(torch.equal(v, before[k] if k in random else theirs[k]) for k, v in ours.state_dict().items())

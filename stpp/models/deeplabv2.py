@@ -1,0 +1,29 @@
+"""DeepLabv2 as the paper's authors publish it: the sum of four dilated classifiers (paper, 4.1 and [6] there)."""
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from stpp.models.backbone import Backbone
+from stpp.models.layers import resize
+
+
+class DeepLabV2(nn.Module):
+    """(B, 3, H, W) normalised images -> (B, classes, H, W) logits. Rates are for output stride 8, halved at 16."""
+
+    CLASSIFIER = "classifier."
+
+    def __init__(self, backbone: str, classes: int, output_stride: Literal[8, 16]) -> None:
+        super().__init__()
+        self.backbone = Backbone(backbone, output_stride)
+        rates = [rate * 8 // output_stride for rate in (6, 12, 18, 24)]
+        channels = self.backbone.channels[1]
+        self.classifier = nn.ModuleList(nn.Conv2d(channels, classes, 3, padding=r, dilation=r) for r in rates)
+        for layer in self.classifier:
+            assert isinstance(layer, nn.Conv2d)
+            nn.init.normal_(layer.weight, 0, 0.01)
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, c4 = self.backbone(x)  # (B, C4, H/os, W/os)
+        first, *others = (layer(c4) for layer in self.classifier)
+        return resize(sum(others, start=first), x)

@@ -1,0 +1,53 @@
+"""PSPNet as the paper's authors publish it: pyramid pooling at 1, 2, 3 and 6, no auxiliary head (paper, 4.1)."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from stpp.models.backbone import Backbone
+from stpp.models.layers import conv, resize
+
+
+class PyramidPooling(nn.Module):
+    """(B, C, h, w) -> (B, 2C, h, w): the map, and its means over 1, 4, 9 and 36 parts with C/4 channels each."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.pool1, self.pool2, self.pool3, self.pool4 = (nn.AdaptiveAvgPool2d(parts) for parts in (1, 2, 3, 6))
+        self.conv1, self.conv2, self.conv3, self.conv4 = (conv(inputs, inputs // 4, 1) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        pools = (self.pool1, self.pool2, self.pool3, self.pool4)
+        convs = (self.conv1, self.conv2, self.conv3, self.conv4)
+        return torch.cat([x, *(resize(c(p(x)), x) for p, c in zip(pools, convs, strict=True))], dim=1)
+
+
+class PSPHead(nn.Module):
+    """(B, C, h, w) -> (B, classes, h, w) logits."""
+
+    def __init__(self, inputs: int, classes: int) -> None:
+        super().__init__()
+        width = inputs // 4
+        self.conv5 = nn.Sequential(
+            PyramidPooling(inputs), *conv(2 * inputs, width, 3), nn.Dropout(0.1), nn.Conv2d(width, classes, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv5(x)
+        return out
+
+
+class PSPNet(nn.Module):
+    """(B, 3, H, W) normalised images -> (B, classes, H, W) logits."""
+
+    CLASSIFIER = "head.conv5.5."
+
+    def __init__(self, backbone: str, classes: int, output_stride: Literal[8, 16]) -> None:
+        super().__init__()
+        self.backbone = Backbone(backbone, output_stride)
+        self.head = PSPHead(self.backbone.channels[1], classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, c4 = self.backbone(x)  # (B, C4, H/os, W/os)
+        return resize(self.head(c4), x)

@@ -1,0 +1,137 @@
+"""Weights from outside: read without running code, and every key placed, dropped for a reason, or named."""
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from stpp.files import StppError
+from stpp.models.backbone import BACKBONES
+from stpp.models.build import NETWORKS
+from stpp.params import Model
+
+# What torch's and safetensors' readers raise, depending on where a file is cut or changed; OSError also offline.
+UNREADABLE = (
+    SafetensorError,
+    UnpicklingError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AssertionError,
+    struct.error,
+    OSError,
+)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A state dict in the keys of this project's network: those of the paper's public code."""
+
+    state: dict[str, Tensor]
+    """Float32; a whole network, or its backbone alone."""
+    layout: str
+    dropped: dict[str, str]
+    """Reason by key of the file."""
+
+
+def start_of(model: Model, folder: Path) -> Placed:
+    """What every training of `model` starts from; nothing for `none`.
+
+    model.weights: `none`, a name of torchvision (IMAGENET1K_V1, downloaded through torchvision), or a file below
+    `folder`. Raises StppError naming the three choices where none of them is there, and every key that fits nowhere.
+    """
+    name, weights = model.backbone, model.weights
+    choices = (
+        f"model.weights is `none`, a name of torchvision for {name} "
+        f"({', '.join(w.name for w in BACKBONES[name][1])}; downloaded once), or a file in {folder}/"
+    )
+    if weights == "none":
+        return Placed({}, "none", {})
+    state: Mapping[str, Tensor]
+    published = BACKBONES[name][1].__members__.get(weights)
+    if published is not None:
+        try:
+            state = published.get_state_dict(progress=True, check_hash=True, weights_only=True)
+        except UNREADABLE as error:
+            raise StppError(f"{weights} could not be downloaded ({_reason(error)}); {choices}") from None
+    else:
+        path = folder / weights
+        if Path(weights).is_absolute() or ".." in Path(weights).parts or not path.is_file():
+            raise StppError(f"{path}: no such file; {choices}")
+        state = read_state(path)
+    return place(state, model.network, name, weights)
+
+
+def read_state(path: Path) -> Mapping[str, Tensor]:
+    """Tensors by name, as a file of torch or safetensors holds them. Raises StppError naming the file."""
+    state: object
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        raise StppError(f"{path}: not a file of weights alone: {_reason(error)}") from None
+    if not isinstance(state, Mapping) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
+    ):
+        raise StppError(f"{path}: not a state dict (tensors by name); save `model.state_dict()`")
+    return state
+
+
+def _reason(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def place(given: Mapping[str, Tensor], network: str, backbone: str, source: str) -> Placed:
+    """Bring a state dict of one of the known layouts into the keys of this project, which are the public code's.
+
+    Known are torchvision's ResNets, the public code's networks (also as DataParallel saves them), and the DeepLabv2 of
+    AdvSemiSeg with its COCO start. Raises StppError naming every key that fits nowhere, is missing or misshapen.
+    """
+    state = dict(given)
+    if state and all(key.startswith("module.") for key in state):
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    dropped = {}
+    if any("layer5.conv2d_list." in key for key in state):
+        layout = "AdvSemiSeg"
+        state = {_of_advsemiseg(key): value for key, value in state.items()}
+    elif any(key.startswith("backbone.") for key in state):
+        layout = "public code"
+    else:
+        layout = "torchvision"
+        dropped = {key: "classifier of ImageNet" for key in state if key.startswith("fc.")}
+        state = {f"backbone.{key}": value for key, value in state.items() if key not in dropped}
+
+    cls = NETWORKS[network]
+    classes = next((v.shape[0] for k, v in state.items() if k.startswith(cls.CLASSIFIER) and v.ndim), 2)
+    with torch.device("meta"):
+        expected = {k: v.shape for k, v in cls(backbone, classes, 8).state_dict().items()}
+    if all(key.startswith("backbone.") for key in state):
+        expected = {k: v for k, v in expected.items() if k.startswith("backbone.")}
+    # Files older than torch 0.4.1 do not count batches.
+    missing = sorted(k for k in set(expected) - set(state) if not k.endswith("num_batches_tracked"))
+    unknown = sorted(set(state) - set(expected))
+    misshapen = sorted(k for k in set(state) & set(expected) if state[k].shape != expected[k])
+    for what, keys in {"missing": missing, "unknown": unknown, "of another shape": misshapen}.items():
+        if keys:
+            more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+            named = f"{network} on {backbone} ({layout} layout)"
+            raise StppError(f"{source} does not fit {named}: {what}: {', '.join(keys[:5])}{more}")
+    state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+    return Placed(state, layout, dropped)
+
+
+def _of_advsemiseg(key: str) -> str:
+    """Scale.layer5.conv2d_list.0.weight -> classifier.0.weight, Scale.conv1.weight -> backbone.conv1.weight."""
+    key = key.removeprefix("Scale.")
+    head = "layer5.conv2d_list."
+    return f"classifier.{key.removeprefix(head)}" if key.startswith(head) else f"backbone.{key}"

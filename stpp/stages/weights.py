@@ -1,0 +1,48 @@
+"""Commands weights import and weights export: networks from and for other code."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from typer import Argument, Option
+
+from stpp.files import StppError, replacing
+
+File = Annotated[Path, Argument(help="File of weights: .pth, .pt or .safetensors.")]
+Network = Annotated[Literal["deeplabv2", "deeplabv3plus", "pspnet"], Option(help="Network the weights are of.")]
+Backbone = Annotated[Literal["resnet18", "resnet34", "resnet50", "resnet101"], Option(help="Its backbone.")]
+
+
+def import_(
+    file: File, network: Network, backbone: Backbone, out: Annotated[Path, Option(help="Safetensors file to write.")]
+) -> None:
+    """Read weights in the layout of the public ST++ code, torchvision's or AdvSemiSeg's, strictly, and keep them here.
+
+    Every key is placed, dropped for a reason that is said, or named in the error; half precision becomes float32.
+    A file in weights/ can be named by `model.weights`, a network or its backbone alone.
+    """
+    from stpp.models.build import save
+    from stpp.models.weights import place, read_state
+
+    if out.suffix != ".safetensors":
+        raise StppError(f"{out}: the name has to end in .safetensors")
+    placed = place(read_state(file), network, backbone, str(file))
+    save(out, placed.state)
+    for key, reason in placed.dropped.items():
+        print(f"dropped {key}: {reason}")
+    print(f"{out}: {len(placed.state)} tensors of {network} on {backbone}, read from the {placed.layout} layout")
+
+
+def export(
+    file: File, network: Network, backbone: Backbone, out: Annotated[Path, Option(help="File of torch to write.")]
+) -> None:
+    """Write a checkpoint as a state dict of torch in the key layout of the public ST++ code."""
+    import torch
+
+    from stpp.models.weights import place, read_state
+
+    if out.suffix not in (".pth", ".pt"):
+        raise StppError(f"{out}: the name has to end in .pth or .pt")
+    placed = place(read_state(file), network, backbone, str(file))
+    with replacing(out) as partial:
+        torch.save(placed.state, partial)
+    print(f"{out}: {len(placed.state)} tensors of {network} on {backbone}")

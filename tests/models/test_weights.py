@@ -1,0 +1,226 @@
+"""The reader of weights against files of every kind and layout."""
+
+import pickle
+from pathlib import Path
+from urllib.parse import urlparse
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import Tensor
+from torchvision import models
+
+from stpp.files import StppError
+from stpp.models.backbone import Backbone
+from stpp.models.weights import start_of
+from stpp.params import Model
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def read_weights(name: str, weights: str, folder: Path) -> dict[str, Tensor]:
+    """The backbone of what a training starts from, in torchvision's keys."""
+    start = start_of(Model(backbone=name, weights=weights), folder).state
+    assert all(key.startswith("backbone.") for key in start)
+    return {key.removeprefix("backbone."): value for key, value in start.items()}
+
+
+@pytest.fixture(scope="module")
+def published() -> dict[str, Tensor]:
+    """A state dict as torchvision publishes one for ResNet-18, classifier included."""
+    torch.manual_seed(2)
+    return models.resnet18(weights=None).state_dict()
+
+
+def torchvisions_file(home: Path) -> Path:
+    """Where torch.hub looks for the published weights before it downloads them."""
+    path = home / "hub" / "checkpoints" / Path(urlparse(models.ResNet18_Weights.IMAGENET1K_V1.url).path).name
+    path.parent.mkdir(parents=True)
+    return path
+
+
+class Bomb:
+    """Pickles to a call that writes a file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (self.marker,)  # type: ignore[return-value]
+
+
+def test_no_weights_are_an_empty_start(tmp_path: Path) -> None:
+    assert read_weights("resnet18", "none", tmp_path) == {}
+
+
+def test_torchvisions_weights_without_a_network_are_an_error_that_names_the_three_choices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    for proxy in ("https_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(proxy, "http://127.0.0.1:9")  # refuses at once
+    for proxy in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(proxy, raising=False)
+    with pytest.raises(StppError) as error:
+        read_weights("resnet18", "IMAGENET1K_V1", tmp_path / "weights")
+    for choice in ("`none`", "IMAGENET1K_V1", f"{tmp_path / 'weights'}/"):
+        assert choice in str(error.value)
+    assert not list((tmp_path / "home").rglob("*.pth"))
+
+
+def test_torchvisions_weights_come_from_its_cache_once_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, published: dict[str, Tensor]
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    torch.save(published, torchvisions_file(tmp_path))
+    state = read_weights("resnet18", "IMAGENET1K_V1", tmp_path / "weights")
+    assert torch.equal(state["layer4.1.conv2.weight"], published["layer4.1.conv2.weight"])
+
+
+def test_code_in_torchvisions_cache_is_refused_and_not_executed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    marker = tmp_path / "executed"
+    torch.save({"conv1.weight": Bomb(marker)}, torchvisions_file(tmp_path))
+    with pytest.raises(StppError):
+        read_weights("resnet18", "IMAGENET1K_V1", tmp_path)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("name", ["start.pth", "start.pt", "start.safetensors", "deeper/start.pth"])
+def test_a_local_file_gives_its_tensors_without_the_classifier(
+    tmp_path: Path, published: dict[str, Tensor], name: str
+) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    save_file(published, path) if name.endswith(".safetensors") else torch.save(published, path)
+    state = read_weights("resnet18", name, tmp_path)
+    assert set(state) == {k for k in published if k not in ("fc.weight", "fc.bias")}
+    assert all(torch.equal(v, published[k]) for k, v in state.items())
+    Backbone("resnet18", 16).load_state_dict(state)
+
+
+def test_half_precision_becomes_float32_without_a_change_of_value_and_counters_stay_integers(
+    tmp_path: Path, published: dict[str, Tensor]
+) -> None:
+    half = {k: v.half() if v.is_floating_point() else v for k, v in published.items()}
+    save_file(half, tmp_path / "half.safetensors")
+    for key, value in read_weights("resnet18", "half.safetensors", tmp_path).items():
+        assert value.dtype == (torch.int64 if key.endswith("num_batches_tracked") else torch.float32)
+        assert torch.equal(value.double(), half[key].double())
+
+
+def test_counters_of_seen_batches_may_be_absent_as_in_older_files(tmp_path: Path, published: dict[str, Tensor]) -> None:
+    torch.save({k: v for k, v in published.items() if "num_batches" not in k}, tmp_path / "old.pth")
+    state = read_weights("resnet18", "old.pth", tmp_path)
+    assert len(state) == len(published) - 2 - sum("num_batches" in k for k in published)
+
+
+@pytest.mark.parametrize(
+    ("what", "key", "value"),
+    [
+        ("missing", "layer2.0.conv1.weight", None),
+        ("unknown", "module.layer9.weight", torch.zeros(3)),
+        ("of another shape", "layer1.0.conv1.weight", torch.zeros(64, 64, 1, 1)),
+    ],
+)
+def test_a_key_that_does_not_fit_is_named_with_the_file(
+    tmp_path: Path, published: dict[str, Tensor], what: str, key: str, value: Tensor | None
+) -> None:
+    changed = dict(published)
+    if value is None:
+        del changed[key]
+    else:
+        changed[key] = value
+    save_file(changed, tmp_path / "start.safetensors")
+    with pytest.raises(StppError) as error:
+        read_weights("resnet18", "start.safetensors", tmp_path)
+    assert all(part in str(error.value) for part in ("start.safetensors", "resnet18", what, key))
+
+
+def test_weights_of_another_network_are_an_error_that_stays_short(tmp_path: Path, published: dict[str, Tensor]) -> None:
+    save_file(published, tmp_path / "start.safetensors")
+    with pytest.raises(StppError, match=r"does not fit deeplabv3plus on resnet50 .*: missing: .* and \d+ more"):
+        read_weights("resnet50", "start.safetensors", tmp_path)
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, protocol=2))])
+def test_a_pickle_with_code_is_refused_and_not_executed(tmp_path: Path, save: object) -> None:
+    marker, path = tmp_path / "executed", tmp_path / "bomb.pth"
+    save({"conv1.weight": Bomb(marker)}, path)  # type: ignore[operator]
+    with pytest.raises(StppError, match=r"bomb\.pth"):
+        read_weights("resnet18", "bomb.pth", tmp_path)
+    assert not marker.exists()
+
+
+def test_the_pickle_with_code_would_have_been_executed_by_a_careless_reader(tmp_path: Path) -> None:
+    marker = tmp_path / "executed"
+    pickle.loads(pickle.dumps(Bomb(marker)))
+    assert marker.exists()
+
+
+@pytest.mark.parametrize("value", [[1, 2], {"epoch": 3}, {0: torch.zeros(1)}, {"state_dict": {"a": torch.zeros(1)}}])
+def test_a_file_without_tensors_by_name_is_refused(tmp_path: Path, value: object) -> None:
+    torch.save(value, tmp_path / "start.pth")
+    with pytest.raises(StppError, match=r"start\.pth: not a state dict"):
+        read_weights("resnet18", "start.pth", tmp_path)
+
+
+@pytest.mark.parametrize("outside", ["../start.pth", "deeper/../../start.pth", "{absolute}"])
+def test_a_file_outside_the_folder_is_refused(tmp_path: Path, published: dict[str, Tensor], outside: str) -> None:
+    (tmp_path / "weights" / "deeper").mkdir(parents=True)
+    torch.save(published, tmp_path / "start.pth")
+    with pytest.raises(StppError, match=r"no such file; model\.weights is `none`"):
+        read_weights("resnet18", outside.format(absolute=tmp_path / "start.pth"), tmp_path / "weights")
+
+
+@pytest.mark.parametrize("name", ["", ".", "deeper", "nowhere.pth", "IMAGENET1K_V9"])
+def test_a_name_that_is_no_file_is_an_error_that_names_the_three_choices(tmp_path: Path, name: str) -> None:
+    (tmp_path / "deeper").mkdir()
+    with pytest.raises(StppError) as error:
+        read_weights("resnet18", name, tmp_path)
+    assert all(choice in str(error.value) for choice in ("`none`", "IMAGENET1K_V1", f"{tmp_path}/"))
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x80\x02.", b"<!DOCTYPE html>\n<html></html>", b"\0" * 100])
+@pytest.mark.parametrize("name", ["start.pth", "start.safetensors"])
+def test_a_file_of_another_kind_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(StppError, match=name):
+        read_weights("resnet18", name, tmp_path)
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(kind=st.sampled_from(["zip.pth", "legacy.pth", "start.safetensors"]), part=st.floats(0, 1, exclude_max=True))
+def test_a_truncated_file_is_refused_wherever_it_is_cut(tmp_path: Path, kind: str, part: float) -> None:
+    whole, cut = tmp_path / f"whole-{kind}", tmp_path / kind
+    state = {"conv1.weight": torch.arange(300.0), "bn1.num_batches_tracked": torch.tensor(3)}
+    if kind.endswith(".safetensors"):
+        save_file(state, whole)
+    else:
+        torch.save(state, whole, _use_new_zipfile_serialization=kind == "zip.pth")
+    content = whole.read_bytes()
+    cut.write_bytes(content[: int(len(content) * part)])
+    with pytest.raises(StppError, match=f"{kind}: not a file of weights alone: ."):
+        read_weights("resnet18", kind, tmp_path)
+
+
+@pytest.mark.real
+def test_the_shared_imagenet_weights_fit_resnet18() -> None:
+    path = ROOT.parent / "shared" / "weights" / "resnet18_imagenet_layers1to3.pth"
+    if not path.is_file():
+        pytest.skip(f"{path} is not there")
+    state = read_weights("resnet18", path.name, path.parent)
+    Backbone("resnet18", 16).load_state_dict(state, strict=False)
+    raw = torch.load(path, map_location="cpu", weights_only=True)
+    assert raw["conv1.weight"].dtype == torch.float16
+    assert {v.dtype for k, v in state.items() if "num_batches" not in k} == {torch.float32}
+    assert torch.equal(state["layer3.1.conv2.weight"].half(), raw["layer3.1.conv2.weight"])
