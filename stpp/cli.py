@@ -23,6 +23,7 @@ from stpp.stages import (
     show,
     split,
     train,
+    train_online,
     weights,
 )
 
@@ -69,6 +70,7 @@ STAGES: tuple[Callable[..., None], ...] = (
     backbone.backbone,
     split.split,
     train.train,
+    train_online.train_online,
     score.score,
     select.select,
     label.label,

@@ -195,6 +195,12 @@ class Train(Section):
         return self
 
 
+def _ordered(name: str, values: tuple[float, float]) -> None:
+    low, high = values
+    if not 0 < low <= high:
+        raise ValueError(f"`{name}` needs 0 < lower <= upper, not {low}, {high}")
+
+
 class Weak(Section):
     """A_w (paper, 4.1): random resize, pad, crop, flip."""
 
@@ -204,6 +210,11 @@ class Weak(Section):
     crop: Annotated[int, Field(ge=16)] = 321
     """Height and width of a training crop in pixels."""
     flip: Probability = 0.5
+
+    @model_validator(mode="after")
+    def _ranges_are_ordered(self) -> Self:
+        _ordered("scale", self.scale)
+        return self
 
 
 class Strong(Section):
@@ -223,27 +234,24 @@ class Strong(Section):
     cutout_aspect: Range = (0.3, 1 / 0.3)
     """Height over width of the rectangle."""
 
+    @model_validator(mode="after")
+    def _ranges_are_ordered(self) -> Self:
+        _ordered("blur_sigma", self.blur_sigma)
+        _ordered("cutout_area", self.cutout_area)
+        _ordered("cutout_aspect", self.cutout_aspect)
+        if self.cutout_area[1] > 1:
+            raise ValueError("`cutout_area` is a part of the crop, at most 1")
+        area, (low, high) = self.cutout_area[0], self.cutout_aspect
+        if low > 1 / area or high < area:
+            raise ValueError("no rectangle of `cutout_area` and `cutout_aspect` fits into the crop")
+        return self
+
 
 class Augment(Section):
     weak: Weak = Weak()
     strong: Strong = Strong()
-
-    @model_validator(mode="after")
-    def _ranges_are_ordered(self) -> Self:
-        for name, (low, high) in {
-            "weak.scale": self.weak.scale,
-            "strong.blur_sigma": self.strong.blur_sigma,
-            "strong.cutout_area": self.strong.cutout_area,
-            "strong.cutout_aspect": self.strong.cutout_aspect,
-        }.items():
-            if not 0 < low <= high:
-                raise ValueError(f"`{name}` needs 0 < lower <= upper, not {low}, {high}")
-        if self.strong.cutout_area[1] > 1:
-            raise ValueError("`strong.cutout_area` is a part of the crop, at most 1")
-        area, (low, high) = self.strong.cutout_area[0], self.strong.cutout_aspect
-        if low > 1 / area or high < area:
-            raise ValueError("no rectangle of `strong.cutout_area` and `strong.cutout_aspect` fits into the crop")
-        return self
+    strong_labeled: Strong | None = None
+    """A_s for the labelled images as well, after A_w (ablations of Figure 3); null: none, as in the paper's method."""
 
 
 class Score(Section):
@@ -255,12 +263,22 @@ class Score(Section):
 
 
 class Select(Section):
+    """Which unlabelled images are called reliable (paper, 3.4)."""
+
+    by: Literal["stability", "random", "confidence", "inverse", "oracle"] = "stability"
+    """What ranks them: s_i (the paper); chance (blind, its Table 4); mean confidence of M_iK; s_i, the lowest first; or
+    the true mIoU of M_iK, which needs masks of all unlabelled images and is no method, but its upper bound."""
+    seed: int = 0
+    """Of `by: random` alone."""
     ratio: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """T / N, the part of the unlabelled images called reliable (paper, 4.1: the top 50 %)."""
 
 
 class Label(Section):
     """Pseudo labels by test-time augmentation (paper, 4.1)."""
+
+    threshold: Probability | None = None
+    """Pixels of lower confidence are ignored (paper, Appendix D: 0.5); null: all are labelled, as in ST and ST++."""
 
     scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.5, 0.75, 1.0, 1.5, 2.0)
     flip: bool = True
@@ -269,10 +287,36 @@ class Label(Section):
     """Zip files of a mask set."""
 
 
+class Online(Section):
+    """Online labelling (paper, Appendix C): the strong view learns what the model now says of the weak one."""
+
+    threshold: Probability = 0.95
+    """Pixels of lower confidence teach nothing."""
+    weight: Annotated[float, Field(ge=0)] = 1.0
+    """lambda of Eq. 1."""
+
+
 class Evaluate(Section):
+    """Evaluation at original resolution (paper, 4.1: whole images, no test-time augmentation)."""
+
+    window: Annotated[int, Field(ge=16)] | None = None
+    """Side in pixels of a sliding window, whose probabilities are averaged; null: whole images."""
+    stride: Annotated[int, Field(ge=1)] | None = None
+    """Step of the window in pixels; null: two thirds of it."""
+    scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1.0,)
+    """Scales of test-time augmentation; (1.0) alone is none."""
+    flip: bool = False
     batch_size: Count = 8
     panels: Annotated[int, Field(ge=0, le=64)] = 6
     """Validation images shown with the predictions of every model."""
+
+    @model_validator(mode="after")
+    def _windows_leave_no_gap(self) -> Self:
+        if self.stride is not None and self.window is None:
+            raise ValueError("`stride` is the step of a `window`: give that, too")
+        if self.window is not None and (self.stride or 1) > self.window:
+            raise ValueError(f"`stride` {self.stride} leaves gaps between windows of {self.window}")
+        return self
 
 
 class Runtime(Section):
@@ -295,6 +339,7 @@ class Params(Section):
     score: Score = Score()
     select: Select = Select()
     label: Label = Label()
+    online: Online = Online()
     evaluate: Evaluate = Evaluate()
     runtime: Runtime = Runtime()
 

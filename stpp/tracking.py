@@ -171,18 +171,22 @@ def _experiment(mlflow: Any, name: str, root: Path) -> str:
 
 
 @contextmanager
-def track(name: str, key: str, params: "Params", tags: dict[str, str], root: Path, memory: Path) -> Iterator[Run]:
+def track(
+    name: str, key: str, params: "Params", setting: "Params", tags: dict[str, str], root: Path, memory: Path
+) -> Iterator[Run]:
     """The run of one executed stage; FINISHED, FAILED or KILLED at the end.
 
+    setting: the parameters without what makes the system: those of params.yaml, whatever overlays say.
     memory: a file that survives a kill and holds the run's id, so that a killed stage goes on in its own run.
     """
     stage = os.environ.get("DVC_STAGE", name)
-    system = stage.rpartition("/dvc.yaml:")[0].rpartition("/")[2] or "stpp"
-    setting = _setting(params, tags)
+    pipeline, _, step = stage.rpartition("/dvc.yaml:")
+    system = " ".join(filter(None, (pipeline.rpartition("/")[2] or "stpp", step.partition("@")[2])))
+    same = _setting(setting, tags)
     context = {
         "stpp.system": system,
-        "stpp.setting": setting,
-        "stpp.group": hashlib.sha256(f"{system} {setting}".encode()).hexdigest()[:32],
+        "stpp.setting": same,
+        "stpp.group": hashlib.sha256(f"{system} {same}".encode()).hexdigest()[:32],
         "stpp.dvc.stage": stage,
         "stpp.dvc.experiment": os.environ.get("DVC_EXP_NAME", ""),
     }

@@ -319,9 +319,9 @@ def test_mask_values_are_keys_as_numbers_or_as_text(key: str, tmp_path: Path) ->
     ("section", "said"),
     [
         ({"train": {"epochs": 2, "checkpoints": 3}}, "`checkpoints` 3 cannot be kept in 2 epochs"),
-        ({"augment": {"weak": {"scale": [2.0, 0.5]}}}, "`weak.scale` needs"),
-        ({"augment": {"strong": {"blur_sigma": [0.0, 1.0]}}}, "`strong.blur_sigma` needs"),
-        ({"augment": {"strong": {"cutout_area": [0.1, 1.5]}}}, "`strong.cutout_area` is a part"),
+        ({"augment": {"weak": {"scale": [2.0, 0.5]}}}, "augment.weak: `scale` needs"),
+        ({"augment": {"strong": {"blur_sigma": [0.0, 1.0]}}}, "augment.strong: `blur_sigma` needs"),
+        ({"augment": {"strong": {"cutout_area": [0.1, 1.5]}}}, "augment.strong: `cutout_area` is a part"),
         ({"augment": {"strong": {"cutout_area": [0.9, 1.0], "cutout_aspect": [3.0, 3.3]}}}, "fits into the crop"),
         ({"augment": {"strong": {"cutout_area": [0.9, 1.0], "cutout_aspect": [0.3, 0.5]}}}, "fits into the crop"),
         ({"split": {"labeled": {"count": 3, "fraction": "1/8"}}}, "`count` or `fraction`"),

@@ -1,18 +1,21 @@
 """Every dvc.yaml tells the truth: commands, paths, parameters, and the code that can change a result."""
 
+import json
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer.main
+from deps import rewritten
 from pydantic import BaseModel
 from ruamel.yaml import YAML
 
 from stpp.cli import app
-from stpp.code import PACKAGE, closure, source
-from stpp.params import Params
+from stpp.code import PACKAGE, closure, imports, source
+from stpp.params import Params, load
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -22,8 +25,33 @@ def stages() -> list[Any]:
     found = []
     for path in [ROOT / "dvc.yaml", *sorted((ROOT / "pipelines").glob("*/dvc.yaml"))]:
         for name, stage in YAML(typ="safe").load(path)["stages"].items():
-            found.append(pytest.param(stage, id=f"{path.parent.name}:{name}"))
+            where = f"{path.parent.name}:{name}"
+            if "foreach" in stage:
+                found += [pytest.param(one, id=f"{where}@{key}") for key, one in each(stage)]
+            else:
+                found.append(pytest.param(stage, id=where))
     return found
+
+
+def each(stage: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The stages that a `foreach` stands for, with `${item}`, `${key}` and `${item.x}` filled in."""
+    items = stage["foreach"]
+    for key, item in items.items() if isinstance(items, dict) else zip(items, items, strict=True):
+        text = json.dumps(stage["do"]).replace("${key}", str(key))
+        if isinstance(item, dict):
+            for name, value in item.items():
+                text = text.replace(f"${{item.{name}}}", str(value))
+        else:
+            text = text.replace("${item}", str(item))
+        yield str(key), json.loads(text)
+
+
+def overlays(stage: dict[str, Any]) -> list[str]:
+    """The params files that a command reads over params.yaml."""
+    _, *rest = words(stage)
+    given = [value for option, value in zip(rest[::2], rest[1::2], strict=True) if option == "--params"]
+    assert given[:1] in ([], ["params.yaml"])
+    return given[1:]
 
 
 def names(entries: list[Any]) -> set[str]:
@@ -35,6 +63,10 @@ def words(stage: dict[str, Any]) -> list[str]:
     *program, command = shlex.split(stage["cmd"])[:4]
     assert program == ["python", "-m", "stpp"]
     return [command, *shlex.split(stage["cmd"])[4:]]
+
+
+def module(stage: dict[str, Any]) -> str:
+    return f"stpp.stages.{words(stage)[0].replace('-', '_')}"
 
 
 @pytest.mark.parametrize("stage", stages())
@@ -51,16 +83,16 @@ def test_every_path_of_the_command_is_declared(stage: dict[str, Any]) -> None:
     declared = names([*stage.get("deps", []), *stage.get("outs", []), *stage.get("metrics", [])])
     _, *rest = words(stage)
     for option, value in zip(rest[::2], rest[1::2], strict=True):
-        if option == "--name":
+        if option in ("--name", "--params"):
             continue
         path = value.partition("=")[2] or value
-        inside = {d for d in declared if d == path or d.startswith(f"{path}/")}
+        inside = {d for d in declared if d == path or d.startswith(f"{path}/") or path.startswith(f"{d}/")}
         assert inside, f"{option} {path} is in none of deps, outs and metrics"
 
 
 @pytest.mark.parametrize("stage", stages())
 def test_every_parameter_exists(stage: dict[str, Any]) -> None:
-    for entry in names(stage.get("params", [])):
+    for entry in names(stage.get("params", [])) - set(overlays(stage)):
         model: Any = Params
         for part in entry.split("."):
             assert issubclass(model, BaseModel)
@@ -69,7 +101,7 @@ def test_every_parameter_exists(stage: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("stage", stages())
 def test_no_stage_watches_how_it_runs_or_where_the_data_lies(stage: dict[str, Any]) -> None:
-    sections = {p.split(".")[0] for p in names(stage.get("params", []))}
+    sections = {p.split(".")[0] for p in names(stage.get("params", [])) - set(overlays(stage))}
     assert "runtime" not in sections
     assert "data" not in sections or words(stage)[0] == "prepare"
 
@@ -77,7 +109,7 @@ def test_no_stage_watches_how_it_runs_or_where_the_data_lies(stage: dict[str, An
 @pytest.mark.parametrize("stage", stages())
 def test_the_code_that_can_change_a_result_is_watched(stage: dict[str, Any]) -> None:
     deps = names(stage["deps"])
-    files = {source(m).relative_to(PACKAGE.parent).as_posix() for m in closure(f"stpp.stages.{words(stage)[0]}")}
+    files = {source(m).relative_to(PACKAGE.parent).as_posix() for m in closure(module(stage))}
     missing = {f for f in files if f not in deps and not any(f.startswith(f"{d}/") for d in deps)}
     assert not missing
     code = {d for d in deps if d.startswith("stpp")}
@@ -86,7 +118,9 @@ def test_the_code_that_can_change_a_result_is_watched(stage: dict[str, Any]) -> 
 
 @pytest.mark.parametrize("stage", stages())
 def test_the_parameters_that_a_stage_reads_are_watched(stage: dict[str, Any]) -> None:
-    text = source(f"stpp.stages.{words(stage)[0]}").read_text()
+    text = source(module(stage)).read_text()
+    if "stpp.stages.training" in imports(module(stage)):
+        text += source("stpp.stages.training").read_text()
     read = set(re.findall(r"\bp\.(\w+)\b", text)) | set(re.findall(r"load\([^\n]*\)\.(\w+)", text))
     read &= set(Params.model_fields)
     watched = {p.split(".")[0] for p in names(stage.get("params", []))}
@@ -94,7 +128,29 @@ def test_the_parameters_that_a_stage_reads_are_watched(stage: dict[str, Any]) ->
     assert read - unwatched_by_design <= watched
 
 
+@pytest.mark.parametrize("stage", stages())
+def test_an_overlay_is_watched_changes_what_the_stage_reads_and_is_valid(stage: dict[str, Any]) -> None:
+    for overlay in overlays(stage):
+        whole = {next(iter(e)) for e in stage["params"] if isinstance(e, dict) and next(iter(e.values())) is None}
+        assert overlay in whole, "an overlay is watched as a whole"
+        merged, plain = load([ROOT / "params.yaml", ROOT / overlay]), load([ROOT / "params.yaml"])
+        changed = {name for name in Params.model_fields if getattr(merged, name) != getattr(plain, name)}
+        assert changed
+        assert changed <= {p.split(".")[0] for p in names(stage["params"])}
+
+
+def test_every_overlay_is_read_by_a_stage() -> None:
+    read = {overlay for p in stages() for overlay in overlays(p.values[0])}
+    there = {p.relative_to(ROOT).as_posix() for p in ROOT.glob("pipelines/*/*.yaml") if p.name != "dvc.yaml"}
+    assert read == {p for p in there if not p.startswith("pipelines/presets/")}
+
+
 def test_no_two_stages_write_one_place() -> None:
     outs = [o for p in stages() for o in names([*p.values[0].get("outs", []), *p.values[0].get("metrics", [])])]
     assert len(outs) == len(set(outs))
     assert not [(a, b) for a in outs for b in outs if a != b and b.startswith(f"{a}/")]
+
+
+@pytest.mark.parametrize("path", [ROOT / "dvc.yaml", *sorted((ROOT / "pipelines").glob("*/dvc.yaml"))], ids=str)
+def test_the_code_in_the_deps_is_what_tests_deps_writes(path: Path) -> None:
+    assert rewritten(path.read_text()) == path.read_text()

@@ -50,7 +50,7 @@ def runs(root: Path, query: str = "") -> list[Any]:
 
 
 def test_a_run_holds_flat_parameters_metrics_by_step_and_tags(root: Path, params: Params) -> None:
-    with track("teacher", "key", params, TAGS, root, root / "id") as run:
+    with track("teacher", "key", params, params, TAGS, root, root / "id") as run:
         for epoch in (1, 2, 3):
             run.log({"epoch": epoch, "train/loss": 1 / epoch, "val/iou/0": float("nan")}, epoch)
     [found] = runs(root, "tags.`stpp.key` = 'key'")
@@ -69,7 +69,7 @@ def test_stages_of_one_system_share_a_parent_and_another_split_has_another(root:
         ("score", "b", TAGS),
         ("teacher", "c", TAGS | {"stpp.split.digest": "t" * 32}),
     ):
-        with track(name, key, params, tags, root, root / key) as run:
+        with track(name, key, params, params, tags, root, root / key) as run:
             run.log({"x": 1.0}, 0)
     parent = {
         r.data.tags["stpp.key"]: r.data.tags["mlflow.parentRunId"] for r in runs(root, "tags.`stpp.key` LIKE '%'")
@@ -80,12 +80,12 @@ def test_stages_of_one_system_share_a_parent_and_another_split_has_another(root:
 
 
 def test_a_run_that_failed_is_resumed_and_its_steps_are_not_logged_twice(root: Path, params: Params) -> None:
-    with pytest.raises(RuntimeError), track("teacher", "key", params, TAGS, root, root / "id") as run:
+    with pytest.raises(RuntimeError), track("teacher", "key", params, params, TAGS, root, root / "id") as run:
         run.log({"train/loss": 3.0}, 1)
         run.log({"train/loss": 2.0}, 2)
         raise RuntimeError("killed")
     assert runs(root, "tags.`stpp.key` = 'key'")[0].info.status == "FAILED"
-    with track("teacher", "key", params, TAGS, root, root / "id") as run:
+    with track("teacher", "key", params, params, TAGS, root, root / "id") as run:
         for step in (1, 2, 3):
             run.log({"train/loss": 4.0 - step}, step)
     [found] = runs(root, "tags.`stpp.key` = 'key'")
@@ -95,14 +95,14 @@ def test_a_run_that_failed_is_resumed_and_its_steps_are_not_logged_twice(root: P
 
 def test_a_finished_run_is_superseded_not_overwritten(root: Path, params: Params) -> None:
     for i in range(2):
-        with track("teacher", "key", params, TAGS, root, root / f"id {i}") as run:
+        with track("teacher", "key", params, params, TAGS, root, root / f"id {i}") as run:
             run.log({"train/loss": 1.0}, 1)
     first, second = sorted(runs(root, "tags.`stpp.key` = 'key'"), key=lambda r: r.info.start_time)
     assert first.data.tags["stpp.superseded_by"] == second.info.run_id
 
 
 def test_figures_reach_the_run_that_run_json_names(root: Path, params: Params) -> None:
-    with track("score", "key", params, TAGS, root, root / "id") as run:
+    with track("score", "key", params, params, TAGS, root, root / "id") as run:
         run.table({"id": ["a"], "stability": [0.5]}, "scores.json")
     (root / "run.json").write_text(json.dumps({"run_id": run.run_id}))
     (root / "plot.png").write_bytes(b"picture")
@@ -122,7 +122,7 @@ def test_the_environment_chooses_the_server(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_system_shows_its_final_metrics_parameters_and_shared_runs(root: Path, params: Params) -> None:
     ids = {}
     for name, key, tags in (("teacher", "a", TAGS | {"stpp.data.digest": "e" * 32}), ("evaluate", "b", TAGS)):
-        with track(name, key, params, tags, root, root / key) as run:
+        with track(name, key, params, params, tags, root, root / key) as run:
             run.summary({"val/stpp/miou": 0.5})
         ids[name] = run.run_id
         (root / f"{name}.json").write_text(json.dumps({"run_id": run.run_id, "stage": name}))
@@ -136,7 +136,7 @@ def test_a_system_shows_its_final_metrics_parameters_and_shared_runs(root: Path,
 
 def test_switched_off_it_is_silent(root: Path, params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STPP_TRACKING", "off")
-    with track("teacher", "key", params, TAGS, root, root / "id") as run:
+    with track("teacher", "key", params, params, TAGS, root, root / "id") as run:
         run.log({"train/loss": 1.0}, 1)
     assert run.run_id is None
     assert runs(root) == []
@@ -183,7 +183,7 @@ def test_a_server_that_dies_in_the_middle_stops_nothing_and_is_said_once(
 ) -> None:
     uri, process = server
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    with track("teacher", "key", params, TAGS, root, root / "id") as run:
+    with track("teacher", "key", params, params, TAGS, root, root / "id") as run:
         run.log({"train/loss": 2.0}, 1)
         assert run.run_id is not None
         os.killpg(process.pid, signal.SIGKILL)

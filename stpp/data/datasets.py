@@ -57,9 +57,14 @@ class Labeled:
 class Training(TorchDataset[tuple[Tensor, Tensor]]):
     """The over-sampled union of D_l (A_w) and pseudo-labelled D_u (A_s after A_w), indexed by (epoch, position).
 
+    `augment.strong_labeled`, an ablation, puts an A_s after A_w on D_l as well.
+
     A sample's augmentation depends on the training seed, the model's role, the epoch and the position alone:
     copies of a labelled image differ, and workers, their number and restarts change nothing.
     """
+
+    images = 1
+    """Images of a sample, by which a batch of `train.batch_size` images is counted."""
 
     def __init__(
         self, labeled: Labeled, copies: int, pseudo: list[Labeled], augment: Augment, seed: int, role: str
@@ -67,8 +72,12 @@ class Training(TorchDataset[tuple[Tensor, Tensor]]):
         self.sources = [(labeled, i) for _ in range(copies) for i in range(len(labeled.ids))]
         self.sources += [(part, i) for part in pseudo for i in range(len(part.ids))]
         self.labeled = copies * len(labeled.ids)
-        self.weak = weak(augment.weak)
-        self.strong = strong(augment.strong)
+        self.made_of = f"{len(labeled.ids)} labelled x {copies}, {len(self.sources) - self.labeled} pseudo-labelled"
+        weakly = ("weak", weak(augment.weak))
+        self.of_pseudo = [weakly, ("strong", strong(augment.strong))]
+        self.of_labeled = [weakly]
+        if augment.strong_labeled is not None:
+            self.of_labeled.append(("strong", strong(augment.strong_labeled)))
         self.seed = (seed, role)
 
     def __len__(self) -> int:
@@ -79,12 +88,50 @@ class Training(TorchDataset[tuple[Tensor, Tensor]]):
         epoch, position = draw
         source, index = self.sources[position]
         image, mask = source.read(index)
-        views = [("weak", self.weak)] if position < self.labeled else [("weak", self.weak), ("strong", self.strong)]
-        for name, view in views:
+        for name, view in self.of_labeled if position < self.labeled else self.of_pseudo:
             reseed(view, seed_of(*self.seed, epoch, position, name))
             out = view(image=image, mask=mask)
             image, mask = out["image"], out["mask"]
         return torch.from_numpy(normalize(image)), torch.from_numpy(mask.astype(np.int64))
+
+
+class WeakStrong(TorchDataset[tuple[Tensor, Tensor]]):
+    """Pairs for online labelling (paper, Appendix C): a labelled image, and two views of an unlabelled one.
+
+    Every unlabelled image comes once an epoch; its partner from D_l is drawn by (epoch, position).
+    """
+
+    images = 2
+
+    def __init__(self, labeled: Labeled, unlabeled: list[str], augment: Augment, seed: int, role: str) -> None:
+        self.labeled = labeled
+        self.unlabeled = unlabeled
+        self.made_of = f"{len(unlabeled)} unlabelled, each with one of {len(labeled.ids)} labelled"
+        self.weak = weak(augment.weak)
+        self.strong = strong(augment.strong)
+        self.seed = (seed, role)
+
+    def __len__(self) -> int:
+        return len(self.unlabeled)
+
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor]:
+        """x float32 (3, 3, crop, crop): A_w(x_i), A_w(u_i), A_s(A_w(u_i)), normalised.
+
+        y int64 (2, crop, crop): y_i, and 255 where the strong view shows nothing of u_i (padding, CutOut), 0 elsewhere.
+        """
+        epoch, position = draw
+        seed = (*self.seed, epoch, position)
+        image, mask = self.labeled.read(seed_of(*seed, "labeled") % len(self.labeled.ids))
+        reseed(self.weak, seed_of(*seed, "weak labeled"))
+        x = self.weak(image=image, mask=mask)
+        photo = self.labeled.photos.image(self.unlabeled[position])
+        reseed(self.weak, seed_of(*seed, "weak"))
+        u = self.weak(image=photo, mask=np.zeros(photo.shape[:2], dtype=np.uint8))
+        reseed(self.strong, seed_of(*seed, "strong"))
+        v = self.strong(image=u["image"], mask=u["mask"])
+        images = np.stack([normalize(view["image"]) for view in (x, u, v)])
+        masks = np.stack([x["mask"], v["mask"]]).astype(np.int64)
+        return torch.from_numpy(images), torch.from_numpy(masks)
 
 
 class Plain(TorchDataset[tuple[str, Tensor]]):

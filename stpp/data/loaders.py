@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from stpp.data.datasets import Draw, Plain, Training
+from stpp.data.datasets import Draw, Plain, Training, WeakStrong
 from stpp.params import Runtime
 from stpp.seeds import seed_of
 
@@ -37,7 +37,7 @@ class Batches(Sampler[list[Draw]]):
 
 
 def training_loader(
-    data: Training, batches: Batches, runtime: Runtime, device: torch.device
+    data: Training | WeakStrong, batches: Batches, runtime: Runtime, device: torch.device
 ) -> DataLoader[tuple[Tensor, Tensor]]:
     return DataLoader(
         data,

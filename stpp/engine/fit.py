@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stpp.data.datasets import Training
+from stpp.data.datasets import Training, WeakStrong
 from stpp.data.loaders import Batches, training_loader
 from stpp.engine.device import precision
 from stpp.engine.evaluate import Scores
@@ -25,6 +25,7 @@ SAVE_EVERY_S = 120.0
 
 State = dict[str, Any]
 Step = Callable[[nn.Module, Tensor, Tensor], Tensor]
+"""(network, x, y), a batch of the data's samples -> the loss."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,14 @@ class Hooks:
     """Metrics by name and the epoch, counted from 1; for an epoch kept in `state`, once more when it goes on."""
 
 
-def cross_entropy(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """L_ce: mean over the pixels that are not 255, and 0 where there are none. x (B, 3, H, W), y int64 (B, H, W)."""
-    total = F.cross_entropy(network(x).float(), y, ignore_index=IGNORE, reduction="sum")
+def supervised(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """The loss of every training on masks, true or pseudo. x (B, 3, H, W), y int64 (B, H, W)."""
+    return cross_entropy(network(x.contiguous(memory_format=torch.channels_last)), y)
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """L_ce of logits (B, classes, H, W) and y (B, H, W): mean over the pixels that are not 255, 0 where none is."""
+    total = F.cross_entropy(logits.float(), y, ignore_index=IGNORE, reduction="sum")
     return total / (y != IGNORE).sum().clamp(min=1)
 
 
@@ -53,7 +59,7 @@ def checkpoint_epochs(checkpoints: int, epochs: int) -> list[int]:
 
 def fit(
     network: nn.Module,
-    data: Training,
+    data: Training | WeakStrong,
     train: Train,
     *,
     model: Model,
@@ -63,7 +69,7 @@ def fit(
     hooks: Hooks,
     started: frozenset[str] = frozenset(),
     state: State | None = None,
-    step: Step = cross_entropy,
+    step: Step = supervised,
 ) -> list[dict[str, float]]:
     """Train `network` in place; one row an epoch: epoch, train/loss, train/lr, val/miou, val/pixel_accuracy, val/iou/*.
 
@@ -74,7 +80,7 @@ def fit(
     network.to(device)
     sgd = optimizer(network, train, started)
     iteration, loss_sum, curve = 0, torch.zeros((), dtype=torch.float64, device=device), list[dict[str, float]]()
-    batches = Batches(len(data), train.batch_size, train.epochs, train.seed, role)
+    batches = Batches(len(data), train.batch_size // data.images, train.epochs, train.seed, role)
     poly = schedule(sgd, batches.total)
     if state:
         network.load_state_dict(state["network"])
@@ -103,7 +109,7 @@ def fit(
         network.train()
         lr = sgd.param_groups[0]["lr"]
         with precision(model, device):
-            loss = step(network, x.to(device, memory_format=torch.channels_last), y.to(device))
+            loss = step(network, x.to(device), y.to(device))
         sgd.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         sgd.step()

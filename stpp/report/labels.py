@@ -1,5 +1,7 @@
 """How names of models and mask sets are shown to people, and how names from outside are made fit to show."""
 
+PARTS = {"jitter": "colour jitter", "grayscale": "greyscale", "blur": "blur", "cutout": "CutOut"}
+
 LABELS = {
     "suponly": "SupOnly",
     "teacher": "Teacher (SupOnly)",
@@ -7,9 +9,23 @@ LABELS = {
     "student_1": "Student 1",
     "student": "Student 2 (ST++)",
     "stpp": "ST++",
+    "plain": "plain self-training",
+    "blind_student_1": "blind, student 1",
+    "blind": "blind two-stage",
+    "online": "online labelling",
+    "pixel_1": "pixel-level, phase 1",
+    "pixel_2": "pixel-level, phase 2",
+    **{f"round_{n}": f"ST++ and {n} round(s) more" for n in (1, 2, 3)},
+    "both_sets": "A_s on both sets",
+    "cutout_labeled": "CutOut on both sets",
+    **{f"{which}_{part}": f"{which} {shown}" for part, shown in PARTS.items() for which in ("only", "no")},
     "reliable": "reliable, by the teacher",
     "unreliable": "unreliable, by the teacher",
     "boosted": "unreliable, by student 1",
+    "blind_first": "random half, by the teacher",
+    "blind_second": "other half, by student 1",
+    "pixel_confident": "confident pixels, by the teacher",
+    "pixel_all": "the others by student 1",
 }
 
 

@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
@@ -14,11 +14,13 @@ from stpp.tracking import Run
 if TYPE_CHECKING:
     from stpp.data.datasets import Photos
     from stpp.engine.evaluate import Scores
+    from stpp.files import Dataset
     from stpp.masks import MaskSet
     from stpp.params import Params
 
 PER_CLASS = ("set", "model", "class", "iou")
 
+Ids = Annotated[list[Path] | None, Option(help="List of images in place of val and test, once for each.")]
 Masks = Annotated[list[str] | None, Option(help="GROUP=FOLDER of a mask set, once for each.")]
 
 
@@ -28,33 +30,48 @@ def evaluate(
     split: options.Split,
     out: options.Out,
     masks: Masks = None,
+    ids: Ids = None,
     params: options.Params = None,
 ) -> None:
-    """Evaluate models at original resolution, and pseudo masks against true ones where there are any."""
+    """Evaluate models at original resolution, and pseudo masks against true ones where there are any.
+
+    The images are those of val and, where the split has one, test; or those of lists.
+    """
     from stpp.params import load
 
-    p = load(options.params_files(params))
+    files = options.params_files(params)
+    p = load(files)
     models, sets = options.named(model), options.named(masks or [])
 
+    lists = {path.stem: path for path in ids or []}
+    lists = lists or {name: split / f"{name}.txt" for name in ("val", "test") if (split / f"{name}.txt").exists()}
+
     def work(job: Job, run: Run) -> None:
-        _evaluate(job, run, p, models, sets, data, split)
+        _evaluate(job, run, p, models, sets, lists, data)
 
     tracked(
         "evaluate",
         module=__name__,
+        files=files,
         params=p,
         sections={"model": p.model.model_dump(), "evaluate": p.evaluate.model_dump(), "of": [*models, *sets]},
         data=data,
         split=split,
-        inputs=[*models.values(), *sets.values()],
+        inputs=[*models.values(), *sets.values(), *(ids or [])],
         out=out,
-        files=["metrics.json", "scores.json", "per_class.csv", "quality.csv", "panels"],
+        outs=["metrics.json", "scores.json", "per_class.csv", "quality.csv", "panels"],
         work=work,
     )
 
 
 def _evaluate(
-    job: Job, run: Run, p: "Params", models: dict[str, Path], sets: dict[str, Path], data: Path, split: Path
+    job: Job,
+    run: Run,
+    p: "Params",
+    models: dict[str, Path],
+    sets: dict[str, Path],
+    lists: dict[str, Path],
+    data: Path,
 ) -> None:
     import torch
 
@@ -63,7 +80,8 @@ def _evaluate(
     from stpp.engine import device as devices
     from stpp.engine.evaluate import Scores, predictions
     from stpp.engine.metrics import confusion
-    from stpp.files import read_dataset, read_ids, read_json, replacing, write_csv, write_json
+    from stpp.engine.predict import described, evaluation
+    from stpp.files import read_dataset, read_json, replacing, write_csv, write_json
     from stpp.masks import MaskSet, encode_mask
     from stpp.models import build
     from stpp.progress import progress
@@ -72,25 +90,29 @@ def _evaluate(
     photos = Photos(dataset, Path(p.data.root))
     where = devices.start(p.runtime)
     classes = len(dataset.classes)
-    subsets = {name: read_ids(split / f"{name}.txt") for name in ("val", "test") if (split / f"{name}.txt").exists()}
-    val = subsets["val"]
-    shown = val[:: max(1, len(val) // p.evaluate.panels)][: p.evaluate.panels] if p.evaluate.panels else []
+    subsets = {name: _with_masks(path, dataset) for name, path in lists.items()}
+    first, candidates = next(iter(subsets.items()))
+    count = p.evaluate.panels
+    shown = candidates[:: max(1, len(candidates) // count)][:count] if count else []
+    predict = evaluation(p.evaluate)
+    run.tag("stpp.evaluation", described(p.evaluate))
+    print(f"evaluation: {described(p.evaluate)}", flush=True)
 
     def evaluate_model(name: str, subset: str, path: Path) -> None:
         network = build.load(build.build(p.model, classes), models[name]).to(where)
         ids = subsets[subset]
         loader = prediction_loader(Plain(photos, ids), p.evaluate.batch_size, p.runtime)
         matrix = torch.zeros(classes, classes, dtype=torch.int64)
-        stream = predictions(network, loader, p.model, where)
+        stream = predictions(network, loader, p.model, where, predict)
         for i, probabilities in progress(stream, f"evaluate {name} on {subset}", len(ids)):
             predicted = probabilities.argmax(0).cpu()
             matrix += confusion(predicted, torch.from_numpy(photos.mask(i)), classes)
-            if subset == "val" and i in shown:
+            if subset == first and i in shown:
                 with replacing(job.folder / "panels" / name / f"{i}.png") as partial_:
                     partial_.write_bytes(encode_mask(predicted.to(torch.uint8).numpy(), dataset.palette))
         write_json(path, matrix.tolist())
 
-    metrics: dict[str, dict[str, dict[str, float | None]]] = {}
+    metrics: dict[str, Any] = {"evaluation": described(p.evaluate)}
     matrices: dict[str, dict[str, list[list[int]]]] = {}
     per_class = []
     for subset in subsets:
@@ -121,12 +143,25 @@ def _evaluate(
     run.table(dict(zip(PER_CLASS, columns, strict=True)), "per_class.json")
 
 
+def _with_masks(path: Path, dataset: "Dataset") -> list[str]:
+    """The ids of a list, all of which have masks."""
+    from stpp.files import StppError, read_ids
+
+    ids = read_ids(path)
+    unfit = [i for i in ids if i not in dataset.records or not dataset.records[i].mask]
+    if unfit or not ids:
+        what = f"{len(unfit)} ids without image or mask in {dataset.name} ({unfit[0]}, ...)" if unfit else "no ids"
+        raise StppError(f"{path}: {what}: only images with masks can be evaluated")
+    return ids
+
+
 def _quality(masks: "MaskSet", photos: "Photos", group: str) -> tuple[list[tuple[str, str, float]], "Scores"]:
     """mIoU of each pseudo mask whose true mask is known, and the scores of all together."""
     import torch
 
     from stpp.engine.evaluate import Scores
     from stpp.engine.metrics import confusion
+    from stpp.params import IGNORE
     from stpp.progress import progress
 
     classes = len(photos.dataset.classes)
@@ -134,7 +169,9 @@ def _quality(masks: "MaskSet", photos: "Photos", group: str) -> tuple[list[tuple
     known = [i for i in masks.ids if photos.dataset.records[i].mask]
     rows = []
     for i in progress(known, f"quality of {group}", len(known)):
-        one = confusion(torch.from_numpy(masks.read(i).copy()), torch.from_numpy(photos.mask(i)), classes)
+        mask, truth = torch.from_numpy(masks.read(i).copy()), torch.from_numpy(photos.mask(i).copy())
+        truth[mask == IGNORE] = IGNORE  # of the pixels that have a pseudo label
+        one = confusion(torch.where(mask == IGNORE, 0, mask), truth, classes)
         rows.append((i, group, Scores(one).miou))
         total += one
     return rows, Scores(total)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from stpp.params import Params
 
 Ids = Annotated[Path, Option(help="List of the images to label.")]
+Keep = Annotated[Path | None, Option(help="Mask set whose pixels stay: only those it ignores are labelled.")]
 Labeller = Annotated[Path, Option(help="Checkpoint that labels.")]
 
 
@@ -24,58 +25,65 @@ def label(
     data: options.Data,
     split: options.Split,
     out: options.Out,
+    keep: Keep = None,
     params: options.Params = None,
 ) -> None:
     """Label images with a model: a mask set of zip shards and manifest.csv."""
     from stpp.params import load
 
-    p = load(options.params_files(params))
+    files = options.params_files(params)
+    p = load(files)
 
     def work(job: Job, run: Run) -> None:
-        _label(job, run, p, model, ids, data)
+        _label(job, run, p, model, ids, data, keep)
 
     tracked(
         out.name,
         module=__name__,
+        files=files,
         params=p,
         sections={"model": p.model.model_dump(), "label": p.label.model_dump()},
         data=data,
         split=split,
-        inputs=[model, ids],
+        inputs=[model, ids] if keep is None else [model, ids, keep],
         out=out,
-        files=["masks"],
+        outs=["masks"],
         work=work,
     )
 
 
-def _label(job: Job, run: Run, p: "Params", model: Path, ids: Path, data: Path) -> None:
+def _label(job: Job, run: Run, p: "Params", model: Path, ids: Path, data: Path, keep: Path | None) -> None:
     import numpy as np
 
     from stpp.data.datasets import Photos, Plain
     from stpp.data.loaders import prediction_loader
     from stpp.engine import device as devices
     from stpp.engine.evaluate import predictions
-    from stpp.engine.predict import augmented
+    from stpp.engine.predict import augmented, plain
     from stpp.files import read_csv, read_dataset, read_ids, write_csv
-    from stpp.masks import COLUMNS, encode_mask, mask_sha256, shard_name, shards_of, write_shard
+    from stpp.masks import COLUMNS, MaskSet, encode_mask, mask_sha256, shard_name, shards_of, write_shard
     from stpp.models import build
+    from stpp.params import IGNORE
     from stpp.progress import progress
-    from stpp.selftrain.pseudo import pseudo_mask
+    from stpp.selftrain.pseudo import fill, pseudo_mask
 
     dataset = read_dataset(data)
     photos = Photos(dataset, Path(p.data.root))
     where = devices.start(p.runtime)
     classes = len(dataset.classes)
     network = build.load(build.build(p.model, classes), model).to(where)
-    predict = augmented(p.label)
+    predict = augmented(plain, p.label.scales, p.label.flip)
+    kept = MaskSet(keep) if keep else None
 
     def label_shard(name: str, ids: list[str], rows: Path, path: Path) -> None:
         loader = prediction_loader(Plain(photos, ids), p.label.batch_size, p.runtime)
         masks, about = {}, []
         for i, probabilities in predictions(network, loader, p.model, where, predict):
-            mask, confidence = pseudo_mask(probabilities)
+            mask, confidence = pseudo_mask(probabilities, p.label.threshold)
+            if kept:
+                mask = fill(kept.read(i), mask)
             masks[i] = encode_mask(mask, dataset.palette)
-            pixels = " ".join(map(str, np.bincount(mask.ravel(), minlength=classes)))
+            pixels = " ".join(map(str, np.bincount(mask[mask != IGNORE], minlength=classes)))
             about.append((i, name, mask_sha256(mask), pixels, f"{confidence:.6f}"))
         write_csv(rows, COLUMNS, about)
         write_shard(path, masks)

@@ -11,6 +11,8 @@ Params = Annotated[
 ]
 Data = Annotated[Path, Option(help="Folder that `stpp prepare` wrote.")]
 Split = Annotated[Path, Option(help="Folder that `stpp split` wrote.")]
+Role = Annotated[str, Option(help="Role of the model: teacher, student_1, student. Part of every seed.")]
+Backbone = Annotated[Path, Option(help="File that `stpp backbone` wrote.")]
 Out = Annotated[Path, Option(help="Folder to write; replaced whole at the end.")]
 Named = Annotated[list[str], Option(help="NAME=PATH, once for each.")]
 

@@ -24,10 +24,14 @@ def score(
     out: options.Out,
     params: options.Params = None,
 ) -> None:
-    """Score every unlabelled image by the stability of its pseudo masks: scores.csv, s_i / (K - 1) in [0, 1]."""
+    """Score every unlabelled image by the stability of its pseudo masks: scores.csv, s_i / (K - 1) in [0, 1].
+
+    Beside it stands the mean confidence of M_iK, in (0, 1], for comparison.
+    """
     from stpp.params import load
 
-    p = load(options.params_files(params))
+    files = options.params_files(params)
+    p = load(files)
 
     def work(job: Job, run: Run) -> None:
         _score(job, run, p, checkpoints, data, split)
@@ -35,13 +39,14 @@ def score(
     tracked(
         "score",
         module=__name__,
+        files=files,
         params=p,
         sections={"model": p.model.model_dump(), "score": p.score.model_dump()},
         data=data,
         split=split,
         inputs=[checkpoints],
         out=out,
-        files=["scores.csv", "quality.csv"],
+        outs=["scores.csv", "quality.csv"],
         work=work,
     )
 
@@ -68,6 +73,8 @@ def _score(job: Job, run: Run, p: "Params", checkpoints: Path, data: Path, split
     files = sorted(checkpoints.glob("*.safetensors"), key=lambda f: int(f.stem))
     networks = [build.load(build.build(p.model, classes), file).to(where) for file in files]
 
+    columns = ("id", "stability", "confidence", "quality")
+
     def score_shard(ids: list[str], path: Path) -> None:
         plain = Plain(photos, ids)
         loaders = [prediction_loader(plain, p.score.batch_size, p.runtime) for _ in networks]
@@ -80,8 +87,9 @@ def _score(job: Job, run: Run, p: "Params", checkpoints: Path, data: Path, split
             if dataset.records[name].mask:
                 truth = torch.from_numpy(photos.mask(name))
                 quality = repr(miou(confusion(masks[-1].cpu(), truth, classes)))
-            rows.append((name, stability(masks, classes), quality))
-        write_csv(path, ("id", "stability", "quality"), rows)
+            confidence = float(views[-1][1].amax(0).double().mean())
+            rows.append((name, stability(masks, classes), confidence, quality))
+        write_csv(path, columns, rows)
 
     ids = read_ids(split / "unlabeled.txt")
     shards = shards_of(ids, p.score.shards)
@@ -90,12 +98,12 @@ def _score(job: Job, run: Run, p: "Params", checkpoints: Path, data: Path, split
         for index, shard in enumerate(progress(shards, f"score {len(ids)} images, K = {len(files)}", len(shards)))
     ]
 
-    scored = [row for part in parts for row in read_csv(part, ("id", "stability", "quality"))]
-    rows = sorted((row["id"], float(row["stability"])) for row in scored)
-    write_csv(job.folder / "scores.csv", ("id", "stability"), rows)
-    # Of no use to any later stage but the report: the true quality of M_iK, where an unlabelled image has a mask.
+    scored = [row for part in parts for row in read_csv(part, columns)]
+    rows = sorted((row["id"], float(row["stability"]), float(row["confidence"])) for row in scored)
+    write_csv(job.folder / "scores.csv", columns[:3], rows)
+    # The true quality of M_iK where an unlabelled image has a mask: for the report, and for `select.by: oracle` alone.
     known = sorted((row["id"], row["quality"]) for row in scored if row["quality"])
     write_csv(job.folder / "quality.csv", ("id", "miou"), known)
-    run.table({"id": [r[0] for r in rows], "stability": [r[1] for r in rows]}, "scores.json")
+    run.table(dict(zip(columns, map(list, zip(*rows, strict=True)), strict=False)), "scores.json")
     values = [r[1] for r in rows]
     run.log({"stability/mean": sum(values) / len(values), "stability/min": min(values)}, 0)

@@ -6,20 +6,32 @@ from typing import Annotated
 from typer import Option
 
 from stpp.files import StppError, read_csv, replacing_folder, write_ids
+from stpp.selftrain.selection import rank
 from stpp.selftrain.selection import select as select_ids
 from stpp.stages import options
 
 
 def select(
-    scores: Annotated[Path, Option(help="scores.csv of `stpp score`.")], out: options.Out, params: options.Params = None
+    scores: Annotated[Path, Option(help="Folder that `stpp score` wrote.")],
+    out: options.Out,
+    params: options.Params = None,
 ) -> None:
-    """Call the top `select.ratio` of the unlabelled images reliable, by falling stability."""
+    """Call the top `select.ratio` of the unlabelled images reliable, by falling stability or what `select.by` names."""
     from stpp.params import load
 
-    ratio = load(options.params_files(params)).select.ratio
-    reliable, unreliable = select_ids(
-        {row["id"]: float(row["stability"]) for row in read_csv(scores, ("id", "stability"))}, ratio
-    )
+    p = load(options.params_files(params)).select
+    rows = read_csv(scores / "scores.csv", ("id", "stability", "confidence"))
+    known = {key: {row["id"]: float(row[key]) for row in rows} for key in ("stability", "confidence")}
+    quality = read_csv(scores / "quality.csv", ("id", "miou"))
+    known["quality"] = {row["id"]: float(row["miou"]) for row in quality}
+    if p.by == "oracle" and set(known["quality"]) != set(known["stability"]):
+        unknown = sorted(set(known["stability"]) - set(known["quality"]))
+        raise StppError(
+            f"select.by `oracle` needs the true masks of all unlabelled images, but {len(unknown)} have none "
+            f"({unknown[0]}, ...): choose another"
+        )
+    ratio = p.ratio
+    reliable, unreliable = select_ids(rank(p.by, known, p.seed), ratio)
     if not reliable or not unreliable:
         raise StppError(
             f"select.ratio {ratio} leaves {len(reliable)} reliable and {len(unreliable)} unreliable images: "
@@ -28,4 +40,4 @@ def select(
     with replacing_folder(out) as partial:
         write_ids(partial / "reliable.txt", reliable)
         write_ids(partial / "unreliable.txt", unreliable)
-    print(f"{len(reliable)} reliable, {len(unreliable)} unreliable")
+    print(f"{len(reliable)} reliable, {len(unreliable)} unreliable, by {p.by}")

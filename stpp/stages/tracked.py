@@ -17,25 +17,30 @@ def tracked(
     name: str,
     *,
     module: str,
+    files: list[Path],
     params: "Params",
     sections: dict[str, Any],
     data: Path,
     split: Path | None,
     inputs: Iterable[Path],
     out: Path,
-    files: Iterable[str],
+    outs: Iterable[str],
     work: Callable[[Job, Run], None],
 ) -> None:
-    """Do `work` once under an MLflow run called `name`, then publish `files` of its folder, and run.json, in `out`.
+    """Do `work` once under an MLflow run called `name`, then publish `outs` of its folder, and run.json, in `out`.
+
+    files: where `params` were read; the first is the setting, in which systems compare, the others make the system.
 
     run.json points to the run, and is DVC's out: a stage restored from DVC's cache still names the run that made it.
     """
+    from stpp.params import load
+
     tags = {"stpp.data.digest": read_json(data / "dataset.json")["digest"]}
     if split is not None:
         tags["stpp.split.digest"] = split_digest(split)
 
     def attempt(job: Job) -> None:
-        with track(name, job.key, params, tags, root(), job.folder / "mlflow_run") as run:
+        with track(name, job.key, params, load(files[:1]), tags, root(), job.folder / "mlflow_run") as run:
             run.tag("stpp.out", out.as_posix())
             work(job, run)
             about = {
@@ -48,9 +53,9 @@ def tracked(
             write_json(job.folder / "run.json", about | tags | {"stpp.setting": run.tags["stpp.setting"]})
 
     everything = [data, *inputs] if split is None else [data, split, *inputs]
-    outs = {file: out / file for file in [*files, "run.json"]}
+    places = {file: out / file for file in [*outs, "run.json"]}
     job_name = out.as_posix().strip("/").replace("/", "-")
-    run_once(job_name, module=module, sections={"name": name, **sections}, inputs=everything, outs=outs, work=attempt)
+    run_once(job_name, module=module, sections={"name": name, **sections}, inputs=everything, outs=places, work=attempt)
 
 
 def split_digest(split: Path) -> str:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from stpp.data.datasets import Draw, Labeled, Photos, Plain, Training
+from stpp.data.datasets import Draw, Labeled, Photos, Plain, Training, WeakStrong
 from stpp.data.transforms import normalize
 from stpp.files import StppError, write_csv
 from stpp.masks import COLUMNS, MaskSet, encode_mask, mask_sha256, write_shard
@@ -182,3 +182,52 @@ def test_plain_images_are_whole_and_named(photos: Photos) -> None:
         mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
         expected = (photos.image(name) / 255 - mean) / deviation
         assert np.abs(image.numpy().transpose(1, 2, 0) - expected).max() < 1e-5
+
+
+# -- ablations and online labelling -----------------------------------------------------------------------------------
+
+
+def test_strong_labeled_is_put_on_labelled_images_alone_and_by_its_own_values(make: Make) -> None:
+    """The same draws as A_s on an unlabelled image at that place would have."""
+    both = make(ALWAYS.model_copy(update={"strong_labeled": ALWAYS.strong}))
+    off = make(ALWAYS.model_copy(update={"strong_labeled": NEVER.strong}))
+    without = make(ALWAYS)
+    for draw in ALL:
+        labeled = draw[1] < COPIES * 4
+        assert equal(both[draw], without[draw]) == (not labeled)
+        assert equal(off[draw], without[draw])
+
+
+@pytest.fixture
+def pairs(photos: Photos) -> Callable[..., WeakStrong]:
+    def of(augment: Augment = ALWAYS, role: str = "online") -> WeakStrong:
+        return WeakStrong(Labeled(photos, LABELED), UNLABELED, augment, 0, role)
+
+    return of
+
+
+def test_a_pair_is_three_views_and_two_masks(pairs: Callable[..., WeakStrong]) -> None:
+    data = pairs()
+    assert len(data) == len(UNLABELED)
+    for position in range(len(data)):
+        x, y = data[0, position]
+        assert (x.shape, y.shape) == ((3, 3, 16, 16), (2, 16, 16))
+        assert (x.dtype, y.dtype) == (torch.float32, torch.int64)
+        assert set(y[1].unique().tolist()) <= {0, 255}
+
+
+def test_the_strong_view_is_the_weak_one_but_for_a_s(pairs: Callable[..., WeakStrong]) -> None:
+    for position in range(len(UNLABELED)):
+        x, y = pairs(NEVER)[3, position]
+        strong, hidden = pairs()[3, position]
+        assert torch.equal(x[1], x[2])
+        assert torch.equal(strong[:2], x[:2]), "A_s touches neither the labelled image nor the weak view"
+        assert not torch.equal(strong[2], x[2])
+        assert ((hidden[1] == 255) | (y[1] == 0)).all(), "what is padded stays hidden, CutOut hides more"
+
+
+def test_every_labelled_image_is_some_partner_and_epochs_pair_anew(pairs: Callable[..., WeakStrong]) -> None:
+    still = pairs(Augment(weak=Weak(base=24, crop=24, scale=(1.0, 1.0), flip=0.0)))
+    partners = [[still[e, p][0][0].numpy().tobytes() for p in range(len(still))] for e in range(12)]
+    assert len({view for epoch in partners for view in epoch}) == len(LABELED)
+    assert len({tuple(epoch) for epoch in partners}) > 6

@@ -20,7 +20,7 @@ import stpp.engine.fit as fit_module
 from stpp.data.datasets import Labeled, Photos, Plain, Training
 from stpp.data.loaders import Batches, prediction_loader
 from stpp.engine.evaluate import Scores, evaluate
-from stpp.engine.fit import Hooks, State, checkpoint_epochs, cross_entropy, fit
+from stpp.engine.fit import Hooks, State, checkpoint_epochs, cross_entropy, fit, supervised
 from stpp.files import StppError
 from stpp.params import Augment, Model, Runtime, Strong, Train, Weak
 
@@ -50,6 +50,8 @@ def tiny(seed: int = 0) -> Tiny:
 
 class Noise:
     """Training data in memory that needs no augmentation: any (epoch, position) gives the position's sample."""
+
+    images = 1
 
     def __init__(self, samples: int, size: int = 6) -> None:
         generator = torch.Generator().manual_seed(1)
@@ -116,7 +118,7 @@ class World:
         """The loss, and one more place to end at."""
         self.pass_("step")
         self.calls.pop()
-        return cross_entropy(network, x, y)
+        return supervised(network, x, y)
 
     def write(self, name: str, value: object) -> None:
         buffer = io.BytesIO()
@@ -160,7 +162,7 @@ def test_the_loss_is_the_mean_over_valid_pixels_of_minus_the_log_of_the_true_cla
     log_p = x.detach().double() - x.detach().double().exp().sum(1, keepdim=True).log()
     terms = [-float(log_p[b, int(y[b, r, c]), r, c]) for b, r, c in (y != 255).nonzero().tolist()]
     expected = sum(terms) / max(len(terms), 1)
-    assert cross_entropy(nn.Identity(), x, y).item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    assert cross_entropy(x, y).item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
 @settings(max_examples=50, deadline=None)
@@ -169,25 +171,25 @@ def test_the_loss_has_no_gradient_where_the_target_is_255_and_does_not_see_the_l
     given: tuple[Tensor, Tensor],
 ) -> None:
     x, y = given
-    loss = cross_entropy(nn.Identity(), x, y)
+    loss = cross_entropy(x, y)
     loss.backward()
     ignored = (y == 255)[:, None].expand_as(x)
     assert x.grad is not None
     assert not x.grad[ignored].any()
     changed = torch.where(ignored, x.detach() * -7 + 3, x.detach())
-    assert torch.equal(cross_entropy(nn.Identity(), changed, y), loss)
+    assert torch.equal(cross_entropy(changed, y), loss)
 
 
 @settings(max_examples=25, deadline=None)
 @given(logits_and_targets())
 def test_where_nothing_is_ignored_the_loss_is_torchs_mean(given: tuple[Tensor, Tensor]) -> None:
     x, y = given[0], given[1].clamp(max=CLASSES - 1)
-    torch.testing.assert_close(cross_entropy(nn.Identity(), x, y), F.cross_entropy(x, y))
+    torch.testing.assert_close(cross_entropy(x, y), F.cross_entropy(x, y))
 
 
 def test_a_batch_that_is_ignored_altogether_costs_nothing_and_teaches_nothing() -> None:
     x = torch.randn(2, CLASSES, 4, 4, requires_grad=True)
-    loss = cross_entropy(nn.Identity(), x, torch.full((2, 4, 4), 255))
+    loss = cross_entropy(x, torch.full((2, 4, 4), 255))
     loss.backward()
     assert loss.item() == 0
     assert x.grad is not None
@@ -196,7 +198,7 @@ def test_a_batch_that_is_ignored_altogether_costs_nothing_and_teaches_nothing() 
 
 def test_the_loss_is_computed_in_float32_whatever_the_network_gives() -> None:
     x, y = torch.randn(1, CLASSES, 3, 3).bfloat16(), torch.zeros(1, 3, 3, dtype=torch.int64)
-    assert torch.equal(cross_entropy(nn.Identity(), x, y), cross_entropy(nn.Identity(), x.float(), y))
+    assert torch.equal(cross_entropy(x, y), cross_entropy(x.float(), y))
 
 
 # -- the checkpoints --------------------------------------------------------------------------------------------------
@@ -322,7 +324,7 @@ def test_a_loss_that_is_no_number_is_an_error_that_names_the_learning_rate(bad: 
 
     def step(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         world.pass_("step")
-        return cross_entropy(network, x, y) * (bad if world.seen["step"] == 4 else 1.0)
+        return supervised(network, x, y) * (bad if world.seen["step"] == 4 else 1.0)
 
     with pytest.raises(StppError, match=r"teacher: the loss is (nan|inf) in epoch 2: .*train\.lr"):
         run(tiny(), Noise(6), Train(epochs=3, batch_size=2, checkpoints=2), world, step=step)

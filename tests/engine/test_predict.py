@@ -1,4 +1,4 @@
-"""Test-time augmentation against the published procedure in plain loops."""
+"""Test-time augmentation and sliding windows against their definitions in plain loops."""
 
 from collections.abc import Callable
 
@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from stpp.engine.predict import augmented, plain
-from stpp.params import Label
+from stpp.engine.predict import augmented, described, evaluation, plain, sliding, starts
+from stpp.params import Evaluate, Label
 
 Array = NDArray[np.float64]
-PAPER = Label()
+SCALES = Label().scales
 
 
 class Constant(nn.Module):
@@ -82,7 +82,7 @@ def test_a_network_that_always_says_the_same_says_it_augmented_too(
     scores: list[float], flip: bool, height: int, width: int
 ) -> None:
     network, x = Constant(scores), torch.zeros(2, 3, height, width)
-    got = augmented(Label(flip=flip))(network, x)
+    got = augmented(plain, SCALES, flip)(network, x)
     torch.testing.assert_close(got, plain(network, x))
     torch.testing.assert_close(got.sum(1), torch.ones(2, height, width))
 
@@ -99,8 +99,8 @@ def test_plain_prediction_is_the_softmax_over_classes_in_float32() -> None:
 @pytest.mark.parametrize(("height", "width"), [(7, 9), (10, 6)])
 def test_augmentation_is_the_published_sum_divided_by_the_number_of_views(height: int, width: int, flip: bool) -> None:
     network, x = convolution(1), image(1, height, width)
-    expected = published_sum(network, x[0].numpy(), PAPER.scales, flip) / (10 if flip else 5)
-    got = augmented(Label(flip=flip))(network, x)[0]
+    expected = published_sum(network, x[0].numpy(), SCALES, flip) / (10 if flip else 5)
+    got = augmented(plain, SCALES, flip)(network, x)[0]
     np.testing.assert_allclose(got.numpy(), expected, atol=2e-6)
 
 
@@ -108,10 +108,10 @@ def test_augmentation_is_the_published_sum_divided_by_the_number_of_views(height
 @given(seed=st.integers(0, 2**32 - 1), height=st.integers(3, 8), width=st.integers(3, 8))
 def test_the_mask_is_that_of_the_published_sum_without_an_average(seed: int, height: int, width: int) -> None:
     network, x = convolution(seed), image(seed, height, width)
-    expected = published_sum(network, x[0].numpy(), PAPER.scales, True)
+    expected = published_sum(network, x[0].numpy(), SCALES, True)
     first, second = np.sort(expected, axis=0)[:-3:-1]
     clear = first - second > 1e-4  # nearer than that, the order of a sum decides
-    got = augmented(PAPER)(network, x)[0].argmax(0).numpy()
+    got = augmented(plain, SCALES, True)(network, x)[0].argmax(0).numpy()
     assert (got == expected.argmax(0))[clear].all()
 
 
@@ -122,7 +122,7 @@ def test_the_network_sees_the_published_sizes_each_with_its_mirror_image() -> No
         seen.append(x)
         return x
 
-    augmented(PAPER)(network, image(2, 33, 50))  # type: ignore[arg-type]
+    augmented(plain, SCALES, True)(network, image(2, 33, 50))  # type: ignore[arg-type]
     assert [tuple(x.shape[2:]) for x in seen[::2]] == [(16, 25), (24, 37), (33, 50), (49, 75), (66, 100)]
     assert all(torch.equal(x.flip(3), mirror) for x, mirror in zip(seen[::2], seen[1::2], strict=True))
 
@@ -132,29 +132,85 @@ def test_the_network_sees_the_published_sizes_each_with_its_mirror_image() -> No
 def test_with_flips_a_mirrored_image_gets_the_mirrored_prediction(seed: int, height: int, width: int) -> None:
     """From 4 pixels on: below, the smallest scale leaves one column, which aligned corners take from the left."""
     network, x = convolution(seed), image(seed, height, width, batch=2)
-    predict = augmented(PAPER)
+    predict = augmented(plain, SCALES, True)
     torch.testing.assert_close(predict(network, x.flip(3)), predict(network, x).flip(3), rtol=0, atol=1e-6)
 
 
 def test_without_flips_a_mirrored_image_may_get_another_prediction() -> None:
     network, x = convolution(3), image(3, 8, 8)
-    predict = augmented(Label(flip=False))
+    predict = augmented(plain, SCALES, False)
     assert not torch.allclose(predict(network, x.flip(3)), predict(network, x).flip(3), atol=1e-2)
 
 
 def test_an_image_of_one_pixel_is_not_scaled_to_nothing() -> None:
-    got = augmented(PAPER)(convolution(4), image(4, 1, 3))
+    got = augmented(plain, SCALES, True)(convolution(4), image(4, 1, 3))
     assert got.shape == (1, 4, 1, 3)
     torch.testing.assert_close(got.sum(1), torch.ones(1, 1, 3))
 
 
 def test_images_of_a_batch_do_not_touch_each_other() -> None:
     network, x = convolution(5), image(5, 8, 9, batch=3)
-    together = augmented(PAPER)(network, x)
+    together = augmented(plain, SCALES, True)(network, x)
     for i in range(3):
-        torch.testing.assert_close(together[i], augmented(PAPER)(network, x[i : i + 1])[0], rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            together[i], augmented(plain, SCALES, True)(network, x[i : i + 1])[0], rtol=0, atol=1e-6
+        )
 
 
 def test_one_scale_of_one_without_flips_is_the_plain_prediction() -> None:
     network, x = convolution(6), image(6, 9, 8)
-    assert torch.equal(augmented(Label(scales=(1.0,), flip=False))(network, x), F.softmax(network(x).float(), dim=1))
+    assert torch.equal(augmented(plain, (1.0,), False)(network, x), F.softmax(network(x).float(), dim=1))
+
+
+# -- sliding windows --------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=50, deadline=None)
+@given(side=st.integers(1, 60), window=st.integers(1, 40), data=st.data())
+def test_windows_cover_every_pixel_stay_inside_and_step_no_further_than_the_stride(
+    side: int, window: int, data: st.DataObject
+) -> None:
+    stride = data.draw(st.integers(1, window))
+    begins = starts(side, window, stride)
+    assert {p for b in begins for p in range(b, min(b + window, side))} == set(range(side))
+    assert begins == sorted(set(begins))
+    assert all(b + window <= side for b in begins) or begins == [0]
+    assert all(later - earlier <= stride for earlier, later in zip(begins, begins[1:], strict=False))
+
+
+@pytest.mark.parametrize(("height", "width"), [(7, 9), (16, 5), (4, 4), (3, 12)])
+def test_a_pixel_gets_the_mean_of_all_windows_that_show_it(height: int, width: int) -> None:
+    network, x = convolution(7), image(7, height, width, batch=2)
+    window, stride = 5, 3
+    total, times = np.zeros((2, 4, height, width)), np.zeros((height, width))
+    for top in starts(height, window, stride):
+        for left in starts(width, window, stride):
+            part = x[:, :, top : top + window, left : left + window]
+            scores = F.softmax(network(part).float(), 1).numpy()
+            for v in range(part.shape[2]):
+                for u in range(part.shape[3]):
+                    total[:, :, top + v, left + u] += scores[:, :, v, u]
+                    times[top + v, left + u] += 1
+    got = sliding(window, stride)(network, x)
+    np.testing.assert_allclose(got.numpy(), total / times, atol=1e-6)
+    assert torch.allclose(got.sum(1), torch.ones(2, height, width))
+
+
+def test_a_window_as_large_as_the_image_is_the_plain_prediction() -> None:
+    network, x = convolution(8), image(8, 6, 9)
+    assert torch.equal(sliding(9, 4)(network, x), plain(network, x))
+
+
+def test_evaluation_is_one_plain_pass_unless_its_parameters_say_otherwise() -> None:
+    network, x = convolution(9), image(9, 12, 10)
+    assert evaluation(Evaluate()) is plain
+    windows = evaluation(Evaluate(window=16, stride=8))
+    assert torch.equal(windows(network, x), plain(network, x))
+    flipped = (plain(network, x) + plain(network, x.flip(3)).flip(3)) / 2
+    torch.testing.assert_close(evaluation(Evaluate(flip=True))(network, x), flipped, rtol=0, atol=1e-6)
+
+
+def test_what_was_evaluated_how_is_said() -> None:
+    assert described(Evaluate()) == "original resolution, whole images, one scale"
+    both = described(Evaluate(window=769, scales=(0.5, 1.0), flip=True))
+    assert both == "original resolution, windows of 769 at 512, scales 0.5, 1 and flip"

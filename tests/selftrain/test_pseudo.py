@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from stpp.selftrain.pseudo import pseudo_mask
+from stpp.selftrain.pseudo import fill, pseudo_mask
 
 Scores = NDArray[np.float32]
 SCORES = hnp.arrays(
@@ -45,3 +45,24 @@ def test_class_254_fits_into_a_mask() -> None:
     scores = torch.zeros(255, 1, 2)
     scores[254, 0, 0] = scores[3, 0, 1] = 1
     assert pseudo_mask(scores)[0].tolist() == [[254, 3]]
+
+
+@settings(max_examples=50, deadline=None)
+@given(SCORES, st.sampled_from([0.0, 0.25, 0.5, 1.0]))
+def test_a_pixel_below_the_threshold_is_ignored_and_one_at_it_is_not(scores: Scores, threshold: float) -> None:
+    mask, confidence = pseudo_mask(torch.from_numpy(scores), threshold)
+    whole, of_all = pseudo_mask(torch.from_numpy(scores))
+    for place in np.ndindex(mask.shape):
+        expected = 255 if max(scores[:, *place]) < threshold else whole[place]
+        assert mask[place] == expected
+    assert confidence == of_all
+
+
+@settings(max_examples=50, deadline=None)
+@given(hnp.arrays(np.uint8, (3, 4), elements=st.sampled_from([0, 1, 255])), hnp.arrays(np.uint8, (3, 4)))
+def test_phase_two_labels_what_phase_one_ignored_and_changes_nothing_else(
+    kept: NDArray[np.uint8], mask: NDArray[np.uint8]
+) -> None:
+    filled = fill(kept, mask)
+    assert filled.dtype == np.uint8
+    assert all(filled[p] == (mask[p] if kept[p] == 255 else kept[p]) for p in np.ndindex(3, 4))

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stpp.selftrain.selection import select
+from stpp.params import Select
+from stpp.selftrain.selection import RANKINGS, rank, select
 
 IDS = st.text("abAB019/_", min_size=1, max_size=4)
 # few values, so that many images share one
@@ -69,3 +70,43 @@ def test_the_order_in_which_images_were_scored_changes_nothing(
 def test_the_papers_sum_and_its_mean_select_the_same_images(scores: dict[str, float], ratio: float) -> None:
     """s_i and s_i / (K - 1) for K = 3: the order is the same."""
     assert select({name: 2 * value for name, value in scores.items()}, ratio) == select(scores, ratio)
+
+
+# -- by what ----------------------------------------------------------------------------------------------------------
+
+KNOWN = {
+    "stability": {"a": 0.9, "b": 0.2, "c": 0.5, "d": 0.7},
+    "confidence": {"a": 0.3, "b": 0.8, "c": 0.6, "d": 0.4},
+    "quality": {"a": 0.5, "b": 0.1, "c": math.nan, "d": 0.6},
+}
+
+
+@pytest.mark.parametrize(
+    ("by", "reliable"),
+    [("stability", ["a", "d"]), ("inverse", ["b", "c"]), ("confidence", ["b", "c"]), ("oracle", ["d", "a"])],
+)
+def test_the_reliable_half_is_the_upper_one_of_what_ranks(by: str, reliable: list[str]) -> None:
+    assert select(rank(by, KNOWN, seed=0), 0.5)[0] == reliable
+
+
+def test_an_image_without_a_valid_pixel_is_the_oracles_last() -> None:
+    assert select(rank("oracle", KNOWN, seed=0), 0.75)[1] == ["c"]
+
+
+def test_every_way_to_rank_that_the_parameters_allow_is_there() -> None:
+    annotation = Select.model_fields["by"].annotation
+    assert set(annotation.__args__) == set(RANKINGS)  # type: ignore[union-attr]
+
+
+def test_chance_depends_on_the_seed_and_the_ids_alone_and_takes_every_image_equally_often() -> None:
+    names = [f"image/{i}" for i in range(12)]
+
+    def chosen(seed: int, stability: float) -> list[str]:
+        return select(rank("random", {"stability": dict.fromkeys(names, stability)}, seed), 0.5)[0]
+
+    assert chosen(3, 0.1) == chosen(3, 0.9)
+    times = dict.fromkeys(names, 0)
+    for seed in range(400):
+        for name in chosen(seed, 0.5):
+            times[name] += 1
+    assert all(140 <= count <= 260 for count in times.values()), "200 expected, deviation 10"

@@ -1,0 +1,163 @@
+"""What trainings on masks and online labelling have in common: the network, the loop, and the files they leave."""
+
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stpp.resume import Job
+from stpp.tracking import Run
+
+if TYPE_CHECKING:
+    import torch
+
+    from stpp.data.datasets import Photos, Training, WeakStrong
+    from stpp.engine.fit import Hooks, Step
+    from stpp.params import Params
+
+STATE, BEST = "state.pt", "best.safetensors"
+
+
+def train_network(
+    job: Job,
+    run: Run,
+    p: "Params",
+    name: str,
+    data: Path,
+    split: Path,
+    backbone: Path,
+    samples_of: "Callable[[Photos], Training | WeakStrong]",
+    step: "Step",
+    checkpoints: bool,
+) -> None:
+    """Train one network to its end, going on from the job's state; checkpoints: whether f_1 .. f_K are kept."""
+    import torch
+
+    from stpp.data.datasets import Photos
+    from stpp.engine import device as devices
+    from stpp.engine.fit import fit
+    from stpp.files import publish, read_dataset, read_ids, write_csv
+    from stpp.models import build
+    from stpp.seeds import seed_of
+
+    dataset = read_dataset(data)
+    photos = Photos(dataset, Path(p.data.root))
+    samples = samples_of(photos)
+    _say(p, name, samples)
+
+    where = devices.start(p.runtime)
+    torch.manual_seed(seed_of(p.train.seed, name, "init"))
+    network = build.build(p.model, len(dataset.classes))
+    started = build.start(network, p.model, backbone)
+    how = f"{where}, {torch.get_num_threads()} threads, {p.model.precision}"
+    print(f"{name}: {_start(p, network, started)}; {how}", flush=True)
+
+    state_file = job.folder / STATE
+    curve = fit(
+        network,
+        samples,
+        p.train,
+        model=p.model,
+        runtime=p.runtime,
+        device=where,
+        role=name,
+        started=started,
+        hooks=_hooks(job, run, p, photos, read_ids(split / "val.txt"), checkpoints),
+        state=torch.load(state_file, map_location="cpu", weights_only=True) if state_file.exists() else None,
+        step=step,
+    )
+    if p.train.keep == "best_val":
+        publish(job.folder / BEST, job.folder / "model.safetensors")
+    else:
+        build.save(job.folder / "model.safetensors", network.state_dict())
+    rows = [_named(row, dataset.classes) for row in curve]
+    write_csv(job.folder / "curve.csv", list(rows[0]), [list(row.values()) for row in rows])
+    _summarise(job, run, p, curve)
+
+
+def _say(p: "Params", name: str, samples: "Training | WeakStrong") -> None:
+    """How long the training is, and how fast; checked to fill a batch."""
+    from stpp.engine.optim import scaled_lr
+    from stpp.files import StppError
+
+    batch = p.train.batch_size // samples.images
+    if len(samples) < batch:
+        raise StppError(
+            f"{name}: {len(samples)} samples an epoch ({samples.made_of}) are fewer than a batch of {batch}: "
+            "lower train.batch_size, or give more images"
+        )
+    print(
+        f"{name}: {samples.made_of}; {p.train.epochs} epochs of {len(samples) // batch} iterations at batch "
+        f"{p.train.batch_size}; lr {scaled_lr(p.train):g} (train.lr x {p.train.batch_size} / 16), "
+        f"head x {p.train.head_lr_factor:g}"
+    )
+
+
+def _start(p: "Params", network: "torch.nn.Module", started: frozenset[str]) -> str:
+    """What the network starts from, for a person."""
+    if not started:
+        return "network from scratch"
+    whole = {name for name, _ in network.named_parameters()} <= started
+    head = any(not name.startswith("backbone.") for name in started)
+    return f"{'network' if whole else 'network but its classifier' if head else 'backbone'} from {p.model.weights}"
+
+
+def _hooks(job: Job, run: Run, p: "Params", photos: "Photos", val: list[str], checkpoints: bool) -> "Hooks":
+    """What the loop tells the world: this stage's files and MLflow run."""
+    import torch
+
+    from stpp.data.datasets import Plain
+    from stpp.data.loaders import prediction_loader
+    from stpp.engine import device as devices
+    from stpp.engine.evaluate import Scores, evaluate
+    from stpp.engine.fit import Hooks, State
+    from stpp.files import replacing
+    from stpp.models import build
+
+    loader = prediction_loader(Plain(photos, val), p.evaluate.batch_size, p.runtime)
+    where = devices.start(p.runtime)
+
+    def validate(network: torch.nn.Module) -> Scores:
+        return evaluate(network, loader, photos, p.model, where)
+
+    def checkpoint(which: str, network: torch.nn.Module) -> None:
+        if which == "best":
+            if p.train.keep == "best_val":
+                build.save(job.folder / BEST, network.state_dict())
+        elif checkpoints:
+            build.save(job.folder / "checkpoints" / f"{which}.safetensors", network.state_dict())
+
+    def save(state: State) -> None:
+        # Through memory: torch's own writer hides that a disk is full.
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        with replacing(job.folder / STATE) as partial:
+            partial.write_bytes(buffer.getbuffer())
+
+    def log(row: dict[str, float], epoch: int) -> None:
+        run.log(_named(row, photos.dataset.classes), epoch)
+
+    return Hooks(validate=validate, checkpoint=checkpoint, save=save, log=log)
+
+
+def _named(row: dict[str, float], classes: tuple[str, ...]) -> dict[str, float]:
+    """val/iou/3 -> val/iou/<name of class 3>, in the letters, digits and few signs that MLflow takes."""
+    labels = [re.sub(r"[^\w.\- ]", "_", label) for label in classes]
+    labels = [f"{x}_{i}" if labels.count(x) > 1 or not x.strip(" .") else x for i, x in enumerate(labels)]
+    names = {f"val/iou/{i}": f"val/iou/{label}" for i, label in enumerate(labels)}
+    return {names.get(key, key): value for key, value in row.items()}
+
+
+def _summarise(job: Job, run: Run, p: "Params", curve: list[dict[str, float]]) -> None:
+    """mIoU on val of the last and of the best epoch, whichever is kept."""
+    from stpp.files import write_json
+
+    last, best = curve[-1], max(curve, key=lambda row: row["val/miou"])
+    summary = {
+        "val": {"miou_last": last["val/miou"], "miou_best": best["val/miou"], "epoch_best": int(best["epoch"])},
+        "kept": p.train.keep,
+        "train_loss": last["train/loss"],
+    }
+    write_json(job.folder / "metrics.json", summary)
+    run.log({"val/miou_last": last["val/miou"], "val/miou_best": best["val/miou"]}, len(curve))
