@@ -11,11 +11,15 @@ import typer
 from stpp.files import StppError
 from stpp.stages import (
     backbone,
+    data,
     draw,
     evaluate,
+    figure,
     label,
     masks,
+    paper,
     prepare,
+    preset,
     report,
     schema,
     score,
@@ -76,21 +80,31 @@ STAGES: tuple[Callable[..., None], ...] = (
     label.label,
     evaluate.evaluate,
     report.report,
+    figure.figure,
     show.show,
     schema.schema,
 )
 for stage in STAGES:
     app.command()(_guarded(stage))
 
-mask_sets = typer.Typer(help="Open mask sets (zip shards of PNGs).", no_args_is_help=True)
-mask_sets.command()(_guarded(masks.extract))
-mask_sets.command()(_guarded(masks.ls))
-app.add_typer(mask_sets, name="masks")
 
-state_dicts = typer.Typer(help="Weights from and for other code.", no_args_is_help=True)
-state_dicts.command("import")(_guarded(weights.import_))
-state_dicts.command()(_guarded(weights.export))
-app.add_typer(state_dicts, name="weights")
+def group(name: str, about: str, commands: dict[str, Callable[..., None]]) -> None:
+    """Commands under a common name: `stpp NAME COMMAND`."""
+    commands_ = typer.Typer(help=about, no_args_is_help=True)
+    for command, function in commands.items():
+        commands_.command(command)(_guarded(function))
+    app.add_typer(commands_, name=name)
+
+
+group("masks", "Open mask sets (zip shards of PNGs).", {"extract": masks.extract, "ls": masks.ls})
+group("weights", "Weights from and for other code.", {"import": weights.import_, "export": weights.export})
+group("data", "What other people publish, brought into shape.", {"lists": data.lists})
+group("preset", "Params files by name.", {"list": preset.list_, "show": preset.show, "use": preset.use})
+group(
+    "paper",
+    "The paper's tables, by name.",
+    {"plan": paper.plan, "run": paper.run, "report": paper.report},
+)
 
 
 def main() -> None:

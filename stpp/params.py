@@ -351,7 +351,7 @@ def load(paths: list[Path]) -> Params:
     """
     merged: dict[str, Any] = {}
     for path in paths:
-        _merge(merged, _read_yaml(path))
+        _merge(merged, read_yaml(path))
     try:
         # Through JSON: strict, yet YAML lists become the tuples that frozen models hold.
         return Params.model_validate_json(json.dumps(merged))
@@ -376,7 +376,31 @@ def schema() -> str:
     return json.dumps(Params.model_json_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def as_yaml(params: Params) -> str:
+    """params.yaml with every value of `params`."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.comments import CommentedSeq
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(one) for key, one in value.items()}
+        if isinstance(value, list | tuple):
+            listed = CommentedSeq(value)
+            listed.fa.set_flow_style()
+            return listed
+        return value
+
+    yaml = YAML()
+    yaml.width = 120
+    yaml.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
+    exclude = set() if params.data.kind == "toy" else {"toy"}
+    out = StringIO()
+    yaml.dump(plain(params.model_dump(mode="json", exclude=exclude)), out)
+    return re.sub(r"^(?=\w)", "\n", out.getvalue(), flags=re.MULTILINE).lstrip("\n")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The sections of a params file as they are written, not checked. Raises StppError naming the file."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 

@@ -246,6 +246,20 @@ def attach(run_json: Path, figures: list[Path], root: Path) -> None:
         print(f"{run_json}: figures did not reach MLflow: {_reason(error)}")
 
 
+def publish(experiment: str, name: str, files: list[Path], root: Path) -> None:
+    """Keep files as artifacts of a run called `name`; a failure is said and stops nothing."""
+    if os.environ.get("STPP_TRACKING") == "off":
+        return
+    try:
+        mlflow = client(root)
+        run_id = mlflow.create_run(_experiment(mlflow, experiment, root), run_name=name).info.run_id
+        for file in files:
+            mlflow.log_artifact(run_id, str(file))
+        mlflow.set_terminated(run_id)
+    except Exception as error:  # noqa: BLE001 - whatever fails in tracking, the command goes on
+        print(f"{name}: did not reach MLflow: {_reason(error)}")
+
+
 def link(run_json: Path, members: list[Path], root: Path) -> None:
     """Name the runs of `members` in the parent of the run that run_json names.
 

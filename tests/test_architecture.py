@@ -26,9 +26,10 @@ LAYERS = {
     "engine": 3,
     "selftrain": 4,
     "report": 4,
-    "stages": 5,
-    "cli": 6,
-    "__main__": 7,
+    "paper": 5,
+    "stages": 6,
+    "cli": 7,
+    "__main__": 8,
 }
 
 

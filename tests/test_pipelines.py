@@ -62,7 +62,10 @@ def words(stage: dict[str, Any]) -> list[str]:
     """What follows `python -m stpp`, which runs the code beside dvc.yaml, also in a temporary copy of DVC's queue."""
     *program, command = shlex.split(stage["cmd"])[:4]
     assert program == ["python", "-m", "stpp"]
-    return [command, *shlex.split(stage["cmd"])[4:]]
+    rest = shlex.split(stage["cmd"])[4:]
+    while rest and not rest[0].startswith("--"):  # arguments without a name
+        rest = rest[1:]
+    return [command, *rest]
 
 
 def module(stage: dict[str, Any]) -> str:
@@ -74,7 +77,7 @@ def test_the_command_and_its_options_exist(stage: dict[str, Any]) -> None:
     command, *rest = words(stage)
     options = {o for p in COMMANDS[command].params for o in p.opts}
     assert {w for w in rest if w.startswith("--")} <= options
-    required = {p.opts[0] for p in COMMANDS[command].params if p.required}
+    required = {p.opts[0] for p in COMMANDS[command].params if p.required and p.opts[0].startswith("--")}
     assert required <= set(rest)
 
 

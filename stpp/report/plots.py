@@ -47,7 +47,7 @@ def curves(rows: dict[str, list[dict[str, str]]], path: Path) -> None:
 
     rows: by model, the rows of curve.csv (epoch, train/loss, val/miou in [0, 1], ...); what is missing leaves a gap.
     """
-    _write(partial(_curves, rows), path)
+    save(partial(curves_figure, rows), path)
 
 
 def stability(scores: dict[str, float], reliable: set[str], quality: dict[str, float], path: Path) -> None:
@@ -56,22 +56,27 @@ def stability(scores: dict[str, float], reliable: set[str], quality: dict[str, f
     scores: s_i / (K - 1) by id, in [0, 1]. reliable: the ids selected first. quality: mIoU of an image's pseudo mask
     against its true one by id, in [0, 1] or NaN; where no image has both numbers, there is no second panel.
     """
-    _write(partial(_stability, scores, reliable, quality), path)
+    save(partial(_stability, scores, reliable, quality), path)
 
 
 def quality(groups: dict[str, float], path: Path) -> None:
     """mIoU (%) of pseudo masks against true ones. groups: mIoU by mask set, in [0, 1] or NaN."""
-    _write(partial(_quality, groups), path)
+    save(partial(_quality, groups), path)
+
+
+def quality_histogram(known: dict[str, list[float]], path: Path) -> None:
+    """So many pseudo masks of each quality (paper, Figure 2). known: mIoU of every mask by group, in [0, 1] or NaN."""
+    save(partial(_quality_histogram, known), path)
 
 
 def per_class(scores: dict[str, list[float]], classes: tuple[str, ...], path: Path) -> None:
     """IoU (%) of every class. scores: by model, one value a class in [0, 1], NaN where the class never occurs."""
-    _write(partial(_per_class, scores, classes), path)
+    save(partial(_per_class, scores, classes), path)
 
 
 def confusion(matrix: list[list[int]], classes: tuple[str, ...], path: Path) -> None:
     """Where the pixels of every class go, in % of its pixels. matrix: pixels by (true, predicted) class."""
-    _write(partial(_confusion, matrix, classes), path)
+    save(partial(_confusion, matrix, classes), path)
 
 
 def rank_correlation(a: list[float], b: list[float]) -> float:
@@ -97,7 +102,7 @@ def _ranks(values: list[float]) -> NDArray[np.float64]:
 # -- drawing ----------------------------------------------------------------------------------------------------------
 
 
-def _write(draw: Callable[[], Figure], path: Path) -> None:
+def save(draw: Callable[[], Figure], path: Path) -> None:
     """Draw in the project's style, whatever the user's matplotlibrc says, and put the PNG at `path` whole."""
     with matplotlib.style.context(["default", STYLE]), warnings.catch_warnings(), replacing(path) as unfinished:
         # A name in a script that the font lacks shows as boxes; that is no reason to warn or fail.
@@ -105,68 +110,69 @@ def _write(draw: Callable[[], Figure], path: Path) -> None:
         draw().savefig(unfinished, format="png", dpi=DPI, metadata={"Software": None})
 
 
-def _figure(height: float = 4.2) -> Figure:
+def figure(height: float = 4.2) -> Figure:
     """An empty figure of the common width; height in inches."""
     return Figure(figsize=(WIDTH, height))  # saved as PNG, it is drawn by Agg; pyplot and its state stay out
 
 
-def _label(name: str) -> str:
+def label(name: str) -> str:
     """How a model or a mask set is called in a figure."""
     shown = one_line(LABELS.get(name, name))
     return f" {shown}" if shown.startswith("_") else shown  # legends leave out what starts with an underscore
 
 
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
     return f"{100 * value:.1f}" if isfinite(value) else "n/a"
 
 
-def _nothing(text: str) -> Figure:
-    figure = _figure(1.2)
-    figure.text(0.5, 0.5, text, ha="center", va="center", color="#555555")
-    return figure
+def empty(text: str) -> Figure:
+    drawn = figure(1.2)
+    drawn.text(0.5, 0.5, text, ha="center", va="center", color="#555555")
+    return drawn
 
 
-def _curves(rows: dict[str, list[dict[str, str]]]) -> Figure:
+def curves_figure(rows: dict[str, list[dict[str, str]]], names: dict[str, str] | None = None) -> Figure:
+    """names: what models are called in the legend, where not as everywhere."""
     if not any(rows.values()):
-        return _nothing("no epoch trained yet")
-    figure = _figure()
+        return empty("no epoch trained yet")
+    drawn = figure()
     panels = (
         ("train/loss", 1, "Training", "cross-entropy (nats per pixel)"),
         ("val/miou", 100, "Validation", "mIoU (%)"),
     )
-    for ax, (key, unit, title, name) in zip(figure.subplots(1, 2), panels, strict=True):
+    for ax, (key, unit, title, name) in zip(drawn.subplots(1, 2), panels, strict=True):
         looks = zip(cycle(COLOURS), cycle(LINES), cycle(MARKERS), strict=False)
         for (model, table), (colour, line, marker) in zip(rows.items(), looks, strict=False):
             x, y = (np.array([float(row.get(k) or nan) for row in table]) for k in ("epoch", key))
             last = f"{unit * y[-1]:.{1 if unit == 100 else 3}f}" if len(y) and isfinite(y[-1]) else "n/a"
             every = max(1, len(y) // 8)
             ax.plot(x, unit * y, color=colour, ls=line, marker=marker, ms=5, markevery=(every - 1, every))
-            ax.lines[-1].set_label(f"{_label(model)}: {last}")
+            ax.lines[-1].setlabel(f"{(names or {}).get(model, label(model))}: {last}")
         ax.set(title=title, xlabel="epoch", ylabel=name, xlim=(0, None))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.legend(title="after the last epoch", alignment="left")
-    return figure
+    return drawn
 
 
 def _stability(scores: dict[str, float], reliable: set[str], quality: dict[str, float]) -> Figure:
     known = {name: value for name, value in scores.items() if isfinite(value)}
     pairs = {name: (value, quality[name]) for name, value in known.items() if isfinite(quality.get(name, nan))}
     if not known:
-        return _nothing("no stability scores")
-    figure = _figure()
-    left, *right = figure.subplots(1, 2 if pairs else 1, squeeze=False)[0]
+        return empty("no stability scores")
+    drawn = figure()
+    left, *right = drawn.subplots(1, 2 if pairs else 1, squeeze=False)[0]
     edges = np.linspace(0, max(1.0, *known.values()), BINS + 1)
     below = np.zeros(BINS)
     for group, (colour, hatch, marker) in GROUPS.items():
         names = [name for name in known if (name in reliable) == (group == "reliable")]
         counts, _ = np.histogram([known[name] for name in names], edges)
         left.bar(edges[:-1], counts, np.diff(edges), below, align="edge", color=colour, hatch=hatch, ec="white")
-        left.containers[-1].set_label(f"{group} ({len(names)})")
+        left.containers[-1].setlabel(f"{group} ({len(names)})")
         below += counts
         for ax in right:
             x, y = ([pairs[name][side] for name in names if name in pairs] for side in (0, 1))
             points = ax.scatter(x, 100 * np.array(y), s=22, color=colour, marker=marker, alpha=0.7, linewidths=0)
-            points.set_label(f"{group} ({len(x)})")
+            points.setlabel(f"{group} ({len(x)})")
     left.set(title=f"Stability of {len(known)} unlabelled images", xlim=(edges[0], edges[-1]))
     left.set(xlabel="stability score", ylabel="images")
     left.yaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
@@ -178,61 +184,82 @@ def _stability(scores: dict[str, float], reliable: set[str], quality: dict[str, 
         ax.set(title=f"Spearman rank correlation {shown}, n = {len(pairs)}")
         ax.set(xlabel="stability score", ylabel="true mIoU of the pseudo mask (%)")
         ax.legend()
-    return figure
+    return drawn
 
 
 def _quality(groups: dict[str, float]) -> Figure:
     if not groups:
-        return _nothing("no pseudo masks with true ones to compare")
-    figure = _figure()
-    ax = figure.subplots()
+        return empty("no pseudo masks with true ones to compare")
+    drawn = figure()
+    ax = drawn.subplots()
     looks = zip(cycle(COLOURS), cycle(HATCHES), strict=False)
     for x, (value, (colour, hatch)) in enumerate(zip(groups.values(), looks, strict=False)):
         ax.bar(x, 100 * value, 0.6, color=colour, hatch=hatch, ec="white")
         at = (x, 100 * value if isfinite(value) else 0)
-        ax.annotate(_percent(value), at, (0, 3), textcoords="offset points", ha="center")
-    ax.set_xticks(range(len(groups)), [_label(group) for group in groups])
+        ax.annotate(percent(value), at, (0, 3), textcoords="offset points", ha="center")
+    ax.set_xticks(range(len(groups)), [label(group) for group in groups])
     ax.set(title="Pseudo masks against true masks", xlabel="pseudo masks", ylabel="mIoU (%)")
     ax.set(xlim=(-0.8, max(len(groups), 3) - 0.2), ylim=(0, 105))
     ax.grid(visible=False, axis="x")
-    return figure
+    return drawn
+
+
+def _quality_histogram(known: dict[str, list[float]]) -> Figure:
+    finite = {group: [value for value in values if isfinite(value)] for group, values in known.items()}
+    if not any(finite.values()):
+        return empty("no pseudo masks with true ones to compare")
+    drawn = figure()
+    ax = drawn.subplots()
+    edges = np.linspace(0, 100, BINS + 1)
+    below = np.zeros(BINS)
+    looks = zip(cycle(COLOURS), cycle(HATCHES), strict=False)
+    for (group, values), (colour, hatch) in zip(finite.items(), looks, strict=False):
+        counts, _ = np.histogram(100 * np.array(values), edges)
+        ax.bar(edges[:-1], counts, np.diff(edges), below, align="edge", color=colour, hatch=hatch, ec="white")
+        ax.containers[-1].set_label(f"{label(group)} ({len(values)})")
+        below += counts
+    ax.set(title="Pseudo masks by quality", xlabel="true mIoU of the pseudo mask (%)", ylabel="images", xlim=(0, 100))
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    ax.grid(visible=False, axis="x")
+    ax.legend()
+    return drawn
 
 
 def _per_class(scores: dict[str, list[float]], classes: tuple[str, ...]) -> Figure:
     if not scores or not classes:
-        return _nothing("no model evaluated")
+        return empty("no model evaluated")
     bars = len(classes) * (len(scores) + 1)  # with a gap as wide as a bar between classes
-    figure = _figure(1.3 + bars * min(0.24, max(0.145, 5 / bars)))
-    ax = figure.subplots()
+    drawn = figure(1.3 + bars * min(0.24, max(0.145, 5 / bars)))
+    ax = drawn.subplots()
     looks = zip(cycle(COLOURS), cycle(HATCHES), strict=False)
     bar = 1 / (len(scores) + 1)
     for index, ((model, values), (colour, hatch)) in enumerate(zip(scores.items(), looks, strict=False)):
         if len(values) != len(classes):
             raise ValueError(f"{model}: {len(values)} values for {len(classes)} classes")
         known = [value for value in values if isfinite(value)]
-        mean = _percent(sum(known) / len(known) if known else nan)
+        mean = percent(sum(known) / len(known) if known else nan)
         y = np.arange(len(classes)) + (index - (len(scores) - 1) / 2) * bar
-        label = f"{_label(model)}: mIoU {mean}"
+        label = f"{label(model)}: mIoU {mean}"
         ax.barh(y, 100 * np.array(values), bar, color=colour, hatch=hatch, ec="white", lw=0.5, label=label)
         for at, value in zip(y, values, strict=True):
             end = (100 * value if isfinite(value) else 0, at)
-            ax.annotate(_percent(value), end, (3, 0), textcoords="offset points", va="center_baseline", fontsize=7.5)
+            ax.annotate(percent(value), end, (3, 0), textcoords="offset points", va="center_baseline", fontsize=7.5)
     ax.set_yticks(range(len(classes)), [one_line(name) for name in classes])
     ax.set(xlabel="IoU (%)", xlim=(0, 105), ylim=(len(classes) - 0.4, -0.6))
     ax.grid(visible=False, axis="y")
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
-    return figure
+    return drawn
 
 
 def _confusion(matrix: list[list[int]], classes: tuple[str, ...]) -> Figure:
     if not classes:
-        return _nothing("no classes")
+        return empty("no classes")
     counts = np.array(matrix, dtype=np.float64).reshape(len(classes), len(classes))
     with np.errstate(invalid="ignore"):
         shares = 100 * counts / counts.sum(axis=1, keepdims=True)
-    figure = _figure(7.8)
-    figure.set_layout_engine("compressed")
-    ax = figure.subplots()
+    drawn = figure(7.8)
+    drawn.set_layout_engine("compressed")
+    ax = drawn.subplots()
     image = ax.imshow(shares, cmap=mpl.colormaps["Blues"].with_extremes(bad="#E8E8E8"), vmin=0, vmax=100)
     if len(classes) <= ANNOTATED:
         for (true, predicted), share in np.ndenumerate(shares):
@@ -246,5 +273,5 @@ def _confusion(matrix: list[list[int]], classes: tuple[str, ...]) -> Figure:
     ax.set_yticks(ticks, names, fontsize=size)
     ax.set(xlabel="predicted class", ylabel="true class")
     ax.grid(visible=False)
-    figure.colorbar(image, label="pixels of the true class (%)", shrink=0.8)
-    return figure
+    drawn.colorbar(image, label="pixels of the true class (%)", shrink=0.8)
+    return drawn

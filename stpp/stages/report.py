@@ -48,6 +48,10 @@ def report(
         quality = {row["id"]: float(row["miou"]) for row in read_csv(scores / "quality.csv", ("id", "miou"))}
         plots.stability(stability, set(read_ids(selection / "reliable.txt")), quality, partial / "stability.png")
         if "pseudo" in metrics:
+            every: dict[str, list[float]] = {}
+            for row in read_csv(evaluation / "quality.csv", ("group", "miou")):
+                every.setdefault(row["group"], []).append(float(row["miou"]))
+            plots.quality_histogram(every, partial / "quality_histogram.png")
             plots.quality({group: q["miou"] for group, q in metrics["pseudo"].items()}, partial / "quality.png")
 
         per_class: dict[str, list[float]] = {}

@@ -1,6 +1,7 @@
 """Test-time augmentation and sliding windows against their definitions in plain loops."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -175,7 +176,7 @@ def test_windows_cover_every_pixel_stay_inside_and_step_no_further_than_the_stri
     assert {p for b in begins for p in range(b, min(b + window, side))} == set(range(side))
     assert begins == sorted(set(begins))
     assert all(b + window <= side for b in begins) or begins == [0]
-    assert all(later - earlier <= stride for earlier, later in zip(begins, begins[1:], strict=False))
+    assert all(later - earlier <= stride for earlier, later in pairwise(begins))
 
 
 @pytest.mark.parametrize(("height", "width"), [(7, 9), (16, 5), (4, 4), (3, 12)])

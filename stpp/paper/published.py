@@ -1,0 +1,225 @@
+"""The paper's tables: which settings and systems they hold, and the mIoU they print (on val, in %).
+
+A setting is a data set, a split and a network; a system is what is done with them. Numbers are those of the paper's
+Tables 1 to 6 and of Appendix B; where it prints none, there is none.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from stpp.data.published import LABELED, place
+from stpp.files import StppError
+
+NETWORKS = {
+    "pspnet-resnet50": "PSPNet, ResNet-50",
+    "deeplabv3plus-resnet50": "DeepLabv3+, ResNet-50",
+    "deeplabv2-resnet101": "DeepLabv2, ResNet-101",
+    "deeplabv3plus-resnet101": "DeepLabv3+, ResNet-101",
+}
+COCO = "deeplabv2_resnet101_coco.safetensors"
+"""Where DeepLabv2's start from MS COCO is looked for in weights/; `stpp weights import` puts it there."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A data set, how much of it is labelled, and a network."""
+
+    data: str
+    labels: str
+    network: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.data}-{self.labels}-{self.network}"
+
+    @property
+    def column(self) -> str:
+        """The part labelled, and so many images: `1/8 (1323)`."""
+        count = LABELED[self.data][self.labels]
+        return f"{self.labels.replace('_', '/')} ({count})" if "_" in self.labels else str(count)
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a table of the paper holds, a row a network and system, a column a setting's labels."""
+
+    title: str
+    settings: tuple[Setting, ...]
+    systems: tuple[str, ...]
+    """Names of models, as `stpp evaluate` is given them."""
+    numbers: dict[tuple[str, str], float]
+    """mIoU in % by name of setting and system."""
+
+
+def _table(
+    title: str, data: str, labels: tuple[str, ...], rows: dict[str, dict[str, tuple[float, ...] | None]]
+) -> Table:
+    """rows: by network and system, the numbers by labels, or None where the paper prints none."""
+    settings = tuple(Setting(data, one, network) for network in rows for one in labels)
+    numbers = {
+        (Setting(data, one, network).name, system): value
+        for network, systems in rows.items()
+        for system, values in systems.items()
+        for one, value in zip(labels, values or (), strict=values is not None)
+    }
+    systems = tuple(dict.fromkeys(system for row in rows.values() for system in row))
+    return Table(title, settings, systems, numbers)
+
+
+PARTS = ("1_16", "1_8", "1_4")
+AUGMENTED = "Pascal VOC 2012, augmented set"
+ST_50, STPP_50, SUPONLY_50 = (71.6, 73.3, 75.0), (72.6, 74.4, 75.4), (64.8, 68.3, 70.5)
+ABLATIONS = ("both_sets", *(f"{w}_{p}" for w in ("only", "no") for p in ("jitter", "grayscale", "blur", "cutout")))
+
+TABLES: dict[str, Table] = {
+    "table-1": _table(
+        AUGMENTED,
+        "pascal",
+        PARTS,
+        {
+            "pspnet-resnet50": {
+                "suponly": (63.8, 67.2, 69.6),
+                "st": (69.1, 73.0, 73.2),
+                "stpp": (69.9, 73.2, 73.4),
+            },
+            "deeplabv3plus-resnet50": {"suponly": SUPONLY_50, "st": ST_50, "stpp": STPP_50},
+            "deeplabv2-resnet101": {
+                "suponly": (64.3, 67.6, 69.5),
+                "st": (68.6, 71.6, 72.5),
+                "stpp": (69.3, 72.0, 72.8),
+            },
+            "deeplabv3plus-resnet101": {
+                "suponly": (66.3, 70.6, 73.1),
+                "st": (72.9, 75.7, 76.4),
+                "stpp": (74.5, 76.3, 76.6),
+            },
+        },
+    ),
+    "table-2": _table(
+        "Pascal VOC 2012, original set",
+        "pascal",
+        ("92", "183", "366", "732", "1464"),
+        {
+            "deeplabv3plus-resnet101": {
+                "suponly": (50.7, 59.1, 65.0, 70.6, 74.1),
+                "st": (61.3, 68.2, 73.5, 76.3, 78.9),
+                "stpp": (65.2, 71.0, 74.6, 77.3, 79.1),
+            }
+        },
+    ),
+    "table-3": _table(
+        "Cityscapes",
+        "cityscapes",
+        ("1_30", "1_8", "1_4"),
+        {
+            "deeplabv3plus-resnet50": {
+                "suponly": (55.1, 65.8, 68.4),
+                "st": (60.9, 71.6, 73.4),
+                "stpp": (61.4, 72.7, 73.8),
+            }
+        },
+    ),
+    "table-4": _table(
+        f"{AUGMENTED}: selective re-training",
+        "pascal",
+        PARTS,
+        {"deeplabv3plus-resnet50": {"st": ST_50, "blind": (71.3, 73.9, 74.7), "stpp": STPP_50}},
+    ),
+    "table-5": _table(
+        f"{AUGMENTED}: online and offline pseudo labels",
+        "pascal",
+        PARTS,
+        {
+            "pspnet-resnet50": {
+                "suponly": (63.8, 67.2, 69.6),
+                "online": (68.6, 69.0, 70.7),
+                "st": (69.1, 73.0, 73.2),
+            },
+            "deeplabv3plus-resnet50": {"suponly": SUPONLY_50, "online": (67.7, 71.0, 71.9), "st": ST_50},
+        },
+    ),
+    "table-6": _table(
+        f"{AUGMENTED}: image-level and pixel-level selection",
+        "pascal",
+        PARTS,
+        {
+            "deeplabv3plus-resnet50": {
+                "st": ST_50,
+                "pixel_1": (71.3, 73.5, 74.9),
+                "pixel_2": (71.3, 73.8, 74.7),
+                "stpp": STPP_50,
+            }
+        },
+    ),
+    "appendix-b": _table(
+        "Pascal VOC 2012, original set: iterative re-training",
+        "pascal",
+        ("92", "366"),
+        {"deeplabv3plus-resnet101": {"stpp": (65.2, 74.6), "round_1": (68.3, 75.2)}},
+    ),
+    "figure-3": _table(
+        f"{AUGMENTED}: strong augmentation, all of it and in parts (the paper plots it)",
+        "pascal",
+        PARTS,
+        {
+            "deeplabv3plus-resnet50": {
+                "plain": None,
+                "st": ST_50,
+                **dict.fromkeys((*ABLATIONS, "cutout_labeled")),
+            }
+        },
+    ),
+}
+
+SETTINGS: dict[str, Setting] = {setting.name: setting for table in TABLES.values() for setting in table.settings}
+
+
+def table(name: str) -> Table:
+    if name not in TABLES:
+        raise StppError(f"{name}: no such table; there are {', '.join(TABLES)}")
+    return TABLES[name]
+
+
+def cells(setting: Setting) -> list[str]:
+    """The places where the paper prints a number for this setting: `Table 1, ST: 71.6`."""
+    from stpp.report.labels import LABELS
+
+    return [
+        f"{name.replace('-', ' ').capitalize()}, {LABELS.get(system, system)}: {value}"
+        for name, one in TABLES.items()
+        for (of, system), value in one.numbers.items()
+        if of == setting.name
+    ]
+
+
+def params_of(setting: Setting) -> dict[str, Any]:
+    """Every parameter of a published setting (paper, 4.1; what it leaves open as in the authors' code)."""
+    network, backbone = setting.network.split("-")
+    pascal = setting.data == "pascal"
+    lists = place(setting.data, setting.labels)
+    return {
+        "data": {"name": setting.data, "kind": setting.data, "root": f"data/{setting.data}"},
+        "split": {
+            "name": lists.replace("/", "-"),
+            "labeled": {"list": f"{lists}/labeled.txt"},
+            "unlabeled": {"list": f"{lists}/unlabeled.txt"},
+            "val": {"list": f"{lists}/val.txt"},
+        },
+        "model": {
+            "network": network,
+            "backbone": backbone,
+            "weights": COCO if network == "deeplabv2" else "IMAGENET1K_V1",
+            "output_stride": 8,
+        },
+        "train": {
+            "epochs": 80 if pascal else 240,
+            "batch_size": 16,
+            "lr": 0.001 if pascal else 0.004,
+            "checkpoints": 3,
+        },
+        "augment": {"weak": {"base": 400 if pascal else 2048, "crop": 321 if pascal else 721}},
+        "score": {"batch_size": 1, "shards": 64},
+        "label": {"batch_size": 1, "shards": 64},
+        "evaluate": {"batch_size": 1 if pascal else 4},
+        "runtime": {"workers": 8},
+    }

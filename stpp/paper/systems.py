@@ -1,0 +1,84 @@
+"""What is run for a system: its pipeline, where its numbers come out, and what it trains."""
+
+from dataclasses import dataclass
+
+from stpp.files import StppError
+
+
+@dataclass(frozen=True)
+class System:
+    """A row of a table."""
+
+    target: str
+    """What `dvc repro` is given."""
+    evaluation: str
+    """Folder that its `stpp evaluate` writes."""
+    trains: tuple[str, ...]
+    """Folders of the models behind it; systems that share one train it once."""
+
+
+ROUNDS = (1, 2, 3)
+
+
+def _pipeline(name: str, trains: tuple[str, ...]) -> System:
+    return System(f"pipelines/{name}/dvc.yaml", f"runs/{name}/evaluation", trains)
+
+
+def _ablation(name: str) -> System:
+    trains = ("runs/teacher", f"runs/ablation/{name}/student")
+    return System(f"pipelines/ablation/dvc.yaml:evaluate@{name}", f"runs/ablation/{name}/evaluation", trains)
+
+
+def _round(n: int) -> System:
+    trains = (
+        "runs/teacher",
+        "runs/student_1",
+        "runs/student",
+        *(f"runs/iterative/{i}/student" for i in range(1, n + 1)),
+    )
+    return System(f"pipelines/iterative/dvc.yaml:evaluate@{n}", f"runs/iterative/{n}/evaluation", trains)
+
+
+SYSTEMS: dict[str, System] = {
+    "suponly": _pipeline("suponly", ("runs/teacher",)),
+    "plain": _pipeline("plain", ("runs/teacher", "runs/plain/student")),
+    "st": _pipeline("st", ("runs/teacher", "runs/st/student")),
+    "student_1": System("dvc.yaml", "runs/evaluation", ("runs/teacher", "runs/student_1", "runs/student")),
+    "stpp": System("dvc.yaml", "runs/evaluation", ("runs/teacher", "runs/student_1", "runs/student")),
+    "blind": _pipeline("blind", ("runs/teacher", "runs/blind/student_1", "runs/blind/student")),
+    "online": _pipeline("online", ("runs/online/student",)),
+    **{
+        phase: _pipeline("pixel", ("runs/teacher", "runs/pixel/student_1", "runs/pixel/student"))
+        for phase in ("pixel_1", "pixel_2")
+    },
+    **{f"round_{n}": _round(n) for n in ROUNDS},
+    **{
+        name: _ablation(name)
+        for name in (
+            "both_sets",
+            "cutout_labeled",
+            *(f"{which}_{part}" for which in ("only", "no") for part in ("jitter", "grayscale", "blur", "cutout")),
+        )
+    },
+}
+
+
+def system(name: str) -> System:
+    if name not in SYSTEMS:
+        raise StppError(f"{name}: no such system; there are {', '.join(SYSTEMS)}")
+    return SYSTEMS[name]
+
+
+def iterations(out: str, labeled: int, unlabeled: int, batch_size: int, epochs: int, ratio: float) -> int:
+    """How long a model of `trains` trains: the over-sampled labelled images and the pseudo-labelled ones, per batch.
+
+    As `stpp train` counts: D_l is doubled below 200 for the teacher, repeated ceil(N / M) times for students; student 1
+    of ST++ and of the blind pipeline sees `ratio` of the unlabelled images, any other student all.
+    """
+    from stpp.data.splits import copies
+
+    half = out in ("runs/student_1", "runs/blind/student_1")
+    pseudo = 0 if out == "runs/teacher" else int(unlabeled * ratio) if half else unlabeled
+    if out == "runs/online/student":
+        return unlabeled // (batch_size // 2) * epochs
+    return (labeled * copies(labeled, pseudo) + pseudo) // batch_size * epochs

@@ -1,0 +1,137 @@
+"""Figures over several systems, after the paper's: what each needs is read by the stage that draws it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from stpp.report.labels import PARTS
+from stpp.report.plots import COLOURS, HATCHES, LINES, MARKERS, curves_figure, empty, figure, label, percent, save
+
+Metrics = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What was measured, of all systems given."""
+
+    miou: dict[str, float] = field(default_factory=dict)
+    """On val by model, in [0, 1]."""
+    pseudo: dict[str, float] = field(default_factory=dict)
+    """Of mask sets by group, in [0, 1]."""
+    curves: dict[str, list[dict[str, str]]] = field(default_factory=dict)
+    """Rows of curve.csv by model."""
+
+
+def known(metrics: list[Metrics], curves: dict[str, list[dict[str, str]]]) -> Known:
+    """The numbers of several metrics.json together; where two name one model, the first counts."""
+    miou: dict[str, float] = {}
+    pseudo: dict[str, float] = {}
+    for one in metrics:
+        for model, scores in one.get("val", {}).items():
+            miou.setdefault(model, scores["miou"])
+        for group, scores in one.get("pseudo", {}).items():
+            pseudo.setdefault(group, scores["miou"])
+    return Known(miou, pseudo, curves)
+
+
+def draw(name: str, what: Known, path: Path) -> None:
+    """Draw the figure of that name (a key of FIGURES) as a PNG."""
+    save(partial(FIGURES[name], what), path)
+
+
+def _sda_curves(what: Known) -> Figure:
+    """Figure 1: loss and mIoU with and without A_s."""
+    return curves_figure(what.curves, {"plain": "without A_s (plain self-training)", "st": "with A_s (ST)"})
+
+
+def _sda_sets(what: Known) -> Figure:
+    """Figure 3a: A_s on no set, on the unlabelled one, on both."""
+    bars = {"suponly": "SupOnly", "plain": "on none", "st": "on unlabelled\n(ST)", "both_sets": "on both"}
+    return _bars(what.miou, bars, "Strong augmentation, by the images that get it")
+
+
+def _sda_parts(what: Known) -> Figure:
+    """Figure 3b: each part of A_s alone and left out, and CutOut on labelled images."""
+    bars = {"plain": "none"}
+    bars |= {f"only_{part}": f"{shown}\nalone" for part, shown in PARTS.items()}
+    bars |= {f"no_{part}": f"no\n{shown}" for part, shown in PARTS.items()}
+    bars |= {"st": "all (ST)", "cutout_labeled": "ST, CutOut on\nlabelled, too"}
+    return _bars(what.miou, bars, "Parts of the strong augmentation of unlabelled images")
+
+
+def _boosted(what: Known) -> Figure:
+    """Figures 4 and 5: quality of reliable and unreliable masks, and of the unreliable ones labelled by student 1."""
+    bars = {"reliable": "reliable,\nby the teacher", "unreliable": "unreliable,\nby the teacher"}
+    return _bars(what.pseudo, bars | {"boosted": "unreliable,\nby student 1"}, "Pseudo masks against true ones")
+
+
+def _stages(what: Known) -> Figure:
+    """Figure 6: mIoU after each stage of ST++, beside ST."""
+    steps = {"suponly": "teacher\n(SupOnly)", "student_1": "student 1", "stpp": "student 2\n(ST++)"}
+    return _steps(what.miou, steps, "st", "ST", "ST++ stage by stage")
+
+
+def _iterations(what: Known) -> Figure:
+    """Figure 8: extra rounds of re-training after ST++."""
+    steps = {"stpp": "ST++"} | {f"round_{n}": f"{n} round{'s' if n > 1 else ''}\nmore" for n in (1, 2, 3)}
+    return _steps(what.miou, steps, "suponly", "SupOnly", "Iterative re-training")
+
+
+FIGURES: dict[str, Callable[[Known], Figure]] = {
+    "figure_1": _sda_curves,
+    "figure_3a": _sda_sets,
+    "figure_3b": _sda_parts,
+    "figure_4": _boosted,
+    "figure_6": _stages,
+    "figure_8": _iterations,
+}
+
+
+def _bars(values: dict[str, float], names: dict[str, str], title: str) -> Figure:
+    """mIoU (%) by name, the difference to the first in small print."""
+    shown = {key: name for key, name in names.items() if key in values}
+    if not shown:
+        return empty("nothing of this figure was run")
+    drawn = figure(4.4)
+    ax = drawn.subplots()
+    looks = zip(cycle(COLOURS), cycle(HATCHES), strict=False)
+    first = values[next(iter(shown))]
+    for x, (key, (colour, hatch)) in enumerate(zip(shown, looks, strict=False)):
+        value = values[key]
+        ax.bar(x, 100 * value, 0.65, color=colour, hatch=hatch, ec="white")
+        text = percent(value) if x == 0 else f"{percent(value)}\n({100 * (value - first):+.1f})"
+        ax.annotate(text, (x, 100 * value), (0, 3), textcoords="offset points", ha="center", fontsize=9)
+    ax.set_xticks(range(len(shown)), list(shown.values()), fontsize=9 if len(shown) < 8 else 7.5)
+    ax.set(title=title, ylabel="mIoU (%)", xlim=(-0.6, max(len(shown), 4) - 0.4))
+    ax.set_ylim(0, min(112, 118 * max(values[key] for key in shown) + 4))
+    ax.grid(visible=False, axis="x")
+    return drawn
+
+
+def _steps(values: dict[str, float], names: dict[str, str], other: str, other_name: str, title: str) -> Figure:
+    """mIoU (%) on val from stage to stage, and a line to compare with."""
+    shown = {key: name for key, name in names.items() if key in values}
+    if not shown:
+        return empty("nothing of this figure was run")
+    drawn = figure(4.4)
+    ax = drawn.subplots()
+    y = 100 * np.array([values[key] for key in shown])
+    ax.plot(range(len(y)), y, color=COLOURS[0], ls=LINES[0], marker=MARKERS[0], ms=7, label=label("stpp"))
+    for x, value in enumerate(y):
+        ax.annotate(f"{value:.1f}", (x, value), (0, 8), textcoords="offset points", ha="center")
+    if other in values:
+        ax.axhline(100 * values[other], color=COLOURS[3], ls=LINES[1], label=f"{other_name}: {percent(values[other])}")
+    ax.set_xticks(range(len(shown)), list(shown.values()))
+    ax.set(title=title, ylabel="mIoU on val (%)", xlim=(-0.4, max(len(shown), 3) - 0.6))
+    every = [*y, *([100 * values[other]] if other in values else [])]
+    margin = max(2.0, 0.25 * (max(every) - min(every)))
+    ax.set_ylim(max(0, min(every) - margin), min(100, max(every) + margin))
+    ax.grid(visible=False, axis="x")
+    ax.legend()
+    return drawn

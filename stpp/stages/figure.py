@@ -1,0 +1,35 @@
+"""Stage figure: one of the paper's figures over several systems."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from stpp.files import StppError, read_csv, read_json
+from stpp.resume import root
+from stpp.stages import options
+from stpp.tracking import attach
+
+Name = Annotated[str, Argument(help="figure_1, figure_3a, figure_3b, figure_4, figure_6 or figure_8.")]
+Evaluations = Annotated[list[Path] | None, Option(help="Folder that `stpp evaluate` wrote, once for each.")]
+Models = Annotated[list[str] | None, Option(help="NAME=FOLDER that `stpp train` wrote, for its curve, once for each.")]
+
+
+def figure(
+    name: Name,
+    out: Annotated[Path, Option(help="PNG to write.")],
+    evaluation: Evaluations = None,
+    model: Models = None,
+) -> None:
+    """Draw a figure of the paper from the systems given, and put it into the MLflow runs of their evaluations."""
+    from stpp.report.compare import FIGURES, draw, known
+
+    if name not in FIGURES:
+        raise StppError(f"{name}: no such figure; there are {', '.join(FIGURES)}")
+    folders = evaluation or []
+    columns = ("epoch", "train/loss", "val/miou")
+    curves = {key: read_csv(folder / "curve.csv", columns) for key, folder in options.named(model or []).items()}
+    draw(name, known([read_json(folder / "metrics.json") for folder in folders], curves), out)
+    for folder in folders:
+        attach(folder / "run.json", [out], root())
+    print(out)

@@ -1,0 +1,66 @@
+"""Commands preset list, show and use: a whole params file for every published setting, and for data in the examples."""
+
+import subprocess
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from stpp.files import StppError, write_text
+
+FOLDER = Path("pipelines/presets")
+Name = Annotated[str, Argument(help="Name of a preset; `stpp preset list` shows them.")]
+
+
+def list_() -> None:
+    """Show all presets, and the numbers of the paper that each stands for."""
+    from stpp.paper.published import SETTINGS, cells
+
+    for name, setting in SETTINGS.items():
+        print(f"{name}\n    {'; '.join(cells(setting))}")
+    for path in sorted(FOLDER.glob("*.yaml")):
+        about = [line[2:] for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# ")]
+        print(f"{path.stem}\n    {next((line for line in about if not line.startswith('yaml-')), '')}")
+
+
+def show(name: Name) -> None:
+    """Print a preset."""
+    print(_text(name), end="")
+
+
+def use(
+    name: Name,
+    out: Annotated[Path, Option(help="File to write.")] = Path("params.yaml"),
+    force: Annotated[bool, Option("--force", help="Also where changes of the file are not in git.")] = False,
+) -> None:
+    """Make a preset the project's params.yaml; DVC's cache brings earlier runs of it back."""
+    text = _text(name)
+    if out.exists() and not force and _changed(out):
+        raise StppError(f"{out}: holds changes that are not in git: commit them, or use --force")
+    write_text(out, text)
+    print(f"{out}: {name}; next: the data where data.root says, then `dvc repro`")
+
+
+def _text(name: str) -> str:
+    from stpp.paper.published import SETTINGS, cells, params_of
+    from stpp.params import Params, as_yaml
+
+    if name in SETTINGS:
+        setting = SETTINGS[name]
+        head = [f"# {name}: {cell}\n" for cell in cells(setting)]
+        return (
+            "# yaml-language-server: $schema=params.schema.json\n"
+            + "".join(head)
+            + as_yaml(Params.model_validate(params_of(setting)))
+        )
+    path = FOLDER / f"{name}.yaml"
+    if "/" in name or not path.is_file():
+        raise StppError(f"{name}: no such preset; `stpp preset list` shows those there are")
+    return path.read_text(encoding="utf-8").replace("$schema=../../params", "$schema=params")
+
+
+def _changed(path: Path) -> bool:
+    """Whether git does not hold what the file says."""
+    words = ["git", "status", "--porcelain", "--", str(path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    return done.returncode != 0 or bool(done.stdout.strip())
