@@ -98,7 +98,7 @@ def group(name: str, about: str, commands: dict[str, Callable[..., None]]) -> No
 
 group("masks", "Open mask sets (zip shards of PNGs).", {"extract": masks.extract, "ls": masks.ls})
 group("weights", "Weights from and for other code.", {"import": weights.import_, "export": weights.export})
-group("data", "What other people publish, brought into shape.", {"lists": data.lists})
+group("data", "What other people publish, brought into shape.", {"import": data.import_, "lists": data.lists})
 group("preset", "Params files by name.", {"list": preset.list_, "show": preset.show, "use": preset.use})
 group(
     "paper",

@@ -147,7 +147,7 @@ def curves_figure(rows: dict[str, list[dict[str, str]]], names: dict[str, str] |
             last = f"{unit * y[-1]:.{1 if unit == 100 else 3}f}" if len(y) and isfinite(y[-1]) else "n/a"
             every = max(1, len(y) // 8)
             ax.plot(x, unit * y, color=colour, ls=line, marker=marker, ms=5, markevery=(every - 1, every))
-            ax.lines[-1].setlabel(f"{(names or {}).get(model, label(model))}: {last}")
+            ax.lines[-1].set_label(f"{(names or {}).get(model, label(model))}: {last}")
         ax.set(title=title, xlabel="epoch", ylabel=name, xlim=(0, None))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.legend(title="after the last epoch", alignment="left")
@@ -167,12 +167,12 @@ def _stability(scores: dict[str, float], reliable: set[str], quality: dict[str, 
         names = [name for name in known if (name in reliable) == (group == "reliable")]
         counts, _ = np.histogram([known[name] for name in names], edges)
         left.bar(edges[:-1], counts, np.diff(edges), below, align="edge", color=colour, hatch=hatch, ec="white")
-        left.containers[-1].setlabel(f"{group} ({len(names)})")
+        left.containers[-1].set_label(f"{group} ({len(names)})")
         below += counts
         for ax in right:
             x, y = ([pairs[name][side] for name in names if name in pairs] for side in (0, 1))
             points = ax.scatter(x, 100 * np.array(y), s=22, color=colour, marker=marker, alpha=0.7, linewidths=0)
-            points.setlabel(f"{group} ({len(x)})")
+            points.set_label(f"{group} ({len(x)})")
     left.set(title=f"Stability of {len(known)} unlabelled images", xlim=(edges[0], edges[-1]))
     left.set(xlabel="stability score", ylabel="images")
     left.yaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
@@ -239,8 +239,8 @@ def _per_class(scores: dict[str, list[float]], classes: tuple[str, ...]) -> Figu
         known = [value for value in values if isfinite(value)]
         mean = percent(sum(known) / len(known) if known else nan)
         y = np.arange(len(classes)) + (index - (len(scores) - 1) / 2) * bar
-        label = f"{label(model)}: mIoU {mean}"
-        ax.barh(y, 100 * np.array(values), bar, color=colour, hatch=hatch, ec="white", lw=0.5, label=label)
+        named = f"{label(model)}: mIoU {mean}"
+        ax.barh(y, 100 * np.array(values), bar, color=colour, hatch=hatch, ec="white", lw=0.5, label=named)
         for at, value in zip(y, values, strict=True):
             end = (100 * value if isfinite(value) else 0, at)
             ax.annotate(percent(value), end, (3, 0), textcoords="offset points", va="center_baseline", fontsize=7.5)

@@ -1,18 +1,42 @@
-"""Command data lists: what other people publish, brought into the shape that the pipeline reads."""
+"""Commands data import and data lists: what other people publish, brought into the shape that the pipeline reads."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 from typer import Argument, Option
 
-from stpp.files import replacing_folder, sha256, write_json, write_text
+from stpp.files import read_json, replacing_folder, sha256, write_json, write_text
 
+Archive = Annotated[Path, Argument(help="Archive (tar, zip) or unpacked folder, as it was downloaded.")]
+Root = Annotated[Path, Option(help="Folder of the data set: what data.root will name.")]
 Data = Annotated[Literal["pascal", "cityscapes"], Argument(help="Data set.")]
 Labels = Annotated[str, Argument(help="Setting: 92, 183, 366, 732, 1464, 1_16, 1_8, 1_4; or 1_30, 1_8, 1_4.")]
 From = Annotated[Path, Option("--from", help="Folder of the published lists; holds pascal/ and cityscapes/.")]
 Which = Annotated[str, Option(help="Which of the published draws.")]
 Source = Annotated[str, Option(help="Where the lists come from, for the record: an address and a commit.")]
 Out = Annotated[Path, Option(help="Folder of lists that DVC watches.")]
+
+
+def import_(archive: Archive, out: Root) -> None:
+    """Lay out a published archive (VOC 2012, SBD, Cityscapes) or any other images and masks below a folder.
+
+    Several archives make one data set: VOC first, then SBD or SegmentationClassAug; leftImg8bit, then gtFine. What was
+    taken from where stands in imported.json.
+    """
+    from stpp.data.archives import import_archive
+
+    found = import_archive(archive, out)
+    record = out / "imported.json"
+    earlier = [one for one in read_json(record) if one["archive"] != found.source] if record.exists() else []
+    about = {"archive": found.source, "sha256": found.sha256, "files": found.counts, "left_out": found.left_out}
+    write_json(record, [*earlier, about])
+    for warning in found.warnings:
+        print(f"warning: {warning}")
+    counts = ", ".join(f"{count} {what}" for what, count in found.counts.items())
+    print(f"{out}: {counts}; {found.left_out} other files left out")
+    print(
+        f"next: `dvc add {out}` to store it, data.root: {out} in params.yaml, `dvc repro prepare` to check every file"
+    )
 
 
 def lists(

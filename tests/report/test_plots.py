@@ -100,7 +100,7 @@ def test_a_figure_that_cannot_be_drawn_leaves_the_old_one(tmp_path: Path) -> Non
 
 def test_every_model_has_a_legend_entry_and_its_own_look() -> None:
     names = ["teacher", "student_1", "student", "_x", "$"]
-    for ax in plots._curves(dict.fromkeys(names, CURVE)).axes:
+    for ax in plots.curves_figure(dict.fromkeys(names, CURVE)).axes:
         legend = ax.get_legend()
         assert legend is not None
         shown = [text.get_text().split(":")[0].strip() for text in legend.get_texts()]
@@ -110,7 +110,7 @@ def test_every_model_has_a_legend_entry_and_its_own_look() -> None:
 
 
 def test_curves_hold_loss_and_percent_against_epoch() -> None:
-    loss, miou = plots._curves({"teacher": CURVE}).axes
+    loss, miou = plots.curves_figure({"teacher": CURVE}).axes
     assert np.allclose(loss.lines[0].get_xydata(), [(e, 2 / e) for e in range(1, 6)])
     assert np.allclose(miou.lines[0].get_xydata(), [(e, 10 * e) for e in range(1, 6)])
     legend = miou.get_legend()

@@ -1,0 +1,172 @@
+"""The archives in which data sets are published, laid out as the pipeline reads them.
+
+Archives come from outside: only members whose names match a known layout are read, each is written to a name made
+here, and links, devices and names that lead elsewhere match nothing.
+"""
+
+import io
+import re
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stpp.files import StppError, replacing, sha256
+
+LARGEST = 256 * 2**20
+"""Bytes of one member; the largest of the known data sets have a few MB."""
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".txt")
+
+
+def _as_it_is(data: bytes) -> bytes:
+    return data
+
+
+def _mask_of_sbd(data: bytes) -> bytes:
+    """The class mask in a .mat of SBD as a PNG: GTcls.Segmentation, ids 0 to 20."""
+    import numpy as np
+    from PIL import Image
+    from scipy.io import loadmat
+
+    try:
+        mask = np.asarray(loadmat(io.BytesIO(data), squeeze_me=True, struct_as_record=False)["GTcls"].Segmentation)
+    except Exception as error:  # noqa: BLE001 - scipy raises many kinds for a damaged file
+        raise ValueError(f"not a .mat of SBD: {error}") from None
+    out = io.BytesIO()
+    Image.fromarray(mask.astype(np.uint8)).save(out, format="PNG")
+    return out.getvalue()
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Members whose whole name matches `pattern`, put at `target` below the data set's folder."""
+
+    what: str
+    pattern: str
+    target: str
+    expected: int
+    """So many there are in the published archive."""
+    convert: Callable[[bytes], bytes] = _as_it_is
+
+
+_ID = r"(?P<id>\w+)"
+_CITY = r"(?P<set>train|val)/(?P<city>[a-z-]+)/(?P<id>\w+)"
+RULES = (
+    Rule("VOC 2012 images", rf"(?:.*/)?VOC2012/JPEGImages/{_ID}\.jpg", "JPEGImages/{id}.jpg", 17_125),
+    Rule("VOC 2012 masks", rf"(?:.*/)?VOC2012/SegmentationClass/{_ID}\.png", "SegmentationClass/{id}.png", 2_913),
+    Rule("SBD masks", rf"(?:.*/)?dataset/cls/{_ID}\.mat", "SegmentationClassAug/{id}.png", 11_355, _mask_of_sbd),
+    Rule("augmented masks", rf"(?:.*/)?SegmentationClassAug/{_ID}\.png", "SegmentationClassAug/{id}.png", 12_031),
+    Rule(
+        "Cityscapes images",
+        rf"(?:.*/)?leftImg8bit/{_CITY}_leftImg8bit\.png",
+        "leftImg8bit/{set}/{city}/{id}_leftImg8bit.png",
+        3_475,
+    ),
+    Rule(
+        "Cityscapes masks",
+        rf"(?:.*/)?gtFine/{_CITY}_gtFine_labelIds\.png",
+        "gtFine/{set}/{city}/{id}_gtFine_labelIds.png",
+        3_475,
+    ),
+)
+
+
+@dataclass
+class Imported:
+    """What an archive gave."""
+
+    source: str
+    sha256: str
+    counts: dict[str, int] = field(default_factory=dict)
+    left_out: int = 0
+    warnings: list[str] = field(default_factory=list)
+
+
+def import_archive(source: Path, out: Path) -> Imported:
+    """Lay out a tar, a zip or an unpacked folder below `out`; files that are there already with equal content stay.
+
+    Raises StppError naming the archive if it is damaged or holds nothing known, and naming a file that is there with
+    other content: nothing is overwritten.
+    """
+    found = Imported(source.name, sha256(source) if source.is_file() else "")
+    compiled = [(rule, re.compile(rule.pattern)) for rule in RULES]
+    try:
+        known = any(pattern.fullmatch(name) for name, _ in _members(source) for _, pattern in compiled)
+        # SBD annotates images of VOC again; where VOC has a mask, that one is used, as everybody does.
+        for name, read in _members(source):
+            if not known:
+                _keep(name, read, out, found)
+                continue
+            for rule, pattern in compiled:
+                match = pattern.fullmatch(name)
+                if match:
+                    if rule.convert is _mask_of_sbd and (out / "SegmentationClass" / f"{match['id']}.png").exists():
+                        found.left_out += 1
+                        break
+                    _put(out / rule.target.format(**match.groupdict()), rule.convert(read()))
+                    found.counts[rule.what] = found.counts.get(rule.what, 0) + 1
+                    break
+            else:
+                found.left_out += 1
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, KeyError, AttributeError, ValueError, OSError) as error:
+        raise StppError(f"{source}: damaged, or no archive of a data set: {error}; download it again") from None
+    if not found.counts:
+        known_ = ", ".join(rule.what for rule in RULES)
+        raise StppError(f"{source}: holds neither images nor one of {known_}")
+    for rule in RULES:
+        count = found.counts.get(rule.what, rule.expected)
+        if count != rule.expected and not (rule.convert is _mask_of_sbd and found.left_out):
+            found.warnings.append(f"{count} {rule.what}, but the published archive holds {rule.expected}")
+    return found
+
+
+def _keep(name: str, read: Callable[[], bytes], out: Path, found: Imported) -> None:
+    """A file of a data set of no known layout, under its own name below its folders."""
+    path = Path(name)
+    if path.suffix.lower() not in SUFFIXES or path.is_absolute() or ".." in path.parts or "\\" in name:
+        found.left_out += 1
+        return
+    _put(out / path, read())
+    what = "images and masks" if path.suffix.lower() != ".txt" else "lists"
+    found.counts[what] = found.counts.get(what, 0) + 1
+
+
+def _put(path: Path, data: bytes) -> None:
+    if path.exists():
+        if path.read_bytes() != data:
+            raise StppError(f"{path}: is there already with other content; remove it, or import into another folder")
+        return
+    with replacing(path) as partial:
+        partial.write_bytes(data)
+
+
+def _members(source: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Regular files of a folder, zip or tar: name with forward slashes, and how to read it."""
+    if source.is_dir():
+        for path in sorted(p for p in source.rglob("*") if p.is_file() and not p.is_symlink()):
+            yield path.relative_to(source).as_posix(), path.read_bytes
+    elif zipfile.is_zipfile(source):
+        with zipfile.ZipFile(source) as archive:
+            for info in archive.infolist():
+                if not info.is_dir():
+                    _check_size(source, info.filename, info.file_size)
+                    yield info.filename, lambda info=info: archive.read(info)  # type: ignore[misc]
+    elif source.is_file():
+        with tarfile.open(source) as archive:
+            for member in archive:
+                if member.isfile():
+                    _check_size(source, member.name, member.size)
+                    yield member.name, lambda member=member: _read_tar(archive, member)  # type: ignore[misc]
+    else:
+        raise StppError(f"{source}: no such file or folder")
+
+
+def _read_tar(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    return file.read() if file else b""
+
+
+def _check_size(source: Path, name: str, size: int) -> None:
+    if size > LARGEST:
+        raise StppError(f"{source}: {name} has {size / 2**20:.0f} MB: no image or mask of a known data set")

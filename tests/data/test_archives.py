@@ -1,0 +1,231 @@
+"""Archives in the published layouts, made here, through the command, `prepare`'s eyes, and hostile ones."""
+
+import io
+import json
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.io import savemat
+
+from stpp.data.archives import import_archive
+from stpp.data.catalog import discover, layout
+from stpp.data.images import read_mask, to_classes
+from stpp.files import StppError
+from stpp.params import Data
+
+Files = dict[str, bytes]
+
+
+def picture(kind: str, array: np.ndarray, palette: list[int] | None = None) -> bytes:
+    image = Image.fromarray(array)
+    if palette:
+        image.putpalette(bytes(palette))
+    out = io.BytesIO()
+    image.save(out, format=kind)
+    return out.getvalue()
+
+
+PHOTO = np.full((6, 8, 3), 90, dtype=np.uint8)
+BORDERED = np.array([[0, 15, 255, 7]] * 3, dtype=np.uint8)
+"""Background, person, void border, car."""
+
+
+def voc() -> Files:
+    palette = [v for i in range(256) for v in (i, 255 - i, i // 2)]
+    files = {f"VOCdevkit/VOC2012/JPEGImages/2007_00000{i}.jpg": picture("JPEG", PHOTO) for i in range(3)}
+    files["VOCdevkit/VOC2012/SegmentationClass/2007_000000.png"] = picture("PNG", BORDERED, palette)
+    files["VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt"] = b"2007_000000\n"
+    files["VOCdevkit/VOC2012/Annotations/2007_000000.xml"] = b"<annotation/>"
+    return files
+
+
+def sbd_mat(mask: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    categories = np.array([[1]], dtype=np.uint8)
+    savemat(out, {"GTcls": {"Segmentation": mask, "CategoriesPresent": categories, "Boundaries": np.zeros((1, 1))}})
+    return out.getvalue()
+
+
+def sbd() -> Files:
+    files = {f"benchmark_RELEASE/dataset/cls/2007_00000{i}.mat": sbd_mat(np.full((3, 4), i, np.uint8)) for i in (0, 1)}
+    return files | {"benchmark_RELEASE/dataset/img/2007_000001.jpg": picture("JPEG", PHOTO)}
+
+
+def cityscapes() -> tuple[Files, Files]:
+    images, masks = {}, {}
+    for place in ("train/aachen/aachen_000000_000019", "val/lindau/lindau_000001_000019", "test/bonn/bonn_000000_1"):
+        images[f"leftImg8bit/{place}_leftImg8bit.png"] = picture("PNG", PHOTO)
+        ids = np.array([[7, 0, 26, 33]] * 3, dtype=np.uint8)
+        masks[f"gtFine/{place}_gtFine_labelIds.png"] = picture("PNG", ids)
+        masks[f"gtFine/{place}_gtFine_color.png"] = picture("PNG", PHOTO)
+        masks[f"gtFine/{place}_gtFine_polygons.json"] = b"{}"
+    return images, masks
+
+
+def as_zip(path: Path, files: Files) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def as_tar(path: Path, files: Files) -> Path:
+    with tarfile.open(path, "w:gz" if path.suffix == ".tgz" else "w") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def as_folder(path: Path, files: Files) -> Path:
+    for name, content in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(content)
+    return path
+
+
+WAYS: list[Callable[[Path, Files], Path]] = [as_zip, as_tar, as_folder]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_voc_with_sbd_becomes_the_augmented_set(tmp_path: Path, way: Callable[[Path, Files], Path]) -> None:
+    out = tmp_path / "data"
+    first = import_archive(way(tmp_path / "VOCtrainval_11-May-2012.tar", voc()), out)
+    assert first.counts == {"VOC 2012 images": 3, "VOC 2012 masks": 1}
+    assert first.left_out == 2
+    second = import_archive(way(tmp_path / "benchmark.tgz", sbd()), out)
+    assert second.counts == {"SBD masks": 1}, "where VOC has a mask, it is that one"
+
+    data = Data(name="voc", kind="pascal", root=str(out))
+    found, problems = discover(data, layout(data))
+    assert not problems
+    assert {name: bool(f.mask) for name, f in found.items()} == {
+        "2007_000000": True,
+        "2007_000001": True,
+        "2007_000002": False,
+    }
+    of_voc = to_classes(read_mask(out / found["2007_000000"].mask), layout(data).values)
+    assert of_voc.tolist() == BORDERED.tolist(), "ids behind the palette, void border ignored"
+    assert to_classes(read_mask(out / found["2007_000001"].mask), layout(data).values).tolist() == [[1] * 4] * 3
+
+
+def test_the_common_zip_of_augmented_masks_is_taken_as_it_is(tmp_path: Path) -> None:
+    files = {"SegmentationClassAug/2007_000001.png": picture("PNG", BORDERED)}
+    files |= {"__MACOSX/SegmentationClassAug/._2007_000001.png": b"\0\5\26\7"}
+    found = import_archive(as_zip(tmp_path / "SegmentationClassAug.zip", files), tmp_path / "data")
+    assert found.counts == {"augmented masks": 1}
+    assert (tmp_path / "data/SegmentationClassAug/2007_000001.png").read_bytes() == picture("PNG", BORDERED)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_cityscapes_keeps_train_and_val_and_its_label_ids_become_train_ids(
+    tmp_path: Path, way: Callable[[Path, Files], Path]
+) -> None:
+    images, masks = cityscapes()
+    out = tmp_path / "data"
+    assert import_archive(way(tmp_path / "leftImg8bit_trainvaltest.zip", images), out).left_out == 1
+    assert import_archive(way(tmp_path / "gtFine_trainvaltest.zip", masks), out).counts == {"Cityscapes masks": 2}
+    data = Data(name="cityscapes", kind="cityscapes", root=str(out))
+    known = layout(data)
+    found, problems = discover(data, known)
+    assert not problems
+    assert len(found) == 2
+    mask = to_classes(read_mask(out / next(iter(found.values())).mask), known.values)
+    assert mask[0].tolist() == [0, 255, 13, 18], "road, unlabeled, car, bicycle"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_data_set_of_no_known_layout_keeps_its_names(tmp_path: Path, way: Callable[[Path, Files], Path]) -> None:
+    files = {f"{part}/0001.png": picture("PNG", BORDERED) for part in ("trainannot", "valannot")}
+    files |= {"train/0001.jpg": picture("JPEG", PHOTO), "train.txt": b"train/0001.jpg\n", "setup.exe": b"MZ"}
+    found = import_archive(way(tmp_path / "camvid.zip", files), tmp_path / "data")
+    assert found.counts == {"images and masks": 3, "lists": 1}
+    assert found.left_out == 1
+    there = {p.relative_to(tmp_path / "data").as_posix() for p in (tmp_path / "data").rglob("*") if p.is_file()}
+    assert there == set(files) - {"setup.exe"}
+
+
+def test_importing_again_changes_nothing_and_other_content_is_never_overwritten(tmp_path: Path) -> None:
+    archive = as_tar(tmp_path / "voc.tar", voc())
+    import_archive(archive, tmp_path / "data")
+    image = tmp_path / "data/JPEGImages/2007_000000.jpg"
+    before = image.stat().st_mtime_ns
+    import_archive(archive, tmp_path / "data")
+    assert image.stat().st_mtime_ns == before
+    image.write_bytes(b"mine")
+    with pytest.raises(StppError, match="there already with other content"):
+        import_archive(archive, tmp_path / "data")
+    assert image.read_bytes() == b"mine"
+
+
+def test_counts_that_are_not_the_published_ones_are_said(tmp_path: Path) -> None:
+    warnings = import_archive(as_tar(tmp_path / "voc.tar", voc()), tmp_path / "data").warnings
+    assert warnings == [
+        "3 VOC 2012 images, but the published archive holds 17125",
+        "1 VOC 2012 masks, but the published archive holds 2913",
+    ]
+
+
+@pytest.mark.parametrize("way", [as_zip, as_tar])
+@pytest.mark.parametrize(
+    "name", ["../outside.png", "/tmp/outside.png", "a/../../outside.png", "..\\outside.png", "a\\..\\..\\outside.png"]
+)
+def test_a_name_that_leads_outside_is_left_out(tmp_path: Path, way: Callable[[Path, Files], Path], name: str) -> None:
+    files = {name: picture("PNG", BORDERED), "good.png": picture("PNG", BORDERED)}
+    out = tmp_path / "a" / "data"
+    assert import_archive(way(tmp_path / "evil.zip", files), out).left_out == 1
+    assert {p.name for p in tmp_path.rglob("*.png")} == {"good.png"}
+    assert not Path("/tmp/outside.png").exists()
+
+
+def test_links_and_devices_in_a_tar_are_left_out(tmp_path: Path) -> None:
+    path = as_tar(tmp_path / "voc.tar", voc())
+    with tarfile.open(path, "a") as archive:
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE):
+            info = tarfile.TarInfo("VOCdevkit/VOC2012/JPEGImages/2007_000009.jpg")
+            info.type, info.linkname = kind, "/etc/passwd"
+            archive.addfile(info)
+    import_archive(path, tmp_path / "data")
+    assert not (tmp_path / "data/JPEGImages/2007_000009.jpg").exists()
+
+
+@pytest.mark.parametrize("way", [as_zip, as_tar])
+def test_a_cut_archive_is_an_error_that_names_it_wherever_it_is_cut(
+    tmp_path: Path, way: Callable[[Path, Files], Path]
+) -> None:
+    whole = way(tmp_path / "voc.tgz", voc()).read_bytes()
+    for part in (0.0, 0.3, 0.6, 0.9):
+        (tmp_path / "cut.tgz").write_bytes(whole[: int(len(whole) * part)])
+        with pytest.raises(StppError, match=r"cut\.tgz"):
+            import_archive(tmp_path / "cut.tgz", tmp_path / f"data {part}")
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"MATLAB 5.0 MAT-file" + b"\0" * 200])
+def test_a_mat_that_is_none_of_sbd_is_an_error(tmp_path: Path, content: bytes) -> None:
+    archive = as_zip(tmp_path / "benchmark.zip", {"benchmark_RELEASE/dataset/cls/2007_000001.mat": content})
+    with pytest.raises(StppError, match=r"benchmark\.zip: damaged.*not a \.mat of SBD"):
+        import_archive(archive, tmp_path / "data")
+
+
+def test_an_archive_of_other_things_and_a_path_that_is_not_there_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(StppError, match="holds neither images nor"):
+        import_archive(as_zip(tmp_path / "x.zip", {"readme.md": b"hello"}), tmp_path / "data")
+    with pytest.raises(StppError, match="no such file or folder"):
+        import_archive(tmp_path / "nowhere.tar", tmp_path / "data")
+
+
+def test_what_was_imported_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stpp.stages.data import import_
+
+    monkeypatch.chdir(tmp_path)
+    for name, files in (("voc.tar", voc()), ("benchmark.tgz", sbd()), ("voc.tar", voc())):
+        import_(as_tar(tmp_path / name, files), Path("data"))
+    record = json.loads((tmp_path / "data/imported.json").read_text())
+    assert [one["archive"] for one in record] == ["benchmark.tgz", "voc.tar"]
+    assert all(len(one["sha256"]) == 64 for one in record)

@@ -1,0 +1,84 @@
+"""Reports of the paper's tables: read from files alone, and never fuller than what was run."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stpp.paper import report, results
+from stpp.paper.published import TABLES, table
+
+
+def cell(folder: Path, name: str, setting: str, system: str, seed: int, miou: float, **more: Any) -> None:
+    result = {
+        "metrics": {"val": {system: {"miou": miou}}},
+        "evaluation": "original resolution, whole images, one scale",
+        "keep": "last",
+        "params": {"train.seed": seed},
+    }
+    results.write(results.path_of(folder, name, setting, system, seed), result | more)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_nothing_run_is_reported_as_not_run_and_never_as_published(tmp_path: Path, name: str) -> None:
+    rows = report.rows(table(name), results.of_table(tmp_path, name))
+    assert rows
+    for row in rows:
+        fields = dict(zip(report.HEADER, row.fields(), strict=True))
+        assert fields["ours"] == report.NOT_RUN
+        assert (fields["deviation"], fields["n"], fields["difference"]) == ("", "0", "")
+    assert sum(row.published is not None for row in rows) == len(table(name).numbers)
+
+
+def test_ours_is_the_mean_over_seeds_with_the_deviation_of_a_sample(tmp_path: Path) -> None:
+    setting = "pascal-1_8-deeplabv3plus-resnet50"
+    for seed, miou in enumerate((0.730, 0.736, 0.745)):
+        cell(tmp_path, "table-4", setting, "blind", seed, miou)
+    cell(tmp_path, "table-4", setting, "st", 0, 0.7333)
+    found = results.of_table(tmp_path, "table-4")
+    rows = {(r.labels, r.system): r.fields() for r in report.rows(table("table-4"), found)}
+    assert rows["1/8 (1323)", "blind two-stage"][3:] == ("73.9", "73.7", "0.8", "3", "-0.2")
+    assert rows["1/8 (1323)", "ST"][3:] == ("73.3", "73.3", "", "1", "+0.0")
+    assert rows["1/4 (2645)", "ST"][4] == report.NOT_RUN
+
+
+def test_own_data_stands_below_and_has_no_published_number(tmp_path: Path) -> None:
+    cell(tmp_path, "table-1", "mine-half-pspnet-resnet18", "st", 0, 0.5)
+    rows = report.rows(table("table-1"), results.of_table(tmp_path, "table-1"))
+    own = [row for row in rows if row.labels == "mine-half-pspnet-resnet18"]
+    assert [row.published for row in own] == [None] * 3
+    assert [row.fields()[4] for row in own] == [report.NOT_RUN, "50.0", report.NOT_RUN]
+    assert all(row.fields()[7] == "" for row in own)
+
+
+def test_every_form_holds_the_same_fields(tmp_path: Path) -> None:
+    cell(tmp_path, "table-3", "cityscapes-1_8-deeplabv3plus-resnet50", "stpp", 0, 0.72)
+    found = results.of_table(tmp_path, "table-3")
+    rows, notes = report.rows(table("table-3"), found), report.notes(found)
+    fields = [row.fields() for row in rows]
+    assert [tuple(line) for line in csv.reader(io.StringIO(report.as_csv(rows)))][1:] == fields
+    of_markdown = [
+        tuple(part.strip() for part in line.strip("|").split("|"))
+        for line in report.markdown("t", rows, notes).splitlines()
+        if line.startswith("| ")
+    ]
+    assert of_markdown[1:] == fields
+    page = report.as_html("t", rows, notes)
+    assert page.count("<tr>") == len(rows) + 1
+    assert all(f"<td>{field}</td>" in page for row in fields for field in row)
+    assert "whole images" in page
+
+
+def test_a_name_from_outside_is_text_in_the_page(tmp_path: Path) -> None:
+    rows = [report.Row("", "<script>alert(1)</script>", "a|b", None, ())]
+    assert "<script>" not in report.as_html("t", rows, [])
+    assert "| a/b |" in report.markdown("t", rows, [])
+
+
+def test_a_finished_cell_counts_for_every_table_but_only_with_its_parameters(tmp_path: Path) -> None:
+    cell(tmp_path, "table-1", "s", "st", 0, 0.7, params={"train.lr": 0.001})
+    assert results.finished(tmp_path, "s", "st", 0, {"train.lr": 0.001}) is not None
+    assert results.finished(tmp_path, "s", "st", 0, {"train.lr": 0.002}) is None
+    assert results.finished(tmp_path, "s", "st", 1, {"train.lr": 0.001}) is None

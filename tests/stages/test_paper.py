@@ -1,0 +1,76 @@
+"""Tables on one's own data through real DVC experiments: planned, run, interrupted, gone on with, reported."""
+
+import os
+import signal
+import time
+
+import pytest
+from small import Project
+
+from stpp.files import read_json
+
+
+def settings(project: Project) -> list[str]:
+    return sorted(p.relative_to(project.folder).as_posix() for p in project.folder.glob("results/**/[0-9].json"))
+
+
+@pytest.mark.slow
+def test_a_table_on_own_data_is_planned_run_interrupted_and_finished(project: Project) -> None:
+    setting = "tiny-tiny-deeplabv3plus-resnet18"
+    del project.env["STPP_TRACKING"]
+    project.run("git", "add", "-A")
+    project.run("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "start")
+    plan = project.run("stpp", "paper", "plan", "table-1", "--own", "--cell", "*/st", "--cell", "*/suponly")
+    assert f"table-1-{setting}-seed-0: suponly, st: 2 trainings (runs/teacher, runs/st/student)" in plan
+    assert "whose number of images is not known yet" in plan
+    before = (project.folder / "params.yaml").read_bytes()
+    command = ["stpp", "paper", "run", "table-1", "--own", "--cell", "*/st", "--cell", "*/suponly"]
+
+    process = project.start(*command)
+    deadline = time.monotonic() + 300
+    while not list(project.folder.glob(".stpp/runs-teacher-*/state.pt")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert settings(project) == []
+    assert (project.folder / "params.yaml").read_bytes() == before
+
+    output = project.run(*command)
+    assert settings(project) == [f"results/table-1/{setting}/{s}/0.json" for s in ("st", "suponly")]
+    assert (project.folder / "params.yaml").read_bytes() == before, "the person's own params stay as they are"
+    result = read_json(project.folder / f"results/table-1/{setting}/st/0.json")
+    assert f"{setting}/st, seed 0: {100 * result['metrics']['val']['st']['miou']:.1f}" in output
+    assert result["params"]["train.seed"] == 0
+    assert len(result["split_digest"]) == 32
+    assert result["mlflow_run"]
+
+    again = project.run(*command)
+    assert f"table-1-{setting}-seed-0: finished" in again
+    assert "Running stage" not in again
+    other = project.run("stpp", "paper", "run", "table-4", "--own", "--cell", "*/st")
+    assert "finished" in other, "the same cell of another table is not run again"
+
+    report = project.run("stpp", "paper", "report", "table-1", "table-4")
+    assert "not run" in report
+    page = (project.folder / "results/report/table-1.html").read_text()
+    assert f"<td>{100 * result['metrics']['val']['st']['miou']:.1f}</td>" in page
+
+
+def test_a_cell_pattern_that_matches_nothing_is_an_error_that_names_the_cells(project: Project) -> None:
+    output = project.run("stpp", "paper", "plan", "table-6", "--cell", "nonsense", rc=2)
+    assert "pascal-1_8-deeplabv3plus-resnet50/pixel_2" in output
+    assert "Traceback" not in output
+
+
+def test_presets_are_listed_shown_and_used_but_not_over_changes(project: Project) -> None:
+    listed = project.run("stpp", "preset", "list")
+    assert "pascal-92-deeplabv3plus-resnet101" in listed
+    assert "Table 2, ST++: 65.2" in listed
+    assert "camvid" in listed
+    project.run("stpp", "preset", "use", "camvid", rc=2)
+    project.run("stpp", "preset", "use", "pascal-92-deeplabv3plus-resnet101", "--force")
+    text = (project.folder / "params.yaml").read_text()
+    assert text == project.run("stpp", "preset", "show", "pascal-92-deeplabv3plus-resnet101")
+    assert "no such preset" in project.run("stpp", "preset", "show", "../../params", rc=2)
