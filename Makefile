@@ -41,6 +41,7 @@ format: install ## Put the code into its form
 	ruff check --fix .
 	ruff format .
 	stpp schema
+	python tests/deps.py
 
 ui: install ## Open the MLflow UI on http://127.0.0.1:5000
 	mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" --host 127.0.0.1 --port 5000 --workers 1

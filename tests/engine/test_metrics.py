@@ -1,4 +1,4 @@
-"""Confusion matrix and IoU against loops over pixels and sets of pixels."""
+"""Confusion matrix and IoU against loops over pixels, sets of pixels, and torchmetrics."""
 
 import math
 
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from torch import Tensor
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassJaccardIndex
 
 from stpp.engine.metrics import confusion, iou, miou, pixel_accuracy
 
@@ -119,3 +120,25 @@ def test_counts_beyond_32_bits_keep_their_value() -> None:
     matrix = torch.tensor([[2**40, 0], [2**40, 2**40]])
     assert miou(matrix) == 0.5
     assert pixel_accuracy(matrix) == pytest.approx(2 / 3)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 7))
+def test_the_scores_are_those_of_torchmetrics(seed: int, classes: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    predicted = torch.randint(0, classes, (4, 9, 11), generator=generator)
+    target = torch.randint(0, classes, (4, 9, 11), generator=generator)
+    target[torch.rand(target.shape, generator=generator) < 0.2] = 255
+    theirs = {
+        "matrix": MulticlassConfusionMatrix(classes, ignore_index=255),
+        "iou": MulticlassJaccardIndex(classes, average="none", ignore_index=255),
+        "accuracy": MulticlassAccuracy(classes, average="micro", ignore_index=255),
+    }
+    matrix = torch.zeros(classes, classes, dtype=torch.int64)
+    for one, truth in zip(predicted, target, strict=True):
+        matrix += confusion(one, truth, classes)
+        for metric in theirs.values():
+            metric.update(one[None], truth[None])
+    assert torch.equal(matrix, theirs["matrix"].compute())
+    torch.testing.assert_close(iou(matrix).nan_to_num(0).float(), theirs["iou"].compute(), rtol=0, atol=1e-6)
+    assert pixel_accuracy(matrix) == pytest.approx(float(theirs["accuracy"].compute()), abs=1e-6)
