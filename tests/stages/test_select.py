@@ -1,0 +1,56 @@
+"""Stage select: which half is reliable, by what, and what is said where it cannot be."""
+
+from pathlib import Path
+
+import pytest
+from small import TINY
+
+from stpp.files import StppError, read_ids, write_csv
+from stpp.params import Params, as_yaml
+from stpp.stages.select import select
+
+STABILITY = {"a": 0.9, "b": 0.2, "c": 0.5, "d": 0.7}
+CONFIDENCE = {"a": 0.3, "b": 0.8, "c": 0.6, "d": 0.4}
+QUALITY = {"a": 0.5, "b": 0.1, "c": 0.3, "d": 0.6}
+
+
+@pytest.fixture(autouse=True)
+def _inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [(name, STABILITY[name], CONFIDENCE[name]) for name in STABILITY]
+    write_csv(Path("score/scores.csv"), ("id", "stability", "confidence"), rows)
+    write_csv(Path("score/quality.csv"), ("id", "miou"), list(QUALITY.items()))
+
+
+def run(**values: object) -> tuple[list[str], list[str]]:
+    params = Params.model_validate(TINY | {"select": values})
+    Path("params.yaml").write_text(as_yaml(params))
+    select(Path("score"), Path("selection"))
+    return read_ids(Path("selection/reliable.txt")), read_ids(Path("selection/unreliable.txt"))
+
+
+@pytest.mark.parametrize(
+    ("by", "reliable"), [("stability", "ad"), ("inverse", "bc"), ("confidence", "bc"), ("oracle", "da")]
+)
+def test_the_half_is_chosen_by_what_select_by_names(by: str, reliable: str) -> None:
+    assert run(by=by)[0] == list(reliable)
+
+
+def test_chance_changes_with_its_seed_and_with_nothing_else() -> None:
+    assert run(by="random", seed=1) == run(by="random", seed=1)
+    assert len({tuple(run(by="random", seed=seed)[0]) for seed in range(20)}) > 3
+
+
+def test_the_oracle_needs_every_true_mask_and_says_so() -> None:
+    write_csv(Path("score/quality.csv"), ("id", "miou"), [("a", 0.5)])
+    with pytest.raises(
+        StppError, match=r"select\.by `oracle` needs the true masks of all .* 3 have none \(b, \.\.\.\)"
+    ):
+        run(by="oracle")
+    assert not Path("selection").exists()
+    assert run(by="stability")[0] == ["a", "d"], "no other way needs a true mask"
+
+
+def test_a_ratio_that_leaves_nothing_on_one_side_is_an_error() -> None:
+    with pytest.raises(StppError, match="leaves 0 reliable and 4 unreliable"):
+        run(ratio=0.1)

@@ -1,0 +1,74 @@
+"""Every system of the paper through DVC, on data that trains in seconds: nothing twice, and each is what it says."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small import Project
+
+from stpp.files import read_csv, read_ids, read_json, sha256
+from stpp.masks import MaskSet
+from stpp.paper.systems import SYSTEMS
+
+pytestmark = pytest.mark.slow
+
+
+def ran(output: str) -> list[str]:
+    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+
+
+@pytest.fixture
+def everything(project: Project) -> tuple[Path, list[str]]:
+    return project.folder, ran(project.run("dvc", "repro", "--all-pipelines"))
+
+
+def test_every_system_runs_and_shares_what_is_the_same(everything: tuple[Path, list[str]]) -> None:
+    folder, stages = everything
+    assert len(stages) == len(set(stages))
+    trainings = [stage for stage in stages if "train" in stage]
+    assert len(trainings) == len({out for system in SYSTEMS.values() for out in system.trains})
+
+    for name, system in SYSTEMS.items():
+        metrics = read_json(folder / system.evaluation / "metrics.json")
+        assert 0 <= metrics["val"][name]["miou"] <= 1
+        assert 0 <= metrics["test"][name]["miou"] <= 1
+    teachers = {
+        read_json(folder / "runs" / place / "evaluation/metrics.json")["val"]["suponly"]["miou"]
+        for place in ("", "suponly")
+    }
+    assert len(teachers) == 1
+
+    models = {sha256(path): path for path in folder.glob("runs/**/model.safetensors")}
+    assert len(models) == len(trainings), "no two systems trained the same model"
+    columns = ("train/loss",)
+    losses = {
+        name: [float(row["train/loss"]) for row in read_csv(folder / f"runs/{name}/student/curve.csv", columns)]
+        for name in ("plain", "st", "ablation/both_sets", "ablation/only_cutout", "ablation/cutout_labeled")
+    }
+    assert len({tuple(loss) for loss in losses.values()}) == len(losses)
+
+    masks = folder / "runs/pixel"
+    confident, filled = MaskSet(masks / "label_confident/masks"), MaskSet(masks / "label_rest/masks")
+    assert set(confident.ids) == set(filled.ids) == set(read_ids(folder / "runs/split/unlabeled.txt"))
+    ignored = 0
+    for name in confident.ids:
+        before, after = confident.read(name), filled.read(name)
+        ignored += int((before == 255).sum())
+        assert not (after == 255).any()
+        assert np.array_equal(after[before != 255], before[before != 255])
+    assert ignored
+
+    ours, blind = (read_ids(folder / f"runs/{place}selection/reliable.txt") for place in ("", "blind/"))
+    assert len(ours) == len(blind)
+    assert set(ours) != set(blind)
+    figures = {path.stem for path in folder.glob("runs/figures/*.png")}
+    assert figures == {"figure_1", "figure_3a", "figure_3b", "figure_4", "figure_6", "figure_8"}
+
+
+def test_changing_an_overlay_runs_its_system_alone(project: Project) -> None:
+    project.run("dvc", "repro", "pipelines/blind/dvc.yaml")
+    overlay = project.folder / "pipelines/blind/params.yaml"
+    overlay.write_text(overlay.read_text() + "  seed: 5\n")
+    again = ran(project.run("dvc", "repro", "pipelines/blind/dvc.yaml"))
+    assert again
+    assert all(stage.startswith("pipelines/blind/dvc.yaml:") for stage in again)
