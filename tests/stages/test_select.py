@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 from small import TINY
 
 from stpp.files import StppError, read_ids, write_csv
-from stpp.params import Params, as_yaml
 from stpp.stages.select import select
 
 STABILITY = {"a": 0.9, "b": 0.2, "c": 0.5, "d": 0.7}
@@ -23,8 +23,8 @@ def _inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(**values: object) -> tuple[list[str], list[str]]:
-    params = Params.model_validate(TINY | {"select": values})
-    Path("params.yaml").write_text(as_yaml(params))
+    with Path("params.yaml").open("w") as file:
+        YAML().dump(TINY | {"select": values}, file)
     select(Path("score"), Path("selection"))
     return read_ids(Path("selection/reliable.txt")), read_ids(Path("selection/unreliable.txt"))
 
