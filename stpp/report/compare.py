@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +67,7 @@ def _sda_parts(what: Known) -> Figure:
 def _boosted(what: Known) -> Figure:
     """Figures 4 and 5: quality of reliable and unreliable masks, and of the unreliable ones labelled by student 1."""
     bars = {"reliable": "reliable,\nby the teacher", "unreliable": "unreliable,\nby the teacher"}
-    return _bars(what.pseudo, bars | {"boosted": "unreliable,\nby student 1"}, "Pseudo masks against true ones")
+    return _bars(what.pseudo, bars | {"boosted": "unreliable,\nby student 1"}, "Pseudo masks against true ones", on="")
 
 
 def _stages(what: Known) -> Figure:
@@ -93,22 +92,33 @@ FIGURES: dict[str, Callable[[Known], Figure]] = {
 }
 
 
-def _bars(values: dict[str, float], names: dict[str, str], title: str) -> Figure:
+# What is alike looks alike; bars of no such kind are plain.
+LOOKS = {
+    "only_": (COLOURS[4], HATCHES[1]),
+    "no_": (COLOURS[1], HATCHES[4]),
+    "suponly": ("#888888", ""),
+    "plain": ("#888888", HATCHES[2]),
+    "unreliable": (COLOURS[1], HATCHES[1]),
+    "boosted": (COLOURS[2], HATCHES[2]),
+}
+
+
+def _bars(values: dict[str, float], names: dict[str, str], title: str, on: str = " on val") -> Figure:
     """mIoU (%) by name, the difference to the first in small print."""
     shown = {key: name for key, name in names.items() if key in values}
     if not shown:
         return empty("nothing of this figure was run")
     drawn = figure(4.4)
     ax = drawn.subplots()
-    looks = zip(cycle(COLOURS), cycle(HATCHES), strict=False)
     first = values[next(iter(shown))]
-    for x, (key, (colour, hatch)) in enumerate(zip(shown, looks, strict=False)):
+    for x, key in enumerate(shown):
         value = values[key]
+        colour, hatch = next((look for start, look in LOOKS.items() if key.startswith(start)), (COLOURS[0], ""))
         ax.bar(x, 100 * value, 0.65, color=colour, hatch=hatch, ec="white")
         text = percent(value) if x == 0 else f"{percent(value)}\n({100 * (value - first):+.1f})"
         ax.annotate(text, (x, 100 * value), (0, 3), textcoords="offset points", ha="center", fontsize=9)
     ax.set_xticks(range(len(shown)), list(shown.values()), fontsize=9 if len(shown) < 8 else 7.5)
-    ax.set(title=title, ylabel="mIoU (%)", xlim=(-0.6, max(len(shown), 4) - 0.4))
+    ax.set(title=title, ylabel=f"mIoU{on} (%)", xlim=(-0.6, max(len(shown), 3) - 0.4))
     ax.set_ylim(0, min(112, 118 * max(values[key] for key in shown) + 4))
     ax.grid(visible=False, axis="x")
     return drawn

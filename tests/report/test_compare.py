@@ -1,0 +1,79 @@
+"""Figures over systems: what they show is what was measured, also where something was not run."""
+
+from pathlib import Path
+
+import pytest
+from matplotlib.container import BarContainer
+from PIL import Image
+
+from stpp.paper.systems import SYSTEMS
+from stpp.report import compare
+from stpp.report.compare import FIGURES, Known, draw, known
+
+MIOU = {name: 0.5 + 0.01 * i for i, name in enumerate(SYSTEMS)}
+PSEUDO = {"reliable": 0.61, "unreliable": 0.43, "boosted": 0.47}
+CURVE = [{"epoch": str(e), "train/loss": str(1 / e), "val/miou": str(0.1 * e)} for e in (1, 2, 3)]
+ALL = Known(MIOU, PSEUDO, {"plain": CURVE, "st": CURVE})
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_is_a_png_of_readable_size_with_equal_bytes_for_equal_numbers(tmp_path: Path, name: str) -> None:
+    for file in ("a.png", "b.png"):
+        draw(name, ALL, tmp_path / file)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.width >= 1000
+        assert image.height >= 400
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_of_nothing_says_so(tmp_path: Path, name: str) -> None:
+    draw(name, Known(), tmp_path / "empty.png")
+    assert (tmp_path / "empty.png").stat().st_size < 20_000
+
+
+@pytest.mark.parametrize(
+    ("name", "models"),
+    [
+        ("figure_3a", ["suponly", "plain", "st", "both_sets"]),
+        (
+            "figure_3b",
+            ["plain"]
+            + [f"{which}_{part}" for which in ("only", "no") for part in ("jitter", "grayscale", "blur", "cutout")]
+            + ["st", "cutout_labeled"],
+        ),
+        ("figure_4", ["reliable", "unreliable", "boosted"]),
+    ],
+)
+def test_a_bar_is_as_high_as_its_number_and_one_that_was_not_run_is_missing(name: str, models: list[str]) -> None:
+    for missing in (None, models[1]):
+        miou = {k: v for k, v in MIOU.items() if k != missing}
+        pseudo = {k: v for k, v in PSEUDO.items() if k != missing}
+        (ax,) = FIGURES[name](Known(miou, pseudo)).axes
+        heights = [bar.get_height() for c in ax.containers if isinstance(c, BarContainer) for bar in c]
+        expected = [100 * (MIOU | PSEUDO)[model] for model in models if model != missing]
+        assert heights == pytest.approx(expected)
+        assert len(ax.get_xticklabels()) == len(expected)
+        top = ax.get_ylim()[1]
+        assert all(height < top for height in heights)
+
+
+def test_stages_are_a_line_beside_the_other_system() -> None:
+    (ax,) = FIGURES["figure_6"](ALL).axes
+    steps, other = ax.lines
+    assert list(steps.get_ydata()) == pytest.approx([100 * MIOU[m] for m in ("suponly", "student_1", "stpp")])
+    assert set(other.get_ydata()) == {100 * MIOU["st"]}
+    low, high = ax.get_ylim()
+    assert low < min(steps.get_ydata())
+    assert high > max(steps.get_ydata())
+
+
+def test_numbers_of_several_evaluations_come_together_and_the_first_counts() -> None:
+    first = {"val": {"suponly": {"miou": 0.4}}, "pseudo": {"reliable": {"miou": 0.6, "images": 3}}, "evaluation": "x"}
+    second = {"val": {"suponly": {"miou": 0.1}, "st": {"miou": 0.5}}}
+    assert known([first, second], {}) == Known({"suponly": 0.4, "st": 0.5}, {"reliable": 0.6}, {})
+
+
+def test_every_look_is_of_a_name_that_a_figure_shows() -> None:
+    names = {*MIOU, *PSEUDO}
+    assert all(any(name.startswith(start) for name in names) for start in compare.LOOKS)
