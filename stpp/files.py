@@ -43,8 +43,7 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = _partial(path)
     try:
         yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
+        _sync(partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -108,6 +107,8 @@ def replacing_folder(out: Path) -> Iterator[Path]:
         )
         if others:
             raise StppError(f"{out}: holds {others[0]}, which is not replaced here; remove it, or give another folder")
+        for file in (f for f in partial.rglob("*") if f.is_file()):
+            _sync(file)
         _remove(out)
         partial.rename(out)
     finally:
@@ -122,6 +123,12 @@ def publish(source: Path, out: Path) -> None:
     else:
         with replacing(out) as partial:
             shutil.copyfile(source, partial)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file's content is on the disk, so that no final name ever stands for less."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def _partial(path: Path) -> Path:
