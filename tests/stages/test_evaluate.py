@@ -1,0 +1,93 @@
+"""`stpp evaluate` on any checkpoint and list, against plain prediction and counting."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from ruamel.yaml import YAML
+from small import TINY, Project
+
+from stpp.data.transforms import normalize
+from stpp.files import read_csv, read_dataset, read_ids, read_json, write_ids
+from stpp.models import build
+from stpp.params import Model
+
+MODEL = Model(backbone="resnet18", output_stride=16)
+
+
+@pytest.fixture
+def checkpoint(prepared: Project) -> Path:
+    torch.manual_seed(0)
+    path = prepared.folder / "mine.safetensors"
+    build.save(path, build.build(MODEL, 6).state_dict())
+    return path
+
+
+def evaluate(project: Project, *more: str, rc: int = 0) -> str:
+    words = ["stpp", "evaluate", "--data", "runs/data", "--split", "runs/split", "--out", "out"]
+    return project.run(*words, "--model", "mine=mine.safetensors", *more, rc=rc)
+
+
+def test_a_list_is_evaluated_as_by_hand(prepared: Project, checkpoint: Path) -> None:
+    dataset = read_dataset(prepared.folder / "runs/data")
+    ids = read_ids(prepared.folder / "runs/split/test.txt")[:3]
+    write_ids(prepared.folder / "lists/some.txt", ids)
+    output = evaluate(prepared, "--ids", "lists/some.txt")
+    assert "original resolution, whole images, one scale" in output
+
+    network = build.load(build.build(MODEL, 6), checkpoint).eval()
+    matrix = np.zeros((6, 6), dtype=int)
+    for name in ids:
+        record = dataset.records[name]
+        root = prepared.folder / TINY["data"]["root"]  # type: ignore[operator]
+        image = np.asarray(Image.open(root / record.image).convert("RGB"))
+        truth = np.asarray(Image.open(root / record.mask))
+        with torch.inference_mode():
+            predicted = network(torch.from_numpy(normalize(image))[None])[0].argmax(0).numpy()
+        for row in range(truth.shape[0]):
+            for column in range(truth.shape[1]):
+                if truth[row, column] != 255:
+                    matrix[truth[row, column], predicted[row, column]] += 1
+    assert read_json(prepared.folder / "out/scores.json") == {"some": {"mine": matrix.tolist()}}
+    unions = matrix.sum(0) + matrix.sum(1) - np.diag(matrix)
+    ious = [matrix[c, c] / unions[c] if unions[c] else np.nan for c in range(6)]
+    metrics = read_json(prepared.folder / "out/metrics.json")
+    assert metrics["some"]["mine"]["miou"] == pytest.approx(np.nanmean(ious))
+    rows = read_csv(prepared.folder / "out/per_class.csv", ("set", "model", "class", "iou"))
+    np.testing.assert_allclose([float(row["iou"]) for row in rows], ious)
+    assert len(list((prepared.folder / "out/panels/mine").rglob("*.png"))) == TINY["evaluate"]["panels"]  # type: ignore[index]
+
+
+def test_windows_and_scales_are_parameters_and_said(prepared: Project, checkpoint: Path) -> None:
+    (prepared.folder / "slide.yaml").write_text("evaluate: {window: 24, stride: 16, scales: [1.0, 1.5], flip: true}\n")
+    output = evaluate(prepared, "--params", "params.yaml", "--params", "slide.yaml")
+    said = "original resolution, windows of 24 at 16, scales 1, 1.5 and flip"
+    assert said in output
+    metrics = read_json(prepared.folder / "out/metrics.json")
+    assert metrics["evaluation"] == said
+    assert set(metrics) == {"evaluation", "val", "test"}
+
+
+@pytest.mark.parametrize(("lines", "message"), [("nobody\n", "nobody, ..."), ("", "empty")])
+def test_a_list_of_images_that_cannot_be_evaluated_is_an_error(
+    prepared: Project, checkpoint: Path, lines: str, message: str
+) -> None:
+    (prepared.folder / "odd.txt").write_text(lines)
+    output = evaluate(prepared, "--ids", "odd.txt", rc=2)
+    assert "odd.txt" in output
+    assert message in output or "no ids" in output
+    assert "Traceback" not in output
+    assert not (prepared.folder / "out").exists()
+
+
+def test_a_checkpoint_of_another_network_is_an_error(prepared: Project, checkpoint: Path) -> None:
+    params = json.loads(json.dumps(TINY)) | {
+        "model": {"backbone": "resnet18", "network": "pspnet", "output_stride": 16}
+    }
+    with (prepared.folder / "params.yaml").open("w") as file:
+        YAML().dump(params, file)
+    output = evaluate(prepared, rc=2)
+    assert "mine.safetensors: not a checkpoint of this network" in output
