@@ -1,6 +1,5 @@
 """`stpp evaluate` on any checkpoint and list, against plain prediction and counting."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -84,10 +83,8 @@ def test_a_list_of_images_that_cannot_be_evaluated_is_an_error(
 
 
 def test_a_checkpoint_of_another_network_is_an_error(prepared: Project, checkpoint: Path) -> None:
-    params = json.loads(json.dumps(TINY)) | {
-        "model": {"backbone": "resnet18", "network": "pspnet", "output_stride": 16}
-    }
+    model = {"backbone": "resnet18", "network": "pspnet", "output_stride": 16}
     with (prepared.folder / "params.yaml").open("w") as file:
-        YAML().dump(params, file)
+        YAML().dump(TINY | {"model": model}, file)
     output = evaluate(prepared, rc=2)
     assert "mine.safetensors: not a checkpoint of this network" in output
