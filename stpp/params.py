@@ -318,6 +318,11 @@ class Evaluate(Section):
             raise ValueError(f"`stride` {self.stride} leaves gaps between windows of {self.window}")
         return self
 
+    @property
+    def step(self) -> int:
+        """Step of the window in pixels."""
+        return self.stride or max(1, (self.window or 1) * 2 // 3)
+
 
 class Runtime(Section):
     """How to run, not what: in no stage's parameters."""
@@ -367,7 +372,7 @@ def flatten(params: BaseModel | dict[str, Any], prefix: str = "") -> dict[str, A
         if isinstance(value, dict):
             flat |= flatten(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = value
+            flat[f"{prefix}{key}"] = value
     return flat
 
 

@@ -204,7 +204,8 @@ def track(
 
 def _setting(params: "Params", tags: dict[str, str]) -> str:
     """A name for data, split and parameters together: what must be equal for two systems to compare."""
-    chosen = params.model_dump(exclude={"runtime", "toy", "data"})
+    # How images are scored, selected and labelled makes a system, and no evaluation watches it.
+    chosen = params.model_dump(exclude={"runtime", "toy", "data", "score", "select", "label", "online"})
     text = json.dumps([chosen, tags.get("stpp.data.digest"), tags.get("stpp.split.digest")], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 

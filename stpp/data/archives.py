@@ -5,17 +5,32 @@ here, and links, devices and names that lead elsewhere match nothing.
 """
 
 import io
+import lzma
 import re
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from stpp.files import StppError, replacing, sha256
 
 LARGEST = 256 * 2**20
 """Bytes of one member; the largest of the known data sets have a few MB."""
+DAMAGED = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    KeyError,
+    RuntimeError,
+    ValueError,
+    OSError,
+)
+"""What the readers of archives raise for changed bytes and for passwords."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".txt")
 
 
@@ -33,8 +48,10 @@ def _mask_of_sbd(data: bytes) -> bytes:
         mask = np.asarray(loadmat(io.BytesIO(data), squeeze_me=True, struct_as_record=False)["GTcls"].Segmentation)
     except Exception as error:  # noqa: BLE001 - scipy raises many kinds for a damaged file
         raise ValueError(f"not a .mat of SBD: {error}") from None
+    if mask.ndim != 2 or mask.dtype != np.uint8:
+        raise ValueError(f"not a .mat of SBD: its mask is {mask.dtype} of shape {mask.shape}")
     out = io.BytesIO()
-    Image.fromarray(mask.astype(np.uint8)).save(out, format="PNG")
+    Image.fromarray(mask).save(out, format="PNG")
     return out.getvalue()
 
 
@@ -93,7 +110,6 @@ def import_archive(source: Path, out: Path) -> Imported:
     compiled = [(rule, re.compile(rule.pattern)) for rule in RULES]
     try:
         known = any(pattern.fullmatch(name) for name, _ in _members(source) for _, pattern in compiled)
-        # SBD annotates images of VOC again; where VOC has a mask, that one is used, as everybody does.
         for name, read in _members(source):
             if not known:
                 _keep(name, read, out, found)
@@ -101,22 +117,21 @@ def import_archive(source: Path, out: Path) -> Imported:
             for rule, pattern in compiled:
                 match = pattern.fullmatch(name)
                 if match:
-                    if rule.convert is _mask_of_sbd and (out / "SegmentationClass" / f"{match['id']}.png").exists():
-                        found.left_out += 1
-                        break
                     _put(out / rule.target.format(**match.groupdict()), rule.convert(read()))
                     found.counts[rule.what] = found.counts.get(rule.what, 0) + 1
                     break
             else:
                 found.left_out += 1
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, KeyError, AttributeError, ValueError, OSError) as error:
+    except DAMAGED as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of the archive
+            raise
         raise StppError(f"{source}: damaged, or no archive of a data set: {error}; download it again") from None
     if not found.counts:
         known_ = ", ".join(rule.what for rule in RULES)
         raise StppError(f"{source}: holds neither images nor one of {known_}")
     for rule in RULES:
         count = found.counts.get(rule.what, rule.expected)
-        if count != rule.expected and not (rule.convert is _mask_of_sbd and found.left_out):
+        if count != rule.expected:
             found.warnings.append(f"{count} {rule.what}, but the published archive holds {rule.expected}")
     return found
 
@@ -150,23 +165,18 @@ def _members(source: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
         with zipfile.ZipFile(source) as archive:
             for info in archive.infolist():
                 if not info.is_dir():
-                    _check_size(source, info.filename, info.file_size)
-                    yield info.filename, lambda info=info: archive.read(info)  # type: ignore[misc]
+                    yield info.filename, lambda info=info: _read(archive.open(info), info.file_size)  # type: ignore[misc]
     elif source.is_file():
         with tarfile.open(source) as archive:
             for member in archive:
                 if member.isfile():
-                    _check_size(source, member.name, member.size)
-                    yield member.name, lambda member=member: _read_tar(archive, member)  # type: ignore[misc]
+                    yield member.name, lambda member=member: _read(archive.extractfile(member), member.size)  # type: ignore[misc]
     else:
         raise StppError(f"{source}: no such file or folder")
 
 
-def _read_tar(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = archive.extractfile(member)
-    return file.read() if file else b""
-
-
-def _check_size(source: Path, name: str, size: int) -> None:
-    if size > LARGEST:
-        raise StppError(f"{source}: {name} has {size / 2**20:.0f} MB: no image or mask of a known data set")
+def _read(file: IO[bytes] | None, size: int) -> bytes:
+    if file is None or size > LARGEST:
+        raise ValueError(f"a member of {size / 2**20:.0f} MB is no image or mask of a known data set")
+    with file:
+        return file.read()

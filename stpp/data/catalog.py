@@ -104,7 +104,8 @@ def _toy(data: Data) -> Layout:
 
 
 def _pascal(data: Data) -> Layout:
-    masks = ("SegmentationClassAug/{name}.png", "SegmentationClass/{name}.png")
+    # Where VOC has a mask of its own, SBD's of the same image is not used.
+    masks = ("SegmentationClass/{name}.png", "SegmentationClassAug/{name}.png")
     return Layout("JPEGImages/{name}.jpg", masks, tuple(PASCAL), voc_palette(21), _own(21))
 
 

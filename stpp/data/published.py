@@ -50,8 +50,9 @@ def read_lists(folder: Path, data: str, labels: str, split: str) -> Lists:
     if labels not in LABELED.get(data, {}):
         known = ", ".join(f"{d} {n}" for d, names in LABELED.items() for n in names)
         raise StppError(f"{data} {labels}: no published setting; there are {known}")
-    if split not in SPLITS:
-        raise StppError(f"{split}: no published split of {data} {labels}; there are {', '.join(SPLITS)}")
+    splits = SPLITS[:1] if labels in FOLDERS else SPLITS
+    if split not in splits:
+        raise StppError(f"{split}: no published split of {data} {labels}; there are {', '.join(splits)}")
     of_setting = folder / data / FOLDERS[labels] if labels in FOLDERS else folder / data / labels / split
     paths = {
         "labeled": of_setting / "labeled.txt",

@@ -70,7 +70,7 @@ def evaluation(evaluate: Evaluate) -> Predict:
     """The way of prediction that the parameters of evaluation name; whole images and one scale in the paper."""
     predict: Predict = plain
     if evaluate.window is not None:
-        predict = sliding(evaluate.window, evaluate.stride or max(1, evaluate.window * 2 // 3))
+        predict = sliding(evaluate.window, evaluate.step)
     if evaluate.scales != (1.0,) or evaluate.flip:
         predict = augmented(predict, evaluate.scales, evaluate.flip)
     return predict
@@ -82,7 +82,7 @@ def described(evaluate: Evaluate) -> str:
     if evaluate.window is None:
         words.append("whole images")
     else:
-        words.append(f"windows of {evaluate.window} at {evaluate.stride or max(1, evaluate.window * 2 // 3)}")
+        words.append(f"windows of {evaluate.window} at {evaluate.step}")
     scales = ", ".join(f"{s:g}" for s in evaluate.scales)
     augmented_ = evaluate.scales != (1.0,) or evaluate.flip
     words.append(f"scales {scales}{' and flip' if evaluate.flip else ''}" if augmented_ else "one scale")

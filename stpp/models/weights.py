@@ -117,8 +117,10 @@ def place(given: Mapping[str, Tensor], network: str, backbone: str, source: str)
         expected = {k: v.shape for k, v in cls(backbone, classes, 8).state_dict().items()}
     if all(key.startswith("backbone.") for key in state):
         expected = {k: v for k, v in expected.items() if k.startswith("backbone.")}
-    # Files older than torch 0.4.1 do not count batches.
-    missing = sorted(k for k in set(expected) - set(state) if not k.endswith("num_batches_tracked"))
+    # Files older than torch 0.4.1 do not count batches: they start at zero.
+    counters = [k for k in expected if k.endswith("num_batches_tracked") and k not in state]
+    state |= {k: torch.tensor(0) for k in counters}
+    missing = sorted(set(expected) - set(state))
     unknown = sorted(set(state) - set(expected))
     misshapen = sorted(k for k in set(state) & set(expected) if state[k].shape != expected[k])
     for what, keys in {"missing": missing, "unknown": unknown, "of another shape": misshapen}.items():

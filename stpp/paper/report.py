@@ -4,10 +4,11 @@ import csv
 import html
 import io
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
 
 from stpp.paper.published import NETWORKS, SETTINGS, Table
+from stpp.paper.results import Cell, Result
 from stpp.report.labels import LABELS
 
 HEADER = ("network", "labels", "system", "published", "ours", "deviation", "n", "difference")
@@ -37,7 +38,7 @@ class Row:
         return (self.network, self.labels, self.system, published, f"{ours:.1f}", deviation, n, difference)
 
 
-def rows(table: Table, results: dict[tuple[str, str], list[dict[str, Any]]]) -> list[Row]:
+def rows(table: Table, results: dict[Cell, list[Result]]) -> list[Row]:
     """Every cell of the paper's table, run or not, then what was run of it on other data."""
     found = []
     settings = {setting.name: (NETWORKS[setting.network], setting.column) for setting in table.settings}
@@ -100,12 +101,15 @@ STYLE = (
 )
 
 
-def notes(results: dict[tuple[str, str], list[dict[str, Any]]]) -> list[str]:
-    """How the numbers came about: evaluation, the epoch kept, seeds."""
+def notes(results: dict[Cell, list[Result]], left_out: list[Path]) -> list[str]:
+    """How the numbers came about: evaluation, the epoch kept, seeds; and which files do not count."""
     every = [r for runs in results.values() for r in runs]
     lines = ["mIoU on val in %; ours is the mean over n seeds, with the deviation of a sample."]
     for key, what in (("evaluation", "Evaluated at"), ("keep", "Epoch that labels and is evaluated:")):
         values = sorted({str(r[key]) for r in every})
         if values:
             lines.append(f"{what} {' / '.join(values)}.")
+    if left_out:
+        files = ", ".join(path.as_posix() for path in left_out)
+        lines.append(f"Left out, of other parameters, split or data than the newest of the setting: {files}.")
     return lines

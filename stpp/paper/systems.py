@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from stpp.files import StppError
+from stpp.report.labels import PARTS
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,8 @@ class System:
 
 
 ROUNDS = (1, 2, 3)
+ONLINE = "runs/online/student"
+ABLATIONS = ("both_sets", *(f"{w}_{part}" for w in ("only", "no") for part in PARTS), "cutout_labeled")
 
 
 def _pipeline(name: str, trains: tuple[str, ...]) -> System:
@@ -46,20 +49,13 @@ SYSTEMS: dict[str, System] = {
     "student_1": System("dvc.yaml", "runs/evaluation", ("runs/teacher", "runs/student_1", "runs/student")),
     "stpp": System("dvc.yaml", "runs/evaluation", ("runs/teacher", "runs/student_1", "runs/student")),
     "blind": _pipeline("blind", ("runs/teacher", "runs/blind/student_1", "runs/blind/student")),
-    "online": _pipeline("online", ("runs/online/student",)),
+    "online": _pipeline("online", (ONLINE,)),
     **{
         phase: _pipeline("pixel", ("runs/teacher", "runs/pixel/student_1", "runs/pixel/student"))
         for phase in ("pixel_1", "pixel_2")
     },
     **{f"round_{n}": _round(n) for n in ROUNDS},
-    **{
-        name: _ablation(name)
-        for name in (
-            "both_sets",
-            "cutout_labeled",
-            *(f"{which}_{part}" for which in ("only", "no") for part in ("jitter", "grayscale", "blur", "cutout")),
-        )
-    },
+    **{name: _ablation(name) for name in ABLATIONS},
 }
 
 
@@ -67,6 +63,11 @@ def system(name: str) -> System:
     if name not in SYSTEMS:
         raise StppError(f"{name}: no such system; there are {', '.join(SYSTEMS)}")
     return SYSTEMS[name]
+
+
+def cost(out: str) -> float:
+    """Images that go through the network in an iteration, in batches: online, the strong views are half of one more."""
+    return 1.5 if out == ONLINE else 1.0
 
 
 def iterations(out: str, labeled: int, unlabeled: int, batch_size: int, epochs: int, ratio: float) -> int:
@@ -79,6 +80,6 @@ def iterations(out: str, labeled: int, unlabeled: int, batch_size: int, epochs: 
 
     half = out in ("runs/student_1", "runs/blind/student_1")
     pseudo = 0 if out == "runs/teacher" else int(unlabeled * ratio) if half else unlabeled
-    if out == "runs/online/student":
+    if out == ONLINE:
         return unlabeled // (batch_size // 2) * epochs
     return (labeled * copies(labeled, pseudo) + pseudo) // batch_size * epochs

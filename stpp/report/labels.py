@@ -15,7 +15,7 @@ LABELS = {
     "online": "online labelling",
     "pixel_1": "pixel-level, phase 1",
     "pixel_2": "pixel-level, phase 2",
-    **{f"round_{n}": f"ST++ and {n} round(s) more" for n in (1, 2, 3)},
+    **{f"round_{n}": f"ST++, {n} round{'s' if n > 1 else ''} more" for n in (1, 2, 3)},
     "both_sets": "A_s on both sets",
     "cutout_labeled": "CutOut on both sets",
     **{f"{which}_{part}": f"{which} {shown}" for part, shown in PARTS.items() for which in ("only", "no")},
@@ -26,6 +26,7 @@ LABELS = {
     "blind_second": "other half, by student 1",
     "pixel_confident": "confident pixels, by the teacher",
     "pixel_all": "the others by student 1",
+    **{f"for_round_{n}": f"all, for round {n}" for n in (1, 2, 3)},
 }
 
 

@@ -43,7 +43,7 @@ def evaluate(
     p = load(files)
     models, sets = options.named(model), options.named(masks or [])
 
-    lists = {path.stem: path for path in ids or []}
+    lists = _lists(ids or [])
     lists = lists or {name: split / f"{name}.txt" for name in ("val", "test") if (split / f"{name}.txt").exists()}
 
     def work(job: Job, run: Run) -> None:
@@ -54,7 +54,12 @@ def evaluate(
         module=__name__,
         files=files,
         params=p,
-        sections={"model": p.model.model_dump(), "evaluate": p.evaluate.model_dump(), "of": [*models, *sets]},
+        sections={
+            "model": p.model.model_dump(),
+            "evaluate": p.evaluate.model_dump(),
+            "of": [*models, *sets],
+            "on": list(lists),
+        },
         data=data,
         split=split,
         inputs=[*models.values(), *sets.values(), *(ids or [])],
@@ -141,6 +146,18 @@ def _evaluate(
     write_json(job.folder / "metrics.json", metrics)
     columns = [list(column) for column in zip(*per_class, strict=True)]
     run.table(dict(zip(PER_CLASS, columns, strict=True)), "per_class.json")
+
+
+def _lists(paths: list[Path]) -> dict[str, Path]:
+    """Lists by their names without suffix, which name them in the results."""
+    from stpp.files import StppError
+
+    lists: dict[str, Path] = {}
+    for path in paths:
+        if path.stem in lists or path.stem in ("evaluation", "pseudo"):
+            raise StppError(f"{path}: its name stands for something else in the results; give it another")
+        lists[path.stem] = path
+    return lists
 
 
 def _with_masks(path: Path, dataset: "Dataset") -> list[str]:

@@ -1,17 +1,19 @@
 """Commands paper plan, run and report: rows and tables of the paper by name, on its data or on one's own."""
 
+import hashlib
 import json
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from stpp.files import StppError, read_json, replacing_folder, write_text
+from stpp.files import StppError, read_json, sha256, write_json, write_text
 from stpp.paper import results as results_
 from stpp.stages import options
 
@@ -24,7 +26,7 @@ Names = Annotated[list[str] | None, Argument(help="Tables; all, if none is named
 Cells = Annotated[
     list[str] | None, Option("--cell", help="Only cells SETTING/SYSTEM like this pattern; may be given several times.")
 ]
-Seeds = Annotated[int, Option(min=1, help="Runs of every cell, with train.seed 0, 1, ...")]
+Seeds = Annotated[int, Option(min=1, help="Runs of every cell, with train.seed and select.seed 0, 1, ...")]
 Own = Annotated[bool, Option("--own", help="The table's systems on the data and setting of params.yaml.")]
 Results = Annotated[Path, Option(help="Folder of finished cells, in git.")]
 
@@ -36,17 +38,34 @@ class Job:
     setting: str
     seed: int
     params: "Params"
-    systems: tuple[str, ...]
+    known: dict[str, results_.Result]
+    """Finished cells by system, perhaps of another table, which holds the same."""
+    open: tuple[str, ...]
+
+    @property
+    def trains(self) -> list[str]:
+        """Folders of the models behind what is open, each once."""
+        from stpp.paper.systems import system
+
+        return list(dict.fromkeys(out for s in self.open for out in system(s).trains))
+
+    @property
+    def targets(self) -> list[str]:
+        from stpp.paper.systems import system
+
+        return list(dict.fromkeys(system(s).target for s in self.open))
 
     def name(self, table: str) -> str:
-        return f"{table}-{self.setting}-seed-{self.seed}"
+        """The experiment's: one for every setting, seed, set of parameters and set of systems."""
+        about = json.dumps([_expected(self.params), sorted(self.targets)], sort_keys=True)
+        return f"{table}-{self.setting}-seed-{self.seed}-{hashlib.sha256(about.encode()).hexdigest()[:8]}"
 
 
 def plan(
     name: Name, cell: Cells = None, seeds: Seeds = 1, own: Own = False, results: Results = results_.FOLDER
 ) -> None:
     """Show what `stpp paper run` would do: what is there, what would train and how long, and what that takes."""
-    _plan(name, _jobs(name, cell or ["*"], seeds, own, results), results, estimate=True)
+    _plan(_jobs(name, cell or ["*"], seeds, own, results))
 
 
 def run(name: Name, cell: Cells = None, seeds: Seeds = 1, own: Own = False, results: Results = results_.FOLDER) -> None:
@@ -55,16 +74,21 @@ def run(name: Name, cell: Cells = None, seeds: Seeds = 1, own: Own = False, resu
     Every finished cell is a file below results/: metrics, digests, run ids, parameters.
     """
     jobs = _jobs(name, cell or ["*"], seeds, own, results)
-    _plan(name, jobs, results, estimate=True)
-    failed = [job.name(name) for job in jobs if job.systems and not _run(name, job, results)]
+    _plan(jobs)
+    failed = []
+    for job in jobs:
+        for system, result in job.known.items():
+            write_json(results_.path_of(results, name, job.setting, system, job.seed), result)
+        if job.open and not _run(name, job, results):
+            failed.append(f"{job.setting}, seed {job.seed}")
     if failed:
-        raise StppError(f"{', '.join(failed)}: did not finish (see above); what is done is kept: run it again to go on")
+        raise StppError(f"{'; '.join(failed)}: did not finish (see above); what is done is kept: run it again to go on")
 
 
 def report(
     names: Names = None,
     results: Results = results_.FOLDER,
-    out: Annotated[Path, Option(help="Folder for the reports; replaced whole.")] = Path("results/report"),
+    out: Annotated[Path, Option(help="Folder for the reports.")] = Path("results/report"),
 ) -> None:
     """Print tables beside the published numbers, and write them as Markdown, CSV and HTML, and to MLflow."""
     from stpp.paper import report as reports
@@ -72,43 +96,39 @@ def report(
     from stpp.resume import root
     from stpp.tracking import publish
 
-    with replacing_folder(out) as partial:
-        for name in names or TABLES:
-            one, found = table(name), results_.of_table(results, name)
-            title = f"{name.replace('-', ' ').capitalize()}: {one.title}"
-            rows, notes = reports.rows(one, found), reports.notes(found)
-            print(reports.text(title, rows), end="\n\n")
-            write_text(partial / f"{name}.md", reports.markdown(title, rows, notes))
-            write_text(partial / f"{name}.csv", reports.as_csv(rows))
-            write_text(partial / f"{name}.html", reports.as_html(title, rows, notes))
-    publish("paper", "report", sorted(out.glob("*")), root())
+    written = []
+    for name in names or TABLES:
+        one = table(name)
+        found, left_out = results_.of_table(results, name)
+        rows, notes = reports.rows(one, found), reports.notes(found, left_out)
+        print(reports.text(one.title, rows), *notes[1:], sep="\n", end="\n\n")
+        for suffix, text in (
+            ("md", reports.markdown(one.title, rows, notes)),
+            ("csv", reports.as_csv(rows)),
+            ("html", reports.as_html(one.title, rows, notes)),
+        ):
+            written.append(out / f"{name}.{suffix}")
+            write_text(written[-1], text)
+    publish("paper", "report", written, root())
     print(f"written to {out}/")
 
 
 def _jobs(name: str, patterns: list[str], seeds: int, own: bool, results: Path) -> list[Job]:
     from stpp.paper.published import table
 
-    one = table(name)
-    jobs = []
-    matched = False
+    one, jobs, cells = table(name), list[Job](), list[str]()
     for setting, params in _settings(one, own):
+        cells += [f"{setting}/{s}" for s in one.systems]
         wanted = [s for s in one.systems if any(fnmatchcase(f"{setting}/{s}", p) for p in patterns)]
-        matched = matched or bool(wanted)
-        for seed in range(seeds):
+        for seed in range(seeds if wanted else 0):
             seeded = _seeded(params, seed)
-            known = _comparable(seeded)
-            open_ = []
-            for system in wanted:
-                done = results_.finished(results, setting, system, seed, known)
-                if done is None:
-                    open_.append(system)
-                else:  # perhaps in another table, which holds the same cell
-                    results_.write(results_.path_of(results, name, setting, system, seed), done)
-            jobs.append(Job(setting, seed, seeded, tuple(open_)))
-    if not matched:
-        every = [f"{setting}/{s}" for setting, _ in _settings(one, own) for s in one.systems]
-        raise StppError(f"--cell {' '.join(patterns)}: matches none of {', '.join(every)}")
-    return [job for job in jobs if any(fnmatchcase(f"{job.setting}/{s}", p) for s in one.systems for p in patterns)]
+            expected = _expected(seeded)
+            done = {s: results_.finished(results, setting, s, seed, expected) for s in wanted}
+            known = {s: result for s, result in done.items() if result is not None}
+            jobs.append(Job(setting, seed, seeded, known, tuple(s for s in wanted if s not in known)))
+    if not jobs:
+        raise StppError(f"--cell {' '.join(patterns)}: matches none of {', '.join(cells)}")
+    return jobs
 
 
 def _settings(table: "Table", own: bool) -> "Iterator[tuple[str, Params]]":
@@ -124,59 +144,69 @@ def _settings(table: "Table", own: bool) -> "Iterator[tuple[str, Params]]":
 
 
 def _seeded(params: "Params", seed: int) -> "Params":
-    return params.model_copy(update={"train": params.train.model_copy(update={"seed": seed})})
+    """The seed is that of training and of a random selection; the split stays."""
+    sections = {"train": params.train, "select": params.select}
+    return params.model_copy(update={k: v.model_copy(update={"seed": seed}) for k, v in sections.items()})
 
 
-def _comparable(params: "Params") -> dict[str, Any]:
-    """What must be equal for a result to stand for a cell: all parameters but where the data lies and how it is run."""
+def _expected(params: "Params") -> results_.Result:
+    """What must be equal for a result to stand for a cell: parameters, but for where and how, and lists by content."""
+    flat = {key: value for key, value in _flat(params).items() if key != "data.root"}
+    subsets = (params.split.labeled, params.split.unlabeled, params.split.val, params.split.test)
+    lists = [Path("splits") / subset.list for subset in subsets if subset is not None and subset.list is not None]
+    return {"params": flat, "lists": {path.as_posix(): sha256(path) for path in lists if path.is_file()}}
+
+
+def _flat(params: "Params") -> dict[str, Any]:
     from stpp.params import flatten
 
-    flat = flatten(json.loads(params.model_dump_json(exclude={"runtime", "toy"})))
-    return {key: value for key, value in flat.items() if key != "data.root"}
+    return flatten(json.loads(params.model_dump_json(exclude={"runtime", "toy"})))
 
 
-def _plan(name: str, jobs: list[Job], results: Path, estimate: bool) -> None:
+def _plan(jobs: list[Job]) -> None:
     """Say what is there and what will train; how long is measured here, on two iterations of every network."""
-    from stpp.paper.systems import system
-
     for job in jobs:
-        if not job.systems:
-            print(f"{job.name(name)}: finished")
-            continue
-        trains = dict.fromkeys(out for s in job.systems for out in system(s).trains)
-        print(f"{job.name(name)}: {', '.join(job.systems)}: {len(trains)} trainings ({', '.join(trains)})")
-    if estimate and any(job.systems for job in jobs):
-        print(_estimate(jobs), flush=True)
+        shown = f"{job.setting}, seed {job.seed}: "
+        if job.known:
+            shown += f"finished: {', '.join(job.known)}. "
+        if job.open:
+            shown += f"to run: {', '.join(job.open)}, {len(job.trains)} trainings ({', '.join(job.trains)})"
+        print(shown)
+    if any(job.open for job in jobs):
+        print(_estimate([job for job in jobs if job.open]), flush=True)
 
 
 def _estimate(jobs: list[Job]) -> str:
     """Hours of training and GB of checkpoints, as far as the counts of images are known."""
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
     from stpp.engine.benchmark import seconds_of_an_iteration, size_of
-    from stpp.paper.systems import iterations, system
+    from stpp.paper.systems import cost, iterations
 
     seconds, size, unknown = 0.0, 0, 0
-    speeds: dict[str, tuple[float, int]] = {}
+    # In a process of its own, so that no memory of the device is held while the experiments run.
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        models = {f"{j.params.model} {j.params.augment.weak} {j.params.train.batch_size}": j.params for j in jobs}
+        speeds = {key: pool.submit(seconds_of_an_iteration, params).result() for key, params in models.items()}
     for job in jobs:
-        if not job.systems:
-            continue
         p = job.params
-        key = f"{p.model} {p.augment.weak.crop} {p.train.batch_size}"
-        if key not in speeds:
-            speeds[key] = seconds_of_an_iteration(p), size_of(p.model)
+        kept = len(job.trains) + (p.train.checkpoints if "runs/teacher" in job.trains else 0)
+        size += size_of(p.model) * kept * 2  # in .stpp until it is recorded, and in DVC's cache
         counts = _counts(job)
-        trains = dict.fromkeys(out for s in job.systems for out in system(s).trains)
-        kept = len(trains) + (p.train.checkpoints if "runs/teacher" in trains else 0)
-        size += speeds[key][1] * kept * 2  # in the workspace's .stpp until recorded, and in DVC's cache
         if counts is None:
             unknown += 1
             continue
-        labeled, unlabeled = counts
-        for out in trains:
-            n = iterations(out, labeled, unlabeled, p.train.batch_size, p.train.epochs, p.select.ratio)
-            seconds += n * speeds[key][0]
+        speed = speeds[f"{p.model} {p.augment.weak} {p.train.batch_size}"]
+        for out in job.trains:
+            n = iterations(out, *counts, p.train.batch_size, p.train.epochs, p.select.ratio)
+            seconds += n * speed * cost(out)
     hours = f"about {seconds / 3600:.1f} h of training on this machine"
     more = f" and {unknown} runs whose number of images is not known yet" if unknown else ""
-    return f"{hours}{more} (without labelling and evaluation); at most {size / 1e9:.1f} GB of checkpoints"
+    return (
+        f"{hours}{more}, if none of it is in DVC's cache (labelling and evaluation not counted); "
+        f"at most {size / 1e9:.1f} GB of checkpoints"
+    )
 
 
 def _counts(job: Job) -> tuple[int, int] | None:
@@ -198,49 +228,62 @@ def _counts(job: Job) -> tuple[int, int] | None:
 
 def _run(table: str, job: Job, results: Path) -> bool:
     """Run one experiment through DVC in a copy of the project, and keep its cells; whether it finished."""
-    from stpp.paper.systems import system
+    name, head = job.name(table), _git("rev-parse", "HEAD")
+    ref = f"refs/exps/{head[:2]}/{head[2:]}/{name}"
+    if not _git("rev-parse", "--verify", "--quiet", ref):  # it may have finished, and the copying of its cells not
+        print(f"\n{name}: {' '.join(job.targets)}", flush=True)
+        changes = [word for change in _changes(job.params) for word in ("-S", change)]
+        if _wait(["dvc", "exp", "run", "--temp", "-n", name, *changes, *job.targets]) != 0:
+            return False
+    for system in job.open:
+        result = _result(ref, head, system, job)
+        write_json(results_.path_of(results, table, job.setting, system, job.seed), result)
+        print(f"{job.setting}/{system}, seed {job.seed}: {100 * result['metrics']['val'][system]['miou']:.1f}")
+    return True
 
-    targets = dict.fromkeys(system(s).target for s in job.systems)
-    changes = [word for change in _changes(job.params) for word in ("-S", change)]
-    name = job.name(table)
-    print(f"\n{name}: {' '.join(targets)}", flush=True)
-    done = subprocess.run(["dvc", "exp", "run", "--temp", "--force", "-n", name, *changes, *targets], check=False)
-    if done.returncode == 0:
-        for s in job.systems:
-            result = _result(name, s, job)
-            results_.write(results_.path_of(results, table, job.setting, s, job.seed), result)
-            print(f"{job.setting}/{s}, seed {job.seed}: {100 * result['metrics']['val'][s]['miou']:.1f}")
-    return done.returncode == 0
+
+def _wait(command: list[str]) -> int:
+    """Run a command to its end, also where Ctrl-C reaches both: DVC removes its copy of the project then."""
+    process = subprocess.Popen(command)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.wait()
+        raise
+
+
+def _git(*words: str) -> str:
+    """What git says; empty where it fails."""
+    done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def _changes(params: "Params") -> list[str]:
-    """What `dvc exp run -S` has to remove and set so that params.yaml of the experiment means `params`.
+    """What `dvc exp run -S` has to set so that params.yaml of the experiment means `params`.
 
-    What means the same already is left as it is written: otherwise DVC would take it for another run.
+    What means the same already is left as it is written: otherwise DVC would take it for another run. A section that
+    is to go is set to null as a whole.
     """
-    from stpp.params import flatten, load, read_yaml
+    from stpp.params import load
 
-    def flat(of: "Params") -> dict[str, Any]:
-        return flatten(json.loads(of.model_dump_json(exclude={"runtime", "toy"})))
-
-    file = options.params_files(None)
-    wanted, present, written = flat(params), flat(load(file)), flatten(read_yaml(file[0]))
-    removed = [f"~{key}" for key in present if key not in wanted and key in written]
+    wanted, present = _flat(params), _flat(load(options.params_files(None)))
     different = {key: value for key, value in wanted.items() if key not in present or present[key] != value}
-    return removed + [f"++{key}={json.dumps(value)}" for key, value in different.items()]
+    return [f"++{key}={json.dumps(value)}" for key, value in different.items()]
 
 
-def _result(experiment: str, name: str, job: Job) -> dict[str, Any]:
-    """What a finished cell leaves in git."""
+def _result(ref: str, head: str, name: str, job: Job) -> results_.Result:
+    """What a finished cell leaves in git. ref: the experiment's, below the commit `head` that it started from."""
     from stpp.paper.systems import system
 
     folder = system(name).evaluation
+    files = {}
     with tempfile.TemporaryDirectory() as temporary:
-        files = {}
         for file in ("metrics.json", "run.json"):
             out = Path(temporary) / file
-            words = ["dvc", "get", ".", f"{folder}/{file}", "--rev", experiment, "-o", str(out), "-q"]
-            subprocess.run(words, check=True)
+            words = ["dvc", "get", ".", f"{folder}/{file}", "--rev", _git("rev-parse", ref), "-o", str(out), "-q"]
+            done = subprocess.run(words, capture_output=True, text=True, check=False)
+            if done.returncode != 0:
+                raise StppError(f"{ref}: {folder}/{file} could not be read back: {done.stderr.strip()}")
             files[file] = read_json(out)
     metrics, about = files["metrics.json"], files["run.json"]
     return {
@@ -254,6 +297,8 @@ def _result(experiment: str, name: str, job: Job) -> dict[str, Any]:
         "data_digest": about["stpp.data.digest"],
         "split_digest": about["stpp.split.digest"],
         "mlflow_run": about["run_id"],
-        "dvc_experiment": experiment,
-        "params": _comparable(job.params),
+        "dvc_experiment": _git("rev-parse", ref),
+        "commit": head,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        **_expected(job.params),
     }

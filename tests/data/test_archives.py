@@ -68,7 +68,7 @@ def cityscapes() -> tuple[Files, Files]:
 
 
 def as_zip(path: Path, files: Files) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
             archive.writestr(name, content)
     return path
@@ -100,7 +100,7 @@ def test_voc_with_sbd_becomes_the_augmented_set(tmp_path: Path, way: Callable[[P
     assert first.counts == {"VOC 2012 images": 3, "VOC 2012 masks": 1}
     assert first.left_out == 2
     second = import_archive(way(tmp_path / "benchmark.tgz", sbd()), out)
-    assert second.counts == {"SBD masks": 1}, "where VOC has a mask, it is that one"
+    assert second.counts == {"SBD masks": 2}
 
     data = Data(name="voc", kind="pascal", root=str(out))
     found, problems = discover(data, layout(data))
@@ -110,6 +110,7 @@ def test_voc_with_sbd_becomes_the_augmented_set(tmp_path: Path, way: Callable[[P
         "2007_000001": True,
         "2007_000002": False,
     }
+    assert found["2007_000000"].mask == "SegmentationClass/2007_000000.png", "where VOC has a mask, it is that one"
     of_voc = to_classes(read_mask(out / found["2007_000000"].mask), layout(data).values)
     assert of_voc.tolist() == BORDERED.tolist(), "ids behind the palette, void border ignored"
     assert to_classes(read_mask(out / found["2007_000001"].mask), layout(data).values).tolist() == [[1] * 4] * 3
@@ -204,6 +205,47 @@ def test_a_cut_archive_is_an_error_that_names_it_wherever_it_is_cut(
         (tmp_path / "cut.tgz").write_bytes(whole[: int(len(whole) * part)])
         with pytest.raises(StppError, match=r"cut\.tgz"):
             import_archive(tmp_path / "cut.tgz", tmp_path / f"data {part}")
+
+
+@pytest.mark.parametrize("suffix", ["zip", "tgz", "txz"])
+def test_a_changed_byte_is_an_error_that_names_the_archive_or_changes_nothing_that_is_read(
+    tmp_path: Path, suffix: str
+) -> None:
+    path = tmp_path / f"voc.{suffix}"
+    files = {name: content for name, content in voc().items() if name.endswith((".jpg", ".png"))}
+    if suffix == "zip":
+        as_zip(path, files)
+    else:
+        with tarfile.open(path, "w:gz" if suffix == "tgz" else "w:xz") as archive:
+            for name, content in files.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    whole = bytearray(path.read_bytes())
+    refused = 0
+    for at in range(0, len(whole), max(1, len(whole) // 60)):
+        changed = bytearray(whole)
+        changed[at] ^= 0x55
+        path.write_bytes(changed)
+        try:
+            import_archive(path, tmp_path / f"{at}")
+        except StppError as error:
+            assert path.name in str(error)
+            refused += 1
+    assert refused > 5
+
+
+def test_a_folder_that_cannot_be_written_is_not_called_a_damaged_archive(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file where the folder should be")
+    with pytest.raises(OSError, match="data"):
+        import_archive(as_tar(tmp_path / "voc.tar", voc()), tmp_path / "data")
+
+
+@pytest.mark.parametrize("mask", [np.zeros((3, 4, 5), np.uint8), np.zeros((3, 4), np.float64)])
+def test_a_mat_of_sbd_whose_mask_is_none_is_an_error(tmp_path: Path, mask: np.ndarray) -> None:
+    archive = as_zip(tmp_path / "benchmark.zip", {"benchmark_RELEASE/dataset/cls/2007_000001.mat": sbd_mat(mask)})
+    with pytest.raises(StppError, match="its mask is"):
+        import_archive(archive, tmp_path / "data")
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"MATLAB 5.0 MAT-file" + b"\0" * 200])

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from stpp.files import write_json
 from stpp.paper import report, results
 from stpp.paper.published import TABLES, table
 
@@ -16,14 +17,17 @@ def cell(folder: Path, name: str, setting: str, system: str, seed: int, miou: fl
         "metrics": {"val": {system: {"miou": miou}}},
         "evaluation": "original resolution, whole images, one scale",
         "keep": "last",
-        "params": {"train.seed": seed},
+        "params": {"train.seed": seed, "train.lr": 0.001},
+        "split_digest": "s",
+        "data_digest": "d",
+        "finished": "2030-01-01T00:00:00+00:00",
     }
-    results.write(results.path_of(folder, name, setting, system, seed), result | more)
+    write_json(results.path_of(folder, name, setting, system, seed), result | more)
 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_nothing_run_is_reported_as_not_run_and_never_as_published(tmp_path: Path, name: str) -> None:
-    rows = report.rows(table(name), results.of_table(tmp_path, name))
+    rows = report.rows(table(name), results.of_table(tmp_path, name)[0])
     assert rows
     for row in rows:
         fields = dict(zip(report.HEADER, row.fields(), strict=True))
@@ -37,7 +41,7 @@ def test_ours_is_the_mean_over_seeds_with_the_deviation_of_a_sample(tmp_path: Pa
     for seed, miou in enumerate((0.730, 0.736, 0.745)):
         cell(tmp_path, "table-4", setting, "blind", seed, miou)
     cell(tmp_path, "table-4", setting, "st", 0, 0.7333)
-    found = results.of_table(tmp_path, "table-4")
+    found, _ = results.of_table(tmp_path, "table-4")
     rows = {(r.labels, r.system): r.fields() for r in report.rows(table("table-4"), found)}
     assert rows["1/8 (1323)", "blind two-stage"][3:] == ("73.9", "73.7", "0.8", "3", "-0.2")
     assert rows["1/8 (1323)", "ST"][3:] == ("73.3", "73.3", "", "1", "+0.0")
@@ -46,7 +50,7 @@ def test_ours_is_the_mean_over_seeds_with_the_deviation_of_a_sample(tmp_path: Pa
 
 def test_own_data_stands_below_and_has_no_published_number(tmp_path: Path) -> None:
     cell(tmp_path, "table-1", "mine-half-pspnet-resnet18", "st", 0, 0.5)
-    rows = report.rows(table("table-1"), results.of_table(tmp_path, "table-1"))
+    rows = report.rows(table("table-1"), results.of_table(tmp_path, "table-1")[0])
     own = [row for row in rows if row.labels == "mine-half-pspnet-resnet18"]
     assert [row.published for row in own] == [None] * 3
     assert [row.fields()[4] for row in own] == [report.NOT_RUN, "50.0", report.NOT_RUN]
@@ -55,8 +59,8 @@ def test_own_data_stands_below_and_has_no_published_number(tmp_path: Path) -> No
 
 def test_every_form_holds_the_same_fields(tmp_path: Path) -> None:
     cell(tmp_path, "table-3", "cityscapes-1_8-deeplabv3plus-resnet50", "stpp", 0, 0.72)
-    found = results.of_table(tmp_path, "table-3")
-    rows, notes = report.rows(table("table-3"), found), report.notes(found)
+    found, left_out = results.of_table(tmp_path, "table-3")
+    rows, notes = report.rows(table("table-3"), found), report.notes(found, left_out)
     fields = [row.fields() for row in rows]
     assert [tuple(line) for line in csv.reader(io.StringIO(report.as_csv(rows)))][1:] == fields
     of_markdown = [
@@ -77,8 +81,27 @@ def test_a_name_from_outside_is_text_in_the_page(tmp_path: Path) -> None:
     assert "| a/b |" in report.markdown("t", rows, [])
 
 
-def test_a_finished_cell_counts_for_every_table_but_only_with_its_parameters(tmp_path: Path) -> None:
-    cell(tmp_path, "table-1", "s", "st", 0, 0.7, params={"train.lr": 0.001})
-    assert results.finished(tmp_path, "s", "st", 0, {"train.lr": 0.001}) is not None
-    assert results.finished(tmp_path, "s", "st", 0, {"train.lr": 0.002}) is None
-    assert results.finished(tmp_path, "s", "st", 1, {"train.lr": 0.001}) is None
+def test_a_finished_cell_counts_for_every_table_but_only_with_its_parameters_and_lists(tmp_path: Path) -> None:
+    params, lists = {"train.lr": 0.001}, {"splits/a.txt": "1"}
+    cell(tmp_path, "table-1", "s", "st", 0, 0.7, params=params, lists=lists)
+    assert results.finished(tmp_path, "s", "st", 0, {"params": params, "lists": lists}) is not None
+    assert results.finished(tmp_path, "s", "st", 0, {"params": {"train.lr": 0.002}, "lists": lists}) is None
+    assert results.finished(tmp_path, "s", "st", 0, {"params": params, "lists": {"splits/a.txt": "2"}}) is None
+    assert results.finished(tmp_path, "s", "st", 1, {"params": params, "lists": lists}) is None
+
+
+@pytest.mark.parametrize(
+    "other", [{"params": {"train.seed": 0, "train.lr": 0.1}}, {"split_digest": "x"}, {"data_digest": "x"}]
+)
+def test_a_mean_is_never_taken_over_runs_that_differ_in_more_than_the_seed(
+    tmp_path: Path, other: dict[str, Any]
+) -> None:
+    setting = "pascal-1_8-deeplabv3plus-resnet50"
+    cell(tmp_path, "table-4", setting, "st", 0, 0.6, **other)
+    for seed in (1, 2):
+        cell(tmp_path, "table-4", setting, "st", seed, 0.7, finished="2030-01-02T00:00:00+00:00")
+    found, left_out = results.of_table(tmp_path, "table-4")
+    (row,) = (r for r in report.rows(table("table-4"), found) if r.ours)
+    assert row.ours == (70.0, 70.0)
+    assert [path.name for path in left_out] == ["0.json"]
+    assert any("Left out" in note and "0.json" in note for note in report.notes(found, left_out))

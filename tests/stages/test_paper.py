@@ -21,14 +21,14 @@ def test_a_table_on_own_data_is_planned_run_interrupted_and_finished(project: Pr
     project.run("git", "add", "-A")
     project.run("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "start")
     plan = project.run("stpp", "paper", "plan", "table-1", "--own", "--cell", "*/st", "--cell", "*/suponly")
-    assert f"table-1-{setting}-seed-0: suponly, st: 2 trainings (runs/teacher, runs/st/student)" in plan
+    assert f"{setting}, seed 0: to run: suponly, st, 2 trainings (runs/teacher, runs/st/student)" in plan
     assert "whose number of images is not known yet" in plan
     before = (project.folder / "params.yaml").read_bytes()
     command = ["stpp", "paper", "run", "table-1", "--own", "--cell", "*/st", "--cell", "*/suponly"]
 
     process = project.start(*command)
     deadline = time.monotonic() + 300
-    while not list(project.folder.glob(".stpp/runs-teacher-*/state.pt")):
+    while not list(project.folder.glob(".stpp/runs-st-student-*/state.pt")):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.2)
@@ -38,6 +38,7 @@ def test_a_table_on_own_data_is_planned_run_interrupted_and_finished(project: Pr
     assert (project.folder / "params.yaml").read_bytes() == before
 
     output = project.run(*command)
+    assert "train teacher" not in output, "what was trained before the kill comes from DVC's cache"
     assert settings(project) == [f"results/table-1/{setting}/{s}/0.json" for s in ("st", "suponly")]
     assert (project.folder / "params.yaml").read_bytes() == before, "the person's own params stay as they are"
     result = read_json(project.folder / f"results/table-1/{setting}/st/0.json")
@@ -47,10 +48,10 @@ def test_a_table_on_own_data_is_planned_run_interrupted_and_finished(project: Pr
     assert result["mlflow_run"]
 
     again = project.run(*command)
-    assert f"table-1-{setting}-seed-0: finished" in again
+    assert f"{setting}, seed 0: finished: suponly, st." in again
     assert "Running stage" not in again
     other = project.run("stpp", "paper", "run", "table-4", "--own", "--cell", "*/st")
-    assert "finished" in other, "the same cell of another table is not run again"
+    assert f"{setting}, seed 0: finished: st." in other, "the same cell of another table is not run again"
 
     report = project.run("stpp", "paper", "report", "table-1", "table-4")
     assert "not run" in report
