@@ -83,6 +83,7 @@ def test_pascal_is_found_as_it_is_published(tree: Any) -> None:
             "JPEGImages/2007_000033.jpg": b"",
             "SegmentationClass/2007_000032.png": b"",
             "SegmentationClass/2007_000033.png": b"",
+            "SegmentationClassAug/2007_000027.png": b"",
             "SegmentationClassAug/2007_000032.png": b"",
             "SegmentationObject/2007_000032.png": b"",
             "Annotations/2007_000027.xml": b"",
@@ -91,8 +92,8 @@ def test_pascal_is_found_as_it_is_published(tree: Any) -> None:
     )
     images = found(root, kind="pascal", classes=None)
     assert images == {
-        "2007_000027": Found("JPEGImages/2007_000027.jpg", ""),
-        "2007_000032": Found("JPEGImages/2007_000032.jpg", "SegmentationClassAug/2007_000032.png"),
+        "2007_000027": Found("JPEGImages/2007_000027.jpg", "SegmentationClassAug/2007_000027.png"),
+        "2007_000032": Found("JPEGImages/2007_000032.jpg", "SegmentationClass/2007_000032.png"),
         "2007_000033": Found("JPEGImages/2007_000033.jpg", "SegmentationClass/2007_000033.png"),
     }
 
