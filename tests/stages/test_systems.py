@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small import Project
 
-from stpp.files import read_csv, read_ids, read_json, sha256
+from stpp.files import read_csv, read_ids, read_json
 from stpp.masks import MaskSet
 from stpp.paper.systems import SYSTEMS
 
@@ -38,8 +38,6 @@ def test_every_system_runs_and_shares_what_is_the_same(everything: tuple[Path, l
     }
     assert len(teachers) == 1
 
-    models = {sha256(path): path for path in folder.glob("runs/**/model.safetensors")}
-    assert len(models) == len(trainings), "no two systems trained the same model"
     columns = ("train/loss",)
     losses = {
         name: [float(row["train/loss"]) for row in read_csv(folder / f"runs/{name}/student/curve.csv", columns)]
