@@ -185,8 +185,8 @@ def cells(setting: Setting) -> list[str]:
     from stpp.report.labels import LABELS
 
     return [
-        f"{name.replace('-', ' ').capitalize()}, {LABELS.get(system, system)}: {value}"
-        for name, one in TABLES.items()
+        f"{one.title.partition(':')[0]}, {LABELS.get(system, system)}: {value}"
+        for one in TABLES.values()
         for (of, system), value in one.numbers.items()
         if of == setting.name
     ]

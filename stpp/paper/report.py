@@ -46,7 +46,7 @@ def rows(table: Table, results: dict[Cell, list[Result]]) -> list[Row]:
     settings |= {name: ("", name) for name in others}
     for name, (network, column) in settings.items():
         for system in table.systems:
-            if name in SETTINGS and table.numbers and not _prints(table, name, system):
+            if name in SETTINGS and not _prints(table, name, system):
                 continue
             ours = tuple(100 * r["metrics"]["val"][system]["miou"] for r in results.get((name, system), []))
             label = LABELS.get(system, system)

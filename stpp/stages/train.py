@@ -5,14 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from stpp.resume import Job
 from stpp.stages import options
-from stpp.stages.tracked import tracked
-from stpp.stages.training import train_network
-from stpp.tracking import Run
+from stpp.stages.training import trained
 
 if TYPE_CHECKING:
     from stpp.data.datasets import Photos, Training
+    from stpp.engine.fit import Step
     from stpp.params import Params
 
 Pseudo = Annotated[list[Path] | None, Option(help="Mask set of pseudo labels; may be given several times.")]
@@ -34,33 +32,30 @@ def train(
     p = load(files)
     sets = pseudo or []
 
-    def work(job: Job, run: Run) -> None:
-        from stpp.engine.fit import supervised
+    def samples(photos: "Photos") -> "Training":
         from stpp.files import read_ids
 
-        def samples(photos: "Photos") -> "Training":
-            return _samples(p, name, photos, read_ids(split / "labeled.txt"), sets)
+        return _samples(p, name, photos, read_ids(split / "labeled.txt"), sets)
 
-        # A teacher is what has no pseudo labels: it keeps f_1 .. f_K (Algorithm 2, line 1).
-        train_network(job, run, p, name, data, split, backbone, samples, supervised, checkpoints=not sets)
+    def step() -> "Step":
+        from stpp.engine.fit import supervised
 
-    tracked(
+        return supervised
+
+    trained(
         name,
         module=__name__,
         files=files,
         params=p,
-        sections={
-            "model": p.model.model_dump(),
-            "train": p.train.model_dump(),
-            "augment": p.augment.model_dump(),
-            "evaluate.batch_size": p.evaluate.batch_size,
-        },
+        sections={},
         data=data,
         split=split,
-        inputs=[backbone, *sets],
+        backbone=backbone,
+        pseudo=sets,
         out=out,
-        outs=["model.safetensors", "curve.csv", "metrics.json", *([] if sets else ["checkpoints"])],
-        work=work,
+        samples_of=samples,
+        step_of=step,
+        checkpoints=not sets,  # a teacher is what has no pseudo labels (Algorithm 2, line 1)
     )
 
 

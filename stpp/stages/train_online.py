@@ -2,14 +2,12 @@
 
 from typing import TYPE_CHECKING
 
-from stpp.resume import Job
 from stpp.stages import options
-from stpp.stages.tracked import tracked
-from stpp.stages.training import train_network
-from stpp.tracking import Run
+from stpp.stages.training import trained
 
 if TYPE_CHECKING:
     from stpp.data.datasets import Photos, WeakStrong
+    from stpp.engine.fit import Step
 
 
 def train_online(
@@ -32,32 +30,29 @@ def train_online(
             "an even number, 4 at least"
         )
 
-    def work(job: Job, run: Run) -> None:
+    def samples(photos: "Photos") -> "WeakStrong":
         from stpp.data.datasets import Labeled, WeakStrong
+
+        labeled = Labeled(photos, read_ids(split / "labeled.txt"))
+        return WeakStrong(labeled, read_ids(split / "unlabeled.txt"), p.augment, p.train.seed, name)
+
+    def step() -> "Step":
         from stpp.selftrain.online import online
 
-        def samples(photos: "Photos") -> "WeakStrong":
-            labeled = Labeled(photos, read_ids(split / "labeled.txt"))
-            return WeakStrong(labeled, read_ids(split / "unlabeled.txt"), p.augment, p.train.seed, name)
+        return online(p.online)
 
-        train_network(job, run, p, name, data, split, backbone, samples, online(p.online), checkpoints=False)
-
-    tracked(
+    trained(
         name,
         module=__name__,
         files=files,
         params=p,
-        sections={
-            "model": p.model.model_dump(),
-            "train": p.train.model_dump(),
-            "augment": p.augment.model_dump(),
-            "online": p.online.model_dump(),
-            "evaluate.batch_size": p.evaluate.batch_size,
-        },
+        sections={"online": p.online.model_dump()},
         data=data,
         split=split,
-        inputs=[backbone],
+        backbone=backbone,
+        pseudo=[],
         out=out,
-        outs=["model.safetensors", "curve.csv", "metrics.json"],
-        work=work,
+        samples_of=samples,
+        step_of=step,
+        checkpoints=False,
     )

@@ -4,9 +4,10 @@ import io
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stpp.resume import Job
+from stpp.stages.tracked import tracked
 from stpp.tracking import Run
 
 if TYPE_CHECKING:
@@ -19,7 +20,53 @@ if TYPE_CHECKING:
 STATE, BEST = "state.pt", "best.safetensors"
 
 
-def train_network(
+def trained(
+    name: str,
+    *,
+    module: str,
+    files: list[Path],
+    params: "Params",
+    sections: dict[str, Any],
+    data: Path,
+    split: Path,
+    backbone: Path,
+    pseudo: list[Path],
+    out: Path,
+    samples_of: "Callable[[Photos], Training | WeakStrong]",
+    step_of: "Callable[[], Step]",
+    checkpoints: bool,
+) -> None:
+    """The whole of a stage that trains: once, tracked, published in `out`.
+
+    sections: parameters that count besides those of every training. samples_of, step_of: what is learnt, and by which
+    loss; called when the work begins. checkpoints: whether f_1 .. f_K are kept.
+    """
+
+    def work(job: Job, run: Run) -> None:
+        _train(job, run, params, name, data, split, backbone, samples_of, step_of(), checkpoints)
+
+    tracked(
+        name,
+        module=module,
+        files=files,
+        params=params,
+        sections={
+            "model": params.model.model_dump(),
+            "train": params.train.model_dump(),
+            "augment": params.augment.model_dump(),
+            "evaluate.batch_size": params.evaluate.batch_size,
+            **sections,
+        },
+        data=data,
+        split=split,
+        inputs=[backbone, *pseudo],
+        out=out,
+        outs=["model.safetensors", "curve.csv", "metrics.json", *(["checkpoints"] if checkpoints else [])],
+        work=work,
+    )
+
+
+def _train(
     job: Job,
     run: Run,
     p: "Params",
