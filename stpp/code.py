@@ -7,7 +7,10 @@ PACKAGE = Path(__file__).parent
 
 UNWATCHED = {
     f"stpp.{name}"
-    for name in ("cli", "code", "params", "tracking", "progress", "resume", "stages.tracked", "stages.options")
+    for name in (
+        *("cli", "code", "params", "params_file", "tracking", "progress", "resume"),
+        *("stages.tracked", "stages.options"),
+    )
 }
 """Modules that cannot change a result; those of parameters are watched by value."""
 

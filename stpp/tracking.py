@@ -141,7 +141,7 @@ class Run:
     def _log_params(self, run_id: str) -> None:
         from mlflow.entities import Param
 
-        from stpp.params import flatten
+        from stpp.params_file import flatten
 
         flat = {k: str(v)[:6000] for k, v in flatten(self.params).items() if v is not None}
         self._client.log_batch(run_id, params=[Param(k, v) for k, v in flat.items()])

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,8 @@ def project(tmp_path: Path) -> Iterator[Project]:
     made = Project(folder, env)
     made.params()
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+    # A shell's background job ignores Ctrl-C, and its children inherit that; a handler is not inherited.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield made
     subprocess.run(["pkill", "-KILL", "-f", str(folder)], check=False)
 

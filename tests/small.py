@@ -1,6 +1,5 @@
 """A small project: the real dvc.yaml, real DVC, real stages, on data that trains in seconds."""
 
-import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -34,11 +33,6 @@ TINY = {
 }
 
 
-def _as_on_a_terminal() -> None:
-    """Ctrl-C counts, even where these tests run in a shell's background, which ignores it for all its children."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @dataclass
 class Project:
     """A folder with a git repository, the pipelines and tiny parameters; commands run in it as a person runs them."""
@@ -55,7 +49,6 @@ class Project:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            preexec_fn=_as_on_a_terminal,
         )
 
     def run(self, *command: str, rc: int = 0) -> str:

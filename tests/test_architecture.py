@@ -15,7 +15,8 @@ MODULES = [f"stpp.{'.'.join(f.relative_to(PACKAGE).with_suffix('').parts)}" for 
 LAYERS = {
     "files": 0,
     "masks": 1,
-    "params": 1,
+    "params": 0,
+    "params_file": 1,
     "seeds": 0,
     "progress": 0,
     "code": 0,

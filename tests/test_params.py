@@ -13,7 +13,8 @@ from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 
 from stpp.files import StppError
-from stpp.params import Data, Params, Subset, flatten, load, schema
+from stpp.params import Data, Params, Subset
+from stpp.params_file import flatten, load, schema
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = [ROOT / "params.yaml", *sorted((ROOT / "pipelines" / "presets").glob("*.yaml"))]

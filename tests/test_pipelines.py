@@ -15,7 +15,8 @@ from ruamel.yaml import YAML
 
 from stpp.cli import app
 from stpp.code import PACKAGE, closure, imports, source
-from stpp.params import Params, load
+from stpp.params import Params
+from stpp.params_file import load
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]

@@ -7,7 +7,8 @@ from small import ROOT
 
 from stpp.data.inspection import inspect
 from stpp.data.splits import check, draw
-from stpp.params import Data, load
+from stpp.params import Data
+from stpp.params_file import load
 
 CAMVID = ROOT.parent / "shared" / "data" / "camvid"
 

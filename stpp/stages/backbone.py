@@ -16,7 +16,7 @@ def backbone(
     """Find the backbone's weights (none, torchvision's by name, or a local file) and keep them for every training."""
     from stpp.models.build import save
     from stpp.models.weights import start_of
-    from stpp.params import load
+    from stpp.params_file import load
 
     model = load(options.params_files(params)).model
     start = start_of(model, weights)

@@ -6,6 +6,6 @@ from stpp.stages import options
 def draw(out: options.Out, params: options.Params = None) -> None:
     """Draw the embedded data set `toy`: images and masks, the same bytes from the same seed."""
     from stpp.data.toy import draw as draw_toy
-    from stpp.params import load
+    from stpp.params_file import load
 
     draw_toy(out, load(options.params_files(params)).toy)

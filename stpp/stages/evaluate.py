@@ -37,7 +37,7 @@ def evaluate(
 
     The images are those of val and, where the split has one, test; or those of lists.
     """
-    from stpp.params import load
+    from stpp.params_file import load
 
     files = options.params_files(params)
     p = load(files)

@@ -29,7 +29,7 @@ def label(
     params: options.Params = None,
 ) -> None:
     """Label images with a model: a mask set of zip shards and manifest.csv."""
-    from stpp.params import load
+    from stpp.params_file import load
 
     files = options.params_files(params)
     p = load(files)

@@ -133,7 +133,8 @@ def _jobs(name: str, patterns: list[str], seeds: int, own: bool, results: Path) 
 
 def _settings(table: "Table", own: bool) -> "Iterator[tuple[str, Params]]":
     from stpp.paper.published import params_of
-    from stpp.params import Params, load
+    from stpp.params import Params
+    from stpp.params_file import load
 
     if own:
         params = load(options.params_files(None))
@@ -158,7 +159,7 @@ def _expected(params: "Params") -> results_.Result:
 
 
 def _flat(params: "Params") -> dict[str, Any]:
-    from stpp.params import flatten
+    from stpp.params_file import flatten
 
     return flatten(json.loads(params.model_dump_json(exclude={"runtime", "toy"})))
 
@@ -264,7 +265,7 @@ def _changes(params: "Params") -> list[str]:
     What means the same already is left as it is written: otherwise DVC would take it for another run. A section that
     is to go is set to null as a whole.
     """
-    from stpp.params import load
+    from stpp.params_file import load
 
     wanted, present = _flat(params), _flat(load(options.params_files(None)))
     different = {key: value for key, value in wanted.items() if key not in present or present[key] != value}

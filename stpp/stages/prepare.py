@@ -10,7 +10,7 @@ def prepare(out: options.Out, params: options.Params = None) -> None:
     All problems are reported at once (exit code 2); what is handled, such as grey-scale images, is said.
     """
     from stpp.data.inspection import inspect
-    from stpp.params import load
+    from stpp.params_file import load
 
     p = load(options.params_files(params))
     dataset, warnings, problems = inspect(p.data, p.runtime.workers)

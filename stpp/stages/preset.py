@@ -43,7 +43,8 @@ def use(
 
 def _text(name: str) -> str:
     from stpp.paper.published import SETTINGS, cells, params_of
-    from stpp.params import Params, as_yaml
+    from stpp.params import Params
+    from stpp.params_file import as_yaml
 
     if name in SETTINGS:
         setting = SETTINGS[name]

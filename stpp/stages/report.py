@@ -31,7 +31,7 @@ def report(
 ) -> None:
     """Draw curves, stability, quality, classes and panels, and put each into the MLflow run it tells of."""
     from stpp.data.datasets import Photos
-    from stpp.params import load
+    from stpp.params_file import load
     from stpp.report import plots
 
     p = load(options.params_files(params))

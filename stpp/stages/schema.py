@@ -10,6 +10,6 @@ from stpp.files import write_text
 
 def schema(out: Annotated[Path, Option(help="File to write.")] = Path("params.schema.json")) -> None:
     """Write params.schema.json."""
-    from stpp.params import schema as schema_text
+    from stpp.params_file import schema as schema_text
 
     write_text(out, schema_text())

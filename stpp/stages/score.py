@@ -28,7 +28,7 @@ def score(
 
     Beside it stands the mean confidence of M_iK, in (0, 1], for comparison.
     """
-    from stpp.params import load
+    from stpp.params_file import load
 
     files = options.params_files(params)
     p = load(files)

@@ -17,7 +17,7 @@ def select(
     params: options.Params = None,
 ) -> None:
     """Call the top `select.ratio` of the unlabelled images reliable, by falling stability or what `select.by` names."""
-    from stpp.params import load
+    from stpp.params_file import load
 
     p = load(options.params_files(params)).select
     rows = read_csv(scores / "scores.csv", ("id", "stability", "confidence"))

@@ -18,7 +18,7 @@ def split(data: options.Data, lists: Lists, out: options.Out, params: options.Pa
     All problems are reported at once (exit code 2).
     """
     from stpp.data.splits import SETS, check, draw
-    from stpp.params import load
+    from stpp.params_file import load
 
     p = load(options.params_files(params))
     dataset = read_dataset(data)

@@ -33,7 +33,7 @@ def tracked(
 
     run.json points to the run, and is DVC's out: a stage restored from DVC's cache still names the run that made it.
     """
-    from stpp.params import load
+    from stpp.params_file import load
 
     tags = {"stpp.data.digest": read_json(data / "dataset.json")["digest"]}
     if split is not None:

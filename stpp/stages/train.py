@@ -26,7 +26,7 @@ def train(
     params: options.Params = None,
 ) -> None:
     """Train a teacher on the labelled images alone, keeping K checkpoints, or a student with pseudo labels as well."""
-    from stpp.params import load
+    from stpp.params_file import load
 
     files = options.params_files(params)
     p = load(files)

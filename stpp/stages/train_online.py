@@ -20,7 +20,7 @@ def train_online(
 ) -> None:
     """Train on labelled and, by online labelling, unlabelled images at once: no teacher, no pseudo masks."""
     from stpp.files import StppError, read_ids
-    from stpp.params import load
+    from stpp.params_file import load
 
     files = options.params_files(params)
     p = load(files)

@@ -11,7 +11,8 @@ from stpp.engine.optim import scaled_lr
 from stpp.files import StppError, sha256
 from stpp.paper.published import SETTINGS, TABLES, cells, params_of, table
 from stpp.paper.systems import SYSTEMS, iterations
-from stpp.params import Params, as_yaml, load
+from stpp.params import Params
+from stpp.params_file import as_yaml, load
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared"

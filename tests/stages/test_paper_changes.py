@@ -8,7 +8,8 @@ from dvc.utils.cli_parse import to_path_overrides
 from dvc.utils.hydra import apply_overrides
 
 from stpp.paper.published import SETTINGS, params_of
-from stpp.params import Params, load
+from stpp.params import Params
+from stpp.params_file import load
 from stpp.stages.paper import _changes, _seeded
 
 ROOT = Path(__file__).resolve().parents[2]

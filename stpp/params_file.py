@@ -1,0 +1,121 @@
+"""Params files: read the way DVC reads them, overlaid, checked, and written again."""
+
+import json
+import re
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from stpp.files import StppError
+from stpp.params import Params
+
+
+def load(paths: list[Path]) -> Params:
+    """Read params.yaml and overlays with the differing keys only, later files first in right.
+
+    Raises StppError naming file, key and remedy.
+    """
+    merged: dict[str, Any] = {}
+    for path in paths:
+        _merge(merged, read_yaml(path))
+    try:
+        # Through JSON: strict, yet YAML lists become the tuples that frozen models hold.
+        return Params.model_validate_json(json.dumps(merged))
+    except ValidationError as error:
+        raise StppError("\n".join(_explain(paths, json.loads(json.dumps(merged)), error.errors()))) from None
+
+
+def flatten(params: BaseModel | dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested parameters under dotted names, as MLflow and `dvc params` show them: {"train.lr": 0.001}."""
+    values = params.model_dump() if isinstance(params, BaseModel) else params
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def schema() -> str:
+    """params.schema.json, which editors check params.yaml against."""
+    return json.dumps(Params.model_json_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def as_yaml(params: Params) -> str:
+    """params.yaml with every value of `params`."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.comments import CommentedSeq
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(one) for key, one in value.items()}
+        if isinstance(value, list | tuple):
+            listed = CommentedSeq(value)
+            listed.fa.set_flow_style()
+            return listed
+        return value
+
+    yaml = YAML()
+    yaml.width = 120
+    yaml.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
+    exclude = set() if params.data.kind == "toy" else {"toy"}
+    out = StringIO()
+    yaml.dump(plain(params.model_dump(mode="json", exclude=exclude)), out)
+    return re.sub(r"^(?=\w)", "\n", out.getvalue(), flags=re.MULTILINE).lstrip("\n")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The sections of a params file as they are written, not checked. Raises StppError naming the file."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        raw = YAML(typ="safe").load(StringIO(text))
+        json.dumps(raw)
+    except FileNotFoundError:
+        raise StppError(f"{path}: no such file; run in the project's folder or name the file with --params") from None
+    except (YAMLError, ValueError, TypeError, OSError, RecursionError) as error:
+        raise StppError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise StppError(f"{path}: expected sections such as `train:`, found {type(raw).__name__}")
+    return raw
+
+
+def _merge(into: dict[str, Any], other: dict[str, Any]) -> None:
+    for key, value in other.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _explain(paths: list[Path], merged: dict[str, Any], errors: list[Any]) -> list[str]:
+    """One line for every key that is wrong, however many kinds of value it could have held."""
+    wrong: dict[str, list[str]] = {}
+    found: dict[str, str] = {}
+    for error in errors:
+        key = ".".join(_place(error, merged)) or "the file"
+        message = error["msg"].removeprefix("Value error, ")
+        if error["type"] == "extra_forbidden":
+            message = "no such parameter; see params.schema.json for those there are"
+        elif not isinstance(error["input"], dict):
+            found[key] = f" (found {error['input']!r})"
+        wrong.setdefault(key, []).append(message)
+    files = ", ".join(map(str, paths))
+    return [f"{files}: {key}: {' or '.join(messages)}{found.get(key, '')}" for key, messages in wrong.items()]
+
+
+def _place(error: Any, values: Any) -> list[str]:
+    """The keys that lead to an error, without the kinds of value that pydantic appends to them."""
+    place: list[str] = []
+    for part in error["loc"]:
+        try:
+            values = values[part]
+        except (KeyError, IndexError, TypeError):
+            return [*place, str(part)] if error["type"] == "missing" else place
+        place.append(str(part))
+    return place
