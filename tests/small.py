@@ -54,7 +54,7 @@ class Project:
     def run(self, *command: str, rc: int = 0) -> str:
         """Run to the end; the output. Fails unless the exit code is `rc`."""
         process = self.start(*command)
-        output, _ = process.communicate(timeout=600)
+        output, _ = process.communicate(timeout=1200)
         assert process.returncode == rc, f"{' '.join(command)}: {process.returncode}\n{output}"
         return output
 

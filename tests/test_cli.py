@@ -3,11 +3,15 @@
 import subprocess
 import time
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 from small import BIN, Project
+
+from stpp.params import Model
+from stpp.stages import weights
 
 
 def test_help_names_every_command_quickly() -> None:
@@ -85,3 +89,9 @@ def test_drawing_twice_gives_the_same_bytes(project: Project, stem: str) -> None
     for name in names:
         paths = [project.folder / x / stem / name for x in "ab"]
         assert Path(paths[0]).read_bytes() == Path(paths[1]).read_bytes()
+
+
+def test_commands_about_weights_offer_the_networks_that_parameters_know() -> None:
+    """Written out in both: the command line is there before pydantic is loaded."""
+    for option, field in ((weights.Network, "network"), (weights.Backbone, "backbone")):
+        assert get_args(get_args(option)[0]) == get_args(Model.model_fields[field].annotation)

@@ -130,9 +130,7 @@ def fit(
         rate = (iteration - since) * train.batch_size / (time.monotonic() - began)
         scores = hooks.validate(network)
         best = max((row["val/miou"] for row in curve), default=-1.0)
-        row = {"epoch": float(epoch), "train/loss": mean_loss, "train/lr": lr, "val/miou": scores.miou}
-        row |= {"val/pixel_accuracy": scores.pixel_accuracy}
-        row |= {f"val/iou/{i}": v for i, v in enumerate(scores.iou)}
+        row = {"epoch": float(epoch), "train/loss": mean_loss, "train/lr": lr, **_named(scores)}
         curve.append(row)
         if epoch in keep_after:
             hooks.checkpoint(keep_after[epoch], network)
@@ -142,3 +140,8 @@ def fit(
         hooks.log(row | {"train/images_per_second": rate}, epoch)
         began, since, last_save = time.monotonic(), iteration, time.monotonic()
     return curve
+
+
+def _named(scores: Scores) -> dict[str, float]:
+    per_class = {f"val/iou/{i}": v for i, v in enumerate(scores.iou)}
+    return {"val/miou": scores.miou, "val/pixel_accuracy": scores.pixel_accuracy, **per_class}

@@ -80,49 +80,30 @@ def _evaluate(
 ) -> None:
     import torch
 
-    from stpp.data.datasets import Photos, Plain
-    from stpp.data.loaders import prediction_loader
-    from stpp.engine import device as devices
-    from stpp.engine.evaluate import Scores, predictions
-    from stpp.engine.metrics import confusion
-    from stpp.engine.predict import described, evaluation
-    from stpp.files import read_dataset, read_json, replacing, write_csv, write_json
-    from stpp.masks import MaskSet, encode_mask
-    from stpp.models import build
-    from stpp.progress import progress
+    from stpp.data.datasets import Photos
+    from stpp.engine.evaluate import Scores
+    from stpp.engine.predict import described
+    from stpp.files import read_dataset, read_json, write_csv, write_json
+    from stpp.masks import MaskSet
 
     dataset = read_dataset(data)
     photos = Photos(dataset, Path(p.data.root))
-    where = devices.start(p.runtime)
-    classes = len(dataset.classes)
     subsets = {name: _with_masks(path, dataset) for name, path in lists.items()}
     first, candidates = next(iter(subsets.items()))
     count = p.evaluate.panels
     shown = candidates[:: max(1, len(candidates) // count)][:count] if count else []
-    predict = evaluation(p.evaluate)
     run.tag("stpp.evaluation", described(p.evaluate))
     print(f"evaluation: {described(p.evaluate)}", flush=True)
-
-    def evaluate_model(name: str, subset: str, path: Path) -> None:
-        network = build.load(build.build(p.model, classes), models[name]).to(where)
-        ids = subsets[subset]
-        loader = prediction_loader(Plain(photos, ids), p.evaluate.batch_size, p.runtime)
-        matrix = torch.zeros(classes, classes, dtype=torch.int64)
-        stream = predictions(network, loader, p.model, where, predict)
-        for i, probabilities in progress(stream, f"evaluate {name} on {subset}", len(ids)):
-            predicted = probabilities.argmax(0).cpu()
-            matrix += confusion(predicted, torch.from_numpy(photos.mask(i)), classes)
-            if subset == first and i in shown:
-                with replacing(job.folder / "panels" / name / f"{i}.png") as partial_:
-                    partial_.write_bytes(encode_mask(predicted.to(torch.uint8).numpy(), dataset.palette))
-        write_json(path, matrix.tolist())
 
     metrics: dict[str, Any] = {"evaluation": described(p.evaluate)}
     matrices: dict[str, dict[str, list[list[int]]]] = {}
     per_class = []
-    for subset in subsets:
-        for name in models:
-            matrix = read_json(job.once(f"{subset}-{name}.json", partial(evaluate_model, name, subset)))
+    for subset, ids in subsets.items():
+        for name, model in models.items():
+            panels = {i: job.folder / "panels" / name / f"{i}.png" for i in shown if subset == first}
+            what = f"evaluate {name} on {subset}"
+            make = partial(_confusion_matrix, p=p, photos=photos, model=model, ids=ids, panels=panels, what=what)
+            matrix = read_json(job.once(f"{subset}-{name}.json", make))
             scores = Scores(torch.tensor(matrix))
             matrices.setdefault(subset, {})[name] = matrix
             metrics.setdefault(subset, {})[name] = {"miou": scores.miou, "pixel_accuracy": scores.pixel_accuracy}
@@ -146,6 +127,38 @@ def _evaluate(
     write_json(job.folder / "metrics.json", metrics)
     columns = [list(column) for column in zip(*per_class, strict=True)]
     run.table(dict(zip(PER_CLASS, columns, strict=True)), "per_class.json")
+
+
+def _confusion_matrix(
+    path: Path, *, p: "Params", photos: "Photos", model: Path, ids: list[str], panels: dict[str, Path], what: str
+) -> None:
+    """Write a model's confusion matrix over `ids` as JSON, and its masks of some of them as PNGs at `panels`."""
+    import torch
+
+    from stpp.data.datasets import Plain
+    from stpp.data.loaders import prediction_loader
+    from stpp.engine import device as devices
+    from stpp.engine.evaluate import predictions
+    from stpp.engine.metrics import confusion
+    from stpp.engine.predict import evaluation
+    from stpp.files import replacing, write_json
+    from stpp.masks import encode_mask
+    from stpp.models import build
+    from stpp.progress import progress
+
+    where = devices.start(p.runtime)
+    classes = len(photos.dataset.classes)
+    network = build.load(build.build(p.model, classes), model).to(where)
+    loader = prediction_loader(Plain(photos, ids), p.evaluate.batch_size, p.runtime)
+    matrix = torch.zeros(classes, classes, dtype=torch.int64)
+    stream = predictions(network, loader, p.model, where, evaluation(p.evaluate))
+    for i, probabilities in progress(stream, what, len(ids)):
+        predicted = probabilities.argmax(0).cpu()
+        matrix += confusion(predicted, torch.from_numpy(photos.mask(i)), classes)
+        if i in panels:
+            with replacing(panels[i]) as partial_:
+                partial_.write_bytes(encode_mask(predicted.to(torch.uint8).numpy(), photos.dataset.palette))
+    write_json(path, matrix.tolist())
 
 
 def _lists(paths: list[Path]) -> dict[str, Path]:
