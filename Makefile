@@ -30,7 +30,7 @@ test: install ## The tests, in minutes
 	$(TEST_THREADS) pytest -n 2
 
 test-slow: install ## Whole runs and random kills
-	$(TEST_THREADS) pytest -n 2 -m slow
+	$(TEST_THREADS) pytest -n 2 --dist worksteal -m slow
 
 check: install ## Lint, format and types
 	ruff check .
