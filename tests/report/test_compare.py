@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from matplotlib.container import BarContainer
+from matplotlib.text import Text
 from PIL import Image
 
 from stpp.paper.systems import SYSTEMS
@@ -27,9 +28,10 @@ def test_a_figure_is_a_png_of_readable_size_with_equal_bytes_for_equal_numbers(t
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_of_nothing_says_so(tmp_path: Path, name: str) -> None:
-    draw(name, Known(), tmp_path / "empty.png")
-    assert (tmp_path / "empty.png").stat().st_size < 20_000
+def test_a_figure_of_nothing_says_so(name: str) -> None:
+    drawn = FIGURES[name](Known())
+    said = [text.get_text() for text in drawn.findobj(Text) if text.get_text()]
+    assert said in (["nothing of this figure was run"], ["no epoch trained yet"])
 
 
 @pytest.mark.parametrize(
