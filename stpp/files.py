@@ -19,8 +19,15 @@ _PART = r"(?!\.{1,2}(?:/|\Z))[^\s/\\,\"\x00-\x1f\x7f-\x9f\ud800-\udfff]+"
 ID = re.compile(rf"{_PART}(?:/{_PART})*\Z")
 
 
+WORKER = "Original Traceback (most recent call last):"
+
+
 class StppError(Exception):
     """Something the user can mend: the message names the file, key or image, and what to do."""
+
+    def __init__(self, message: str) -> None:
+        # torch raises what a loader's worker raised again, with the worker's traceback for a message.
+        super().__init__(message.rpartition("stpp.files.StppError: ")[2].rstrip() if WORKER in message else message)
 
 
 def raise_all(problems: list[str], where: str) -> None:
@@ -90,7 +97,7 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
 def replacing_folder(out: Path) -> Iterator[Path]:
     """Give an empty folder beside `out` that takes its place at the end; `out` never shows a part of it.
 
-    Raises StppError if `out` holds anything that the new one does not: it may be a person's.
+    Raises StppError if `out` is a file, or holds one that the new folder does not: it may be a person's.
     """
     if not out.name:
         raise StppError(f"{out}: name a folder of its own for the results")
@@ -99,18 +106,23 @@ def replacing_folder(out: Path) -> Iterator[Path]:
     partial.mkdir()
     try:
         yield partial
-        written = {file.name for file in partial.iterdir()}
-        others = (
-            sorted(f.name for f in out.iterdir() if f.name not in written)
-            if out.is_dir() and not out.is_symlink()
-            else []
-        )
-        if others:
-            raise StppError(f"{out}: holds {others[0]}, which is not replaced here; remove it, or give another folder")
-        for file in (f for f in partial.rglob("*") if f.is_file()):
-            _sync(file)
-        _remove(out)
+        written = {file.relative_to(partial) for file in partial.rglob("*") if file.is_file()}
+        if out.is_file() and not out.is_symlink():
+            raise StppError(f"{out}: is a file, not a folder; remove it, or give another name")
+        if out.is_dir() and not out.is_symlink():
+            there = {file.relative_to(out) for file in out.rglob("*") if not file.is_dir() or file.is_symlink()}
+            if others := sorted(there - written):
+                what = f"{others[0]}, which is not replaced here"
+                raise StppError(f"{out}: holds {what}; remove it, or give another folder")
+        for name in written:
+            _sync(partial / name)
+        old = _partial(out.with_name(f"{out.name}.old"))
+        if out.is_dir() and not out.is_symlink():
+            out.rename(old)  # removing takes time, in which half of it would stand there
+        else:
+            _remove(out)
         partial.rename(out)
+        _remove(old)
     finally:
         _remove(partial)
 
@@ -119,7 +131,13 @@ def publish(source: Path, out: Path) -> None:
     """Copy a finished file or folder to its final name."""
     if source.is_dir():
         with replacing_folder(out) as partial:
-            shutil.copytree(source, partial, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*.partial"))
+            for file in source.rglob("*"):
+                copy = partial / file.relative_to(source)
+                if file.is_dir():
+                    copy.mkdir(parents=True, exist_ok=True)
+                elif not file.name.endswith(".partial"):
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(file, copy)
     else:
         with replacing(out) as partial:
             shutil.copyfile(source, partial)
@@ -184,6 +202,38 @@ def read_ids(path: Path) -> list[str]:
         return path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise StppError(f"{path}: not readable: {error}") from None
+
+
+def listed(path: Path, dataset: "Dataset") -> tuple[dict[str, int], list[str]]:
+    """The ids that a list of a person names, with the numbers of their lines, and the problems of the other lines.
+
+    A line is an id or an image's path; a second column is allowed, as published lists have.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        return {}, [f"{path}: not readable: {error}; save it as UTF-8"]
+    except OSError as error:
+        return {}, [f"{path}: not readable: {error.strerror}"]
+    by_image = {record.image: i for i, record in dataset.records.items()}
+    ids: dict[str, int] = {}
+    problems = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        word = line.split()[0]
+        found = word if word in dataset.records else by_image.get(word)
+        if found is None and len(line.split()) > 2:
+            problems.append(f"{path}:{number}: an id with spaces? Expected one id or image path (and a mask) a line")
+        elif found is None:
+            problems.append(f"{path}:{number}: {word} is neither an id nor an image of the data set")
+        elif found in ids:
+            problems.append(f"{path}:{number}: {word} is listed twice; remove one line")
+        else:
+            ids[found] = number
+    if not any(line.strip() for line in lines):
+        problems.append(f"{path}: the list is empty")
+    return ids, problems
 
 
 # -- the data manifest ------------------------------------------------------------------------------------------------

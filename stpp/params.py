@@ -49,7 +49,7 @@ class Data(Section):
     masks: str | None = None
     """folder: pattern of mask paths with the same placeholders: `{set}annot/{name}.png`."""
     list: str | None = None
-    """folder: file below root with one image, or image and mask, a line, instead of the patterns."""
+    """folder: file below root with one image, or image and mask, a line; with `images`, also ids of what that finds."""
     classes: tuple[str, ...] | None = None
     """folder: class names in the order of their ids, 0 first."""
     palette: tuple[tuple[int, int, int], ...] | None = None
@@ -72,14 +72,18 @@ class Data(Section):
             "list": self.list,
             "classes": self.classes,
             "palette": self.palette,
+            "values": self.values,
+            "ignore": None if self.ignore == IGNORE else self.ignore,
         }
         if self.kind != "folder":
             given = [k for k, v in described.items() if v is not None]
             if given:
                 raise ValueError(f"kind {self.kind} knows its own {', '.join(given)}: remove them, or use kind folder")
             return self
-        if (self.images is None) == (self.list is None):
-            raise ValueError("kind folder needs either `images` (a pattern) or `list` (a file), not both")
+        if self.images is None and self.list is None:
+            raise ValueError("kind folder needs `images` (a pattern), or `list` (a file of images)")
+        if self.masks is not None and self.images is None:
+            raise ValueError("`masks` takes its placeholders from `images`: give that too, or masks in the `list`")
         if not self.classes:
             raise ValueError("kind folder needs `classes`, the class names in the order of their ids")
         if not all(name.strip() for name in self.classes):
@@ -92,11 +96,16 @@ class Data(Section):
             raise ValueError(f"`palette` has {len(self.palette)} colours for {len(self.classes)} classes")
         if any(not 0 <= c <= 255 for colour in self.palette or () for c in colour):
             raise ValueError("`palette` holds numbers from 0 to 255")
+        return self
+
+    @model_validator(mode="after")
+    def _values_are_of_masks_and_classes(self) -> Self:
+        classes = len(self.classes or ())
         for value, meaning in (self.values or {}).items():
             if not value.isdecimal() or int(value) > 65535:
                 raise ValueError(f"`values` key {value!r} is not a mask value (0 to 65535)")
-            if isinstance(meaning, int) and not 0 <= meaning < len(self.classes):
-                raise ValueError(f"`values` maps {value} to class {meaning}, but there are {len(self.classes)} classes")
+            if isinstance(meaning, int) and not 0 <= meaning < classes:
+                raise ValueError(f"`values` maps {value} to class {meaning}, but there are {classes} classes")
         return self
 
 
@@ -209,6 +218,8 @@ class Weak(Section):
     @model_validator(mode="after")
     def _ranges_are_ordered(self) -> Self:
         _ordered("scale", self.scale)
+        if self.base * self.scale[0] < 1:
+            raise ValueError(f"`base` {self.base} times `scale` {self.scale[0]:g} is less than one pixel")
         return self
 
 
@@ -236,6 +247,8 @@ class Strong(Section):
         _ordered("cutout_aspect", self.cutout_aspect)
         if self.cutout_area[1] > 1:
             raise ValueError("`cutout_area` is a part of the crop, at most 1")
+        if self.cutout_aspect[1] > 1000:
+            raise ValueError("`cutout_aspect` is at most 1000")
         area, (low, high) = self.cutout_area[0], self.cutout_aspect
         if low > 1 / area or high < area:
             raise ValueError("no rectangle of `cutout_area` and `cutout_aspect` fits into the crop")

@@ -64,7 +64,7 @@ def run_once(
     job = Job(stage, key, home / f"{stage}-{key[:16]}")
     # Outs below another working directory (DVC's queue) are other outs; equal work is the same work wherever it runs.
     place = hashlib.sha256(str(Path.cwd()).encode()).hexdigest()[:8]
-    with _lock(home / f"{stage}-{place}.lock", stage, key), _lock(job.folder.with_suffix(".lock"), stage, key):
+    with _lock(home / f"{stage}-{place}.lock", stage, key), _lock(_lock_of(job.folder), stage, key):
         _discard(home, stage, keep=job.folder)
         job.folder.mkdir(parents=True, exist_ok=True)
         for half in job.folder.rglob(".*.partial"):
@@ -127,6 +127,10 @@ def _taken(file: IO[str]) -> bool:
     return True
 
 
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.lock")
+
+
 def _md5(path: Path) -> str:
     return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
 
@@ -140,7 +144,7 @@ def _discard(home: Path, stage: str, keep: Path) -> None:
     for folder in home.glob(f"*-{'[0-9a-f]' * 16}"):
         finished = folder / "finished.json"
         if finished.is_file():
-            if json.loads(finished.read_text())["run_json"] in recorded:
+            if folder != keep and json.loads(finished.read_text())["run_json"] in recorded:
                 _remove(folder)
         elif folder.name[:-17] == stage and folder != keep:
             unfinished.append(folder)
@@ -150,7 +154,7 @@ def _discard(home: Path, stage: str, keep: Path) -> None:
 
 def _remove(folder: Path) -> None:
     """Remove a job's folder unless a process holds its lock."""
-    lock = folder.with_suffix(".lock")
+    lock = _lock_of(folder)
     with lock.open("a+") as file:
         if not _taken(file):
             return

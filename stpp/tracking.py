@@ -25,6 +25,10 @@ def tracking_uri(root: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
 
 
+ELSEWHERE = {"runtime": True, "toy": True, "data": True, "score": True, "label": {"batch_size", "shards"}}
+"""Parameters that say how to compute, or whose meaning is in the digest of the data."""
+COMPARED = ELSEWHERE | {"select": True, "online": True}
+"""Besides, what makes a system: two systems need not share it to compare."""
 WRITTEN = (":!dvc.lock", ":!pipelines/*/dvc.lock", ":!runs")
 
 
@@ -163,8 +167,8 @@ def _experiment(mlflow: Any, name: str, root: Path) -> str:
     known = mlflow.get_experiment_by_name(name)
     if known is not None:
         return str(known.experiment_id)
-    # A server chooses its own place; beside SQLite it would be the working directory of the moment.
-    place = None if "MLFLOW_TRACKING_URI" in os.environ else (root / "mlartifacts" / name).as_uri()
+    # A server chooses its own place; beside a database it would be the working directory of the moment.
+    place = None if tracking_uri(root).startswith("http") else (root / "mlartifacts" / name).as_uri()
     # The kind makes the UI open as one for model training.
     tags = {"mlflow.experimentKind": "custom_model_development"}
     return str(mlflow.create_experiment(name, artifact_location=place, tags=tags))
@@ -182,11 +186,10 @@ def track(
     stage = os.environ.get("DVC_STAGE", name)
     pipeline, _, step = stage.rpartition("/dvc.yaml:")
     system = " ".join(filter(None, (pipeline.rpartition("/")[2] or "stpp", step.partition("@")[2])))
-    same = _setting(setting, tags)
     context = {
         "stpp.system": system,
-        "stpp.setting": same,
-        "stpp.group": hashlib.sha256(f"{system} {same}".encode()).hexdigest()[:32],
+        "stpp.setting": _name_of(setting, tags, COMPARED),
+        "stpp.group": _name_of(setting, tags, ELSEWHERE, system, _overlays(stage)),
         "stpp.dvc.stage": stage,
         "stpp.dvc.experiment": os.environ.get("DVC_EXP_NAME", ""),
     }
@@ -202,19 +205,30 @@ def track(
     run.end("FINISHED")
 
 
-def _setting(params: "Params", tags: dict[str, str]) -> str:
-    """A name for data, split and parameters together: what must be equal for two systems to compare."""
-    # How images are scored, selected and labelled makes a system, and no evaluation watches it.
-    chosen = params.model_dump(exclude={"runtime", "toy", "data", "score", "select", "label", "online"})
-    text = json.dumps([chosen, tags.get("stpp.data.digest"), tags.get("stpp.split.digest")], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+def _name_of(params: "Params", tags: dict[str, str], without: dict[str, Any], *more: Any) -> str:
+    """A name for data, split and parameters together, but for some of these; 32 characters."""
+    chosen = params.model_dump(mode="json", exclude=without)
+    what = [chosen, *more, tags.get("stpp.data.digest"), tags.get("stpp.split.digest")]
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _overlays(stage: str) -> dict[str, Any]:
+    """What lies beside the pipeline that DVC runs: the parameters that make it another system."""
+    from stpp.params_file import read_yaml
+
+    folder = Path(stage.rpartition(":")[0]).parent
+    files = sorted(folder.glob("*.yaml")) if folder != Path() else []
+    return {file.name: read_yaml(file) for file in files if file.name != "dvc.yaml"}
 
 
 def _git() -> dict[str, str]:
     """Commit and cleanliness of the code that runs; what DVC writes while it runs does not count."""
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
+        try:
+            done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
+        except OSError:  # no git on this machine
+            return ""
         return done.stdout.strip() if done.returncode == 0 else ""
 
     commit = git("rev-parse", "HEAD")

@@ -1,9 +1,12 @@
 """Files: written whole or not at all, hashed by name and content, read back as they were written."""
 
 import csv
+import errno
 import hashlib
 import json
 import os
+import resource
+import signal
 import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -149,7 +153,7 @@ def test_a_link_is_replaced_and_not_what_it_leads_to(tmp_path: Path) -> None:
 
 def test_what_is_published_is_a_copy_of_the_file_or_folder(tmp_path: Path) -> None:
     write_text(tmp_path / "state" / "a" / "b", "1")
-    write_text(tmp_path / "out" / "a" / "stale", "0")
+    write_text(tmp_path / "out" / "a" / "b", "0")
     write_text(tmp_path / "state" / "a" / ".b.1.partial", "half")
     publish(tmp_path / "state", tmp_path / "out")
     publish(tmp_path / "state" / "a" / "b", tmp_path / "new" / "file")
@@ -394,3 +398,44 @@ def test_what_killed_processes_left_beside_a_name_is_removed_and_a_living_one_s_
     with replacing_folder(tmp_path / "a") as partial:
         write_text(partial / "x", "1")
     assert contents(tmp_path) == {"a/x": b"1", f"{alive.name}/half": b"half"}
+
+
+@pytest.mark.parametrize("theirs", ["images/mine.jpg", "images/deep/mine.jpg", "b"])
+def test_a_file_that_the_new_folder_does_not_hold_is_never_removed(tmp_path: Path, theirs: str) -> None:
+    write_text(tmp_path / "out" / theirs, "precious")
+    before = contents(tmp_path)
+    with pytest.raises(StppError, match=f"out: holds {theirs}"), replacing_folder(tmp_path / "out") as partial:
+        write_text(partial / "images/new.jpg", "new")
+    assert contents(tmp_path) == before
+
+
+def test_a_folder_does_not_take_the_place_of_a_file(tmp_path: Path) -> None:
+    write_text(tmp_path / "notes", "precious")
+    with pytest.raises(StppError, match="notes: is a file"), replacing_folder(tmp_path / "notes") as partial:
+        write_text(partial / "a", "1")
+    assert contents(tmp_path) == {"notes": b"precious"}
+
+
+def test_publishing_to_a_full_disk_is_the_disks_error(tmp_path: Path) -> None:
+    write_text(tmp_path / "state/a", "x" * 9000)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(OSError, match="File too large") as raised:
+            publish(tmp_path / "state", tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert raised.value.errno == errno.EFBIG
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_error_out_of_a_loaders_worker_says_what_the_worker_said() -> None:
+    try:
+        try:
+            raise StppError("a.jpg: no such file")
+        except StppError:
+            torch._utils.ExceptionWrapper(where="in DataLoader worker process 0").reraise()
+    except StppError as error:
+        assert str(error) == "a.jpg: no such file"

@@ -283,8 +283,10 @@ FOLDER = {"name": "mine", "kind": "folder", "root": "r", "images": "{name}.png",
     ("change", "said"),
     [
         ({"kind": "pascal"}, "kind pascal knows its own images, classes"),
-        ({"list": "l.txt"}, "not both"),
-        ({"images": None}, "needs either"),
+        ({"kind": "pascal", "images": None, "classes": None, "values": {"220": "ignore"}}, "knows its own values"),
+        ({"kind": "pascal", "images": None, "classes": None, "ignore": 11}, "knows its own ignore"),
+        ({"images": None}, "needs `images`"),
+        ({"images": None, "list": "l.txt", "masks": "{name}.png"}, "`masks` takes its placeholders from `images`"),
         ({"classes": None}, "needs `classes`"),
         ({"classes": []}, "needs `classes`"),
         ({"classes": ["a", "a"]}, "twice"),
@@ -406,3 +408,15 @@ def test_no_published_setting_leaves_a_value_to_the_code(path: Path) -> None:
     for section in ("model", "train", "augment", "score", "select", "label", "evaluate"):
         wanted = flatten({section: getattr(load([path]), section).model_dump()})
         assert set(wanted) <= set(raw)
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({"strong": {"cutout_aspect": [0.3, 1e308]}}, "at most 1000"),
+        ({"weak": {"base": 8, "scale": [0.01, 2.0]}}, "less than one pixel"),
+    ],
+)
+def test_augmentations_that_no_image_survives_are_refused(section: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(StppError, match=said):
+        loaded(tmp_path, {"augment": section})

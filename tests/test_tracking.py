@@ -212,3 +212,76 @@ def test_a_server_that_was_never_there_stops_nothing(
 def test_tracking_loads_mlflow_only_when_there_is_something_to_say() -> None:
     code = "import sys, stpp.tracking; print('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def seen(root: Path, params: Params, key: str) -> dict[str, str]:
+    """The tags of a run that a stage with these parameters makes."""
+    with track("stage", key, params, params, TAGS, root, root / key) as run:
+        run.log({"x": 1.0}, 0)
+    [found] = runs(root, f"tags.`stpp.key` = '{key}'")
+    return dict(found.data.tags)
+
+
+def changed(params: Params, section: str, **values: object) -> Params:
+    raw = params.model_dump(mode="json")
+    return Params.model_validate_json(json.dumps(raw | {section: raw[section] | values}))
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "other_parent", "other_setting"),
+    [
+        ("select", {"ratio": 0.25}, True, False),
+        ("label", {"flip": False}, True, True),
+        ("train", {"lr": 0.5}, True, True),
+        ("label", {"batch_size": 1, "shards": 1}, False, False),
+        ("runtime", {"workers": 3}, False, False),
+        ("data", {"root": "elsewhere"}, False, False),
+    ],
+)
+def test_what_makes_another_result_has_another_parent_and_what_compares_shares_a_setting(
+    root: Path, params: Params, section: str, values: dict[str, object], other_parent: bool, other_setting: bool
+) -> None:
+    first, second = seen(root, params, "a"), seen(root, changed(params, section, **values), "b")
+    assert (first["mlflow.parentRunId"] != second["mlflow.parentRunId"]) == other_parent
+    assert (first["stpp.setting"] != second["stpp.setting"]) == other_setting
+    for tags, p in ((first, params), (second, changed(params, section, **values))):
+        logged = client(root).get_run(tags["mlflow.parentRunId"]).data.params
+        assert logged["select.ratio"] == str(p.select.ratio)
+        assert logged["label.flip"] == str(p.label.flip)
+
+
+def test_an_overlay_that_is_edited_makes_another_parent(
+    root: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overlay = root / "pipelines/pixel/params.yaml"
+    overlay.parent.mkdir(parents=True)
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("DVC_STAGE", "pipelines/pixel/dvc.yaml:evaluate")
+    parents = []
+    for key, text in (("a", "{threshold: 0.5}"), ("b", "{ threshold: 0.5 }"), ("c", "{flip: true}")):
+        overlay.write_text(f"label: {text}\n")
+        parents.append(seen(root, params, key)["mlflow.parentRunId"])
+    assert parents[0] == parents[1] != parents[2]
+
+
+def test_without_git_a_run_has_no_commit_and_goes_on(
+    root: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert "mlflow.source.git.commit" not in seen(root, params, "a")
+
+
+@pytest.mark.parametrize("uri", ["", "sqlite:///{root}/shared.db"])
+def test_artifacts_beside_a_database_lie_in_the_project(
+    root: Path, params: Params, uri: str, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    if uri:
+        shutil.copyfile(root / "mlflow.db", root / "shared.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.format(root=root))
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    with track("stage", "a", params, params, TAGS, root, root / "id") as run:
+        run.table({"x": [1]}, "x.json")
+    [found] = runs(root, "tags.`stpp.key` = 'a'")
+    assert found.info.artifact_uri.startswith((root / "mlartifacts").as_uri())
+    assert list((root / "mlartifacts").rglob("x.json"))
+    assert list(Path.cwd().iterdir()) == []

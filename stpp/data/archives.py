@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from stpp.files import StppError, replacing, sha256
+from stpp.files import StppError, digest, replacing, sha256
 
 LARGEST = 256 * 2**20
 """Bytes of one member; the largest of the known data sets have a few MB."""
@@ -106,7 +106,9 @@ def import_archive(source: Path, out: Path) -> Imported:
     Raises StppError naming the archive if it is damaged or holds nothing known, and naming a file that is there with
     other content: nothing is overwritten.
     """
-    found = Imported(source.name, sha256(source) if source.is_file() else "")
+    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+        raise StppError(f"{out}: lies in {source}, which it is made from; give a folder outside")
+    found = Imported(source.name, sha256(source) if source.is_file() else digest([source]) if source.is_dir() else "")
     compiled = [(rule, re.compile(rule.pattern)) for rule in RULES]
     try:
         known = any(pattern.fullmatch(name) for name, _ in _members(source) for _, pattern in compiled)
@@ -139,7 +141,8 @@ def import_archive(source: Path, out: Path) -> Imported:
 def _keep(name: str, read: Callable[[], bytes], out: Path, found: Imported) -> None:
     """A file of a data set of no known layout, under its own name below its folders."""
     path = Path(name)
-    if path.suffix.lower() not in SUFFIXES or path.is_absolute() or ".." in path.parts or "\\" in name:
+    of_macos = "__MACOSX" in path.parts or path.name.startswith("._")
+    if of_macos or path.suffix.lower() not in SUFFIXES or path.is_absolute() or ".." in path.parts or "\\" in name:
         found.left_out += 1
         return
     _put(out / path, read())
@@ -161,7 +164,7 @@ def _members(source: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
     if source.is_dir():
         for path in sorted(p for p in source.rglob("*") if p.is_file() and not p.is_symlink()):
             yield path.relative_to(source).as_posix(), path.read_bytes
-    elif zipfile.is_zipfile(source):
+    elif _begins_as_zip(source):
         with zipfile.ZipFile(source) as archive:
             for info in archive.infolist():
                 if not info.is_dir():
@@ -173,6 +176,14 @@ def _members(source: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
                     yield member.name, lambda member=member: _read(archive.extractfile(member), member.size)  # type: ignore[misc]
     else:
         raise StppError(f"{source}: no such file or folder")
+
+
+def _begins_as_zip(source: Path) -> bool:
+    """A tar may end in a zip, which `is_zipfile` would take for the whole."""
+    if not source.is_file():
+        return False
+    with source.open("rb") as file:
+        return file.read(2) == b"PK"
 
 
 def _read(file: IO[bytes] | None, size: int) -> bytes:

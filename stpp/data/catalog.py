@@ -155,22 +155,27 @@ def discover(data: Data, known: Layout) -> tuple[dict[str, Found], list[str]]:
     """Every image by id, in the order of ids, and the problems found on the way.
 
     By patterns, an id joins the parts that the placeholders stand for: `{set}/{name}.jpg` makes `train/0001`
-    (`{ext}` is left out). By a list, it is the image's path without its suffix.
+    (`{ext}` is left out). By a list alone, it is the image's path without its suffix; with a pattern, a list picks
+    from what the pattern finds.
     """
     root = Path(data.root)
     if not root.is_dir():
         raise StppError(f"data.root: {data.root} is no folder; is the path right, and is the data there?")
-    pairs = list(_listed(root, data.list)) if data.list else list(_matched(root, known))
+    problems: list[str] = []
+    pairs = _matched(root, known) if known.images else []
+    if data.list:
+        pairs = _listed(root, data.list, pairs if known.images else None, problems)
     found: dict[str, Found] = {}
-    problems = []
     for name, image, mask in pairs:
         if not ID.match(name) or not image.isprintable():
             problems.append(f"{root / image}: `{name}` cannot be an id: rename it without spaces, commas and quotes")
+        elif name in found and found[name].image == image:
+            problems.append(f"{root / image}: listed twice in {data.list}; remove one line")
         elif name in found:
             problems.append(f"{root / image}: id {name} stands also for {root / found[name].image}: rename one")
         else:
             found[name] = Found(image, mask)
-    if not pairs:
+    if not pairs and not problems:
         where = f"the list {data.list}" if data.list else f"the pattern {known.images}"
         problems.append(f"{root}: no image found by {where}; compare it with the names of the files there")
     return dict(sorted(found.items())), problems
@@ -225,29 +230,48 @@ def _fill(pattern: str, parts: dict[str, str]) -> str:
     return re.sub(r"\{(\w+)\}", lambda m: parts[m[1]], pattern)
 
 
-def _listed(root: Path, name: str) -> list[tuple[str, str, str]]:
+def _listed(
+    root: Path, name: str, matched: list[tuple[str, str, str]] | None, problems: list[str]
+) -> list[tuple[str, str, str]]:
+    """Id, image and mask of every line that is right; the others become problems.
+
+    matched: what the patterns find, where there are any.
+    """
     path = root / name
     _inside(name, "data.list")
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise StppError(f"data.list: {path}: not readable: {error}") from None
+    known = {key: pair for pair in matched or () for key in pair[:2]}
     pairs = []
     for number, line in enumerate(lines, 1):
         columns = line.split()
         if not columns:
             continue
+        first, mask = columns[0], columns[1] if len(columns) == 2 else ""
         if len(columns) > 2:
-            raise StppError(
+            problems.append(
                 f"{path}:{number}: expected an image, or an image and a mask, without spaces in their names"
             )
-        image, mask = columns[0], columns[1] if len(columns) == 2 else ""
-        for column in columns:
-            _inside(column, f"{path}:{number}")
-        pairs.append((str(Path(image).with_suffix("")), image, mask))
+        elif any(_leads_out(column) for column in columns):
+            problems.append(f"{path}:{number}: leads out of data.root; give paths below it")
+        elif first in known:
+            id_, image, own = known[first]
+            pairs.append((id_, image, mask or own))
+        elif matched is not None:
+            problems.append(f"{path}:{number}: {first} is neither an id nor an image that data.images finds")
+        elif not Path(first).suffix:
+            problems.append(f"{path}:{number}: {first} is no image's path; for ids, give data.images, too")
+        else:
+            pairs.append((str(Path(first).with_suffix("")), first, mask))
     return pairs
 
 
+def _leads_out(name: str) -> bool:
+    return Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).name
+
+
 def _inside(name: str, where: str) -> None:
-    if Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).name:
+    if _leads_out(name):
         raise StppError(f"{where}: {name} leads out of data.root; give paths below it")

@@ -1,5 +1,6 @@
 """Reading images and masks of any common kind, without trust in what they hold."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,7 @@ def _open(path: Path) -> tuple[Image.Image, bool]:
         raise StppError(f"{path}: not an image ({', '.join(FORMATS)}); replace or remove it") from None
     except Image.DecompressionBombError:
         raise StppError(f"{path}: more than {MAX_PIXELS} pixels are too many; cut it into tiles") from None
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, struct.error) as error:
         raise StppError(f"{path}: unreadable or truncated ({error}); replace or remove it") from None
 
 
@@ -88,15 +89,29 @@ def read_mask(path: Path) -> NDArray[np.int32]:
     Raises StppError naming the file if it is missing, truncated, or has colours in place of values.
     """
     image, _ = _open(path)
-    with path.open("rb") as file:
-        header = file.read(26)
-    if header.startswith(b"\x89PNG") and header[24] in (2, 4) and header[25] == 0:
-        raise StppError(f"{path}: grey values of {header[24]} bits are read scaled to 8; save the mask with 8 bits")
+    if image.mode != "P" and _scaled(path):
+        raise StppError(f"{path}: its grey values are read scaled to 8 or 16 bits; save the mask as PNG with 8 bits")
     if image.mode not in ("L", "P", "1", "I", "I;16", "I;16B", "I;16L"):
         raise StppError(
             f"{path}: a mask has one channel of class ids, this is {image.mode}; convert its colours to ids"
         )
     return np.asarray(image).astype(np.int32)
+
+
+def _scaled(path: Path) -> bool:
+    """Whether Pillow stretches the values of a grey file to the range of its mode, or turns them round."""
+    with path.open("rb") as file:
+        header = file.read(26)
+    if header.startswith(b"\x89PNG"):
+        return header[24] in (2, 4) and header[25] == 0
+    with Image.open(path, formats=FORMATS) as image:
+        if image.format == "PPM":
+            args = image.tile[0].args
+            return image.mode == "1" or (isinstance(args, tuple) and args[1] not in (255, 65535))
+        if image.format == "TIFF":
+            bits, photometric = (image.tag_v2.get(tag) for tag in (258, 262))  # type: ignore[attr-defined]
+            return bits in ((2,), (4,)) or photometric == 0
+    return False
 
 
 def to_classes(values: NDArray[np.int32], meaning: dict[int, int]) -> Mask:

@@ -18,9 +18,14 @@ def inspect(data: Data, workers: int) -> tuple[Dataset, list[str], list[str]]:
     known = layout(data)
     found, problems = discover(data, known)
     root = Path(data.root)
+    remedy = (
+        "name it in data.values (`{value}: ignore`, or a class id)"
+        if data.kind == "folder"
+        else f"that of kind {data.kind} are known: mend the mask, or describe the data by kind folder and data.values"
+    )
 
     def look(item: tuple[str, Found]) -> tuple[Record | None, list[str], list[str]]:
-        return _look(root, known, *item)
+        return _look(root, known, remedy, *item)
 
     records: dict[str, Record] = {}
     notes: dict[str, list[str]] = {}
@@ -37,7 +42,9 @@ def inspect(data: Data, workers: int) -> tuple[Dataset, list[str], list[str]]:
     return Dataset(data.name, known.classes, known.palette, known.values, records), warnings, problems
 
 
-def _look(root: Path, known: Layout, name: str, found: Found) -> tuple[Record | None, list[str], list[str]]:
+def _look(
+    root: Path, known: Layout, remedy: str, name: str, found: Found
+) -> tuple[Record | None, list[str], list[str]]:
     try:
         image, notes = read_image(root / found.image)
     except StppError as error:
@@ -53,8 +60,8 @@ def _look(root: Path, known: Layout, name: str, found: Found) -> tuple[Record | 
             return None, [str(error)], []
         except KeyError as error:
             value = error.args[0]
-            remedy = f"name it in data.values (`{value}: ignore`, or a class id)"
-            return None, [f"{path}: value {value} is none of the {len(known.classes)} classes; {remedy}"], []
+            what = f"value {value} is none of the {len(known.classes)} classes"
+            return None, [f"{path}: {what}; {remedy.format(value=value)}"], []
         if mask.shape != (height, width):
             size = f"{mask.shape[1]} x {mask.shape[0]}"
             return None, [f"{path}: {size} pixels, but its image has {width} x {height}; make them equal"], []

@@ -4,7 +4,7 @@ from collections import deque
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from stpp.files import Dataset
+from stpp.files import Dataset, listed
 from stpp.params import Split, Subset
 from stpp.seeds import seed_of
 
@@ -52,37 +52,23 @@ def _candidates(
     if subset.list is None:
         pattern = subset.ids or "*"
         free = [i for i in dataset.records if fnmatchcase(i, pattern) and i not in taken]
-        # Only images with masks can be labelled or evaluated; the others are for D_u.
-        return free if name == "unlabeled" else [i for i in free if dataset.records[i].mask]
+        # Only images with masks can be labelled or evaluated. What a pattern names for evaluation, it names wholly:
+        # an image whose mask is missing there is no image for D_u, and `check` says so.
+        named = subset.ids is not None and subset.count is None and subset.fraction is None
+        whole = name == "unlabeled" or (named and name != "labeled")
+        return free if whole else [i for i in free if dataset.records[i].mask]
     path = folder / subset.list
     if Path(subset.list).is_absolute() or ".." in Path(subset.list).parts or not path.is_file():
         problems.append(f"split.{name}.list: {path}: no such file; lists lie in {folder}/, where DVC watches them")
         return []
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        problems.append(f"{path}: not readable: {error}; save it as UTF-8")
-        return []
-    by_image = {record.image: i for i, record in dataset.records.items()}
-    ids: dict[str, None] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        word = line.split()[0]
-        found = word if word in dataset.records else by_image.get(word)
-        if found is None and len(line.split()) > 2:
-            problems.append(f"{path}:{number}: an id with spaces? Expected one id or image path (and a mask) a line")
-        elif found is None:
-            problems.append(f"{path}:{number}: {word} is neither an id nor an image of the data set")
-        elif found in ids:
-            problems.append(f"{path}:{number}: {word} is listed twice; remove one line")
-        elif found in taken:
-            problems.append(f"{path}:{number}: {word} is also in {taken[found]}: a set may not share images")
-        else:
-            ids[found] = None
-    if not any(line.strip() for line in lines):
-        problems.append(f"{path}: the list is empty")
-    return list(ids)
+    ids, wrong = listed(path, dataset)
+    problems += wrong
+    problems += [
+        f"{path}:{number}: {i} is also in {taken[i]}: a set may not share images"
+        for i, number in ids.items()
+        if i in taken
+    ]
+    return [i for i in ids if i not in taken]
 
 
 def _evenly(order: list[str], dataset: Dataset, size: int) -> list[str]:
@@ -126,6 +112,12 @@ def check(sets: dict[str, list[str]], dataset: Dataset, split: Split, batch_size
                 )
             else:
                 warnings.append(f"class {label} has no pixel in {name}")
+    pattern = split.labeled.ids
+    bare = [i for i, r in dataset.records.items() if pattern and fnmatchcase(i, pattern) and not r.mask]
+    if bare:
+        warnings.append(f"split.labeled.ids names {len(bare)} image(s) without a mask, such as {bare[0]}: not labelled")
+    if len(sets.get("unlabeled", [])) == 1:
+        problems.append("split.unlabeled: 1 image cannot be parted into reliable and unreliable: give more")
     labeled = len(sets.get("labeled", []))
     if 0 < labeled * copies(labeled, 0) < batch_size:
         problems.append(

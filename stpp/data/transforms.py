@@ -24,6 +24,10 @@ MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
 STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
 
 
+CUTOUT_DRAWS = 10_000
+"""After so many rectangles that do not fit, none is cut out; with the published ranges every third fits."""
+
+
 class RandomResize(DualTransform):
     """Resize so that the long side is an integer drawn uniformly from base * scale; the aspect is kept."""
 
@@ -64,7 +68,7 @@ class CutOut(DualTransform):
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
         height, width = params["shape"][:2]
-        while True:
+        for _ in range(CUTOUT_DRAWS):
             area = self.py_random.uniform(*self.area) * height * width
             aspect = self.py_random.uniform(*self.aspect)
             h, w = int((area * aspect) ** 0.5), int((area / aspect) ** 0.5)
@@ -72,6 +76,7 @@ class CutOut(DualTransform):
             if top + h <= height and left + w <= width:
                 noise = self.random_generator.integers(0, 256, (h, w, 3), dtype=np.uint8)
                 return {"box": (slice(top, top + h), slice(left, left + w)), "noise": noise}
+        return {"box": (slice(0), slice(0)), "noise": np.zeros((0, 0, 3), dtype=np.uint8)}
 
     def apply(self, img: Image, box: tuple[slice, slice], noise: Image, **_: Any) -> Image:
         img = img.copy()

@@ -27,8 +27,9 @@ def import_(archive: Archive, out: Root) -> None:
 
     found = import_archive(archive, out)
     record = out / "imported.json"
-    earlier = [one for one in read_json(record) if one["archive"] != found.source] if record.exists() else []
     about = {"archive": found.source, "sha256": found.sha256, "files": found.counts, "left_out": found.left_out}
+    # Another archive of the same name is another archive.
+    earlier = [one for one in read_json(record) if one["sha256"] != found.sha256] if record.exists() else []
     write_json(record, [*earlier, about])
     for warning in found.warnings:
         print(f"warning: {warning}")

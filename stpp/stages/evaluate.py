@@ -57,6 +57,7 @@ def evaluate(
         sections={
             "model": p.model.model_dump(),
             "evaluate": p.evaluate.model_dump(),
+            "label": p.label.model_dump(),
             "of": [*models, *sets],
             "on": list(lists),
         },
@@ -103,7 +104,7 @@ def _evaluate(
             panels = {i: job.folder / "panels" / name / f"{i}.png" for i in shown if subset == first}
             what = f"evaluate {name} on {subset}"
             make = partial(_confusion_matrix, p=p, photos=photos, model=model, ids=ids, panels=panels, what=what)
-            matrix = read_json(job.once(f"{subset}-{name}.json", make))
+            matrix = read_json(job.once(f"on-{subset}/{name}.json", make))
             scores = Scores(torch.tensor(matrix))
             matrices.setdefault(subset, {})[name] = matrix
             metrics.setdefault(subset, {})[name] = {"miou": scores.miou, "pixel_accuracy": scores.pixel_accuracy}
@@ -175,14 +176,13 @@ def _lists(paths: list[Path]) -> dict[str, Path]:
 
 def _with_masks(path: Path, dataset: "Dataset") -> list[str]:
     """The ids of a list, all of which have masks."""
-    from stpp.files import StppError, read_ids
+    from stpp.files import listed, raise_all
 
-    ids = read_ids(path)
-    unfit = [i for i in ids if i not in dataset.records or not dataset.records[i].mask]
-    if unfit or not ids:
-        what = f"{len(unfit)} ids without image or mask in {dataset.name} ({unfit[0]}, ...)" if unfit else "no ids"
-        raise StppError(f"{path}: {what}: only images with masks can be evaluated")
-    return ids
+    ids, problems = listed(path, dataset)
+    bare = "has no mask, without which it cannot be evaluated"
+    problems += [f"{path}:{number}: {i} {bare}" for i, number in ids.items() if not dataset.records[i].mask]
+    raise_all(problems, "evaluate")
+    return list(ids)
 
 
 def _quality(masks: "MaskSet", photos: "Photos", group: str) -> tuple[list[tuple[str, str, float]], "Scores"]:

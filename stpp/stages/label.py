@@ -60,7 +60,7 @@ def _label(job: Job, run: Run, p: "Params", model: Path, ids: Path, data: Path, 
     from stpp.engine import device as devices
     from stpp.engine.evaluate import predictions
     from stpp.engine.predict import augmented, plain
-    from stpp.files import read_csv, read_dataset, read_ids, write_csv
+    from stpp.files import listed, raise_all, read_csv, read_dataset, write_csv
     from stpp.masks import COLUMNS, MaskSet, encode_mask, mask_sha256, shard_name, shards_of, write_shard
     from stpp.models import build
     from stpp.params import IGNORE
@@ -68,6 +68,9 @@ def _label(job: Job, run: Run, p: "Params", model: Path, ids: Path, data: Path, 
     from stpp.selftrain.pseudo import fill, pseudo_mask
 
     dataset = read_dataset(data)
+    found, problems = listed(ids, dataset)
+    raise_all(problems, "label")
+    wanted = list(found)
     photos = Photos(dataset, Path(p.data.root))
     where = devices.start(p.runtime)
     classes = len(dataset.classes)
@@ -88,7 +91,6 @@ def _label(job: Job, run: Run, p: "Params", model: Path, ids: Path, data: Path, 
         write_csv(rows, COLUMNS, about)
         write_shard(path, masks)
 
-    wanted = read_ids(ids)
     shards = shards_of(wanted, p.label.shards)
     rows: list[tuple[str, ...]] = []
     for index, shard in enumerate(progress(shards, f"label {len(wanted)} images", len(shards))):

@@ -30,5 +30,7 @@ def named(pairs: list[str]) -> dict[str, Path]:
         name, equals, path = pair.partition("=")
         if not equals or not name or not path:
             raise StppError(f"{pair}: expected NAME=PATH")
+        if name in result:
+            raise StppError(f"{pair}: {name} is named twice; give each a name of its own")
         result[name] = Path(path)
     return result

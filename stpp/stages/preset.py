@@ -62,6 +62,6 @@ def _text(name: str) -> str:
 
 def _changed(path: Path) -> bool:
     """Whether git does not hold what the file says."""
-    words = ["git", "status", "--porcelain", "--", str(path)]
+    words = ["git", "status", "--porcelain", "--ignored", "--", str(path)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     return done.returncode != 0 or bool(done.stdout.strip())

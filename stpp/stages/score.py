@@ -59,7 +59,7 @@ def _score(job: Job, run: Run, p: "Params", checkpoints: Path, data: Path, split
     from stpp.engine import device as devices
     from stpp.engine.evaluate import predictions
     from stpp.engine.metrics import confusion, miou
-    from stpp.files import read_csv, read_dataset, read_ids, write_csv
+    from stpp.files import StppError, read_csv, read_dataset, read_ids, write_csv
     from stpp.masks import shards_of
     from stpp.models import build
     from stpp.progress import progress
@@ -70,7 +70,11 @@ def _score(job: Job, run: Run, p: "Params", checkpoints: Path, data: Path, split
     where = devices.start(p.runtime)
     classes = len(dataset.classes)
     # f_1 .. f_K by number, not by name: "10" comes after "9".
-    files = sorted(checkpoints.glob("*.safetensors"), key=lambda f: int(f.stem))
+    files = sorted((f for f in checkpoints.glob("*.safetensors") if f.stem.isdecimal()), key=lambda f: int(f.stem))
+    if len(files) < 2:
+        raise StppError(
+            f"{checkpoints}: {len(files)} checkpoints 1.safetensors, 2.safetensors, ...; stability needs two"
+        )
     networks = [build.load(build.build(p.model, classes), file).to(where) for file in files]
 
     columns = ("id", "stability", "confidence", "quality")

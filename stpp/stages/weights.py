@@ -1,5 +1,6 @@
 """Commands weights import and weights export: networks from and for other code."""
 
+from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -43,6 +44,8 @@ def export(
     if out.suffix not in (".pth", ".pt"):
         raise StppError(f"{out}: the name has to end in .pth or .pt")
     placed = place(read_state(file), network, backbone, str(file))
+    held = BytesIO()  # written to a full disk itself, torch raises what tells nothing
+    torch.save(placed.state, held)
     with replacing(out) as partial:
-        torch.save(placed.state, partial)
+        partial.write_bytes(held.getvalue())
     print(f"{out}: {len(placed.state)} tensors of {network} on {backbone}")

@@ -271,3 +271,49 @@ def test_what_was_imported_is_recorded(tmp_path: Path, monkeypatch: pytest.Monke
     record = json.loads((tmp_path / "data/imported.json").read_text())
     assert [one["archive"] for one in record] == ["benchmark.tgz", "voc.tar"]
     assert all(len(one["sha256"]) == 64 for one in record)
+
+    other = as_tar(tmp_path / "elsewhere.tar", sbd()).rename(tmp_path / "benchmark.tgz")
+    import_(other, Path("data"))
+    record = json.loads((tmp_path / "data/imported.json").read_text())
+    assert sorted(one["archive"] for one in record) == ["benchmark.tgz", "benchmark.tgz", "voc.tar"]
+
+
+def test_a_tar_whose_last_member_is_a_zip_is_a_tar(tmp_path: Path) -> None:
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w") as archive:
+        archive.writestr("inner.png", picture("PNG", PHOTO))
+    with tarfile.open(tmp_path / "all.tar", "w") as archive:
+        for name, content in (("images/a.png", picture("PNG", PHOTO)), ("extra.zip", inner.getvalue())):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    import_archive(tmp_path / "all.tar", tmp_path / "out")
+    assert [f.name for f in (tmp_path / "out").rglob("*.png")] == ["a.png"]
+
+
+def test_what_macos_adds_is_left_out(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "mine.zip", "w") as archive:
+        for name in ("images/1.png", "__MACOSX/images/._1.png", "images/._1.png"):
+            archive.writestr(name, picture("PNG", PHOTO))
+    found = import_archive(tmp_path / "mine.zip", tmp_path / "out")
+    assert [f.relative_to(tmp_path / "out").as_posix() for f in (tmp_path / "out").rglob("*.png")] == ["images/1.png"]
+    assert found.left_out == 2
+
+
+@pytest.mark.parametrize("inside", [".", "data", "a/b"])
+def test_a_folder_is_not_imported_into_itself(tmp_path: Path, inside: str) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/1.png").write_bytes(picture("PNG", PHOTO))
+    with pytest.raises(StppError, match="lies in"):
+        import_archive(tmp_path / "mine", tmp_path / "mine" / inside)
+    assert len(list((tmp_path / "mine").rglob("*.png"))) == 1
+
+
+def test_a_folder_is_recorded_by_its_content(tmp_path: Path) -> None:
+    digests = []
+    for name, value in (("a", 1), ("b", 1), ("c", 2)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").write_bytes(picture("PNG", np.full((2, 2), value, np.uint8)))
+        digests.append(import_archive(tmp_path / name, tmp_path / f"out_{name}").sha256)
+    assert len(digests[0]) == 64
+    assert digests[0] == digests[1] != digests[2]

@@ -334,11 +334,39 @@ def test_a_list_has_an_image_or_an_image_and_its_mask_a_line(start: str, tree: A
     }
 
 
-@pytest.mark.parametrize("second", ["p/a.png", "p/a.jpg"])
-def test_an_image_listed_twice_is_a_problem(second: str, tree: Any) -> None:
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [
+        ("p/a.png", "{root}/p/a.png: id p/a stands also for {root}/p/a.jpg"),
+        ("p/a.jpg", "{root}/p/a.jpg: listed twice in list.txt"),
+    ],
+)
+def test_an_image_listed_twice_is_a_problem(second: str, said: str, tree: Any) -> None:
     root = tree({"list.txt": f"p/a.jpg\n{second}\n"})
     (problem,) = problems_of(root, list="list.txt")
-    assert f"{root}/{second}: id p/a stands also for {root}/p/a.jpg" in problem
+    assert said.format(root=root) in problem
+
+
+def test_with_patterns_a_list_picks_by_id_or_image_what_they_find(tree: Any) -> None:
+    files = [f"{part}/{n}.{kind}" for n in "abc" for part, kind in (("photos", "jpg"), ("masks", "png"))]
+    lines = "a\nphotos/b.jpg\nc other/c.png\n"
+    root = tree(dict.fromkeys(files, b"") | {"photos/d.jpg": b"", "list.txt": lines})
+    kwargs = {"images": "photos/{name}.jpg", "masks": "masks/{name}.png", "list": "list.txt"}
+    assert found(root, **kwargs) == {
+        "a": Found("photos/a.jpg", "masks/a.png"),
+        "b": Found("photos/b.jpg", "masks/b.png"),
+        "c": Found("photos/c.jpg", "other/c.png"),
+    }
+    (root / "list.txt").write_text(lines + "nobody\nphotos/z.jpg\n")
+    assert [p.split(":")[1] for p in problems_of(root, **kwargs)] == ["4", "5"]
+
+
+def test_every_line_of_a_list_that_is_wrong_is_said_and_the_others_are_found(tree: Any) -> None:
+    root = tree({"list.txt": "p/good.jpg\na b c\n../x.jpg\n2007_000032\np/fine.jpg\n"})
+    data = described(root, list="list.txt")
+    images, problems = discover(data, layout(data))
+    assert list(images) == ["p/fine", "p/good"]
+    assert [p.split(": ")[0] for p in problems] == [f"{root}/list.txt:{n}" for n in (2, 3, 4)]
 
 
 @pytest.mark.parametrize(
@@ -346,8 +374,8 @@ def test_an_image_listed_twice_is_a_problem(second: str, tree: Any) -> None:
 )
 def test_a_line_that_climbs_out_or_holds_more_than_two_names_is_refused_with_its_number(line: str, tree: Any) -> None:
     root = tree({"list.txt": f"p/good.jpg\n{line}\n"})
-    with pytest.raises(StppError, match=rf"{root}/list\.txt:2: "):
-        found(root, list="list.txt")
+    (problem,) = problems_of(root, list="list.txt")
+    assert problem.startswith(f"{root}/list.txt:2: ")
 
 
 @pytest.mark.parametrize("name", ["absent.txt", "folder", "../list.txt", "/list.txt", "latin.txt"])

@@ -382,5 +382,57 @@ def test_a_grey_mask_of_few_bits_is_refused_for_its_values_would_be_scaled(tmp_p
     header = struct.pack(">IIBBBBB", 4, 2, 4, 0, 0, 0, 0)
     png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     (tmp_path / "m.png").write_bytes(png)
-    with pytest.raises(StppError, match=r"m\.png: grey values of 4 bits"):
+    with pytest.raises(StppError, match=r"m\.png: its grey values are read scaled"):
         read_mask(tmp_path / "m.png")
+
+
+def tiff(values: NDArray[np.uint8], **tags: int) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(values).save(out, format="TIFF", tiffinfo={262: tags["photometric"]})
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"P5\n2 1\n1\n\x00\x01",
+        b"P5\n2 1\n254\n\x00\xc8",
+        b"P2\n2 1\n20\n1 20\n",
+        b"P4\n2 1\n\x80",
+        b"P1\n2 1\n1 0\n",
+        tiff(np.array([[0, 1]], dtype=np.uint8), photometric=0),
+    ],
+)
+def test_masks_whose_values_a_reader_would_stretch_or_turn_round_are_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "m").write_bytes(content)
+    with pytest.raises(StppError, match=r"/m: its grey values are read scaled .* save the mask as PNG"):
+        read_mask(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"P5\n2 1\n255\n\x01\x14", [[1, 20]]),
+        (b"P5\n2 1\n65535\n\x00\x01\x07\xd0", [[1, 2000]]),
+        (b"P2\n2 1\n255\n1 20\n", [[1, 20]]),
+        (tiff(np.array([[0, 20]], dtype=np.uint8), photometric=1), [[0, 20]]),
+    ],
+)
+def test_masks_of_full_range_are_read_as_they_stand(content: bytes, expected: list[list[int]], tmp_path: Path) -> None:
+    (tmp_path / "m").write_bytes(content)
+    assert read_mask(tmp_path / "m").tolist() == expected
+
+
+@pytest.mark.parametrize("exif", [b"II*\0", b"MM", b"Exif\0\0II"])
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+def test_an_exif_block_that_is_cut_short_is_an_image_or_an_error_that_names_it(
+    exif: bytes, suffix: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(RGB).save(path, exif=exif, lossless=True)
+    try:
+        image, _ = read_image(path)
+    except StppError as error:
+        assert str(error).startswith(f"{path}: ")
+    else:
+        assert np.array_equal(image, RGB)

@@ -232,7 +232,7 @@ def test_all_mistakes_in_lists_are_told_at_once(lists: Any) -> None:
     folder = lists(labeled="absent\n001\n000\n000\n", val="001\nnone\n")
     _, problems = draw(numbered(5), split_of(**LISTED), folder)
     places = [p.removeprefix(f"{folder}/").split(": ")[0] for p in problems]
-    assert places == ["val.txt:2", "labeled.txt:1", "labeled.txt:2", "labeled.txt:4"]
+    assert places == ["val.txt:2", "labeled.txt:1", "labeled.txt:4", "labeled.txt:2"]
 
 
 @pytest.mark.parametrize("name", ["absent.txt", "../outside.txt", "sub/../../outside.txt", "ABSOLUTE", "folder", "."])
@@ -271,8 +271,8 @@ def test_a_missing_mask_is_named_where_one_is_needed(name: str) -> None:
 
 
 def test_a_class_without_a_pixel_in_the_drawn_labels_is_a_problem_and_elsewhere_a_warning() -> None:
-    dataset = dataset_of(record("some", (0, 2)), record("v", (0,)), record("all"))
-    problems, warnings = checked({"labeled": ["some"], "val": ["v"], "unlabeled": ["all"]}, dataset)
+    dataset = dataset_of(record("some", (0, 2)), record("v", (0,)), record("all"), record("more"))
+    problems, warnings = checked({"labeled": ["some"], "val": ["v"], "unlabeled": ["all", "more"]}, dataset)
     assert [p.split(";")[0] for p in problems] == [
         "class road has no pixel in the 1 labelled images and could not be learnt"
     ]
@@ -301,8 +301,8 @@ def test_fewer_labels_than_a_batch_are_a_problem_after_doubling(labeled: int, ba
 
 @pytest.mark.parametrize("other", ["labeled", "val", "test", "unlabeled"])
 def test_the_same_content_under_two_ids_is_a_problem_that_names_both(other: str) -> None:
-    dataset = dataset_of(record("one", content="x"), record("two", content="x"), record("v"), record("u"))
-    sets = {"labeled": ["one"], "val": ["v"], "unlabeled": ["u"]}
+    dataset = dataset_of(record("one", content="x"), record("two", content="x"), record("v"), record("u"), record("w"))
+    sets = {"labeled": ["one"], "val": ["v"], "unlabeled": ["u", "w"]}
     sets[other] = [*sets.get(other, []), "two"]
     problems, _ = checked(sets, dataset)
     assert len(problems) == 1
@@ -359,3 +359,32 @@ def test_what_a_person_lists_is_not_drawn_into_another_set(tmp_path: Path) -> No
     (tmp_path / "mine.txt").write_text("000\n001\n002\n003\n004\n")
     sets = drawn(dataset, split_of(labeled=Subset(list="mine.txt"), val=Subset(count=1)), tmp_path)
     assert set(sets["val"]) | set(sets["unlabeled"]) == {"005", "006"}
+
+
+@pytest.mark.parametrize("name", ["val", "test"])
+def test_what_a_pattern_names_for_evaluation_is_never_unlabelled_and_a_missing_mask_is_said(name: str) -> None:
+    dataset = dataset_of(*(record(f"{part}/{i}", mask=i != 3) for part in ("train", name) for i in range(6)))
+    split = split_of(**{"val": Subset(count=1)} | {"labeled": Subset(count=2)} | {name: Subset(ids=f"{name}/*")})
+    sets, problems = draw(dataset, split, NO_LISTS)
+    assert sets[name] == [f"{name}/{i}" for i in range(6)]
+    assert not [i for i in sets["unlabeled"] if i.startswith(name)]
+    problems += check(sets, dataset, split, 2)[0]
+    assert [p for p in problems if p.startswith(f"{name}/3: in {name}, but has no mask")]
+
+
+def test_images_meant_to_be_labelled_that_have_no_mask_are_said() -> None:
+    dataset = dataset_of(*(record(f"{i}", mask=i not in (2, 4)) for i in range(9)))
+    sets, warnings_of = ["labeled", "val", "unlabeled"], []
+    for labeled in (Subset(ids="*", count=3), Subset(count=3)):
+        split = split_of(labeled=labeled, val=Subset(count=2))
+        drawn_sets, _ = draw(dataset, split, NO_LISTS)
+        assert set(drawn_sets) == set(sets)
+        warnings_of.append([w for w in check(drawn_sets, dataset, split, 2)[1] if "mask" in w])
+    assert [len(w) for w in warnings_of] == [1, 0]
+    assert "2 image(s) without a mask, such as 2" in warnings_of[0][0]
+
+
+def test_a_single_unlabelled_image_is_a_problem_before_anything_trains() -> None:
+    sets = {"val": ["000"], "labeled": ["001", "002"], "unlabeled": ["003"]}
+    problems, _ = checked(sets, numbered(4))
+    assert [p for p in problems if p.startswith("split.unlabeled: 1 image ")]

@@ -11,6 +11,7 @@ from PIL import Image
 
 from stpp.data import toy
 from stpp.data.toy import CLASSES, OBJECTS, PALETTE, WEAR, draw, scene
+from stpp.files import StppError
 from stpp.masks import encode_mask
 from stpp.params import Toy
 
@@ -124,10 +125,14 @@ def test_an_interrupted_drawing_keeps_the_earlier_set(tmp_path: Path, monkeypatc
     assert {f: f.read_bytes() for f in tmp_path.rglob("*.png")} == before
 
 
-def test_drawing_again_replaces_the_earlier_set(tmp_path: Path) -> None:
+def test_drawing_again_replaces_the_earlier_set_and_no_image_besides(tmp_path: Path) -> None:
+    draw(tmp_path / "toy", Toy(images=1, size=32, seed=1))
+    before = (tmp_path / "toy/images/toy_00000.png").read_bytes()
     draw(tmp_path / "toy", SMALL)
-    draw(tmp_path / "toy", Toy(images=1, size=32))
-    assert sorted(f.name for f in tmp_path.rglob("*.png")) == ["toy_00000.png"] * 2
+    assert (tmp_path / "toy/images/toy_00000.png").read_bytes() != before
+    with pytest.raises(StppError, match=r"holds images/toy_00001\.png"):
+        draw(tmp_path / "toy", Toy(images=1, size=32))
+    assert (tmp_path / "toy/images/toy_00001.png").exists()
 
 
 def _interrupt_second_mask(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -447,3 +447,13 @@ def test_normalising_is_imagenets_mean_and_deviation_of_every_channel(data: st.D
     for channel, (mean, deviation) in enumerate([(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)]):
         expected = (image[:, :, channel].astype(np.float64) / 255 - mean) / deviation
         assert np.abs(out[channel] - expected).max() < 1e-6
+
+
+def test_rectangles_that_hardly_ever_fit_are_left_out_in_the_end() -> None:
+    """Area 1 and a long range of aspects are allowed, and must not draw for ever."""
+    view = strong(Strong(jitter=0, grayscale=0, blur=0, cutout=1, cutout_area=(1, 1), cutout_aspect=(0.3, 900)))
+    reseed(view, 0)
+    image = np.full((48, 48, 3), 7, dtype=np.uint8)
+    out = view(image=image, mask=np.zeros((48, 48), dtype=np.uint8))
+    assert np.array_equal(out["image"], image)
+    assert not out["mask"].any()
