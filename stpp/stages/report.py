@@ -22,11 +22,11 @@ ENDS = 3
 def report(
     data: options.Data,
     evaluation: Annotated[Path, Option(help="Folder that `stpp evaluate` wrote.")],
-    scores: Annotated[Path, Option(help="Folder that `stpp score` wrote.")],
-    selection: Annotated[Path, Option(help="Folder that `stpp select` wrote.")],
-    model: Annotated[list[Path], Option(help="Folder that `stpp train` wrote, once for each.")],
-    masks: Annotated[list[Path], Option(help="Folder that `stpp label` wrote, once for each.")],
+    model: Annotated[list[str], Option(help="NAME=FOLDER that `stpp train` wrote, once for each.")],
     out: options.Out,
+    masks: Annotated[list[Path] | None, Option(help="Folder that `stpp label` wrote, once for each.")] = None,
+    scores: Annotated[Path | None, Option(help="Folder that `stpp score` wrote.")] = None,
+    selection: Annotated[Path | None, Option(help="Folder that `stpp select` wrote from these scores.")] = None,
     params: options.Params = None,
 ) -> None:
     """Draw curves, stability, quality, classes and panels, and put each into the MLflow run it tells of."""
@@ -38,20 +38,22 @@ def report(
     dataset = read_dataset(data)
     photos = Photos(dataset, Path(p.data.root))
     metrics = read_json(evaluation / "metrics.json")
-    stability = {row["id"]: float(row["stability"]) for row in read_csv(scores / "scores.csv", ("id", "stability"))}
+    models = options.named(model)
+    known = read_csv(scores / "scores.csv", ("id", "stability")) if scores else []
+    stability = {row["id"]: float(row["stability"]) for row in known}
     with replacing_folder(out) as partial:
-        curves = {folder.name: read_csv(folder / "curve.csv", ("epoch", "train/loss", "val/miou")) for folder in model}
+        columns = ("epoch", "train/loss", "val/miou")
+        curves = {name: read_csv(folder / "curve.csv", columns) for name, folder in models.items()}
         plots.curves(curves, partial / "curves.png")
         for name, rows in curves.items():
             plots.curves({name: rows}, partial / f"curve_{name}.png")
 
-        quality = {row["id"]: float(row["miou"]) for row in read_csv(scores / "quality.csv", ("id", "miou"))}
-        plots.stability(stability, set(read_ids(selection / "reliable.txt")), quality, partial / "stability.png")
+        if scores and selection:
+            quality = {row["id"]: float(row["miou"]) for row in read_csv(scores / "quality.csv", ("id", "miou"))}
+            plots.stability(stability, set(read_ids(selection / "reliable.txt")), quality, partial / "stability.png")
+            if quality:
+                plots.quality_histogram({"teacher": list(quality.values())}, partial / "quality_histogram.png")
         if "pseudo" in metrics:
-            every: dict[str, list[float]] = {}
-            for row in read_csv(evaluation / "quality.csv", ("group", "miou")):
-                every.setdefault(row["group"], []).append(float(row["miou"]))
-            plots.quality_histogram(every, partial / "quality_histogram.png")
             plots.quality({group: q["miou"] for group, q in metrics["pseudo"].items()}, partial / "quality.png")
 
         per_class: dict[str, list[float]] = {}
@@ -63,16 +65,18 @@ def report(
         plots.confusion(final, dataset.classes, partial / "confusion.png")
 
         _predictions(photos, evaluation / "panels", list(metrics["val"]), partial / "panels.png")
-        for folder in masks:
+        for folder in masks or []:
             _pseudo_masks(photos, folder / "masks", stability, partial / f"panel_{folder.name}.png")
 
-    for folder in model:
-        attach(folder / "run.json", [out / f"curve_{folder.name}.png"], root())
-    for folder in masks:
+    for name, folder in models.items():
+        attach(folder / "run.json", [out / f"curve_{name}.png"], root())
+    for folder in masks or []:
         attach(folder / "run.json", [out / f"panel_{folder.name}.png"], root())
-    attach(scores / "run.json", [out / "stability.png"], root())
+    if scores and selection:
+        attach(scores / "run.json", [out / "stability.png"], root())
     attach(evaluation / "run.json", sorted(out.glob("*.png")), root())
-    link(evaluation / "run.json", [f / "run.json" for f in (*model, scores, *masks, evaluation)], root())
+    members = [*models.values(), *([scores] if scores else []), *(masks or []), evaluation]
+    link(evaluation / "run.json", [f / "run.json" for f in members], root())
     print(table([metrics], dataset.name))
 
 
@@ -93,15 +97,16 @@ def _predictions(photos: "Photos", folder: Path, models: list[str], path: Path) 
 
 
 def _pseudo_masks(photos: "Photos", folder: Path, stability: dict[str, float], path: Path) -> None:
-    """The most and the least stable images of a mask set, beside the truth where there is one."""
+    """The most and the least stable images of a mask set (or the first by id), beside the truth where there is one."""
     from stpp.masks import MaskSet
     from stpp.report.panels import panel
 
     masks = MaskSet(folder)
-    ranked = sorted(masks.ids, key=lambda name: (-stability[name], name))
+    scored = {name: f"{name} ({stability[name]:.2f})" for name in masks.ids if name in stability}
+    ranked = sorted(scored, key=lambda name: (-stability[name], name)) if scored else sorted(masks.ids)
     ends = [*ranked[:ENDS], *ranked[max(ENDS, len(ranked) - ENDS) :]]
-    rows = [(f"{name} ({stability[name]:.2f})", [*_known(photos, name), masks.read(name)]) for name in ends]
-    note = f"the {ENDS} most and the {ENDS} least stable images of this set"
+    rows = [(scored.get(name, name), [*_known(photos, name), masks.read(name)]) for name in ends]
+    note = f"the {ENDS} most and the {ENDS} least stable images of this set" if scored else ""
     panel(rows, ["image", "ground truth", "pseudo mask"], photos.dataset.palette, photos.dataset.classes, path, note)
 
 

@@ -54,9 +54,10 @@ def kill_and_repeat(project: Project, command: list[str], seed: int, seconds: fl
 
 
 def kept(project: Project) -> set[Path]:
-    """Saved states, scored parts and labelled shards."""
+    """Saved states, scored parts, labelled shards and counted models."""
     home = project.folder / ".stpp"
-    return {f for pattern in ("*/state.pt", "*/part-*.csv", "*/masks/*.zip") for f in home.glob(pattern)}
+    patterns = ("*/state.pt", "*/part-*.csv", "*/masks/*.zip", "*/on-*/*.json")
+    return {f for pattern in patterns for f in home.glob(pattern)}
 
 
 def undisturbed(project: Project, command: list[str], out: str) -> tuple[dict[str, str], float]:
@@ -66,23 +67,31 @@ def undisturbed(project: Project, command: list[str], out: str) -> tuple[dict[st
     return outs(project.folder / out), time.monotonic() - began
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_a_training_killed_at_random_ends_in_the_same_bytes(prepared: Project, seed: int) -> None:
-    prepared.params(train={"epochs": 8})
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_training_killed_at_random_ends_in_the_same_bytes(prepared: Project, workers: int) -> None:
+    prepared.params(train={"epochs": 8}, runtime={"workers": workers})
     expected, seconds = undisturbed(prepared, TRAIN, "runs/first")
     killed = [w.replace("OUT", "runs/second") for w in TRAIN]
-    assert kill_and_repeat(prepared, killed, seed, seconds) > 0
+    assert kill_and_repeat(prepared, killed, workers, seconds) > 0
     assert outs(prepared.folder / "runs/second") == expected
 
 
-def test_scoring_and_labelling_killed_at_random_end_in_the_same_bytes(prepared: Project) -> None:
+def test_what_models_predict_is_the_same_bytes_when_killed_at_random(prepared: Project) -> None:
+    """Scoring, labelling and evaluating."""
+    prepared.params(evaluate={"batch_size": 1})
     prepared.run(*[w.replace("OUT", "runs/teacher") for w in TRAIN])
-    score = f"stpp score --checkpoints runs/teacher/checkpoints {DATA}".split()
-    label = f"stpp label --model runs/teacher/model.safetensors --ids runs/split/unlabeled.txt {DATA}".split()
-    for seed, command in enumerate((score, label)):
-        expected, seconds = undisturbed(prepared, command, "runs/first")
-        kill_and_repeat(prepared, [w.replace("OUT", "runs/second") for w in command], seed, seconds)
-        assert outs(prepared.folder / "runs/second") == expected
+    teacher = "runs/teacher/model.safetensors"
+    commands = (
+        "stpp score --checkpoints runs/teacher/checkpoints",
+        f"stpp label --model {teacher} --ids runs/split/unlabeled.txt",
+        f"stpp evaluate --model a={teacher} --model b={teacher} --model c={teacher}",
+    )
+    for seed, words in enumerate(commands):
+        command = f"{words} {DATA}".split()
+        out = f"runs/{command[1]}"
+        expected, seconds = undisturbed(prepared, command, f"{out}_first")
+        assert kill_and_repeat(prepared, [w.replace("OUT", f"{out}_second") for w in command], seed, seconds) > 0
+        assert outs(prepared.folder / f"{out}_second") == expected
 
 
 def wait_for(condition: object, seconds: float = 120) -> None:
@@ -98,9 +107,34 @@ def children(pid: int) -> list[int]:
     return [c for child in map(int, found) for c in (child, *children(child))]
 
 
+@pytest.mark.parametrize("who", ["stage", "group"])
+def test_under_dvc_a_killed_training_goes_on_with_the_next_repro(project: Project, who: str) -> None:
+    project.params(train={"epochs": 12})
+    project.run("dvc", "repro", "split", "backbone")
+    expected, seconds = undisturbed(project, TRAIN, "runs/first")
+    chance, home = random.Random(who), project.folder / ".stpp"
+    before = kept(project)
+    for _ in range(2):
+        dvc = project.start("dvc", "repro", "train_teacher")
+        wait_for(lambda: kept(project) - before)
+        time.sleep(chance.uniform(0, 0.2 * seconds))
+        assert dvc.poll() is None, "too late to kill it"
+        if who == "stage":
+            os.kill(children(dvc.pid)[-1], signal.SIGKILL)
+        else:
+            os.killpg(dvc.pid, signal.SIGKILL)
+        dvc.communicate(timeout=60)
+        assert dvc.returncode not in (0, None)
+        assert list(home.glob("runs-teacher-*/state.pt")), "what was done is kept"
+        assert not (project.folder / "runs/teacher/model.safetensors").exists()
+    project.run("dvc", "repro", "train_teacher")
+    assert outs(project.folder / "runs/teacher") == expected
+
+
 def test_dvc_killed_alone_leaves_a_stage_that_the_next_repro_waits_for(project: Project) -> None:
     project.params(train={"epochs": 12})
     project.run("dvc", "repro", "split", "backbone")
+    expected, _ = undisturbed(project, TRAIN, "runs/first")
     home = project.folder / ".stpp"
     dvc = project.start("dvc", "repro", "train_teacher")
     wait_for(lambda: list(home.glob("runs-teacher-*/state.pt")))
@@ -113,7 +147,7 @@ def test_dvc_killed_alone_leaves_a_stage_that_the_next_repro_waits_for(project: 
     assert "waiting for it" in output
     assert "is done" not in output
     assert output.count("epochs of") == 0, "the second copy must not train"
-    assert (project.folder / "runs/teacher/model.safetensors").exists()
+    assert outs(project.folder / "runs/teacher") == expected
     assert "up to date" in project.run("dvc", "repro", "train_teacher")
 
 
