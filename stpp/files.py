@@ -153,9 +153,20 @@ def _partial(path: Path) -> Path:
     """A temporary name beside `path`, of this process alone; what killed processes left of such is removed."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         pid = left.name.split(".")[-2]
-        if pid == str(os.getpid()) or not Path(f"/proc/{pid}").exists():
+        if pid == str(os.getpid()) or not alive(pid):
             _remove(left)
     return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
+def alive(pid: str) -> bool:
+    """Whether a process of that number runs."""
+    try:
+        os.kill(int(pid), 0)
+    except PermissionError:  # another user's
+        return True
+    except (ProcessLookupError, ValueError, OverflowError):
+        return False
+    return True
 
 
 def _remove(path: Path) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from stpp.code import closure, source
-from stpp.files import StppError, digest, publish, replacing, sha256, write_json
+from stpp.files import StppError, alive, digest, publish, replacing, sha256, write_json
 
 
 def root() -> Path:
@@ -102,13 +102,12 @@ def _lock(path: Path, stage: str, key: str) -> Iterator[None]:
         while not _taken(file):
             file.seek(0)
             pid, _, held = file.read().partition(" ")
-            alive = pid.isdigit() and Path(f"/proc/{pid}").exists()
-            if alive and held != key:
+            if alive(pid) and held != key:
                 raise StppError(
                     f"{stage}: process {pid} still runs this stage with other inputs or parameters: "
                     f"wait for it, or stop it with `kill {pid}`"
                 )
-            if alive and not waited:
+            if alive(pid) and not waited:
                 print(f"{stage}: process {pid} runs this stage already; waiting for it", flush=True)
                 waited = True
             time.sleep(0.2)

@@ -8,13 +8,12 @@ floating point enters a scene: the pixels are a function of (seed, index). Lengt
 import math
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from stpp.files import Rgb, publish
+from stpp.files import Rgb, replacing_folder
 from stpp.masks import Mask, encode_mask
 from stpp.params import Toy
 
@@ -126,16 +125,14 @@ def draw(out: Path, toy: Toy) -> None:
     """Write the set: out/images/toy_00000.png (RGB) and out/masks/toy_00000.png (class ids), whole or not at all."""
     from PIL import Image
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
-        images, masks = Path(folder, "set", "images"), Path(folder, "set", "masks")
-        images.mkdir(parents=True)
+    with replacing_folder(out) as partial:
+        images, masks = partial / "images", partial / "masks"
+        images.mkdir()
         masks.mkdir()
         for index in range(toy.images):
             image, mask = scene(toy, index)
             Image.fromarray(image).save(images / f"toy_{index:05d}.png", compress_level=1)
             (masks / f"toy_{index:05d}.png").write_bytes(encode_mask(mask, PALETTE))
-        publish(images.parent, out)
 
 
 def scene(toy: Toy, index: int) -> tuple[NDArray[np.uint8], Mask]:

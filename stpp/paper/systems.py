@@ -29,7 +29,7 @@ def _pipeline(name: str, trains: tuple[str, ...]) -> System:
 
 def _ablation(name: str) -> System:
     trains = ("runs/teacher", f"runs/ablation/{name}/student")
-    return System(f"pipelines/ablation/dvc.yaml:evaluate@{name}", f"runs/ablation/{name}/evaluation", trains)
+    return System(f"pipelines/ablation/dvc.yaml:report@{name}", f"runs/ablation/{name}/evaluation", trains)
 
 
 def _round(n: int) -> System:
@@ -39,7 +39,7 @@ def _round(n: int) -> System:
         "runs/student",
         *(f"runs/iterative/{i}/student" for i in range(1, n + 1)),
     )
-    return System(f"pipelines/iterative/dvc.yaml:evaluate@{n}", f"runs/iterative/{n}/evaluation", trains)
+    return System(f"pipelines/iterative/dvc.yaml:report@{n}", f"runs/iterative/{n}/evaluation", trains)
 
 
 SYSTEMS: dict[str, System] = {

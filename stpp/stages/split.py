@@ -13,7 +13,7 @@ Lists = Annotated[Path, Option(help="Folder that holds lists given by a person."
 
 
 def split(data: options.Data, lists: Lists, out: options.Out, params: options.Params = None) -> None:
-    """Draw or read the split, check it, and write its lists and a manifest with the hash of every image and mask.
+    """Draw or read the split, check it, and write its lists, and a manifest with the hashes of images and masks.
 
     All problems are reported at once (exit code 2).
     """
