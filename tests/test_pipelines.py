@@ -158,3 +158,48 @@ def test_no_two_stages_write_one_place() -> None:
 @pytest.mark.parametrize("path", [ROOT / "dvc.yaml", *sorted((ROOT / "pipelines").glob("*/dvc.yaml"))], ids=str)
 def test_the_code_in_the_deps_is_what_tests_deps_writes(path: Path) -> None:
     assert rewritten(path.read_text()) == path.read_text()
+
+
+PARTS = ("jitter", "grayscale", "blur", "cutout")
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_an_ablation_leaves_out_what_it_says_and_keeps_the_persons_values(part: str, tmp_path: Path) -> None:
+    """Paper, Figure 3b, whatever the strength that params.yaml asks for."""
+    mine = {name: round(0.31 + 0.1 * i, 2) for i, name in enumerate(PARTS)}
+    (tmp_path / "mine.yaml").write_text(json.dumps({"augment": {"strong": mine}}))
+    base = [ROOT / "params.yaml", tmp_path / "mine.yaml"]
+    for which, off in (("only", set(PARTS) - {part}), ("no", {part})):
+        merged = load([*base, ROOT / f"pipelines/ablation/{which}_{part}.yaml"])
+        expected = {name: 0.0 if name in off else value for name, value in mine.items()}
+        assert {name: getattr(merged.augment.strong, name) for name in PARTS} == expected
+        assert merged.augment.strong_labeled is None
+
+
+def test_the_published_strong_augmentation_is_what_both_sets_get() -> None:
+    both = load([ROOT / "params.yaml", ROOT / "pipelines/ablation/both_sets.yaml"]).augment
+    assert both.strong_labeled == both.strong == load([ROOT / "params.yaml"]).augment.strong
+    cutout = load([ROOT / "params.yaml", ROOT / "pipelines/ablation/cutout_labeled.yaml"]).augment
+    alone = load([ROOT / "params.yaml", ROOT / "pipelines/ablation/only_cutout.yaml"]).augment
+    assert cutout.strong_labeled == alone.strong
+    assert cutout.strong == both.strong
+
+
+def test_every_round_is_labelled_by_the_one_before_and_trains_on_its_masks() -> None:
+    found = {p.id: p.values[0] for p in stages() if str(p.id).startswith("iterative:")}
+    for n in (1, 2, 3):
+        labeller = "runs/student" if n == 1 else f"runs/iterative/{n - 1}/student"
+        assert f"--model {labeller}/model.safetensors" in found[f"iterative:label@{n}"]["cmd"]
+        assert "--ids runs/split/unlabeled.txt" in found[f"iterative:label@{n}"]["cmd"]
+        assert f"--pseudo runs/iterative/{n}/label/masks" in found[f"iterative:train_student@{n}"]["cmd"]
+
+
+def test_what_a_report_draws_is_a_plot_of_dvc() -> None:
+    for path in [ROOT / "dvc.yaml", *sorted((ROOT / "pipelines").glob("*/dvc.yaml"))]:
+        whole = YAML(typ="safe").load(path)
+        drawn = set()
+        for name, stage in whole["stages"].items():
+            several = [one for _, one in each(stage)] if "foreach" in stage else [stage]
+            drawn |= {out for one in several for out in names(one["outs"]) if name == "report" or out.endswith(".png")}
+        plots = [plot for plot in whole.get("plots", []) if isinstance(plot, str)]
+        assert {(path.parent / plot).resolve() for plot in plots} == {ROOT / out for out in drawn}

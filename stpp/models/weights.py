@@ -103,7 +103,10 @@ def place(given: Mapping[str, Tensor], network: str, backbone: str, source: str)
     dropped = {}
     if any("layer5.conv2d_list." in key for key in state):
         layout = "AdvSemiSeg"
-        state = {_of_advsemiseg(key): value for key, value in state.items()}
+        names = [_of_advsemiseg(key) for key in state]
+        if twice := sorted({key for key in names if names.count(key) > 1}):
+            raise StppError(f"{source}: two tensors each for {', '.join(twice)}, with and without `Scale.`; remove one")
+        state = dict(zip(names, state.values(), strict=True))
     elif any(key.startswith("backbone.") for key in state):
         layout = "public code"
     else:
@@ -123,11 +126,11 @@ def place(given: Mapping[str, Tensor], network: str, backbone: str, source: str)
     missing = sorted(set(expected) - set(state))
     unknown = sorted(set(state) - set(expected))
     misshapen = sorted(k for k in set(state) & set(expected) if state[k].shape != expected[k])
-    for what, keys in {"missing": missing, "unknown": unknown, "of another shape": misshapen}.items():
-        if keys:
-            more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
-            named = f"{network} on {backbone} ({layout} layout)"
-            raise StppError(f"{source} does not fit {named}: {what}: {', '.join(keys[:5])}{more}")
+    wrong = {"missing": missing, "unknown": unknown, "of another shape": misshapen}
+    said = [f"{len(keys)} {what}: {', '.join(keys)}" for what, keys in wrong.items() if keys]
+    if said:
+        named = f"{network} on {backbone} ({layout} layout)"
+        raise StppError("\n".join([f"{source} does not fit {named}:", *said]))
     state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
     return Placed(state, layout, dropped)
 

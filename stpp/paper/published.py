@@ -164,7 +164,7 @@ TABLES: dict[str, Table] = {
         {
             "deeplabv3plus-resnet50": {
                 "plain": None,
-                "st": ST_50,
+                "st": None,
                 **dict.fromkeys(ABLATIONS),
             }
         },

@@ -25,7 +25,7 @@ LABELS = {
     "blind_first": "random half, by the teacher",
     "blind_second": "other half, by student 1",
     "pixel_confident": "confident pixels, by the teacher",
-    "pixel_all": "the others by student 1",
+    "pixel_all": "all pixels, the others by student 1",
     **{f"for_round_{n}": f"all, for round {n}" for n in (1, 2, 3)},
 }
 

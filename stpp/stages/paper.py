@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from stpp.files import StppError, read_json, sha256, write_json, write_text
+from stpp.files import StppError, digest, read_json, sha256, write_json, write_text
 from stpp.paper import results as results_
 from stpp.stages import options
 
@@ -38,9 +38,13 @@ class Job:
     setting: str
     seed: int
     params: "Params"
+    expected: dict[str, results_.Result]
+    """By system, what a result must hold to be of this job."""
     known: dict[str, results_.Result]
     """Finished cells by system, perhaps of another table, which holds the same."""
     open: tuple[str, ...]
+    trained: frozenset[str]
+    """Folders of the models behind finished cells of any table: they are in DVC's cache, if they were trained here."""
 
     @property
     def trains(self) -> list[str]:
@@ -50,6 +54,11 @@ class Job:
         return list(dict.fromkeys(out for s in self.open for out in system(s).trains))
 
     @property
+    def new(self) -> list[str]:
+        """Those of them that are not trained yet."""
+        return [out for out in self.trains if out not in self.trained]
+
+    @property
     def targets(self) -> list[str]:
         from stpp.paper.systems import system
 
@@ -57,7 +66,8 @@ class Job:
 
     def name(self, table: str) -> str:
         """The experiment's: one for every setting, seed, set of parameters and set of systems."""
-        about = json.dumps([_expected(self.params), sorted(self.targets)], sort_keys=True)
+        code = _git("diff", "HEAD", "--", "stpp", "pipelines", "dvc.yaml")  # what is not committed makes another one
+        about = json.dumps([[self.expected[s] for s in self.open], sorted(self.targets), code], sort_keys=True)
         return f"{table}-{self.setting}-seed-{self.seed}-{hashlib.sha256(about.encode()).hexdigest()[:8]}"
 
 
@@ -115,17 +125,22 @@ def report(
 
 def _jobs(name: str, patterns: list[str], seeds: int, own: bool, results: Path) -> list[Job]:
     from stpp.paper.published import table
+    from stpp.paper.systems import SYSTEMS, system
 
     one, jobs, cells = table(name), list[Job](), list[str]()
     for setting, params in _settings(one, own):
         cells += [f"{setting}/{s}" for s in one.systems]
         wanted = [s for s in one.systems if any(fnmatchcase(f"{setting}/{s}", p) for p in patterns)]
+        files = _files(params) if wanted else {}
         for seed in range(seeds if wanted else 0):
             seeded = _seeded(params, seed)
-            expected = _expected(seeded)
-            done = {s: results_.finished(results, setting, s, seed, expected) for s in wanted}
-            known = {s: result for s, result in done.items() if result is not None}
-            jobs.append(Job(setting, seed, seeded, known, tuple(s for s in wanted if s not in known)))
+            expected = {s: _expected(seeded, files, s) for s in SYSTEMS}
+            every = {s: results_.finished(results, setting, s, seed, expected[s]) for s in SYSTEMS}
+            done = {s: result for s, result in every.items() if result is not None}
+            trained = frozenset(out for s in done for out in system(s).trains)
+            known = {s: done[s] for s in wanted if s in done}
+            unknown = tuple(s for s in wanted if s not in done)
+            jobs.append(Job(setting, seed, seeded, expected, known, unknown, trained))
     if not jobs:
         raise StppError(f"--cell {' '.join(patterns)}: matches none of {', '.join(cells)}")
     return jobs
@@ -138,7 +153,8 @@ def _settings(table: "Table", own: bool) -> "Iterator[tuple[str, Params]]":
 
     if own:
         params = load(options.params_files(None))
-        yield f"{params.data.name}-{params.split.name}-{params.model.network}-{params.model.backbone}", params
+        parts = ("own", params.data.name, params.split.name, params.model.network, params.model.backbone)
+        yield "-".join(parts), params
         return
     for setting in table.settings:
         yield setting.name, Params.model_validate(params_of(setting))
@@ -150,12 +166,33 @@ def _seeded(params: "Params", seed: int) -> "Params":
     return params.model_copy(update={k: v.model_copy(update={"seed": seed}) for k, v in sections.items()})
 
 
-def _expected(params: "Params") -> results_.Result:
-    """What must be equal for a result to stand for a cell: parameters, but for where and how, and lists by content."""
+def _expected(params: "Params", files: results_.Result, name: str) -> results_.Result:
+    """What must be equal for a result to stand for a cell: parameters, but for where and how, and all of `_files`."""
+    from stpp.paper.systems import system
+    from stpp.params_file import read_yaml
+
     flat = {key: value for key, value in _flat(params).items() if key != "data.root"}
+    overlay = system(name).overlay
+    return {"params": flat, "overlay": read_yaml(Path(overlay)) if overlay else {}, **files}
+
+
+def _files(params: "Params") -> results_.Result:
+    """What a setting reads besides parameters: lists and weights by their hashes, and the data set.
+
+    The data is known by what draws it, by DVC's own hash where it was added, or else by the content of its folder.
+    """
     subsets = (params.split.labeled, params.split.unlabeled, params.split.val, params.split.test)
-    lists = [Path("splits") / subset.list for subset in subsets if subset is not None and subset.list is not None]
-    return {"params": flat, "lists": {path.as_posix(): sha256(path) for path in lists if path.is_file()}}
+    paths = [Path("splits") / subset.list for subset in subsets if subset is not None and subset.list is not None]
+    paths.append(Path("weights") / params.model.weights)
+    root = Path(params.data.root)
+    added = root.with_name(f"{root.name}.dvc")
+    if params.data.kind == "toy":
+        data = json.loads(params.toy.model_dump_json())
+    elif added.is_file():
+        data = {"dvc": sha256(added)}
+    else:
+        data = {"sha256": digest([root]) if root.is_dir() else ""}
+    return {"files": {path.as_posix(): sha256(path) for path in paths if path.is_file()}, "data": data}
 
 
 def _flat(params: "Params") -> dict[str, Any]:
@@ -171,7 +208,9 @@ def _plan(jobs: list[Job]) -> None:
         if job.known:
             shown += f"finished: {', '.join(job.known)}. "
         if job.open:
-            shown += f"to run: {', '.join(job.open)}, {len(job.trains)} trainings ({', '.join(job.trains)})"
+            shown += f"to run: {', '.join(job.open)}, {len(job.new)} trainings ({', '.join(job.new)})"
+            trained = [out for out in job.trains if out in job.trained]
+            shown += f"; trained for other cells: {', '.join(trained)}" if trained else ""
         print(shown)
     if any(job.open for job in jobs):
         print(_estimate([job for job in jobs if job.open]), flush=True)
@@ -189,24 +228,27 @@ def _estimate(jobs: list[Job]) -> str:
     # In a process of its own, so that no memory of the device is held while the experiments run.
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         models = {f"{j.params.model} {j.params.augment.weak} {j.params.train.batch_size}": j.params for j in jobs}
-        speeds = {key: pool.submit(seconds_of_an_iteration, params).result() for key, params in models.items()}
+        try:
+            speeds = {key: pool.submit(seconds_of_an_iteration, params).result() for key, params in models.items()}
+        except (RuntimeError, MemoryError) as error:  # of CUDA, or the process was killed: both for want of memory
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            return f"how long cannot be told: two iterations of a network did not run here ({reason})"
     for job in jobs:
         p = job.params
-        kept = len(job.trains) + (p.train.checkpoints if "runs/teacher" in job.trains else 0)
-        size += size_of(p.model) * kept * 2  # in .stpp until it is recorded, and in DVC's cache
+        size += size_of(p.model) * (len(job.new) + (p.train.checkpoints if "runs/teacher" in job.new else 0))
         counts = _counts(job)
         if counts is None:
             unknown += 1
             continue
         speed = speeds[f"{p.model} {p.augment.weak} {p.train.batch_size}"]
-        for out in job.trains:
+        for out in job.new:
             n = iterations(out, *counts, p.train.batch_size, p.train.epochs, p.select.ratio)
             seconds += n * speed * cost(out)
     hours = f"about {seconds / 3600:.1f} h of training on this machine"
     more = f" and {unknown} runs whose number of images is not known yet" if unknown else ""
     return (
         f"{hours}{more}, if none of it is in DVC's cache (labelling and evaluation not counted); "
-        f"at most {size / 1e9:.1f} GB of checkpoints"
+        f"{size / 1e9:.1f} GB of checkpoints in DVC's cache, and while a run lasts a copy of its own and of the data"
     )
 
 
@@ -301,5 +343,5 @@ def _result(ref: str, head: str, name: str, job: Job) -> results_.Result:
         "dvc_experiment": _git("rev-parse", ref),
         "commit": head,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        **_expected(job.params),
+        **job.expected[name],
     }

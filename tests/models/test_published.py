@@ -248,3 +248,10 @@ def test_export_and_import_give_back_the_same_tensors(tmp_path: Path) -> None:
     again = load_file(tmp_path / "again.safetensors")
     assert all(torch.equal(again[k], v) and torch.equal(theirs[k], v) for k, v in state.items())
     assert set(read_state(tmp_path / "again.safetensors")) == set(state)
+
+
+def test_a_tensor_with_and_without_its_prefix_is_an_error() -> None:
+    """AdvSemiSeg's `Scale.` is removed: of two tensors for one place none is taken."""
+    theirs = {"Scale.layer5.conv2d_list.0.weight": torch.zeros(1), "Scale.conv1.weight": torch.zeros(1)}
+    with pytest.raises(StppError, match=r"two tensors each for backbone\.conv1\.weight"):
+        place(theirs | {"conv1.weight": torch.ones(1)}, "deeplabv2", "resnet101", "theirs.pth")

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from stpp.files import write_json
 from stpp.paper import report, results
 from stpp.paper.published import TABLES, table
+from stpp.paper.systems import SYSTEMS
 
 
 def cell(folder: Path, name: str, setting: str, system: str, seed: int, miou: float, **more: Any) -> None:
@@ -105,3 +107,42 @@ def test_a_mean_is_never_taken_over_runs_that_differ_in_more_than_the_seed(
     assert row.ours == (70.0, 70.0)
     assert [path.name for path in left_out] == ["0.json"]
     assert any("Left out" in note and "0.json" in note for note in report.notes(found, left_out))
+
+
+def test_a_cell_counts_in_the_report_of_every_table_that_has_it(tmp_path: Path) -> None:
+    setting = "pascal-1_8-deeplabv3plus-resnet50"
+    cell(tmp_path, "table-1", setting, "st", 0, 0.70)
+    cell(tmp_path, "table-5", setting, "st", 0, 0.71, finished="2030-01-02T00:00:00+00:00")
+    cell(tmp_path, "table-1", "own-mine-half-pspnet-resnet18", "st", 0, 0.5)
+    for name in ("table-1", "table-4", "table-5", "table-6"):
+        rows = report.rows(table(name), results.of_table(tmp_path, name)[0])
+        assert [r.ours for r in rows if (r.labels, r.system, r.published) == ("1/8 (1323)", "ST", 73.3)] == [(71.0,)]
+        assert bool([r for r in rows if "own-" in r.labels]) == (name == "table-1")
+
+
+def test_what_ran_with_another_overlay_is_not_averaged(tmp_path: Path) -> None:
+    setting = "pascal-1_8-deeplabv3plus-resnet50"
+    for seed, threshold in ((0, 0.5), (1, 0.9)):
+        overlay = {"label": {"threshold": threshold}}
+        finished = f"2030-01-0{seed + 1}T00:00:00+00:00"
+        cell(tmp_path, "table-6", setting, "pixel_1", seed, 0.6 + seed / 10, overlay=overlay, finished=finished)
+    found, left_out = results.of_table(tmp_path, "table-6")
+    (row,) = (r for r in report.rows(table("table-6"), found) if r.ours)
+    assert row.ours == (70.0,)
+    assert [path.name for path in left_out] == ["0.json"]
+
+
+def test_a_persons_note_among_the_results_is_no_result(tmp_path: Path) -> None:
+    cell(tmp_path, "table-1", "own-mine", "st", 0, 0.5)
+    write_json(tmp_path / "table-1/own-mine/st/notes.json", {"why": "to remember"})
+    assert len(results.of_table(tmp_path, "table-1")[0]["own-mine", "st"]) == 1
+
+
+def test_an_overlay_is_that_of_the_pipeline() -> None:
+    root = Path(__file__).resolve().parents[2]
+    for name, system in SYSTEMS.items():
+        pipeline, _, one = system.target.partition(":")
+        key = one.partition("@")[2]
+        text = (root / pipeline).read_text().replace("${item}", key).replace("${key}", key)
+        named = set(re.findall(r"--params (pipelines/\S+)", text))
+        assert named == ({system.overlay} if system.overlay else set()), name

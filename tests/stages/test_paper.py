@@ -16,7 +16,7 @@ def settings(project: Project) -> list[str]:
 
 @pytest.mark.slow
 def test_a_table_on_own_data_is_planned_run_interrupted_and_finished(project: Project) -> None:
-    setting = "tiny-tiny-deeplabv3plus-resnet18"
+    setting = "own-tiny-tiny-deeplabv3plus-resnet18"
     del project.env["STPP_TRACKING"]
     project.run("git", "add", "-A")
     project.run("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "start")
@@ -52,6 +52,18 @@ def test_a_table_on_own_data_is_planned_run_interrupted_and_finished(project: Pr
     assert "Running stage" not in again
     other = project.run("stpp", "paper", "run", "table-4", "--own", "--cell", "*/st")
     assert f"{setting}, seed 0: finished: st." in other, "the same cell of another table is not run again"
+
+    plan = project.run("stpp", "paper", "plan", "table-4", "--own")
+    assert "finished: st. to run: blind, stpp, 4 trainings (runs/blind/student_1, runs/blind/student, " in plan
+    assert "; trained for other cells: runs/teacher" in plan
+    assert "h of training on this machine" in plan and "GB of checkpoints" in plan
+
+    # other data is another cell
+    text = (project.folder / "params.yaml").read_text()
+    (project.folder / "params.yaml").write_text(text.replace("images: 30", "images: 31"))
+    changed = project.run("stpp", "paper", "plan", "table-1", "--own", "--cell", "*/st")
+    assert f"{setting}, seed 0: to run: st, 2 trainings" in changed
+    (project.folder / "params.yaml").write_text(text)
 
     report = project.run("stpp", "paper", "report", "table-1", "table-4")
     assert "not run" in report

@@ -1,6 +1,7 @@
 """What `paper run` hands to `dvc exp run -S`, through DVC's own reader of it."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from dvc.utils.hydra import apply_overrides
 from stpp.paper.published import SETTINGS, params_of
 from stpp.params import Params
 from stpp.params_file import load
-from stpp.stages.paper import _changes, _seeded
+from stpp.stages.paper import _changes, _expected, _files, _seeded
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESENT = [ROOT / "params.yaml", ROOT / "pipelines/presets/camvid.yaml"]
@@ -46,3 +47,47 @@ def test_on_own_data_nothing_but_the_seeds_is_changed(
     assert _changes(_seeded(own, 2)) == ["++train.seed=2", "++select.seed=2"]
     assert applied(_seeded(own, 2)) == _seeded(own, 2)
     assert json.loads(own.model_dump_json())["train"]["seed"] == 0
+
+
+def change_weights() -> None:
+    Path("weights/start.pth").write_text("other")
+
+
+def change_list() -> None:
+    Path("splits/mine.txt").write_text("b\n")
+
+
+def change_image() -> None:
+    Path("data/mine/a.png").write_text("other")
+
+
+def add_to_dvc() -> None:
+    Path("data/mine.dvc").write_text("outs: [{md5: 1}]")
+
+
+def change_overlay() -> None:
+    Path("pipelines/pixel/params.yaml").write_text("label: {threshold: 0.9}\n")
+
+
+@pytest.mark.parametrize("change", [change_weights, change_list, change_image, add_to_dvc, change_overlay])
+def test_a_result_stands_only_for_what_it_was_made_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[], None]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("weights/start.pth", "splits/mine.txt", "data/mine/a.png", "pipelines/pixel/params.yaml"):
+        Path(name).parent.mkdir(parents=True)
+        Path(name).write_text("label: {threshold: 0.5}\n")
+    raw = json.loads(load([ROOT / "params.yaml"]).model_dump_json())
+    raw["data"] = {"name": "mine", "kind": "folder", "root": "data/mine", "images": "{name}.png", "classes": ["a", "b"]}
+    raw["model"]["weights"] = "start.pth"
+    raw["split"]["labeled"] = {"list": "mine.txt"}
+    params = Params.model_validate_json(json.dumps(raw))
+
+    def expected(system: str) -> object:
+        return _expected(params, _files(params), system)
+
+    before = {system: expected(system) for system in ("st", "pixel_1")}
+    assert before == {system: expected(system) for system in before}
+    change()
+    assert expected("pixel_1") != before["pixel_1"]
+    assert (expected("st") != before["st"]) == (change is not change_overlay)
