@@ -25,7 +25,7 @@ def figure(
     from stpp.report.compare import FIGURES, draw, known
 
     if name not in FIGURES:
-        raise StppError(f"{name}: no such figure; there are {', '.join(FIGURES)}")
+        raise StppError(f"{name}: not among {', '.join(FIGURES)}; those of one run are in runs/report (docs/paper.md)")
     folders = evaluation or []
     columns = ("epoch", "train/loss", "val/miou")
     curves = {key: read_csv(folder / "curve.csv", columns) for key, folder in options.named(model or []).items()}

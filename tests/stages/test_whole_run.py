@@ -67,8 +67,27 @@ def test_st_plus_plus_and_st_run_whole_and_nothing_runs_twice(project: Project) 
     # ST shares the teacher and the reliable masks
     project.run("git", "add", ".")
     st = ran(project.run("dvc", "repro", "pipelines/st/dvc.yaml"))
-    assert st == ["label_unreliable", "train_student", "evaluate"]
+    assert st == ["label_unreliable", "train_student", "evaluate", "report"]
     assert "  ST " in project.run("stpp", "show")
+    of_st = mlflow.get_run(json.loads((folder / "runs/st/student/run.json").read_text())["run_id"])
+    assert [a.path for a in mlflow.list_artifacts(of_st.info.run_id, "figures")] == ["figures/curve_st.png"]
+    st_parent = mlflow.get_run(of_st.data.tags["mlflow.parentRunId"])
+    assert st_parent.info.run_id != parent.info.run_id
+    assert st_parent.data.tags["stpp.run.teacher"] == about["teacher"]["run_id"]
+    assert "val/st/miou" in st_parent.data.metrics
+
+    # what DVC has to say: nothing that git holds is missing, plots of both pipelines, differences to the commit
+    project.run("git", "add", ".")
+    project.run("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "first")
+    held = project.run("git", "ls-files").splitlines()
+    assert {"dvc.lock", "pipelines/st/dvc.lock", "runs/split/labeled.txt", "runs/selection/reliable.txt"} <= set(held)
+    assert not [f for f in held if f.startswith(("data/toy/", ".stpp/", "mlflow")) or f.endswith(".safetensors")]
+    project.run("dvc", "plots", "show", "-o", "plots", "dvc.yaml", "pipelines/st/dvc.yaml")
+    page = (folder / "plots/index.html").read_text()
+    assert "val mIoU" in page and "training loss" in page
+    drawn = {p.name for p in (folder / "plots").rglob("*.png")}
+    assert any("stability" in name for name in drawn) and any("curve_st" in name for name in drawn)
+    shutil.rmtree(folder / "plots")
 
     # moving the data retrains nothing
     shutil.move(folder / "data/toy", folder / "elsewhere")
@@ -83,6 +102,14 @@ def test_st_plus_plus_and_st_run_whole_and_nothing_runs_twice(project: Project) 
     assert again[0] == "select" and "train_student" in again
     assert not {"prepare", "split", "train_teacher", "score"} & set(again)
     assert digest([folder / "runs/teacher"]) == before
+    changed = project.run("dvc", "params", "diff")
+    assert "select.ratio" in changed and "0.25" in changed
+    assert "runs/student_1/metrics.json" in project.run("dvc", "metrics", "diff")
+    later = mlflow.get_run(json.loads((folder / "runs/student/run.json").read_text())["run_id"])
+    later_parent = mlflow.get_run(later.data.tags["mlflow.parentRunId"])
+    assert later_parent.info.run_id != parent.info.run_id
+    assert (parent.data.params["select.ratio"], later_parent.data.params["select.ratio"]) == ("0.5", "0.25")
+    assert later_parent.data.tags["stpp.run.teacher"] == about["teacher"]["run_id"]
 
     # what DVC's cache brings back still points to its MLflow run
     shutil.rmtree(folder / "runs/teacher")
