@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from stpp.data.catalog import voc_palette
 from stpp.files import StppError, digest, replacing, sha256
+from stpp.masks import encode_mask
 
 LARGEST = 256 * 2**20
 """Bytes of one member; the largest of the known data sets have a few MB."""
@@ -41,7 +43,6 @@ def _as_it_is(data: bytes) -> bytes:
 def _mask_of_sbd(data: bytes) -> bytes:
     """The class mask in a .mat of SBD as a PNG: GTcls.Segmentation, ids 0 to 20."""
     import numpy as np
-    from PIL import Image
     from scipy.io import loadmat
 
     try:
@@ -50,9 +51,7 @@ def _mask_of_sbd(data: bytes) -> bytes:
         raise ValueError(f"not a .mat of SBD: {error}") from None
     if mask.ndim != 2 or mask.dtype != np.uint8:
         raise ValueError(f"not a .mat of SBD: its mask is {mask.dtype} of shape {mask.shape}")
-    out = io.BytesIO()
-    Image.fromarray(mask).save(out, format="PNG")
-    return out.getvalue()
+    return encode_mask(mask, voc_palette(256))
 
 
 @dataclass(frozen=True)

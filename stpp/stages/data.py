@@ -44,8 +44,8 @@ def lists(
     data: Data,
     labels: Labels,
     from_: From,
+    source: Source,
     split: Which = "split_0",
-    source: Source = "",
     out: Out = Path("splits"),
 ) -> None:
     """Take over a published split, checked: labeled.txt, unlabeled.txt, val.txt, and source.json with their hashes."""

@@ -2,11 +2,14 @@
 
 from io import BytesIO
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Argument, Option
 
 from stpp.files import StppError, replacing
+
+if TYPE_CHECKING:
+    from stpp.models.weights import Placed
 
 File = Annotated[Path, Argument(help="File of weights: .pth, .pt or .safetensors.")]
 Network = Annotated[Literal["deeplabv2", "deeplabv3plus", "pspnet"], Option(help="Network the weights are of.")]
@@ -28,8 +31,7 @@ def import_(
         raise StppError(f"{out}: the name has to end in .safetensors")
     placed = place(read_state(file), network, backbone, str(file))
     save(out, placed.state)
-    for key, reason in placed.dropped.items():
-        print(f"dropped {key}: {reason}")
+    _say_dropped(placed)
     print(f"{out}: {len(placed.state)} tensors of {network} on {backbone}, read from the {placed.layout} layout")
 
 
@@ -48,4 +50,10 @@ def export(
     torch.save(placed.state, held)
     with replacing(out) as partial:
         partial.write_bytes(held.getvalue())
+    _say_dropped(placed)
     print(f"{out}: {len(placed.state)} tensors of {network} on {backbone}")
+
+
+def _say_dropped(placed: "Placed") -> None:
+    for key, reason in placed.dropped.items():
+        print(f"dropped {key}: {reason}")

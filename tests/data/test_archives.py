@@ -317,3 +317,12 @@ def test_a_folder_is_recorded_by_its_content(tmp_path: Path) -> None:
         digests.append(import_archive(tmp_path / name, tmp_path / f"out_{name}").sha256)
     assert len(digests[0]) == 64
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_mask_of_sbd_is_shown_in_the_colours_of_voc_border_and_all(tmp_path: Path) -> None:
+    mat = sbd_mat(np.array([[0, 1, 15, 255]] * 2, dtype=np.uint8))
+    import_archive(as_zip(tmp_path / "sbd.zip", {"b/dataset/cls/2007_000001.mat": mat}), tmp_path / "out")
+    with Image.open(tmp_path / "out/SegmentationClassAug/2007_000001.png") as image:
+        assert np.asarray(image).tolist() == [[0, 1, 15, 255]] * 2
+        shown = np.asarray(image.convert("RGB"))[0].tolist()
+    assert shown == [[0, 0, 0], [128, 0, 0], [192, 128, 128], [224, 224, 192]]

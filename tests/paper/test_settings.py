@@ -187,7 +187,7 @@ def test_the_command_keeps_lists_with_name_source_and_hash(tmp_path: Path, monke
     from stpp.stages.data import lists
 
     monkeypatch.chdir(tmp_path)
-    lists("pascal", "92", published(tmp_path / "from"), "split_2", "https://example.org/lists@abc")
+    lists("pascal", "92", published(tmp_path / "from"), "https://example.org/lists@abc", "split_2")
     folder = Path("splits/pascal/92/split_2")
     about = json.loads((folder / "source.json").read_text())
     assert (about["name"], about["source"]) == ("pascal 92 split_2", "https://example.org/lists@abc")

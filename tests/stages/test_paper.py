@@ -8,6 +8,7 @@ import pytest
 from small import Project
 
 from stpp.files import read_json
+from stpp.tracking import client
 
 
 def settings(project: Project) -> list[str]:
@@ -67,6 +68,10 @@ def test_a_table_on_own_data_is_planned_run_interrupted_and_finished(project: Pr
 
     report = project.run("stpp", "paper", "report", "table-1", "table-4")
     assert "not run" in report
+    mlflow = client(project.folder)
+    [published] = mlflow.search_runs([mlflow.get_experiment_by_name("paper").experiment_id])
+    names = [f"table-{n}.{suffix}" for n in (1, 4) for suffix in ("csv", "html", "md")]
+    assert sorted(artifact.path for artifact in mlflow.list_artifacts(published.info.run_id)) == names
     page = (project.folder / "results/report/table-1.html").read_text()
     assert f"<td>{100 * result['metrics']['val']['st']['miou']:.1f}</td>" in page
 
