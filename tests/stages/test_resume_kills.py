@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -92,6 +93,40 @@ def test_what_models_predict_is_the_same_bytes_when_killed_at_random(prepared: P
         expected, seconds = undisturbed(prepared, command, f"{out}_first")
         assert kill_and_repeat(prepared, [w.replace("OUT", f"{out}_second") for w in command], seed, seconds) > 0
         assert outs(prepared.folder / f"{out}_second") == expected
+
+
+def test_short_stages_killed_at_random_leave_all_or_nothing(prepared: Project) -> None:
+    """Those that keep nothing on the way: what stands under a final name is whole, and the next attempt is enough."""
+    prepared.params(toy={"images": 300})
+    chance, kills = random.Random(0), 0
+    for words in (
+        "stpp draw --out data/toy",
+        "stpp prepare --out runs/data",
+        "stpp split --data runs/data --lists splits --out runs/split",
+        "stpp backbone --weights weights --out runs/backbone.safetensors",
+    ):
+        place = prepared.folder / words.split()[-1]
+        remove(place)
+        began = time.monotonic()
+        prepared.run(*words.split())
+        seconds, expected = time.monotonic() - began, digest([place])
+        for _ in range(4):
+            remove(place)
+            process = prepared.start(*words.split())
+            time.sleep(chance.uniform(0.3, 1) * seconds)
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                kills += 1
+            process.communicate()
+            assert not place.exists() or digest([place]) == expected
+        prepared.run(*words.split())
+        assert digest([place]) == expected
+        assert not list(place.parent.glob(".*.partial"))
+    assert kills > 4
+
+
+def remove(place: Path) -> None:
+    shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
 
 
 def wait_for(condition: object, seconds: float = 120) -> None:
