@@ -94,10 +94,11 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
 
 
 @contextmanager
-def replacing_folder(out: Path) -> Iterator[Path]:
+def replacing_folder(out: Path, *, ours: bool = False) -> Iterator[Path]:
     """Give an empty folder beside `out` that takes its place at the end; `out` never shows a part of it.
 
-    Raises StppError if `out` is a file, or holds one that the new folder does not: it may be a person's.
+    Raises StppError if `out` is a file, or holds one that the new folder does not: it may be a person's, unless
+    `ours` says that an earlier run wrote it.
     """
     if not out.name:
         raise StppError(f"{out}: name a folder of its own for the results")
@@ -109,7 +110,7 @@ def replacing_folder(out: Path) -> Iterator[Path]:
         written = {file.relative_to(partial) for file in partial.rglob("*") if file.is_file()}
         if out.is_file() and not out.is_symlink():
             raise StppError(f"{out}: is a file, not a folder; remove it, or give another name")
-        if out.is_dir() and not out.is_symlink():
+        if out.is_dir() and not out.is_symlink() and not ours:
             there = {file.relative_to(out) for file in out.rglob("*") if not file.is_dir() or file.is_symlink()}
             if others := sorted(there - written):
                 what = f"{others[0]}, which is not replaced here"
@@ -127,10 +128,10 @@ def replacing_folder(out: Path) -> Iterator[Path]:
         _remove(partial)
 
 
-def publish(source: Path, out: Path) -> None:
-    """Copy a finished file or folder to its final name."""
+def publish(source: Path, out: Path, *, ours: bool = False) -> None:
+    """Copy a finished file or folder to its final name; `ours` as for `replacing_folder`."""
     if source.is_dir():
-        with replacing_folder(out) as partial:
+        with replacing_folder(out, ours=ours) as partial:
             for file in source.rglob("*"):
                 copy = partial / file.relative_to(source)
                 if file.is_dir():

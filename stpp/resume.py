@@ -79,8 +79,9 @@ def run_once(
         if "DVC_STAGE" in os.environ and os.getppid() != parent:
             print(f"{stage}: dvc is gone; the next `dvc repro` will put the results in place", flush=True)
             return
+        ours = outs["run.json"].exists()  # beside what an earlier run of the stage wrote
         for name, out in outs.items():
-            publish(job.folder / name, out)
+            publish(job.folder / name, out, ours=ours)
 
 
 def _key(module: str, sections: dict[str, Any], inputs: Iterable[Path]) -> str:
@@ -136,14 +137,18 @@ def _md5(path: Path) -> str:
 
 def _discard(home: Path, stage: str, keep: Path) -> None:
     """Remove finished work of any stage that dvc.lock records (by run.json), and all but the two newest unfinished
-    of this one. What another process works on, and `keep`, stay."""
+    of this one. What another process works on stays; `keep` is begun anew if it is recorded."""
     locks = [Path("dvc.lock"), *Path("pipelines").glob("*/dvc.lock")]
     recorded = "".join(p.read_text(encoding="utf-8") for p in locks if p.is_file())
     unfinished = []
     for folder in home.glob(f"*-{'[0-9a-f]' * 16}"):
         finished = folder / "finished.json"
         if finished.is_file():
-            if folder != keep and json.loads(finished.read_text())["run_json"] in recorded:
+            if json.loads(finished.read_text())["run_json"] not in recorded:
+                continue
+            if folder == keep:
+                shutil.rmtree(folder)  # its lock is ours, and stays; DVC asks for the work once more (`repro -f`)
+            else:
                 _remove(folder)
         elif folder.name[:-17] == stage and folder != keep:
             unfinished.append(folder)

@@ -184,12 +184,12 @@ def track(
     memory: a file that survives a kill and holds the run's id, so that a killed stage goes on in its own run.
     """
     stage = os.environ.get("DVC_STAGE", name)
-    pipeline, _, step = stage.rpartition("/dvc.yaml:")
-    system = " ".join(filter(None, (pipeline.rpartition("/")[2] or "stpp", step.partition("@")[2])))
+    pipeline, variant = _pipeline(stage)
+    system = " ".join(filter(None, (pipeline or "stpp", variant)))
     context = {
         "stpp.system": system,
         "stpp.setting": _name_of(setting, tags, COMPARED),
-        "stpp.group": _name_of(setting, tags, ELSEWHERE, system, _overlays(stage)),
+        "stpp.group": _name_of(setting, tags, ELSEWHERE, system, _overlays(pipeline, variant)),
         "stpp.dvc.stage": stage,
         "stpp.dvc.experiment": os.environ.get("DVC_EXP_NAME", ""),
     }
@@ -212,13 +212,29 @@ def _name_of(params: "Params", tags: dict[str, str], without: dict[str, Any], *m
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _overlays(stage: str) -> dict[str, Any]:
-    """What lies beside the pipeline that DVC runs: the parameters that make it another system."""
+def _pipeline(stage: str) -> tuple[str, str]:
+    """The folder in pipelines/ that a stage is of, empty for the root, and its variant (what follows an @).
+
+    DVC names a stage by its path from where it was called, which need not be the root: `../../dvc.yaml:evaluate`.
+    """
+    path, _, step = stage.rpartition(":")
+    name = Path(path).parent.name
+    return ("" if name == ".." else name), step.partition("@")[2]
+
+
+def _overlays(pipeline: str, variant: str) -> dict[str, Any]:
+    """What lies beside a pipeline and makes it another system: its params.yaml, or a file of the variant's name."""
+    from stpp.files import StppError
     from stpp.params_file import read_yaml
 
-    folder = Path(stage.rpartition(":")[0]).parent
-    files = sorted(folder.glob("*.yaml")) if folder != Path() else []
-    return {file.name: read_yaml(file) for file in files if file.name != "dvc.yaml"}
+    found = {}
+    for name in ("params", variant):
+        file = Path("pipelines", pipeline, f"{name}.yaml")
+        try:
+            found[name] = read_yaml(file) if pipeline and file.is_file() else {}
+        except StppError:
+            found[name] = {}  # the stage that reads it says so
+    return found
 
 
 def _git() -> dict[str, str]:

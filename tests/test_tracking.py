@@ -256,12 +256,17 @@ def test_an_overlay_that_is_edited_makes_another_parent(
     overlay = root / "pipelines/pixel/params.yaml"
     overlay.parent.mkdir(parents=True)
     monkeypatch.chdir(root)
-    monkeypatch.setenv("DVC_STAGE", "pipelines/pixel/dvc.yaml:evaluate")
+    (overlay.parent / "other.yaml").write_text("[not, an, overlay")
+    (root / "x.yaml").write_text("[neither")
     parents = []
-    for key, text in (("a", "{threshold: 0.5}"), ("b", "{ threshold: 0.5 }"), ("c", "{flip: true}")):
+    for key, text in (("a", "{threshold: 0.5}"), ("b", "{ threshold: 0.5 }"), ("c", "{flip: true}"), ("d", "[broken")):
         overlay.write_text(f"label: {text}\n")
+        # as DVC says it when it is called in pipelines/
+        monkeypatch.setenv("DVC_STAGE", f"{'' if key == 'b' else 'pipelines/'}pixel/dvc.yaml:evaluate")
         parents.append(seen(root, params, key)["mlflow.parentRunId"])
     assert parents[0] == parents[1] != parents[2]
+    monkeypatch.setenv("DVC_STAGE", "../../dvc.yaml:train_teacher")
+    assert seen(root, params, "e")["mlflow.parentRunId"] not in parents
 
 
 def test_without_git_a_run_has_no_commit_and_goes_on(

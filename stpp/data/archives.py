@@ -182,7 +182,7 @@ def _begins_as_zip(source: Path) -> bool:
     if not source.is_file():
         return False
     with source.open("rb") as file:
-        return file.read(2) == b"PK"
+        return file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
 
 
 def _read(file: IO[bytes] | None, size: int) -> bytes:

@@ -112,7 +112,8 @@ def check(sets: dict[str, list[str]], dataset: Dataset, split: Split, batch_size
                 )
             else:
                 warnings.append(f"class {label} has no pixel in {name}")
-    pattern = split.labeled.ids
+    asked = split.labeled
+    pattern = asked.ids if asked.count is None and asked.fraction is None else None
     bare = [i for i, r in dataset.records.items() if pattern and fnmatchcase(i, pattern) and not r.mask]
     if bare:
         warnings.append(f"split.labeled.ids names {len(bare)} image(s) without a mask, such as {bare[0]}: not labelled")

@@ -111,5 +111,6 @@ def notes(results: dict[Cell, list[Result]], left_out: list[Path]) -> list[str]:
             lines.append(f"{what} {' / '.join(values)}.")
     if left_out:
         files = ", ".join(path.as_posix() for path in left_out)
-        lines.append(f"Left out, of other parameters, split or data than the newest of the setting: {files}.")
+        differ = "parameters, overlay, weights, lists, split or data"
+        lines.append(f"Left out, of other {differ} than the newest of the setting: {files}.")
     return lines

@@ -72,4 +72,4 @@ def _finished(result: Result) -> str:
 
 def _kind(result: Result) -> str:
     params = {key: value for key, value in result["params"].items() if key not in SEEDS}
-    return json.dumps([params, result["split_digest"], result["data_digest"]], sort_keys=True)
+    return json.dumps([params, result.get("files"), result["split_digest"], result["data_digest"]], sort_keys=True)

@@ -57,7 +57,7 @@ def evaluate(
         sections={
             "model": p.model.model_dump(),
             "evaluate": p.evaluate.model_dump(),
-            "label": p.label.model_dump(),
+            "label": p.label.model_dump(exclude={"batch_size", "shards"}),
             "of": [*models, *sets],
             "on": list(lists),
         },

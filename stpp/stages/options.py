@@ -13,7 +13,7 @@ Data = Annotated[Path, Option(help="Folder that `stpp prepare` wrote.")]
 Split = Annotated[Path, Option(help="Folder that `stpp split` wrote.")]
 Role = Annotated[str, Option(help="Role of the model: teacher, student_1, student. Part of every seed.")]
 Backbone = Annotated[Path, Option(help="File that `stpp backbone` wrote.")]
-Out = Annotated[Path, Option(help="Folder to write; replaced whole at the end.")]
+Out = Annotated[Path, Option(help="Folder to write, at the end; what it holds of other origin is never replaced.")]
 Named = Annotated[list[str], Option(help="NAME=PATH, once for each.")]
 
 

@@ -127,11 +127,11 @@ def _jobs(name: str, patterns: list[str], seeds: int, own: bool, results: Path) 
     from stpp.paper.published import table
     from stpp.paper.systems import SYSTEMS, system
 
-    one, jobs, cells = table(name), list[Job](), list[str]()
+    one, jobs, cells, contents = table(name), list[Job](), list[str](), dict[str, str]()
     for setting, params in _settings(one, own):
         cells += [f"{setting}/{s}" for s in one.systems]
         wanted = [s for s in one.systems if any(fnmatchcase(f"{setting}/{s}", p) for p in patterns)]
-        files = _files(params) if wanted else {}
+        files = _files(params, contents) if wanted else {}
         for seed in range(seeds if wanted else 0):
             seeded = _seeded(params, seed)
             expected = {s: _expected(seeded, files, s) for s in SYSTEMS}
@@ -176,22 +176,25 @@ def _expected(params: "Params", files: results_.Result, name: str) -> results_.R
     return {"params": flat, "overlay": read_yaml(Path(overlay)) if overlay else {}, **files}
 
 
-def _files(params: "Params") -> results_.Result:
+def _files(params: "Params", contents: dict[str, str]) -> results_.Result:
     """What a setting reads besides parameters: lists and weights by their hashes, and the data set.
 
-    The data is known by what draws it, by DVC's own hash where it was added, or else by the content of its folder.
+    The data is known by what draws it, by DVC's own hash where it was added, or else by the content of its folder,
+    which `contents` remembers.
     """
     subsets = (params.split.labeled, params.split.unlabeled, params.split.val, params.split.test)
     paths = [Path("splits") / subset.list for subset in subsets if subset is not None and subset.list is not None]
     paths.append(Path("weights") / params.model.weights)
     root = Path(params.data.root)
-    added = root.with_name(f"{root.name}.dvc")
+    added = Path(f"{root}.dvc")
     if params.data.kind == "toy":
         data = json.loads(params.toy.model_dump_json())
     elif added.is_file():
         data = {"dvc": sha256(added)}
     else:
-        data = {"sha256": digest([root]) if root.is_dir() else ""}
+        if params.data.root not in contents:
+            contents[params.data.root] = digest([root]) if root.is_dir() else ""
+        data = {"sha256": contents[params.data.root]}
     return {"files": {path.as_posix(): sha256(path) for path in paths if path.is_file()}, "data": data}
 
 
@@ -208,7 +211,8 @@ def _plan(jobs: list[Job]) -> None:
         if job.known:
             shown += f"finished: {', '.join(job.known)}. "
         if job.open:
-            shown += f"to run: {', '.join(job.open)}, {len(job.new)} trainings ({', '.join(job.new)})"
+            new = f"{len(job.new)} trainings ({', '.join(job.new)})" if job.new else "nothing to train"
+            shown += f"to run: {', '.join(job.open)}, {new}"
             trained = [out for out in job.trains if out in job.trained]
             shown += f"; trained for other cells: {', '.join(trained)}" if trained else ""
         print(shown)
@@ -247,8 +251,9 @@ def _estimate(jobs: list[Job]) -> str:
     hours = f"about {seconds / 3600:.1f} h of training on this machine"
     more = f" and {unknown} runs whose number of images is not known yet" if unknown else ""
     return (
-        f"{hours}{more}, if none of it is in DVC's cache (labelling and evaluation not counted); "
-        f"{size / 1e9:.1f} GB of checkpoints in DVC's cache, and while a run lasts a copy of its own and of the data"
+        f"{hours}{more} (labelling and evaluation not counted; less where DVC's cache holds it, more where it does "
+        f"not hold what was trained for other cells); {size / 1e9:.1f} GB of checkpoints in DVC's cache, "
+        "and while a run lasts a copy of its own and of the data"
     )
 
 

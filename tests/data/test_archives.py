@@ -283,7 +283,7 @@ def test_a_tar_whose_last_member_is_a_zip_is_a_tar(tmp_path: Path) -> None:
     with zipfile.ZipFile(inner, "w") as archive:
         archive.writestr("inner.png", picture("PNG", PHOTO))
     with tarfile.open(tmp_path / "all.tar", "w") as archive:
-        for name, content in (("images/a.png", picture("PNG", PHOTO)), ("extra.zip", inner.getvalue())):
+        for name, content in (("PK/a.png", picture("PNG", PHOTO)), ("extra.zip", inner.getvalue())):
             info = tarfile.TarInfo(name)
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))

@@ -93,7 +93,13 @@ def test_a_finished_cell_counts_for_every_table_but_only_with_its_parameters_and
 
 
 @pytest.mark.parametrize(
-    "other", [{"params": {"train.seed": 0, "train.lr": 0.1}}, {"split_digest": "x"}, {"data_digest": "x"}]
+    "other",
+    [
+        {"params": {"train.seed": 0, "train.lr": 0.1}},
+        {"split_digest": "x"},
+        {"data_digest": "x"},
+        {"files": {"weights/start.pth": "x"}},
+    ],
 )
 def test_a_mean_is_never_taken_over_runs_that_differ_in_more_than_the_seed(
     tmp_path: Path, other: dict[str, Any]

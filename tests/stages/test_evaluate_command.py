@@ -133,3 +133,13 @@ def test_other_commands_name_what_they_cannot_use(
     assert message in output
     assert "Traceback" not in output
     assert not (prepared.folder / "out").exists()
+
+
+def test_another_list_replaces_what_the_command_wrote_before(prepared: Project, checkpoint: Path) -> None:
+    ids = read_ids(prepared.folder / "runs/split/test.txt")
+    for name, part in (("a", ids[:2]), ("b", ids[2:4])):
+        write_ids(prepared.folder / f"{name}.txt", part)
+        evaluate(prepared, "--ids", f"{name}.txt")
+        shown = {file.stem for file in (prepared.folder / "out/panels/mine").iterdir()}
+        assert shown == set(part)
+        assert name in read_json(prepared.folder / "out/metrics.json")

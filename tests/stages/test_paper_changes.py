@@ -84,7 +84,7 @@ def test_a_result_stands_only_for_what_it_was_made_of(
     params = Params.model_validate_json(json.dumps(raw))
 
     def expected(system: str) -> object:
-        return _expected(params, _files(params), system)
+        return _expected(params, _files(params, {}), system)
 
     before = {system: expected(system) for system in ("st", "pixel_1")}
     assert before == {system: expected(system) for system in before}
