@@ -86,9 +86,10 @@ def test_st_plus_plus_and_st_run_whole_and_nothing_runs_twice(project: Project) 
     held = project.run("git", "ls-files").splitlines()
     assert {"dvc.lock", "pipelines/st/dvc.lock", "runs/split/labeled.txt", "runs/selection/reliable.txt"} <= set(held)
     assert not [f for f in held if f.startswith(("data/toy/", ".stpp/", "mlflow")) or f.endswith(".safetensors")]
-    assert "fail" not in project.run("dvc", "plots", "show", "-o", "plots"), "other pipelines were never run"
+    project.run("dvc", "plots", "show", "-o", "plots")
     page = (folder / "plots/index.html").read_text()
     assert "val mIoU" in page and "training loss" in page
+    assert "blind" not in page, "nothing empty for pipelines that were never run"
     drawn = {p.name for p in (folder / "plots").rglob("*.png")}
     assert any("stability" in name for name in drawn) and any("curve_st" in name for name in drawn)
     shutil.rmtree(folder / "plots")
