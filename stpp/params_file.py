@@ -85,6 +85,26 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return raw
 
 
+def pipeline_of(stage: str) -> tuple[str, str]:
+    """The folder in pipelines/ that a stage is of, empty for the root, and its variant (what follows an @).
+
+    DVC names a stage by its path from where it was called, which need not be the root: `../../dvc.yaml:evaluate`.
+    """
+    path, _, step = stage.rpartition(":")
+    name = Path(path).parent.name
+    return ("" if name == ".." else name), step.partition("@")[2]
+
+
+def overlays_of(stage: str) -> dict[str, Any]:
+    """What lies beside a pipeline and makes it another system: its params.yaml, or a file of the variant's name.
+
+    Raises StppError if such a file is not readable.
+    """
+    pipeline, variant = pipeline_of(stage)
+    files = [Path("pipelines", pipeline, f"{name}.yaml") for name in ("params", variant)] if pipeline else []
+    return {file.stem: read_yaml(file) for file in files if file.is_file()}
+
+
 def _merge(into: dict[str, Any], other: dict[str, Any]) -> None:
     for key, value in other.items():
         if isinstance(value, dict) and isinstance(into.get(key), dict):

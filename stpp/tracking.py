@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stpp.files import write_text
+from stpp.files import StppError, write_text
 
 if TYPE_CHECKING:
     from stpp.params import Params
@@ -183,13 +183,19 @@ def track(
     setting: the parameters without what makes the system: those of params.yaml, whatever overlays say.
     memory: a file that survives a kill and holds the run's id, so that a killed stage goes on in its own run.
     """
+    from stpp.params_file import overlays_of, pipeline_of
+
     stage = os.environ.get("DVC_STAGE", name)
-    pipeline, variant = _pipeline(stage)
+    pipeline, variant = pipeline_of(stage)
     system = " ".join(filter(None, (pipeline or "stpp", variant)))
+    try:
+        overlays = overlays_of(stage)
+    except StppError:
+        overlays = {}  # the stage that reads it says so
     context = {
         "stpp.system": system,
         "stpp.setting": _name_of(setting, tags, COMPARED),
-        "stpp.group": _name_of(setting, tags, ELSEWHERE, system, _overlays(pipeline, variant)),
+        "stpp.group": _name_of(setting, tags, ELSEWHERE, system, overlays),
         "stpp.dvc.stage": stage,
         "stpp.dvc.experiment": os.environ.get("DVC_EXP_NAME", ""),
     }
@@ -210,31 +216,6 @@ def _name_of(params: "Params", tags: dict[str, str], without: dict[str, Any], *m
     chosen = params.model_dump(mode="json", exclude=without)
     what = [chosen, *more, tags.get("stpp.data.digest"), tags.get("stpp.split.digest")]
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _pipeline(stage: str) -> tuple[str, str]:
-    """The folder in pipelines/ that a stage is of, empty for the root, and its variant (what follows an @).
-
-    DVC names a stage by its path from where it was called, which need not be the root: `../../dvc.yaml:evaluate`.
-    """
-    path, _, step = stage.rpartition(":")
-    name = Path(path).parent.name
-    return ("" if name == ".." else name), step.partition("@")[2]
-
-
-def _overlays(pipeline: str, variant: str) -> dict[str, Any]:
-    """What lies beside a pipeline and makes it another system: its params.yaml, or a file of the variant's name."""
-    from stpp.files import StppError
-    from stpp.params_file import read_yaml
-
-    found = {}
-    for name in ("params", variant):
-        file = Path("pipelines", pipeline, f"{name}.yaml")
-        try:
-            found[name] = read_yaml(file) if pipeline and file.is_file() else {}
-        except StppError:
-            found[name] = {}  # the stage that reads it says so
-    return found
 
 
 def _git() -> dict[str, str]:

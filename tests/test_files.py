@@ -14,9 +14,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
 
 from stpp.files import (
     ID,
@@ -431,11 +432,15 @@ def test_publishing_to_a_full_disk_is_the_disks_error(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+class Broken(TorchDataset[int]):
+    def __getitem__(self, index: int) -> int:
+        raise StppError("a.jpg: no such file")
+
+    def __len__(self) -> int:
+        return 1
+
+
 def test_an_error_out_of_a_loaders_worker_says_what_the_worker_said() -> None:
-    try:
-        try:
-            raise StppError("a.jpg: no such file")
-        except StppError:
-            torch._utils.ExceptionWrapper(where="in DataLoader worker process 0").reraise()
-    except StppError as error:
-        assert str(error) == "a.jpg: no such file"
+    with pytest.raises(StppError) as error:
+        list(DataLoader(Broken(), num_workers=1))
+    assert str(error.value) == "a.jpg: no such file"

@@ -16,8 +16,6 @@ class System:
     """Folder that its `stpp evaluate` writes."""
     trains: tuple[str, ...]
     """Folders of the models behind it; systems that share one train it once."""
-    overlay: str = ""
-    """The params file that makes it another system than ST or ST++."""
 
 
 ROUNDS = (1, 2, 3)
@@ -25,14 +23,13 @@ ONLINE = "runs/online/student"
 ABLATIONS = ("both_sets", *(f"{w}_{part}" for w in ("only", "no") for part in PARTS), "cutout_labeled")
 
 
-def _pipeline(name: str, trains: tuple[str, ...], overlay: str = "") -> System:
-    return System(f"pipelines/{name}/dvc.yaml", f"runs/{name}/evaluation", trains, overlay)
+def _pipeline(name: str, trains: tuple[str, ...]) -> System:
+    return System(f"pipelines/{name}/dvc.yaml:report", f"runs/{name}/evaluation", trains)
 
 
 def _ablation(name: str) -> System:
     trains = ("runs/teacher", f"runs/ablation/{name}/student")
-    overlay = f"pipelines/ablation/{name}.yaml"
-    return System(f"pipelines/ablation/dvc.yaml:report@{name}", f"runs/ablation/{name}/evaluation", trains, overlay)
+    return System(f"pipelines/ablation/dvc.yaml:report@{name}", f"runs/ablation/{name}/evaluation", trains)
 
 
 def _round(n: int) -> System:
@@ -47,18 +44,14 @@ def _round(n: int) -> System:
 
 SYSTEMS: dict[str, System] = {
     "suponly": _pipeline("suponly", ("runs/teacher",)),
-    "plain": _pipeline("plain", ("runs/teacher", "runs/plain/student"), "pipelines/plain/params.yaml"),
+    "plain": _pipeline("plain", ("runs/teacher", "runs/plain/student")),
     "st": _pipeline("st", ("runs/teacher", "runs/st/student")),
     "student_1": System("dvc.yaml", "runs/evaluation", ("runs/teacher", "runs/student_1", "runs/student")),
     "stpp": System("dvc.yaml", "runs/evaluation", ("runs/teacher", "runs/student_1", "runs/student")),
-    "blind": _pipeline(
-        "blind", ("runs/teacher", "runs/blind/student_1", "runs/blind/student"), "pipelines/blind/params.yaml"
-    ),
+    "blind": _pipeline("blind", ("runs/teacher", "runs/blind/student_1", "runs/blind/student")),
     "online": _pipeline("online", (ONLINE,)),
     **{
-        phase: _pipeline(
-            "pixel", ("runs/teacher", "runs/pixel/student_1", "runs/pixel/student"), "pipelines/pixel/params.yaml"
-        )
+        phase: _pipeline("pixel", ("runs/teacher", "runs/pixel/student_1", "runs/pixel/student"))
         for phase in ("pixel_1", "pixel_2")
     },
     **{f"round_{n}": _round(n) for n in ROUNDS},

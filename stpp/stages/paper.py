@@ -169,11 +169,10 @@ def _seeded(params: "Params", seed: int) -> "Params":
 def _expected(params: "Params", files: results_.Result, name: str) -> results_.Result:
     """What must be equal for a result to stand for a cell: parameters, but for where and how, and all of `_files`."""
     from stpp.paper.systems import system
-    from stpp.params_file import read_yaml
+    from stpp.params_file import overlays_of
 
     flat = {key: value for key, value in _flat(params).items() if key != "data.root"}
-    overlay = system(name).overlay
-    return {"params": flat, "overlay": read_yaml(Path(overlay)) if overlay else {}, **files}
+    return {"params": flat, "overlay": overlays_of(system(name).target), **files}
 
 
 def _files(params: "Params", contents: dict[str, str]) -> results_.Result:

@@ -12,6 +12,7 @@ from stpp.files import write_json
 from stpp.paper import report, results
 from stpp.paper.published import TABLES, table
 from stpp.paper.systems import SYSTEMS
+from stpp.params_file import overlays_of, read_yaml
 
 
 def cell(folder: Path, name: str, setting: str, system: str, seed: int, miou: float, **more: Any) -> None:
@@ -144,11 +145,15 @@ def test_a_persons_note_among_the_results_is_no_result(tmp_path: Path) -> None:
     assert len(results.of_table(tmp_path, "table-1")[0]["own-mine", "st"]) == 1
 
 
-def test_an_overlay_is_that_of_the_pipeline() -> None:
+def test_the_overlay_of_a_result_is_what_the_pipeline_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     root = Path(__file__).resolve().parents[2]
+    monkeypatch.chdir(root)
+    seen = 0
     for name, system in SYSTEMS.items():
         pipeline, _, one = system.target.partition(":")
         key = one.partition("@")[2]
         text = (root / pipeline).read_text().replace("${item}", key).replace("${key}", key)
         named = set(re.findall(r"--params (pipelines/\S+)", text))
-        assert named == ({system.overlay} if system.overlay else set()), name
+        assert overlays_of(system.target) == {Path(file).stem: read_yaml(Path(file)) for file in named}, name
+        seen += len(named)
+    assert seen > 12
