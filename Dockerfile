@@ -1,19 +1,53 @@
-# The pipeline in a container. To keep what comes out, in a folder that the container's user may write:
-#   docker build -t stpp . && mkdir -p out && docker run --user "$(id -u)" -e HOME=/tmp -v "$PWD/out:/app/runs" stpp
-FROM python:3.11-slim
+# syntax=docker/dockerfile:1
+# Three images: `build` (what the others copy), `server` (MLflow's) and `train` (the pipeline; the last, so the default).
+#   docker build -t stpp .                                      runs on CUDA and on CPU
+#   docker build -t stpp --build-arg TORCH_INDEX=ADDRESS .      from another index: PyTorch's for CPU makes it 4 GB smaller
+# compose.yaml starts them together.
+ARG PYTHON=3.11
 
-RUN apt-get update \
-    && apt-get install --yes --no-install-recommends git \
-    && rm -rf /var/lib/apt/lists/* \
-    && useradd --create-home stpp
-
+FROM python:${PYTHON}-slim AS build
+ARG TORCH_INDEX=""
+ENV PATH=/opt/venv/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN python -m venv /opt/venv
 WORKDIR /app
 COPY pyproject.toml README.md ./
 COPY stpp stpp
-RUN pip install --no-cache-dir --editable .
+# torch and torchvision come from one index together: a CPU build of one does not load the other's CUDA build.
+# hadolint ignore=DL3013
+RUN if [ -n "$TORCH_INDEX" ]; then pip install --index-url "$TORCH_INDEX" torch torchvision; fi \
+    && pip install --editable .
 
-COPY . .
-RUN git init --quiet && chown -R stpp:stpp /app && chmod -R a+rwX /app && git config --system safe.directory /app
-USER stpp
-ENV MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true
+FROM python:${PYTHON}-slim AS server
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true
+COPY pyproject.toml /tmp/
+SHELL ["/bin/bash", "-o", "pipefail", "-c"]
+# The project's own bounds; the drivers of PostgreSQL and S3 are the server's alone.
+# hadolint ignore=DL3013
+RUN mlflow="$(grep -o '"mlflow[<>=~][^"]*"' /tmp/pyproject.toml | tr -d '"')" \
+    && pip install "$mlflow" "psycopg2-binary>=2.9,<3" "boto3>=1.34,<2" \
+    && useradd --create-home --uid 10001 stpp \
+    && install --directory --owner stpp /store
+USER 10001
+VOLUME /store
+EXPOSE 5000
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:5000/health', timeout=3)"]
+CMD ["mlflow", "server", "--host", "0.0.0.0", "--port", "5000", "--workers", "1", \
+     "--backend-store-uri", "sqlite:////store/mlflow.db", "--artifacts-destination", "/store/artifacts"]
+
+FROM python:${PYTHON}-slim AS train
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends git \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --create-home --uid 10001 stpp \
+    && git config --system safe.directory /app
+COPY --from=build /opt/venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true
+WORKDIR /app
+COPY --chown=stpp:stpp . .
+# Whoever the container runs as (`--user`) writes here; commits are made outside, where the history is.
+RUN git init --quiet && chown -R stpp:stpp /app && chmod -R a+rwX /app
+USER 10001
+HEALTHCHECK NONE
 CMD ["sh", "-c", "dvc repro && stpp show"]

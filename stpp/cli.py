@@ -7,9 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from stpp.files import StppError
 from stpp.stages import (
+    audit,
     backbone,
     data,
     draw,
@@ -18,9 +20,11 @@ from stpp.stages import (
     label,
     masks,
     paper,
+    predict,
     prepare,
     preset,
     report,
+    runs,
     schema,
     score,
     select,
@@ -51,7 +55,9 @@ def _guarded(stage: Callable[..., None]) -> Callable[..., None]:
         try:
             stage(*args, **kwargs)
         except StppError as error:
-            typer.echo(f"error: {error}", err=True)
+            # Names from files may hold anything; what is shown does not write to the terminal but letters.
+            shown = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in str(error))
+            typer.echo(f"error: {shown}", err=True)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             typer.echo("\ninterrupted: what is done is kept; run the same command again to go on from there", err=True)
@@ -72,7 +78,6 @@ STAGES: tuple[Callable[..., None], ...] = (
     draw.draw,
     prepare.prepare,
     backbone.backbone,
-    split.split,
     train.train,
     train_online.train_online,
     score.score,
@@ -82,6 +87,8 @@ STAGES: tuple[Callable[..., None], ...] = (
     report.report,
     figure.figure,
     show.show,
+    audit.audit,
+    predict.predict,
     schema.schema,
 )
 for stage in STAGES:
@@ -96,10 +103,35 @@ def group(name: str, about: str, commands: dict[str, Callable[..., None]]) -> No
     app.add_typer(commands_, name=name)
 
 
+class StageWithCommands(TyperGroup):
+    """A stage that has commands of its own: `stpp split --data ...` is the stage, `stpp split pin NAME` a command."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or args[0] not in self.commands:
+            return super().parse_args(ctx, args)
+        ctx._protected_args, ctx.args = args[:1], args[1:]
+        return list(ctx.args)
+
+    def invoke(self, ctx: Any) -> Any:
+        stage = self.callback
+        self.callback = None if ctx._protected_args else stage
+        try:
+            return super().invoke(ctx)
+        finally:
+            self.callback = stage
+
+
+splits = typer.Typer(cls=StageWithCommands)
+splits.callback(invoke_without_command=True)(_guarded(split.split))
+for command in (split.pin, split.diff):
+    splits.command()(_guarded(command))
+app.add_typer(splits, name="split")
+
 group("masks", "Open mask sets (zip shards of PNGs).", {"extract": masks.extract, "ls": masks.ls})
 group("weights", "Weights from and for other code.", {"import": weights.import_, "export": weights.export})
 group("data", "What other people publish, brought into shape.", {"import": data.import_, "lists": data.lists})
 group("preset", "Params files by name.", {"list": preset.list_, "show": preset.show, "use": preset.use})
+group("runs", "Runs beside each other.", {"compare": runs.compare})
 group(
     "paper",
     "The paper's tables, by name.",

@@ -8,11 +8,11 @@ PACKAGE = Path(__file__).parent
 UNWATCHED = {
     f"stpp.{name}"
     for name in (
-        *("cli", "code", "params", "params_file", "tracking", "progress", "resume"),
+        *("cli", "code", "git", "lineage", "params", "params_file", "tracking", "progress", "resume"),
         *("stages.tracked", "stages.options"),
     )
 }
-"""Modules that cannot change a result; those of parameters are watched by value."""
+"""Modules and rooms that cannot change a result; those of parameters are watched by value."""
 
 
 def closure(module: str) -> set[str]:
@@ -21,7 +21,7 @@ def closure(module: str) -> set[str]:
     open_ = [module]
     while open_:
         name = open_.pop()
-        if name in found or name in UNWATCHED:
+        if name in found or name in UNWATCHED or name.rpartition(".")[0] in UNWATCHED:
             continue
         found.add(name)
         open_ += imports(name)

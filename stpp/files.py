@@ -1,4 +1,4 @@
-"""The files of a run: id lists, tables, manifests; every one written whole or not at all."""
+"""The files of a run: id lists, tables, JSON; every one written whole or not at all."""
 
 import csv
 import glob
@@ -9,11 +9,8 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-Rgb = tuple[int, int, int]
 
 _PART = r"(?!\.{1,2}(?:/|\Z))[^\s/\\,\"\x00-\x1f\x7f-\x9f\ud800-\udfff]+"
 ID = re.compile(rf"{_PART}(?:/{_PART})*\Z")
@@ -36,7 +33,7 @@ def raise_all(problems: list[str], where: str) -> None:
         shown = problems[:200]
         more = [f"... and {len(problems) - 200} more"] if len(problems) > 200 else []
         lines = [f"{where}: {len(problems)} problem(s):", *shown, *more]
-        # A file's name may hold anything; what is shown does not break the line or the terminal.
+        # A file's name may hold anything; what is shown does not break the line.
         raise StppError("\n".join("".join(c if c.isprintable() else "\ufffd" for c in line) for line in lines))
 
 
@@ -82,7 +79,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """The rows of a table that has `columns`, and perhaps more. Raises StppError naming the file if it has not."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             missing = set(columns) - set(reader.fieldnames or ())
             rows = list(reader)
@@ -214,117 +211,3 @@ def read_ids(path: Path) -> list[str]:
         return path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise StppError(f"{path}: not readable: {error}") from None
-
-
-def listed(path: Path, dataset: "Dataset") -> tuple[dict[str, int], list[str]]:
-    """The ids that a list of a person names, with the numbers of their lines, and the problems of the other lines.
-
-    A line is an id or an image's path; a second column is allowed, as published lists have.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        return {}, [f"{path}: not readable: {error}; save it as UTF-8"]
-    except OSError as error:
-        return {}, [f"{path}: not readable: {error.strerror}"]
-    by_image = {record.image: i for i, record in dataset.records.items()}
-    ids: dict[str, int] = {}
-    problems = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        word = line.split()[0]
-        found = word if word in dataset.records else by_image.get(word)
-        if found is None and len(line.split()) > 2:
-            problems.append(f"{path}:{number}: an id with spaces? Expected one id or image path (and a mask) a line")
-        elif found is None:
-            problems.append(f"{path}:{number}: {word} is neither an id nor an image of the data set")
-        elif found in ids:
-            problems.append(f"{path}:{number}: {word} is listed twice; remove one line")
-        else:
-            ids[found] = number
-    if not any(line.strip() for line in lines):
-        problems.append(f"{path}: the list is empty")
-    return ids, problems
-
-
-# -- the data manifest ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One image of the data set: paths below the root, size in pixels once upright, hashes of the files' bytes."""
-
-    id: str
-    image: str
-    mask: str
-    """Empty where there is none."""
-    width: int
-    height: int
-    image_sha256: str
-    mask_sha256: str
-    classes: tuple[int, ...]
-    """Ids of the classes present in the mask, ascending."""
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """What `prepare` found: classes, the meaning of mask values, and one record an image."""
-
-    name: str
-    classes: tuple[str, ...]
-    palette: tuple[Rgb, ...]
-    values: dict[int, int]
-    """Mask value -> class id, or 255 for ignore; values not named are invalid."""
-    records: dict[str, Record]
-
-    @property
-    def digest(self) -> str:
-        """md5 over ids, hashes and the meaning of masks: a name for this content, 32 characters."""
-        lines = [f"{self.classes} {sorted(self.values.items())}\n"]
-        lines += [f"{r.id} {r.image_sha256} {r.mask_sha256}\n" for r in self.records.values()]
-        return hashlib.md5("".join(lines).encode(), usedforsecurity=False).hexdigest()
-
-
-RECORD = ("id", "image", "mask", "width", "height", "image_sha256", "mask_sha256", "classes")
-
-
-def write_dataset(folder: Path, dataset: Dataset) -> None:
-    about = {
-        "name": dataset.name,
-        "digest": dataset.digest,
-        "images": len(dataset.records),
-        "classes": list(dataset.classes),
-        "palette": [list(c) for c in dataset.palette],
-        "values": {str(k): v for k, v in sorted(dataset.values.items())},
-    }
-    write_json(folder / "dataset.json", about)
-    rows = [
-        (r.id, r.image, r.mask, r.width, r.height, r.image_sha256, r.mask_sha256, " ".join(map(str, r.classes)))
-        for r in dataset.records.values()
-    ]
-    write_csv(folder / "manifest.csv", RECORD, rows)
-
-
-def read_dataset(folder: Path) -> Dataset:
-    about = read_json(folder / "dataset.json")
-    records = {
-        row["id"]: Record(
-            id=row["id"],
-            image=row["image"],
-            mask=row["mask"],
-            width=int(row["width"]),
-            height=int(row["height"]),
-            image_sha256=row["image_sha256"],
-            mask_sha256=row["mask_sha256"],
-            classes=tuple(int(c) for c in row["classes"].split()),
-        )
-        for row in read_csv(folder / "manifest.csv", RECORD)
-    }
-    return Dataset(
-        name=about["name"],
-        classes=tuple(about["classes"]),
-        palette=tuple((r, g, b) for r, g, b in about["palette"]),
-        values={int(k): v for k, v in about["values"].items()},
-        records=records,
-    )

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stpp.files import ID, Rgb, StppError, read_csv, replacing
+from stpp.files import ID, StppError, read_csv, replacing
+from stpp.manifest import Rgb
 
 Mask = NDArray[np.uint8]
 SHARD = re.compile(r"^[\w.-]+\.zip$")

@@ -19,6 +19,7 @@ from typing import IO, Any
 
 from stpp.code import closure, source
 from stpp.files import StppError, alive, digest, publish, replacing, sha256, write_json
+from stpp.lineage import lock_files
 
 
 def root() -> Path:
@@ -138,8 +139,7 @@ def _md5(path: Path) -> str:
 def _discard(home: Path, stage: str, keep: Path) -> None:
     """Remove finished work of any stage that dvc.lock records (by run.json), and all but the two newest unfinished
     of this one. What another process works on stays; `keep` is begun anew if it is recorded."""
-    locks = [Path("dvc.lock"), *Path("pipelines").glob("*/dvc.lock")]
-    recorded = "".join(p.read_text(encoding="utf-8") for p in locks if p.is_file())
+    recorded = "".join(path.read_text(encoding="utf-8") for path in lock_files(Path()))
     unfinished = []
     for folder in home.glob(f"*-{'[0-9a-f]' * 16}"):
         finished = folder / "finished.json"

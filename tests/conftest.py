@@ -11,9 +11,8 @@ import pytest
 from small import BIN, ROOT, Project
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Iterator[Project]:
-    folder = tmp_path / "project"
+def project_in(folder: Path) -> Project:
+    """A new project in `folder`, a git repository without a commit."""
     folder.mkdir()
     for name in ("dvc.yaml", "pipelines", "stpp", "splits", "weights", ".dvc/config", ".dvcignore", ".gitignore"):
         source, target = ROOT / name, folder / name
@@ -34,10 +33,16 @@ def project(tmp_path: Path) -> Iterator[Project]:
     made = Project(folder, env)
     made.params()
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+    return made
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    made = project_in(tmp_path / "project")
     # A shell's background job ignores Ctrl-C, and its children inherit that; a handler is not inherited.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     yield made
-    subprocess.run(["pkill", "-KILL", "-f", str(folder)], check=False)
+    subprocess.run(["pkill", "-KILL", "-f", str(made.folder)], check=False)
 
 
 @pytest.fixture
@@ -48,3 +53,21 @@ def prepared(project: Project) -> Project:
     project.run("stpp", "split", "--data", "runs/data", "--lists", "splits", "--out", "runs/split")
     project.run("stpp", "backbone", "--weights", "weights", "--out", "runs/backbone.safetensors")
     return project
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose ST++ has run, tracked and committed; for tests that copy it (`copied`)."""
+    made = project_in(tmp_path_factory.mktemp("finished") / "project")
+    del made.env["STPP_TRACKING"]
+    made.commit("-A")
+    made.run("dvc", "repro", "-q")
+    made.commit("-A")
+    return made
+
+
+@pytest.fixture
+def copied(finished: Project, tmp_path: Path) -> Project:
+    """A copy of the finished project, to do with as one likes."""
+    shutil.copytree(finished.folder, tmp_path / "project", symlinks=True)
+    return Project(tmp_path / "project", finished.env)

@@ -12,6 +12,7 @@ import typer.main
 from deps import rewritten
 from pydantic import BaseModel
 from ruamel.yaml import YAML
+from small import Project
 
 from stpp.cli import app
 from stpp.code import PACKAGE, closure, imports, source
@@ -25,18 +26,21 @@ COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 def stages() -> list[Any]:
     found = []
     for path in [ROOT / "dvc.yaml", *sorted((ROOT / "pipelines").glob("*/dvc.yaml"))]:
-        for name, stage in YAML(typ="safe").load(path)["stages"].items():
+        whole = YAML(typ="safe").load(path)
+        for name, stage in whole["stages"].items():
             where = f"{path.parent.name}:{name}"
             if "foreach" in stage:
-                found += [pytest.param(one, id=f"{where}@{key}") for key, one in each(stage)]
+                found += [pytest.param(one, id=f"{where}@{key}") for key, one in each(stage, whole)]
             else:
                 found.append(pytest.param(stage, id=where))
     return found
 
 
-def each(stage: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+def each(stage: dict[str, Any], whole: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """The stages that a `foreach` stands for, with `${item}`, `${key}` and `${item.x}` filled in."""
     items = stage["foreach"]
+    if isinstance(items, str):  # a variable of the file
+        items = next(var[items[2:-1]] for var in whole["vars"] if items[2:-1] in var)
     for key, item in items.items() if isinstance(items, dict) else zip(items, items, strict=True):
         text = json.dumps(stage["do"]).replace("${key}", str(key))
         if isinstance(item, dict):
@@ -92,6 +96,16 @@ def test_every_path_of_the_command_is_declared(stage: dict[str, Any]) -> None:
         path = value.partition("=")[2] or value
         inside = {d for d in declared if d == path or d.startswith(f"{path}/") or path.startswith(f"{d}/")}
         assert inside, f"{option} {path} is in none of deps, outs and metrics"
+
+
+def test_what_a_stage_reads_of_the_runs_is_what_a_stage_writes() -> None:
+    """A folder of outs is none: in a clone without data DVC would not know its hash (`dvc repro --allow-missing`)."""
+    every = [p.values[0] for p in stages()]
+    outs = {out for stage in every for kind in ("outs", "metrics") for out in names(stage.get(kind, []))}
+    for stage in every:
+        for dep in names(stage["deps"]):
+            inside = dep in outs or any(dep.startswith(f"{out}/") for out in outs)
+            assert inside or not dep.startswith("runs/"), f"{stage['cmd']}: {dep}"
 
 
 @pytest.mark.parametrize("stage", stages())
@@ -200,10 +214,25 @@ def test_what_a_report_draws_is_a_plot_of_dvc() -> None:
         whole = YAML(typ="safe").load(path)
         drawn = set()
         for name, stage in whole["stages"].items():
-            several = [one for _, one in each(stage)] if "foreach" in stage else [stage]
+            several = [one for _, one in each(stage, whole)] if "foreach" in stage else [stage]
             drawn |= {out for one in several for out in names(one["outs"]) if name == "report" or out.endswith(".png")}
         plots = {(path.parent / plot).resolve() for plot in whole.get("plots", []) if isinstance(plot, str)}
         assert path.parent == ROOT or all(plot.suffix == ".png" for plot in plots)
         assert {plot if plot in {ROOT / out for out in drawn} else plot.parent for plot in plots} == {
             ROOT / out for out in drawn
         }
+
+
+def test_data_and_weights_that_dvc_was_given_come_back_in_a_clone(project: Project, tmp_path: Path) -> None:
+    given = {"data/mine/a.jpg": "an image", "weights/mine.safetensors": "weights"}
+    for path, text in given.items():
+        (project.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (project.folder / path).write_text(text)
+    project.run("dvc", "add", "-q", "data/mine", "weights/mine.safetensors")
+    project.commit("-A")
+    clone = tmp_path / "clone"
+    project.run("git", "clone", "-q", ".", str(clone))
+    assert not (clone / "data/mine").exists()
+    project.run("dvc", "--cd", str(clone), "cache", "dir", str(project.folder / ".dvc/cache"))
+    project.run("dvc", "--cd", str(clone), "checkout", "-q", "--allow-missing")
+    assert {path: (clone / path).read_text() for path in given} == given

@@ -16,7 +16,11 @@ import pytest
 from small import BIN, TINY
 
 from stpp.params import Params
-from stpp.tracking import Run, attach, client, link, track, tracking_uri
+from stpp.tracking.attach import attach, link
+from stpp.tracking.champion import Measured, register
+from stpp.tracking.client import client, tracking_uri
+from stpp.tracking.read import datasets_of, run_of
+from stpp.tracking.run import Run, track
 
 
 @pytest.fixture(scope="session")
@@ -99,6 +103,73 @@ def test_a_finished_run_is_superseded_not_overwritten(root: Path, params: Params
             run.log({"train/loss": 1.0}, 1)
     first, second = sorted(runs(root, "tags.`stpp.key` = 'key'"), key=lambda r: r.info.start_time)
     assert first.data.tags["stpp.superseded_by"] == second.info.run_id
+
+
+def test_the_data_and_the_split_of_a_run_find_it(root: Path, params: Params) -> None:
+    tags = TAGS | {"stpp.data.digest": "d" * 32}
+    with track("teacher", "a", params, params, tags, root, root / "a") as run:
+        run.log({"x": 1.0}, 1)
+    for digest in ("d" * 32, TAGS["stpp.split.digest"]):
+        found = client(root).search_runs([runs(root)[0].info.experiment_id], f"dataset.digest = '{digest}'")
+        assert [r.info.run_id for r in found] == [run.run_id]
+    assert datasets_of(str(run.run_id), root) == {"data": "d" * 32, "split": TAGS["stpp.split.digest"]}
+
+
+VAL = "v" * 32
+
+
+def test_the_champion_is_beaten_only_by_a_better_model_on_the_same_images(
+    root: Path, params: Params, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def student(name: str, measured: Measured) -> tuple[str, str]:
+        """Its run, and what was said."""
+        with track(name, name, params, params, TAGS, root, root / name) as run:
+            run.log({"val/miou": measured.miou}, 1)
+        run_json = root / f"{name}.json"
+        run_json.write_text(json.dumps({"run_id": run.run_id, "stage": "student"}))
+        register(run_json, "tiny", measured, root)
+        return str(run.run_id), capsys.readouterr().out
+
+    def champion() -> str:
+        return run_of("models:/tiny@champion", root)
+
+    _, said = student("nothing", Measured(float("nan"), VAL, "whole"))
+    assert "no mIoU" in said
+    first, said = student("first", Measured(0.5, VAL, "whole"))
+    assert champion() == first
+    assert "version 2 (val mIoU 50.0) is the first champion" in said
+    _, said = student("worse", Measured(0.4, VAL, "whole"))
+    assert champion() == first
+    assert "the champion, version 2 (50.0), stays; version 3 (val mIoU 40.0) is not better" in said
+    _, said = student("equal", Measured(0.5, VAL, "whole"))
+    assert champion() == first
+    for measured in (Measured(0.9, "w" * 32, "whole"), Measured(0.9, VAL, "sliding")):
+        _, said = student(measured.how + measured.val[:1], measured)
+        assert champion() == first
+        assert "was measured on another val or in another way, and stays" in said
+    better, said = student("better", Measured(0.6, VAL, "whole"))
+    assert champion() == better
+    assert "before it was version 2 (50.0)" in said
+    register(root / "better.json", "tiny", Measured(0.6, VAL, "whole"), root)
+    assert len(client(root).search_model_versions("name = 'tiny'")) == 7, "a report drawn again registers nothing"
+    assert run_of("models:/tiny/2", root) == first
+
+    assert "MLFLOW_TRACKING_URI" not in os.environ, "another project in this process has another store"
+    models = client(root).search_logged_models([runs(root)[0].info.experiment_id])
+    assert {model.source_run_id for model in models} >= {first, better}
+    metrics = [metric for model in models for metric in model.metrics]
+    assert {(m.key, m.dataset_digest) for m in metrics} == {("val/miou_final", VAL), ("val/miou_final", "w" * 32)}
+
+
+def test_a_registry_that_fails_stops_nothing(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / "run.json").write_text(json.dumps({"run_id": "nobody", "stage": "student"}))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
+    register(root / "run.json", "tiny", Measured(0.5, VAL, "whole"), root)
+    out = capsys.readouterr().out
+    assert "was not registered in MLflow" in out
+    assert "secret" not in out
 
 
 def test_figures_reach_the_run_that_run_json_names(root: Path, params: Params) -> None:

@@ -7,6 +7,7 @@ here, and links, devices and names that lead elsewhere match nothing.
 import io
 import lzma
 import re
+import stat
 import tarfile
 import zipfile
 import zlib
@@ -49,9 +50,11 @@ def _mask_of_sbd(data: bytes) -> bytes:
         mask = np.asarray(loadmat(io.BytesIO(data), squeeze_me=True, struct_as_record=False)["GTcls"].Segmentation)
     except Exception as error:  # noqa: BLE001 - scipy raises many kinds for a damaged file
         raise ValueError(f"not a .mat of SBD: {error}") from None
-    if mask.ndim != 2 or mask.dtype != np.uint8:
+    if mask.ndim != 2 or not np.issubdtype(mask.dtype, np.integer):
         raise ValueError(f"not a .mat of SBD: its mask is {mask.dtype} of shape {mask.shape}")
-    return encode_mask(mask, voc_palette(256))
+    if unknown := sorted(set(np.unique(mask).tolist()) - {*range(21), 255}):
+        raise ValueError(f"not a .mat of SBD: its mask has class {unknown[0]}, where 0 to 20 and 255 are known")
+    return encode_mask(mask.astype(np.uint8), voc_palette(256))
 
 
 @dataclass(frozen=True)
@@ -166,7 +169,7 @@ def _members(source: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
     elif _begins_as_zip(source):
         with zipfile.ZipFile(source) as archive:
             for info in archive.infolist():
-                if not info.is_dir():
+                if not info.is_dir() and not stat.S_ISLNK(info.external_attr >> 16):
                     yield info.filename, lambda info=info: _read(archive.open(info), info.file_size)  # type: ignore[misc]
     elif source.is_file():
         with tarfile.open(source) as archive:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stpp.data import toy
-from stpp.files import ID, Rgb, StppError
+from stpp.files import ID, StppError
+from stpp.manifest import Rgb
 from stpp.params import IGNORE, Data
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
-from stpp import files
+from stpp import manifest
 from stpp.data.images import read_image, read_mask, to_classes
 from stpp.data.transforms import normalize, reseed, strong, weak
 from stpp.files import StppError
@@ -23,7 +23,7 @@ Draw = tuple[int, int]
 class Photos:
     """Images and masks of the data set by id; holds paths only."""
 
-    def __init__(self, dataset: files.Dataset, root: Path) -> None:
+    def __init__(self, dataset: manifest.Dataset, root: Path) -> None:
         self.dataset = dataset
         self.root = root
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from stpp.data.catalog import Found, Layout, discover, layout
 from stpp.data.images import read_image, read_mask, to_classes
-from stpp.files import Dataset, Record, StppError, sha256
+from stpp.files import StppError, sha256
+from stpp.manifest import Dataset, Record
 from stpp.params import IGNORE, Data
 from stpp.progress import progress
 

@@ -70,20 +70,23 @@ def read_lists(folder: Path, data: str, labels: str, split: str) -> Lists:
     for name, path in paths.items():
         lists[name] = _lines(path, problems)
         images = [line.split()[0] for line in lists[name]]
+        glued = [line for line in lists[name] if len(line.split()) > 2]
+        problems += [f"{path}: {line!r} is not an image and its mask; is a line break missing?" for line in glued]
         if images and len(images) != expected[name]:
             problems.append(f"{path}: {len(images)} images, but {data} {labels} has {expected[name]} {name}")
         for image in images:
-            if image in taken:
-                where = "twice" if taken[image] == name else f"and in {paths[taken[image]]}"
+            stem = Path(image).stem  # of a path or of an id alone
+            if stem in taken:
+                where = "twice" if taken[stem] == name else f"and in {paths[taken[stem]]}"
                 problems.append(f"{path}: {image} is listed {where}")
-            taken[image] = name
+            taken[stem] = name
     raise_all(problems, f"{data} {labels} {split}")
     return Lists(**lists)
 
 
 def _lines(path: Path, problems: list[str]) -> list[str]:
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         problems.append(f"{path}: not readable: {error}")
         return []

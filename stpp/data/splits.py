@@ -4,7 +4,7 @@ from collections import deque
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from stpp.files import Dataset, listed
+from stpp.manifest import Dataset, listed
 from stpp.params import Split, Subset
 from stpp.seeds import seed_of
 

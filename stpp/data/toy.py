@@ -13,7 +13,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from stpp.files import Rgb, replacing_folder
+from stpp.files import replacing_folder
+from stpp.manifest import Rgb
 from stpp.masks import Mask, encode_mask
 from stpp.params import Toy
 

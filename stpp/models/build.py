@@ -1,9 +1,11 @@
-"""Name -> network; weights in and out as safetensors."""
+"""Name -> network; weights in and out as safetensors, which say what they are weights of."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import nn
@@ -21,17 +23,52 @@ NETWORKS: dict[str, type[DeepLabV2] | type[DeepLabV3Plus] | type[PSPNet]] = {
 }
 
 
+ABOUT = "stpp"
+"""The one key of a checkpoint's metadata: with two, its bytes would differ from process to process."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What a checkpoint is of: enough to predict with it."""
+
+    model: Model
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    """RGB by class."""
+
+
 def build(model: Model, classes: int) -> nn.Module:
     """The network of `model`, randomly initialised from torch's global generator, in channels-last memory."""
     network = NETWORKS[model.network](model.backbone, classes, model.output_stride)
     return network.to(memory_format=torch.channels_last)
 
 
-def save(path: Path, state: dict[str, torch.Tensor]) -> None:
-    """Write tensors by name; equal tensors give equal bytes."""
+def save(path: Path, state: dict[str, torch.Tensor], about: About | None = None) -> None:
+    """Write tensors by name, and what they are of; equal ones give equal bytes."""
+    text = TypeAdapter(About).dump_json(about).decode() if about else ""
     with replacing(path) as partial:
         # Through memory: the library's own writer hides that a disk is full.
-        partial.write_bytes(to_bytes({k: v.detach().cpu().contiguous() for k, v in state.items()}))
+        dense = {k: v.detach().cpu().contiguous() for k, v in state.items()}
+        partial.write_bytes(to_bytes(dense, {ABOUT: text} if about else None))
+
+
+def about(path: Path) -> About:
+    """What a checkpoint is of. Raises StppError naming the file if it does not say so."""
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(ABOUT, "null")
+        found = TypeAdapter(About).validate_json(text, strict=True)
+    except (SafetensorError, OSError) as error:
+        raise StppError(f"{path}: not readable as weights: {error}") from None
+    except ValidationError:
+        what = "does not say which network and classes it is of: no checkpoint of `stpp train`, or of an older one"
+        raise StppError(f"{path}: {what}") from None
+    if not 2 <= len(found.classes) == len(found.palette) <= 255 or any(
+        [not 0 <= value <= 255 for colour in found.palette for value in colour]
+        + [not label.isprintable() for label in found.classes]
+    ):
+        raise StppError(f"{path}: what it says of its {len(found.classes)} classes and their colours makes no sense")
+    return found
 
 
 def load(network: nn.Module, path: Path) -> nn.Module:
@@ -56,11 +93,14 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise StppError(f"{path}: not readable as weights: {error}; run `dvc repro` again") from None
+        remedy = "run the stage that makes it again; `stpp weights import` reads checkpoints of other code"
+        raise StppError(f"{path}: not readable as weights: {error}; {remedy}") from None
 
 
 def _fill(module: nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
-        raise StppError(f"{path}: not a checkpoint of this network: {' '.join(str(error).split())[:300]}") from None
+        said = " ".join(str(error).split())[:300]
+        remedy = "is it of other model.* parameters or classes, or of other code (`stpp weights import`)?"
+        raise StppError(f"{path}: not a checkpoint of this network: {said}; {remedy}") from None

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from stpp.files import StppError
+from stpp.files import StppError, raise_all
 from stpp.models.backbone import BACKBONES
 from stpp.models.build import NETWORKS
 from stpp.params import Model
@@ -29,6 +29,9 @@ UNREADABLE = (
     struct.error,
     OSError,
 )
+
+
+COUNTER = "num_batches_tracked"
 
 
 @dataclass(frozen=True)
@@ -73,13 +76,19 @@ def start_of(model: Model, folder: Path) -> Placed:
 def read_state(path: Path) -> Mapping[str, Tensor]:
     """Tensors by name, as a file of torch or safetensors holds them. Raises StppError naming the file."""
     state: object
+    remedy = "save `model.state_dict()` with torch.save or safetensors, and give that"
     try:
         if path.suffix == ".safetensors":
             state = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
-        raise StppError(f"{path}: not a file of weights alone: {_reason(error)}") from None
+    except OSError as error:
+        raise StppError(f"{path}: not readable: {_reason(error)}") from None
+    except SafetensorError as error:
+        raise StppError(f"{path}: not a file of weights alone: {_reason(error)}; {remedy}") from None
+    except UNREADABLE:  # what torch says of it advises to read it in a way that runs its code
+        what = "not a file of weights alone: it is damaged, or holds Python objects, which are not loaded"
+        raise StppError(f"{path}: {what}; {remedy}") from None
     if not isinstance(state, Mapping) or not all(
         isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
     ):
@@ -97,21 +106,25 @@ def place(given: Mapping[str, Tensor], network: str, backbone: str, source: str)
     Known are torchvision's ResNets, the public code's networks (also as DataParallel saves them), and the DeepLabv2 of
     AdvSemiSeg with its COCO start. Raises StppError naming every key that fits nowhere, is missing or misshapen.
     """
-    state = dict(given)
+    _check_kinds(given, source)
+    state, written = dict(given), {key: key for key in given}
     if state and all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
+        written = {key.removeprefix("module."): key for key in given}
     dropped = {}
     if any("layer5.conv2d_list." in key for key in state):
         layout = "AdvSemiSeg"
         names = [_of_advsemiseg(key) for key in state]
         if twice := sorted({key for key in names if names.count(key) > 1}):
             raise StppError(f"{source}: two tensors each for {', '.join(twice)}, with and without `Scale.`; remove one")
+        written = dict(zip(names, written.values(), strict=True))
         state = dict(zip(names, state.values(), strict=True))
     elif any(key.startswith("backbone.") for key in state):
         layout = "public code"
     else:
         layout = "torchvision"
         dropped = {key: "classifier of ImageNet" for key in state if key.startswith("fc.")}
+        written = {f"backbone.{key}": written[key] for key in state if key not in dropped}
         state = {f"backbone.{key}": value for key, value in state.items() if key not in dropped}
 
     cls = NETWORKS[network]
@@ -121,18 +134,31 @@ def place(given: Mapping[str, Tensor], network: str, backbone: str, source: str)
     if all(key.startswith("backbone.") for key in state):
         expected = {k: v for k, v in expected.items() if k.startswith("backbone.")}
     # Files older than torch 0.4.1 do not count batches: they start at zero.
-    counters = [k for k in expected if k.endswith("num_batches_tracked") and k not in state]
+    counters = [k for k in expected if k.endswith(COUNTER) and k not in state]
     state |= {k: torch.tensor(0) for k in counters}
     missing = sorted(set(expected) - set(state))
     unknown = sorted(set(state) - set(expected))
     misshapen = sorted(k for k in set(state) & set(expected) if state[k].shape != expected[k])
     wrong = {"missing": missing, "unknown": unknown, "of another shape": misshapen}
-    said = [f"{len(keys)} {what}: {', '.join(keys)}" for what, keys in wrong.items() if keys]
+    said = [f"{len(keys)} {what}: {', '.join(written.get(k, k) for k in keys)}" for what, keys in wrong.items() if keys]
     if said:
         named = f"{network} on {backbone} ({layout} layout)"
         raise StppError("\n".join([f"{source} does not fit {named}:", *said]))
-    state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+    state = {k: v.long() if k.endswith(COUNTER) else v.float() for k, v in state.items()}
     return Placed(state, layout, dropped)
+
+
+def _check_kinds(given: Mapping[str, Tensor], source: str) -> None:
+    """Weights are dense, real and finite. Raises StppError naming every key whose tensor is not."""
+    problems = []
+    for key, value in given.items():
+        if value.layout != torch.strided or value.is_complex() or value.is_quantized:
+            problems.append(f"{key}: {value.dtype} of layout {value.layout}; weights are dense and real")
+        elif not value.is_floating_point() and not key.endswith(COUNTER):
+            problems.append(f"{key}: {value.dtype}; weights are floating point numbers")
+        elif not value.numel() or not bool(torch.isfinite(value).all()):
+            problems.append(f"{key}: {'NaN or infinite values' if value.numel() else 'is empty'}")
+    raise_all(problems, source)
 
 
 def _of_advsemiseg(key: str) -> str:

@@ -109,6 +109,9 @@ def notes(results: dict[Cell, list[Result]], left_out: list[Path]) -> list[str]:
         values = sorted({str(r[key]) for r in every})
         if values:
             lines.append(f"{what} {' / '.join(values)}.")
+    commits = sorted({r["commit"][:12] for r in every})
+    if len(commits) > 1:
+        lines.append(f"The code is that of {len(commits)} commits: {', '.join(commits)}.")
     if left_out:
         files = ", ".join(path.as_posix() for path in left_out)
         differ = "parameters, overlay, weights, lists, split or data"

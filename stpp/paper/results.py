@@ -2,17 +2,60 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from stpp.files import read_json
+from pydantic import BaseModel, Field, ValidationError
+
+from stpp.files import StppError, read_json
 from stpp.paper.published import table
 
-FOLDER = Path("results")
 SEEDS = ("train.seed", "select.seed")
 Result = dict[str, Any]
 """setting, system, seed, metrics, params (flat), overlay, files, data, digests, run ids, commit, finished."""
 Cell = tuple[str, str]
 """Setting and system."""
+
+
+class _Scores(BaseModel):
+    miou: Annotated[float, Field(ge=0, le=1)]
+
+
+class _Result(BaseModel):
+    """What a report reads of a result, and so has to be there."""
+
+    setting: str
+    system: str
+    seed: int
+    metrics: dict[str, dict[str, _Scores]]
+    params: dict[str, Any]
+    evaluation: str
+    keep: str
+    data_digest: str
+    split_digest: str
+    commit: str
+    finished: str
+
+
+def read(path: Path) -> Result:
+    """A result, which is of the cell that its path names. Raises StppError naming the file and what is wrong in it."""
+    try:
+        raw = read_json(path)
+        known = _Result.model_validate(raw)
+        setting, system, seed = path.parent.parent.name, path.parent.name, int(path.stem)
+        if (known.setting, known.system, known.seed) != (setting, system, seed):
+            wrong = f"it is of {known.setting}/{known.system}, seed {known.seed}"
+        elif known.params.get("train.seed") != seed:
+            wrong = f"it was trained with train.seed {known.params.get('train.seed')}"
+        elif system not in known.metrics.get("val", {}):
+            wrong = f"metrics.val.{system} is missing"
+        else:
+            return dict(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        wrong = f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}"
+    except StppError:
+        wrong = "not readable as JSON"
+    raise StppError(f"{path}: {wrong}; remove it (git has what was committed), and `stpp paper run` runs the cell")
 
 
 def path_of(folder: Path, table: str, setting: str, system: str, seed: int) -> Path:
@@ -22,7 +65,7 @@ def path_of(folder: Path, table: str, setting: str, system: str, seed: int) -> P
 def finished(folder: Path, setting: str, system: str, seed: int, expected: Result) -> Result | None:
     """The result of a cell in whichever table it was run for, if it holds what is `expected`."""
     for path in sorted(folder.glob(f"*/{setting}/{system}/{seed}.json")):
-        result: Result = read_json(path)
+        result = read(path)
         if all(result.get(key) == value for key, value in expected.items()):
             return result
     return None
@@ -59,8 +102,7 @@ def _newest(folder: Path, setting: str, system: str) -> dict[int, tuple[Path, Re
     found: dict[int, tuple[Path, Result]] = {}
     for path in sorted(folder.glob(f"*/{setting}/{system}/*.json")):
         if path.stem.isdecimal():
-            result = read_json(path)
-            seed = int(path.stem)
+            result, seed = read(path), int(path.stem)
             if seed not in found or _finished(result) > _finished(found[seed][1]):
                 found[seed] = path, result
     return found

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from stpp.files import Rgb, replacing
+from stpp.files import replacing
+from stpp.manifest import Rgb
 from stpp.params import IGNORE
 from stpp.report.labels import one_line
 

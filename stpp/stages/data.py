@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from typer import Argument, Option
 
-from stpp.files import read_json, replacing_folder, sha256, write_json, write_text
+from stpp.files import StppError, read_json, replacing_folder, sha256, write_json, write_text
 
 Archive = Annotated[Path, Argument(help="Archive (tar, zip) or unpacked folder, as it was downloaded.")]
 Root = Annotated[Path, Option(help="Folder of the data set: what data.root will name.")]
@@ -25,11 +25,14 @@ def import_(archive: Archive, out: Root) -> None:
     """
     from stpp.data.archives import import_archive
 
-    found = import_archive(archive, out)
     record = out / "imported.json"
+    before = read_json(record) if record.exists() else []
+    if not isinstance(before, list) or not all(isinstance(one, dict) and "sha256" in one for one in before):
+        raise StppError(f"{record}: is not the record of an import; move it away, or import into another folder")
+    found = import_archive(archive, out)
     about = {"archive": found.source, "sha256": found.sha256, "files": found.counts, "left_out": found.left_out}
     # Another archive of the same name is another archive.
-    earlier = [one for one in read_json(record) if one["sha256"] != found.sha256] if record.exists() else []
+    earlier = [one for one in before if one["sha256"] != found.sha256]
     write_json(record, [*earlier, about])
     for warning in found.warnings:
         print(f"warning: {warning}")
@@ -51,6 +54,8 @@ def lists(
     """Take over a published split, checked: labeled.txt, unlabeled.txt, val.txt, and source.json with their hashes."""
     from stpp.data.published import place, read_lists
 
+    if not source.strip():
+        raise StppError("--source: say where the lists come from (an address and a commit): a split has a source")
     published = read_lists(from_, data, labels, split)
     name = place(data, labels, split)
     with replacing_folder(out / name) as partial:

@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
+from stpp.files import StppError
 from stpp.resume import Job
 from stpp.stages import options
 from stpp.stages.tracked import tracked
-from stpp.tracking import Run
+from stpp.tracking.run import Run
 
 if TYPE_CHECKING:
     from stpp.data.datasets import Photos
     from stpp.engine.evaluate import Scores
-    from stpp.files import Dataset
+    from stpp.manifest import Dataset
     from stpp.masks import MaskSet
     from stpp.params import Params
 
@@ -27,8 +28,8 @@ Masks = Annotated[list[str] | None, Option(help="GROUP=FOLDER of a mask set, onc
 def evaluate(
     model: options.Named,
     data: options.Data,
-    split: options.Split,
     out: options.Out,
+    split: Annotated[Path | None, Option(help="Folder that `stpp split` wrote; not needed with --ids.")] = None,
     masks: Masks = None,
     ids: Ids = None,
     params: options.Params = None,
@@ -44,7 +45,10 @@ def evaluate(
     models, sets = options.named(model), options.named(masks or [])
 
     lists = _lists(ids or [])
-    lists = lists or {name: split / f"{name}.txt" for name in ("val", "test") if (split / f"{name}.txt").exists()}
+    if not lists and split is None:
+        raise StppError("name the images: --split for its val and test, or --ids LIST")
+    if not lists and split is not None:
+        lists = {name: split / f"{name}.txt" for name in ("val", "test") if (split / f"{name}.txt").exists()}
 
     def work(job: Job, run: Run) -> None:
         _evaluate(job, run, p, models, sets, lists, data)
@@ -84,7 +88,8 @@ def _evaluate(
     from stpp.data.datasets import Photos
     from stpp.engine.evaluate import Scores
     from stpp.engine.predict import described
-    from stpp.files import read_dataset, read_json, write_csv, write_json
+    from stpp.files import read_json, write_csv, write_json
+    from stpp.manifest import digest_of, read_dataset
     from stpp.masks import MaskSet
 
     dataset = read_dataset(data)
@@ -96,7 +101,8 @@ def _evaluate(
     run.tag("stpp.evaluation", described(p.evaluate))
     print(f"evaluation: {described(p.evaluate)}", flush=True)
 
-    metrics: dict[str, Any] = {"evaluation": described(p.evaluate)}
+    lists_ = {name: digest_of(dataset, ids) for name, ids in subsets.items()}
+    metrics: dict[str, Any] = {"evaluation": described(p.evaluate), "lists": lists_}
     matrices: dict[str, dict[str, list[list[int]]]] = {}
     per_class = []
     for subset, ids in subsets.items():
@@ -126,6 +132,7 @@ def _evaluate(
     write_csv(job.folder / "quality.csv", ("id", "group", "miou"), quality)
     write_json(job.folder / "scores.json", matrices)
     write_json(job.folder / "metrics.json", metrics)
+    run.artifact(job.folder / "metrics.json")
     columns = [list(column) for column in zip(*per_class, strict=True)]
     run.table(dict(zip(PER_CLASS, columns, strict=True)), "per_class.json")
 
@@ -164,11 +171,9 @@ def _confusion_matrix(
 
 def _lists(paths: list[Path]) -> dict[str, Path]:
     """Lists by their names without suffix, which name them in the results."""
-    from stpp.files import StppError
-
     lists: dict[str, Path] = {}
     for path in paths:
-        if path.stem in lists or path.stem in ("evaluation", "pseudo"):
+        if path.stem in lists or path.stem in ("evaluation", "lists", "pseudo"):
             raise StppError(f"{path}: its name stands for something else in the results; give it another")
         lists[path.stem] = path
     return lists
@@ -176,7 +181,8 @@ def _lists(paths: list[Path]) -> dict[str, Path]:
 
 def _with_masks(path: Path, dataset: "Dataset") -> list[str]:
     """The ids of a list, all of which have masks."""
-    from stpp.files import listed, raise_all
+    from stpp.files import raise_all
+    from stpp.manifest import listed
 
     ids, problems = listed(path, dataset)
     bare = "has no mask, without which it cannot be evaluated"

@@ -8,7 +8,7 @@ from typer import Argument, Option
 from stpp.files import StppError, read_csv, read_json
 from stpp.resume import root
 from stpp.stages import options
-from stpp.tracking import attach
+from stpp.tracking.attach import attach
 
 Name = Annotated[str, Argument(help="figure_1, figure_3a, figure_3b, figure_4, figure_6 or figure_8.")]
 Evaluations = Annotated[list[Path] | None, Option(help="Folder that `stpp evaluate` wrote, once for each.")]

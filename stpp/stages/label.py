@@ -9,7 +9,7 @@ from typer import Option
 from stpp.resume import Job
 from stpp.stages import options
 from stpp.stages.tracked import tracked
-from stpp.tracking import Run
+from stpp.tracking.run import Run
 
 if TYPE_CHECKING:
     from stpp.params import Params
@@ -60,7 +60,8 @@ def _label(job: Job, run: Run, p: "Params", model: Path, ids: Path, data: Path, 
     from stpp.engine import device as devices
     from stpp.engine.evaluate import predictions
     from stpp.engine.predict import augmented, plain
-    from stpp.files import listed, raise_all, read_csv, read_dataset, write_csv
+    from stpp.files import raise_all, read_csv, write_csv
+    from stpp.manifest import listed, read_dataset
     from stpp.masks import COLUMNS, MaskSet, encode_mask, mask_sha256, shard_name, shards_of, write_shard
     from stpp.models import build
     from stpp.params import IGNORE

@@ -5,7 +5,8 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from stpp.files import StppError, read_dataset, replacing
+from stpp.files import StppError, replacing
+from stpp.manifest import read_dataset
 from stpp.stages import options
 
 Folder = Annotated[Path, Argument(help="Folder of a mask set.")]

@@ -1,5 +1,6 @@
 """The options that stages share, so that each is said in one way."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -28,8 +29,8 @@ def named(pairs: list[str]) -> dict[str, Path]:
     result = {}
     for pair in pairs:
         name, equals, path = pair.partition("=")
-        if not equals or not name or not path:
-            raise StppError(f"{pair}: expected NAME=PATH")
+        if not equals or not path or not re.fullmatch(r"\w[\w.-]*", name):
+            raise StppError(f"{pair}: expected NAME=PATH, with a name of letters, digits and _ . -")
         if name in result:
             raise StppError(f"{pair}: {name} is named twice; give each a name of its own")
         result[name] = Path(path)

@@ -1,6 +1,7 @@
 """Stage prepare: look at every image and mask once, and write down what is there."""
 
-from stpp.files import raise_all, replacing_folder, write_dataset, write_text
+from stpp.files import raise_all, replacing_folder, write_text
+from stpp.manifest import write_dataset
 from stpp.stages import options
 
 

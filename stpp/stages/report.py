@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from stpp.files import read_csv, read_dataset, read_ids, read_json, replacing_folder
+from stpp.files import read_csv, read_ids, read_json, replacing_folder
+from stpp.manifest import read_dataset
 from stpp.report.table import table
 from stpp.resume import root
 from stpp.stages import options
-from stpp.tracking import attach, link
+from stpp.tracking.attach import attach, link
+from stpp.tracking.champion import Measured, register
 
 if TYPE_CHECKING:
     from stpp.data.datasets import Photos
@@ -77,6 +79,9 @@ def report(
     attach(evaluation / "run.json", sorted(out.glob("*.png")), root())
     members = [*models.values(), *([scores] if scores else []), *(masks or []), evaluation]
     link(evaluation / "run.json", [f / "run.json" for f in members], root())
+    final, folder = list(models.items())[-1]
+    on = Measured(metrics["val"][final]["miou"], metrics["lists"]["val"], metrics["evaluation"])
+    register(folder / "run.json", dataset.name, on, root())
     print(table([metrics], dataset.name))
 
 

@@ -9,7 +9,7 @@ from typer import Option
 from stpp.resume import Job
 from stpp.stages import options
 from stpp.stages.tracked import tracked
-from stpp.tracking import Run
+from stpp.tracking.run import Run
 
 if TYPE_CHECKING:
     from stpp.params import Params
@@ -59,7 +59,8 @@ def _score(job: Job, run: Run, p: "Params", checkpoints: Path, data: Path, split
     from stpp.engine import device as devices
     from stpp.engine.evaluate import predictions
     from stpp.engine.metrics import confusion, miou
-    from stpp.files import StppError, read_csv, read_dataset, read_ids, write_csv
+    from stpp.files import StppError, read_csv, read_ids, write_csv
+    from stpp.manifest import read_dataset
     from stpp.masks import shards_of
     from stpp.models import build
     from stpp.progress import progress

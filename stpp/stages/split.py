@@ -1,15 +1,23 @@
-"""Stage split: which images are labelled, unlabelled, for validation and for the test."""
+"""Stage split: which images are labelled, unlabelled, for validation and for the test; and its pins."""
 
+import re
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
-from typer import Option
+from typer import Argument, Option
 
-from stpp.files import raise_all, read_dataset, replacing_folder, write_csv, write_ids
+from stpp.files import StppError, publish, raise_all, read_csv, replacing_folder, write_csv, write_ids, write_text
+from stpp.git import git
+from stpp.manifest import read_dataset, split_digest
 from stpp.stages import options
-from stpp.stages.tracked import split_digest
 
-Lists = Annotated[Path, Option(help="Folder that holds lists given by a person.")]
+Lists = Annotated[Path, Option(help="Folder that holds lists given by a person, and pinned splits.")]
+MANIFEST = ("id", "set", "image_sha256", "mask_sha256")
+SPLITS, MADE = Path("splits"), Path("runs/split")
+SHOWN = 10
+Sets = dict[str, tuple[str, str, str]]
+"""By id: its set, the sha256 of its image and, where it is used, of its mask."""
 
 
 def split(data: options.Data, lists: Lists, out: options.Out, params: options.Params = None) -> None:
@@ -32,9 +40,95 @@ def split(data: options.Data, lists: Lists, out: options.Out, params: options.Pa
         for name, ids in sorted(sets.items())
         for i in ids
     ]
+    _keep_to_pin(lists, p.split.name, {i: (name, image, mask) for i, name, image, mask in rows})
     with replacing_folder(out) as partial:
         for name, ids in sets.items():
             write_ids(partial / f"{name}.txt", ids)
-        write_csv(partial / "manifest.csv", ("id", "set", "image_sha256", "mask_sha256"), rows)
+        write_csv(partial / "manifest.csv", MANIFEST, rows)
     counts = ", ".join(f"{len(sets[n])} {n}" for n in reversed(SETS) if n in sets)
     print(f"split {p.split.name}: {counts}, {split_digest(out)}")
+
+
+def _keep_to_pin(lists: Path, name: str, sets: Sets) -> None:
+    """Raises StppError if the name is pinned with another content."""
+    path = _pin_of(lists, name)
+    if path.is_file() and (pinned := _read(path)) != sets:
+        raise StppError(
+            "\n".join(
+                (
+                    f"split {name}: is pinned in {path}, and this one has another content:",
+                    *_moved(pinned, sets),
+                    "Give it another split.name, or bring data and split parameters back to what was pinned",
+                )
+            )
+        )
+
+
+def pin(
+    name: Annotated[str, Argument(help="A name for the split: what split.name will be held to.")],
+    split: options.Split = MADE,
+    lists: Lists = SPLITS,
+) -> None:
+    """Freeze the present split under a name: later runs whose split.name it is refuse another content.
+
+    The pin is a copy of the split's manifest (ids, sets, hashes of images and masks) for git to keep.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+        raise StppError(f"{name}: a split's name is of letters, digits, and . _ -")
+    path, sets = _pin_of(lists, name), _read(split / "manifest.csv")
+    if path.is_file() and _read(path) != sets:
+        raise StppError(f"{path}: pins another content already, and a pin stays: give this split another name")
+    publish(split / "manifest.csv", path)
+    print(f"{name}: {len(sets)} images, {split_digest(split)}; `git add {path} && git commit` keeps it")
+
+
+def diff(
+    one: Annotated[str, Argument(help="A pinned name, a folder that `stpp split` wrote, or a commit of git.")],
+    other: Annotated[str, Argument(help="Another one.")] = str(MADE),
+    lists: Lists = SPLITS,
+) -> None:
+    """Say which images moved between two splits, which came and went, and which changed under their id."""
+    lines = _moved(_named(one, lists), _named(other, lists), shown=None)
+    print("\n".join(lines) or f"{one} and {other} are equal")
+
+
+def _named(name: str, lists: Path) -> Sets:
+    """The split that a pinned name, a folder or a commit stands for."""
+    for path in (_pin_of(lists, name), Path(name) / "manifest.csv"):
+        if path.is_file():
+            return _read(path)
+    place = f"{MADE.as_posix()}/manifest.csv"
+    text = "" if name.startswith("-") else git("show", f"{name}:./{place}")
+    if not text:
+        pins = ", ".join(sorted(path.stem for path in (lists / "pinned").glob("*.csv"))) or "none"
+        raise StppError(f"{name}: neither pinned ({pins}), nor a folder of a split, nor a commit that holds {place}")
+    with tempfile.TemporaryDirectory() as folder:
+        write_text(Path(folder) / "manifest.csv", f"{text}\n")
+        return _read(Path(folder) / "manifest.csv")
+
+
+def _read(manifest: Path) -> Sets:
+    rows = read_csv(manifest, MANIFEST)
+    return {row["id"]: (row["set"], row["image_sha256"], row["mask_sha256"]) for row in rows}
+
+
+def _moved(before: Sets, after: Sets, shown: int | None = SHOWN) -> list[str]:
+    """What differs, a line an image under a line a kind. shown: so many lines a kind, all if None."""
+    kinds: dict[str, list[str]] = {}
+    for i in sorted(before.keys() | after.keys()):
+        (was, image, mask), (now, image_now, mask_now) = before.get(i, ("", "", "")), after.get(i, ("", "", ""))
+        if was != now:
+            kinds.setdefault(f"{was or 'nowhere'} -> {now or 'nowhere'}", []).append(i)
+        if was and now and image != image_now:
+            kinds.setdefault(f"another image in {now}", []).append(i)
+        elif was == now and mask != mask_now:
+            kinds.setdefault(f"another mask in {now}", []).append(i)
+    lines = []
+    for kind, ids in kinds.items():
+        lines += [f"{kind}: {len(ids)}", *(f"  {i}" for i in ids[:shown])]
+        lines += [f"  ... and {len(ids) - len(ids[:shown])} more"] if len(ids[:shown]) < len(ids) else []
+    return lines
+
+
+def _pin_of(lists: Path, name: str) -> Path:
+    return lists / "pinned" / f"{name}.csv"

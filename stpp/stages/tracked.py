@@ -1,13 +1,18 @@
 """What every stage that computes for long has in common: work that survives a kill, an MLflow run, and run.json."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from stpp.files import digest, read_json, write_json
+from stpp.code import PACKAGE, closure, source
+from stpp.files import read_json, write_json
+from stpp.git import git
+from stpp.lineage import Content, Execution, as_json, behind, command, content_of, locked_now
+from stpp.manifest import split_digest
 from stpp.resume import Job, root, run_once
-from stpp.tracking import Run, track
+from stpp.tracking.run import Run, track
 
 if TYPE_CHECKING:
     from stpp.params import Params
@@ -24,40 +29,58 @@ def tracked(
     split: Path | None,
     inputs: Iterable[Path],
     out: Path,
-    outs: Iterable[str],
+    outs: list[str],
     work: Callable[[Job, Run], None],
 ) -> None:
     """Do `work` once under an MLflow run called `name`, then publish `outs` of its folder, and run.json, in `out`.
 
     files: where `params` were read; the first is the setting, in which systems compare, the others make the system.
 
-    run.json points to the run, and is DVC's out: a stage restored from DVC's cache still names the run that made it.
+    run.json points to the run, and is DVC's out: a stage restored from DVC's cache still names the run that made it. It
+    holds the run's lineage as well: its command, parameters, and hashes of what went in and came out, and those of
+    what is behind it.
     """
-    from stpp.params_file import load
+    from stpp.params_file import load, read_yaml
 
     tags = {"stpp.data.digest": read_json(data / "dataset.json")["digest"]}
     if split is not None:
         tags["stpp.split.digest"] = split_digest(split)
 
+    everything = [data, *inputs] if split is None else [data, split, *inputs]
+
     def attempt(job: Job) -> None:
         with track(name, job.key, params, load(files[:1]), tags, root(), job.folder / "mlflow_run") as run:
             run.tag("stpp.out", out.as_posix())
             work(job, run)
-            about = {
+            about: dict[str, Any] = {
                 "stage": name,
                 "key": job.key,
                 "execution": uuid4().hex,
                 "run_id": run.run_id,
                 "experiment": params.data.name,
             }
-            write_json(job.folder / "run.json", about | tags | {"stpp.setting": run.tags["stpp.setting"]})
+            made = [replace(content_of(job.folder / name, job.folder), path=(out / name).as_posix()) for name in outs]
+            own = Execution(
+                stage=run.tags["stpp.dvc.stage"],
+                cmd=command(),
+                deps=(*(content_of(path, Path()) for path in everything), *_code(module)),
+                params={file.as_posix(): read_yaml(file) for file in files},
+                outs=tuple(made),
+                run_id=run.run_id or "",
+                commit=git("rev-parse", "HEAD"),
+            )
+            about |= tags | {"stpp.setting": run.tags["stpp.setting"]}
+            about["lineage"] = as_json([own, *behind(own.deps, locked_now(Path()))])
+            write_json(job.folder / "run.json", about)
+            for content in made:
+                run.tag(f"stpp.out.{Path(content.path).name}", content.sha256)
+            run.artifact(job.folder / "run.json")
 
-    everything = [data, *inputs] if split is None else [data, split, *inputs]
     places = {file: out / file for file in [*outs, "run.json"]}
     job_name = out.as_posix().strip("/").replace("/", "-")
     run_once(job_name, module=module, sections={"name": name, **sections}, inputs=everything, outs=places, work=attempt)
 
 
-def split_digest(split: Path) -> str:
-    """A name for a split's content: 32 characters, of ids, sets and hashes of images and masks."""
-    return digest([split / "manifest.csv"])[:32]
+def _code(module: str) -> list[Content]:
+    """The code behind a stage, under the names that a dvc.yaml has for it."""
+    return [content_of(source(name), PACKAGE.parent) for name in sorted(closure(module))]

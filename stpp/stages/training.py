@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from stpp.resume import Job
 from stpp.stages.tracked import tracked
-from stpp.tracking import Run
+from stpp.tracking.run import Run
 
 if TYPE_CHECKING:
     import torch
 
     from stpp.data.datasets import Photos, Training, WeakStrong
     from stpp.engine.fit import Hooks, Step
+    from stpp.models.build import About
     from stpp.params import Params
 
 STATE, BEST = "state.pt", "best.safetensors"
@@ -84,7 +85,8 @@ def _train(
     from stpp.data.datasets import Photos
     from stpp.engine import device as devices
     from stpp.engine.fit import fit
-    from stpp.files import publish, read_dataset, read_ids, write_csv
+    from stpp.files import publish, read_ids, write_csv
+    from stpp.manifest import read_dataset
     from stpp.models import build
     from stpp.seeds import seed_of
 
@@ -97,6 +99,7 @@ def _train(
     torch.manual_seed(seed_of(p.train.seed, name, "init"))
     network = build.build(p.model, len(dataset.classes))
     started = build.start(network, p.model, backbone)
+    about = build.About(p.model, dataset.classes, dataset.palette)
     how = f"{where}, {torch.get_num_threads()} threads, {p.model.precision}"
     print(f"{name}: {_start(p, network, started)}; {how}", flush=True)
 
@@ -110,14 +113,14 @@ def _train(
         device=where,
         role=name,
         started=started,
-        hooks=_hooks(job, run, p, photos, read_ids(split / "val.txt"), checkpoints),
+        hooks=_hooks(job, run, p, photos, read_ids(split / "val.txt"), checkpoints, about),
         state=torch.load(state_file, map_location="cpu", weights_only=True) if state_file.exists() else None,
         step=step,
     )
     if p.train.keep == "best_val":
         publish(job.folder / BEST, job.folder / "model.safetensors")
     else:
-        build.save(job.folder / "model.safetensors", network.state_dict())
+        build.save(job.folder / "model.safetensors", network.state_dict(), about)
     rows = [_named(row, dataset.classes) for row in curve]
     write_csv(job.folder / "curve.csv", list(rows[0]), [list(row.values()) for row in rows])
     _summarise(job, run, p, curve)
@@ -150,7 +153,9 @@ def _start(p: "Params", network: "torch.nn.Module", started: frozenset[str]) -> 
     return f"{'network' if whole else 'network but its classifier' if head else 'backbone'} from {p.model.weights}"
 
 
-def _hooks(job: Job, run: Run, p: "Params", photos: "Photos", val: list[str], checkpoints: bool) -> "Hooks":
+def _hooks(
+    job: Job, run: Run, p: "Params", photos: "Photos", val: list[str], checkpoints: bool, about: "About"
+) -> "Hooks":
     """What the loop tells the world: this stage's files and MLflow run."""
     import torch
 
@@ -171,9 +176,9 @@ def _hooks(job: Job, run: Run, p: "Params", photos: "Photos", val: list[str], ch
     def checkpoint(which: str, network: torch.nn.Module) -> None:
         if which == "best":
             if p.train.keep == "best_val":
-                build.save(job.folder / BEST, network.state_dict())
+                build.save(job.folder / BEST, network.state_dict(), about)
         elif checkpoints:
-            build.save(job.folder / "checkpoints" / f"{which}.safetensors", network.state_dict())
+            build.save(job.folder / "checkpoints" / f"{which}.safetensors", network.state_dict(), about)
 
     def save(state: State) -> None:
         # Through memory: torch's own writer hides that a disk is full.

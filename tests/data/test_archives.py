@@ -196,6 +196,16 @@ def test_links_and_devices_in_a_tar_are_left_out(tmp_path: Path) -> None:
     assert not (tmp_path / "data/JPEGImages/2007_000009.jpg").exists()
 
 
+def test_links_in_a_zip_are_left_out(tmp_path: Path) -> None:
+    path = as_zip(tmp_path / "voc.zip", voc())
+    with zipfile.ZipFile(path, "a") as archive:
+        info = zipfile.ZipInfo("VOCdevkit/VOC2012/JPEGImages/2007_000009.jpg")
+        info.external_attr = 0o120777 << 16
+        archive.writestr(info, "/etc/passwd")
+    import_archive(path, tmp_path / "data")
+    assert len(list((tmp_path / "data/JPEGImages").iterdir())) == 3
+
+
 @pytest.mark.parametrize("way", [as_zip, as_tar])
 def test_a_cut_archive_is_an_error_that_names_it_wherever_it_is_cut(
     tmp_path: Path, way: Callable[[Path, Files], Path]
@@ -246,6 +256,27 @@ def test_a_mat_of_sbd_whose_mask_is_none_is_an_error(tmp_path: Path, mask: np.nd
     archive = as_zip(tmp_path / "benchmark.zip", {"benchmark_RELEASE/dataset/cls/2007_000001.mat": sbd_mat(mask)})
     with pytest.raises(StppError, match="its mask is"):
         import_archive(archive, tmp_path / "data")
+
+
+def test_a_mat_of_sbd_may_hold_wider_integers_but_no_class_that_voc_has_not(tmp_path: Path) -> None:
+    name = "benchmark_RELEASE/dataset/cls/2007_000001.mat"
+    wide = np.array([[0, 20], [255, 3]])
+    import_archive(as_zip(tmp_path / "a.zip", {name: sbd_mat(wide)}), tmp_path / "data")
+    assert (read_mask(tmp_path / "data/SegmentationClassAug/2007_000001.png") == wide).all()
+    with pytest.raises(StppError, match="class 77"):
+        import_archive(as_zip(tmp_path / "b.zip", {name: sbd_mat(np.full((2, 2), 77))}), tmp_path / "other")
+
+
+@pytest.mark.parametrize("record", ["{}", "3", "[1]", "nonsense"])
+def test_a_record_that_is_none_of_an_import_stops_it_before_anything_is_written(tmp_path: Path, record: str) -> None:
+    from stpp.stages.data import import_
+
+    out = tmp_path / "data"
+    out.mkdir()
+    (out / "imported.json").write_text(record)
+    with pytest.raises(StppError, match=r"imported\.json"):
+        import_(as_zip(tmp_path / "voc.zip", voc()), out)
+    assert [path.name for path in out.iterdir()] == ["imported.json"]
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"MATLAB 5.0 MAT-file" + b"\0" * 200])

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from stpp.data.inspection import inspect
-from stpp.files import Dataset
+from stpp.manifest import Dataset
 from stpp.params import Data
 
 RNG = np.random.default_rng(0)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from stpp.data.datasets import Labeled, Photos, Plain, Training
 from stpp.data.loaders import Batches, prediction_loader, training_loader
-from stpp.files import Dataset
+from stpp.manifest import Dataset
 from stpp.params import Augment, Runtime, Weak
 
 FEW = settings(max_examples=40, deadline=None)

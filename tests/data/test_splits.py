@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stpp.data.splits import SETS, check, copies, draw
-from stpp.files import Dataset, Record
+from stpp.manifest import Dataset, Record
 from stpp.params import Split, Subset
 
 FEW = settings(max_examples=50, deadline=None)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from stpp.data.datasets import Photos
-from stpp.files import Dataset, Record
+from stpp.manifest import Dataset, Record
 
 MakePhotos = Callable[..., Photos]
 

@@ -14,7 +14,7 @@ from torchvision import models
 
 from stpp.files import StppError
 from stpp.models.backbone import Backbone
-from stpp.models.weights import start_of
+from stpp.models.weights import place, start_of
 from stpp.params import Model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -156,9 +156,25 @@ def test_all_keys_that_do_not_fit_are_named_at_once(tmp_path: Path, published: d
     with pytest.raises(StppError, match=r"does not fit deeplabv3plus on resnet18 ") as error:
         read_weights("resnet18", "start.safetensors", tmp_path)
     named = str(error.value).replace(",", " ").split()
-    assert {f"backbone.{key}" for key in (*removed, *unknown, *misshapen)} <= set(named) | {
-        f"backbone.{key}" for key in removed if key.endswith("num_batches_tracked")
-    }
+    gone = {f"backbone.{key}" for key in removed if not key.endswith("num_batches_tracked")}
+    assert gone | set(unknown) | set(misshapen) <= set(named), "what the file holds is named as the file names it"
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (torch.zeros(64, 64, 3, 3, dtype=torch.complex64), "complex64"),
+        (torch.zeros(64, 64, 3, 3, dtype=torch.int8), "int8"),
+        (torch.full((64, 64, 3, 3), float("nan")), "NaN or infinite"),
+        (torch.full((64, 64, 3, 3), float("inf")), "NaN or infinite"),
+        (torch.zeros(0, 64, 3, 3), "is empty"),
+        (torch.zeros(64, 64, 3, 3).to_sparse(), "sparse"),
+    ],
+)
+def test_tensors_that_are_no_weights_are_named(published: dict[str, Tensor], value: Tensor, said: str) -> None:
+    with pytest.raises(StppError, match=r"layer1\.0\.conv1\.weight: ") as error:
+        place(published | {"layer1.0.conv1.weight": value}, "deeplabv3plus", "resnet18", "a.pth")
+    assert said in str(error.value)
 
 
 @pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, protocol=2))])

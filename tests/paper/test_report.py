@@ -8,15 +8,19 @@ from typing import Any
 
 import pytest
 
-from stpp.files import write_json
+from stpp.files import StppError, write_json
 from stpp.paper import report, results
 from stpp.paper.published import TABLES, table
 from stpp.paper.systems import SYSTEMS
 from stpp.params_file import overlays_of, read_yaml
 
 
-def cell(folder: Path, name: str, setting: str, system: str, seed: int, miou: float, **more: Any) -> None:
+def cell(folder: Path, name: str, setting: str, system: str, seed: int, miou: float, /, **more: Any) -> None:
     result = {
+        "setting": setting,
+        "system": system,
+        "seed": seed,
+        "commit": "c",
         "metrics": {"val": {system: {"miou": miou}}},
         "evaluation": "original resolution, whole images, one scale",
         "keep": "last",
@@ -85,10 +89,10 @@ def test_a_name_from_outside_is_text_in_the_page(tmp_path: Path) -> None:
 
 
 def test_a_finished_cell_counts_for_every_table_but_only_with_its_parameters_and_lists(tmp_path: Path) -> None:
-    params, lists = {"train.lr": 0.001}, {"splits/a.txt": "1"}
+    params, lists = {"train.seed": 0, "train.lr": 0.001}, {"splits/a.txt": "1"}
     cell(tmp_path, "table-1", "s", "st", 0, 0.7, params=params, lists=lists)
     assert results.finished(tmp_path, "s", "st", 0, {"params": params, "lists": lists}) is not None
-    assert results.finished(tmp_path, "s", "st", 0, {"params": {"train.lr": 0.002}, "lists": lists}) is None
+    assert results.finished(tmp_path, "s", "st", 0, {"params": params | {"train.lr": 0.002}, "lists": lists}) is None
     assert results.finished(tmp_path, "s", "st", 0, {"params": params, "lists": {"splits/a.txt": "2"}}) is None
     assert results.finished(tmp_path, "s", "st", 1, {"params": params, "lists": lists}) is None
 
@@ -157,3 +161,48 @@ def test_the_overlay_of_a_result_is_what_the_pipeline_reads(monkeypatch: pytest.
         assert overlays_of(system.target) == {Path(file).stem: read_yaml(Path(file)) for file in named}, name
         seen += len(named)
     assert seen > 12
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"seed": 1}, "it is of pascal-1_8-deeplabv3plus-resnet50/st, seed 1"),
+        ({"params": {"train.seed": 7}}, "it was trained with train.seed 7"),
+        ({"system": "stpp"}, "it is of pascal-1_8-deeplabv3plus-resnet50/stpp"),
+        ({"setting": "another"}, "it is of another/st"),
+        ({"metrics": {"val": {"stpp": {"miou": 0.5}}}}, "metrics.val.st is missing"),
+        ({"metrics": {"val": {"st": {"miou": 55.0}}}}, "metrics.val.st.miou: Input should be less than or equal to 1"),
+        ({"metrics": {"val": {"st": {"miou": float("nan")}}}}, "metrics.val.st.miou: Input should be"),
+        ({"metrics": {"val": {"st": {"miou": "high"}}}}, "metrics.val.st.miou: Input should be a valid number"),
+        ({"finished": None}, "finished: Input should be a valid string"),
+        ({"params": []}, "params: Input should be a valid dictionary"),
+    ],
+)
+def test_a_result_that_contradicts_its_path_or_itself_is_named(
+    tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    """A run that was copied to another seed's name would count twice."""
+    setting = "pascal-1_8-deeplabv3plus-resnet50"
+    cell(tmp_path, "table-4", setting, "st", 0, 0.7, **change)
+    with pytest.raises(StppError) as error:
+        results.of_table(tmp_path, "table-4")
+    assert f"{tmp_path}/table-4/{setting}/st/0.json: " in str(error.value)
+    assert said in str(error.value)
+    assert "remove it" in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "{", "1"])
+def test_a_damaged_result_is_named_and_what_to_do(tmp_path: Path, text: str) -> None:
+    path = results.path_of(tmp_path, "table-4", "s", "st", 0)
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    with pytest.raises(StppError, match="remove it"):
+        results.finished(tmp_path, "s", "st", 0, {})
+
+
+def test_runs_of_several_commits_are_said(tmp_path: Path) -> None:
+    setting = "pascal-1_8-deeplabv3plus-resnet50"
+    for seed, commit in enumerate(("aaaa", "bbbb")):
+        cell(tmp_path, "table-4", setting, "st", seed, 0.7, commit=commit)
+    notes = report.notes(*results.of_table(tmp_path, "table-4"))
+    assert "The code is that of 2 commits: aaaa, bbbb." in notes

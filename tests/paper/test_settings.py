@@ -168,6 +168,22 @@ def test_all_that_is_wrong_with_a_split_is_said_at_once(tmp_path: Path) -> None:
     assert "unlabeled.txt: the list is empty" in message
 
 
+def test_a_mark_of_the_encoding_glued_lines_and_ids_hide_nothing(tmp_path: Path) -> None:
+    folder = published(tmp_path)
+    path = folder / "pascal/92/split_0/labeled.txt"
+    lines = path.read_text().splitlines()
+    val = (folder / "pascal/val.txt").read_text().split()[0]
+    for changed, said in (
+        ([lines[1], *lines[1:]], f"{lines[1].split()[0]} is listed twice"),
+        ([Path(val).stem, *lines[1:]], f"{val} is listed and in"),
+        ([lines[0] + lines[1], *lines[2:]], "is a line break missing?"),
+    ):
+        path.write_text("\n".join(changed), encoding="utf-8-sig")
+        with pytest.raises(StppError) as error:
+            read_lists(folder, "pascal", "92", "split_0")
+        assert said in str(error.value)
+
+
 @pytest.mark.parametrize(("which", "change"), [("labeled", -1), ("unlabeled", -1), ("labeled", 1)])
 def test_a_count_that_is_not_the_settings_is_an_error(tmp_path: Path, which: str, change: int) -> None:
     path = published(tmp_path) / "pascal/92/split_0" / f"{which}.txt"

@@ -10,7 +10,8 @@ from ruamel.yaml import YAML
 from small import TINY, Project
 
 from stpp.data.transforms import normalize
-from stpp.files import read_csv, read_dataset, read_ids, read_json, write_ids
+from stpp.files import read_csv, read_ids, read_json, write_ids
+from stpp.manifest import read_dataset
 from stpp.models import build
 from stpp.params import Model
 
@@ -67,7 +68,7 @@ def test_windows_and_scales_are_parameters_and_said(prepared: Project, checkpoin
     assert said in output
     metrics = read_json(prepared.folder / "out/metrics.json")
     assert metrics["evaluation"] == said
-    assert set(metrics) == {"evaluation", "val", "test"}
+    assert set(metrics) == {"evaluation", "lists", "val", "test"}
 
 
 @pytest.mark.parametrize(
@@ -112,6 +113,20 @@ def test_models_and_lists_whose_names_run_into_each_other_are_kept_apart(prepare
 def test_a_name_given_twice_is_an_error(prepared: Project, checkpoint: Path) -> None:
     output = evaluate(prepared, "--model", "mine=other.safetensors", rc=2)
     assert "mine is named twice" in output
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "..", ".x", "", "a b", "a\n"])
+def test_a_name_that_leads_elsewhere_is_an_error(prepared: Project, checkpoint: Path, name: str) -> None:
+    output = evaluate(prepared, "--model", f"{name}=other.safetensors", rc=2)
+    assert "expected NAME=PATH" in output
+
+
+def test_a_list_needs_no_split(prepared: Project, checkpoint: Path) -> None:
+    command = "stpp evaluate --model mine=mine.safetensors --data runs/data --out out"
+    assert "name the images" in prepared.run(*command.split(), rc=2)
+    write_ids(prepared.folder / "few.txt", read_ids(prepared.folder / "runs/split/test.txt")[:2])
+    prepared.run(*command.split(), "--ids", "few.txt")
+    assert 0 <= read_json(prepared.folder / "out/metrics.json")["few"]["mine"]["miou"] <= 1
 
 
 @pytest.mark.parametrize(

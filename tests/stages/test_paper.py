@@ -8,7 +8,7 @@ import pytest
 from small import Project
 
 from stpp.files import read_json
-from stpp.tracking import client
+from stpp.tracking.client import client
 
 
 def settings(project: Project) -> list[str]:
@@ -19,11 +19,10 @@ def settings(project: Project) -> list[str]:
 def test_a_table_on_own_data_is_planned_run_interrupted_and_finished(project: Project) -> None:
     setting = "own-tiny-tiny-deeplabv3plus-resnet18"
     del project.env["STPP_TRACKING"]
-    project.run("git", "add", "-A")
-    project.run("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "start")
+    project.commit("-A")
     plan = project.run("stpp", "paper", "plan", "table-1", "--own", "--cell", "*/st", "--cell", "*/suponly")
     assert f"{setting}, seed 0: to run: suponly, st, 2 trainings (runs/teacher, runs/st/student)" in plan
-    assert "whose number of images is not known yet" in plan
+    assert "once `dvc repro split` has counted the images" in plan
     before = (project.folder / "params.yaml").read_bytes()
     command = ["stpp", "paper", "run", "table-1", "--own", "--cell", "*/st", "--cell", "*/suponly"]
 
@@ -57,7 +56,9 @@ def test_a_table_on_own_data_is_planned_run_interrupted_and_finished(project: Pr
     plan = project.run("stpp", "paper", "plan", "table-4", "--own")
     assert "finished: st. to run: blind, stpp, 4 trainings (runs/blind/student_1, runs/blind/student, " in plan
     assert "; trained for other cells: runs/teacher" in plan
-    assert "h of training on this machine" in plan and "GB of checkpoints" in plan
+    assert "GB of checkpoints" in plan
+    project.run("dvc", "repro", "-q", "split")
+    assert "h of training on this machine" in project.run("stpp", "paper", "plan", "table-4", "--own")
 
     # other data is another cell
     text = (project.folder / "params.yaml").read_text()
@@ -92,3 +93,14 @@ def test_presets_are_listed_shown_and_used_but_not_over_changes(project: Project
     text = (project.folder / "params.yaml").read_text()
     assert text == project.run("stpp", "preset", "show", "pascal-92-deeplabv3plus-resnet101")
     assert "no such preset" in project.run("stpp", "preset", "show", "../../params", rc=2)
+
+
+def test_a_table_whose_data_lists_or_weights_are_not_here_starts_nothing(project: Project) -> None:
+    assert "start from a commit" in project.run("stpp", "paper", "run", "table-1", rc=2)
+    project.commit("-A")
+    cell = "pascal-1_8-deeplabv2-resnet101/st"
+    output = project.run("stpp", "paper", "run", "table-1", "--cell", cell, rc=2)
+    assert "5 problem(s)" in output
+    for path in ("data/pascal: ", "splits/pascal/1_8/split_0/labeled.txt: ", "weights/deeplabv2_resnet101_coco"):
+        assert path in output
+    assert not (project.folder / ".dvc/tmp/exps").exists()

@@ -8,10 +8,11 @@ import pytest
 from dvc.utils.cli_parse import to_path_overrides
 from dvc.utils.hydra import apply_overrides
 
+from stpp.paper.plan import expected_of, files_of, seeded_with
 from stpp.paper.published import SETTINGS, params_of
 from stpp.params import Params
 from stpp.params_file import load
-from stpp.stages.paper import _changes, _expected, _files, _seeded
+from stpp.stages.paper import _changes
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESENT = [ROOT / "params.yaml", ROOT / "pipelines/presets/camvid.yaml"]
@@ -30,7 +31,7 @@ def test_the_experiments_params_mean_the_setting_whatever_they_were(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text(present.read_text())
-    wanted = _seeded(Params.model_validate(params_of(SETTINGS[name])), 3)
+    wanted = seeded_with(Params.model_validate(params_of(SETTINGS[name])), 3)
     got = applied(wanted)
     for section in set(Params.model_fields) - {"runtime", "toy"}:
         assert getattr(got, section) == getattr(wanted, section), section
@@ -43,9 +44,9 @@ def test_on_own_data_nothing_but_the_seeds_is_changed(
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text(present.read_text())
     own = load([Path("params.yaml")])
-    assert _changes(_seeded(own, 0)) == []
-    assert _changes(_seeded(own, 2)) == ["++train.seed=2", "++select.seed=2"]
-    assert applied(_seeded(own, 2)) == _seeded(own, 2)
+    assert _changes(seeded_with(own, 0)) == []
+    assert _changes(seeded_with(own, 2)) == ["++train.seed=2", "++select.seed=2"]
+    assert applied(seeded_with(own, 2)) == seeded_with(own, 2)
     assert json.loads(own.model_dump_json())["train"]["seed"] == 0
 
 
@@ -84,7 +85,7 @@ def test_a_result_stands_only_for_what_it_was_made_of(
     params = Params.model_validate_json(json.dumps(raw))
 
     def expected(system: str) -> object:
-        return _expected(params, _files(params, {}), system)
+        return expected_of(params, files_of(params, {}), system)
 
     before = {system: expected(system) for system in ("st", "pixel_1")}
     assert before == {system: expected(system) for system in before}

@@ -7,7 +7,7 @@ import pytest
 from small import Project
 
 from stpp.files import digest, read_csv, read_ids, read_json
-from stpp.tracking import client
+from stpp.tracking.client import client
 
 pytestmark = pytest.mark.slow
 
@@ -55,6 +55,11 @@ def test_st_plus_plus_and_st_run_whole_and_nothing_runs_twice(project: Project) 
     assert [m.step for m in history] == [1, 2, 3]
     assert [a.path for a in mlflow.list_artifacts(about["score"]["run_id"], "figures")] == ["figures/stability.png"]
 
+    champion = mlflow.get_model_version_by_alias("tiny", "champion")
+    assert champion.run_id == about["student"]["run_id"]
+    assert "as dvc.lock" in project.run("stpp", "audit", "runs/student/model.safetensors")
+    assert "the record of MLflow run" in project.run("stpp", "audit", "models:/tiny@champion")
+
     # nothing has changed
     output = project.run("dvc", "repro")
     assert ran(output) == [] and "up to date" in output
@@ -80,9 +85,14 @@ def test_st_plus_plus_and_st_run_whole_and_nothing_runs_twice(project: Project) 
     assert st_parent.data.tags["stpp.run.teacher"] == about["teacher"]["run_id"]
     assert "val/st/miou" in st_parent.data.metrics
 
+    # the two beside each other, from files and from MLflow
+    beside = project.run("stpp", "runs", "compare", "runs/evaluation", "runs/st/evaluation")
+    assert "data and split: equal" in beside
+    again = project.run("stpp", "runs", "compare", parent.info.run_id, st_parent.info.run_id)
+    assert again.splitlines()[1:] == beside.splitlines()[1:]
+
     # what DVC has to say: nothing that git holds is missing, plots of both pipelines, differences to the commit
-    project.run("git", "add", ".")
-    project.run("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "first")
+    project.commit(".")
     held = project.run("git", "ls-files").splitlines()
     assert {"dvc.lock", "pipelines/st/dvc.lock", "runs/split/labeled.txt", "runs/selection/reliable.txt"} <= set(held)
     assert not [f for f in held if f.startswith(("data/toy/", ".stpp/", "mlflow")) or f.endswith(".safetensors")]

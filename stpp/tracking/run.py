@@ -1,13 +1,10 @@
-"""MLflow, or silence: tracking never stops a stage, and what it could not say is on disk all the same."""
+"""The MLflow run of a stage."""
 
 import hashlib
 import importlib.util
 import json
-import logging
 import math
 import os
-import re
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,15 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stpp.files import StppError, write_text
+from stpp.git import git
+from stpp.tracking.client import client, experiment_of, reason, tracking_uri, without_password
 
 if TYPE_CHECKING:
     from stpp.params import Params
-
-
-def tracking_uri(root: Path) -> str:
-    """MLFLOW_TRACKING_URI, or SQLite in the project's folder (absolute, since DVC's queue works in a copy)."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
-
 
 ELSEWHERE = {"runtime": True, "toy": True, "data": True, "score": True, "label": {"batch_size", "shards"}}
 """Parameters that say how to compute, or whose meaning is in the digest of the data."""
@@ -80,6 +73,9 @@ class Run:
     def tag(self, key: str, value: str) -> None:
         self._send(lambda: self._client.set_tag(self.run_id, key, value))
 
+    def artifact(self, file: Path) -> None:
+        self._send(lambda: self._client.log_artifact(self.run_id, str(file)))
+
     def end(self, status: str) -> None:
         self._send(lambda: self._client.set_terminated(self.run_id, status))
         if self._pending and self.enabled:
@@ -99,17 +95,17 @@ class Run:
                     # What MLflow will never take must not hold back all that follows.
                     if getattr(error, "error_code", "") != "INVALID_PARAMETER_VALUE":
                         raise
-                    print(f"{self.name}: MLflow refuses an entry: {_reason(error)}")
+                    print(f"{self.name}: MLflow refuses an entry: {reason(error)}")
                 del self._pending[0]
         except Exception as error:  # noqa: BLE001 - whatever fails in tracking, the stage goes on
             if not self._warned:
-                print(f"{self.name}: MLflow at {_without_password(tracking_uri(self.root))} failed: {_reason(error)}")
+                print(f"{self.name}: MLflow at {without_password(tracking_uri(self.root))} failed: {reason(error)}")
                 print(f"{self.name}: going on without it; metrics are on disk, and it is tried again later", flush=True)
                 self._warned = True
 
     def _open(self) -> None:
         self._client = client(self.root)
-        experiment = _experiment(self._client, self.params.data.name, self.root)
+        experiment = experiment_of(self._client, self.params.data.name, self.root)
         self.parent_id = self._group(experiment)
         earlier = self._client.search_runs([experiment], f"tags.`stpp.key` = '{self.key}'", max_results=10)
         tags = self.tags | {"stpp.key": self.key, "mlflow.parentRunId": self.parent_id, "mlflow.source.name": "stpp"}
@@ -124,6 +120,7 @@ class Run:
             run_id = self._client.create_run(experiment, tags=tags, run_name=self.name).info.run_id
             write_text(self.memory, run_id)
             self._log_params(run_id)
+            self._log_datasets(run_id)
             for run in earlier:
                 if run.info.status == "FINISHED":
                     self._client.set_tag(run.info.run_id, "stpp.superseded_by", run_id)
@@ -142,6 +139,21 @@ class Run:
         self._client.set_terminated(run_id)
         return run_id
 
+    def _log_datasets(self, run_id: str) -> None:
+        """Data and split as MLflow's inputs: `dataset.digest = '...'` finds every run that used them."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        names = {"stpp.data.digest": self.params.data.name, "stpp.split.digest": self.params.split.name}
+        inputs = [
+            DatasetInput(
+                Dataset(name, self.tags[key], source_type="stpp", source=json.dumps({key: self.tags[key]})),
+                [InputTag("mlflow.data.context", key.split(".")[1])],
+            )
+            for key, name in names.items()
+            if key in self.tags
+        ]
+        self._client.log_inputs(run_id, inputs)
+
     def _log_params(self, run_id: str) -> None:
         from mlflow.entities import Param
 
@@ -149,29 +161,6 @@ class Run:
 
         flat = {k: str(v)[:6000] for k, v in flatten(self.params).items() if v is not None}
         self._client.log_batch(run_id, params=[Param(k, v) for k, v in flat.items()])
-
-
-def client(root: Path) -> Any:
-    """An MlflowClient that gives up within seconds, quietly."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
-    logging.getLogger("alembic").setLevel(logging.ERROR)
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri(root))
-
-
-def _experiment(mlflow: Any, name: str, root: Path) -> str:
-    known = mlflow.get_experiment_by_name(name)
-    if known is not None:
-        return str(known.experiment_id)
-    # A server chooses its own place; beside a database it would be the working directory of the moment.
-    place = None if tracking_uri(root).startswith("http") else (root / "mlartifacts" / name).as_uri()
-    # The kind makes the UI open as one for model training.
-    tags = {"mlflow.experimentKind": "custom_model_development"}
-    return str(mlflow.create_experiment(name, artifact_location=place, tags=tags))
 
 
 @contextmanager
@@ -221,70 +210,8 @@ def _name_of(params: "Params", tags: dict[str, str], without: dict[str, Any], *m
 def _git() -> dict[str, str]:
     """Commit and cleanliness of the code that runs; what DVC writes while it runs does not count."""
 
-    def git(*words: str) -> str:
-        try:
-            done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
-        except OSError:  # no git on this machine
-            return ""
-        return done.stdout.strip() if done.returncode == 0 else ""
-
     commit = git("rev-parse", "HEAD")
     if not commit:
         return {}
     dirty = bool(git("status", "--porcelain", "--untracked-files=no", "--", ".", *WRITTEN))
     return {"mlflow.source.git.commit": commit, "stpp.git.dirty": str(dirty).lower()}
-
-
-def _reason(error: Exception) -> str:
-    """The first line of an error, without the passwords that an address may hold."""
-    first = (str(error).splitlines() or [type(error).__name__])[0]
-    return _without_password(first)[:200]
-
-
-def _without_password(text: str) -> str:
-    return re.sub(r"://[^/@\s]+@", "://***@", text)
-
-
-def attach(run_json: Path, figures: list[Path], root: Path) -> None:
-    """Put figures into the run that run.json names, under `figures/`; a failure is said and stops nothing."""
-    about = json.loads(run_json.read_text(encoding="utf-8"))
-    if about["run_id"] is None or os.environ.get("STPP_TRACKING") == "off":
-        return
-    try:
-        mlflow = client(root)
-        for figure in figures:
-            mlflow.log_artifact(about["run_id"], str(figure), "figures")
-    except Exception as error:  # noqa: BLE001 - whatever fails in tracking, the stage goes on
-        print(f"{run_json}: figures did not reach MLflow: {_reason(error)}")
-
-
-def publish(experiment: str, name: str, files: list[Path], root: Path) -> None:
-    """Keep files as artifacts of a run called `name`; a failure is said and stops nothing."""
-    if os.environ.get("STPP_TRACKING") == "off":
-        return
-    try:
-        mlflow = client(root)
-        run_id = mlflow.create_run(_experiment(mlflow, experiment, root), run_name=name).info.run_id
-        for file in files:
-            mlflow.log_artifact(run_id, str(file))
-        mlflow.set_terminated(run_id)
-    except Exception as error:  # noqa: BLE001 - whatever fails in tracking, the command goes on
-        print(f"{name}: did not reach MLflow: {_reason(error)}")
-
-
-def link(run_json: Path, members: list[Path], root: Path) -> None:
-    """Name the runs of `members` in the parent of the run that run_json names.
-
-    A run has one parent: a teacher that several systems share keeps its first, and the others name it so.
-    """
-    about = json.loads(run_json.read_text(encoding="utf-8"))
-    if about["run_id"] is None or os.environ.get("STPP_TRACKING") == "off":
-        return
-    try:
-        mlflow = client(root)
-        parent = mlflow.get_run(about["run_id"]).data.tags["mlflow.parentRunId"]
-        for member in members:
-            other = json.loads(member.read_text(encoding="utf-8"))
-            mlflow.set_tag(parent, f"stpp.run.{other['stage']}", other["run_id"])
-    except Exception as error:  # noqa: BLE001 - whatever fails in tracking, the stage goes on
-        print(f"{run_json}: its runs could not be linked in MLflow: {_reason(error)}")

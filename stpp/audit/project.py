@@ -1,0 +1,179 @@
+"""What a project holds: files in place, in DVC's cache and in git's history, and who says where they come from."""
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+from stpp.files import StppError, read_json
+from stpp.git import git
+from stpp.lineage import Content, Execution, from_json, lock_files, locked, locked_now, md5_of, sha256_of
+
+VERIFIED, CHANGED, ABSENT = "verified", "changed", "absent"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One that says how files came about."""
+
+    name: str
+    executions: list[Execution]
+    today: bool
+    """Whether it speaks of the files in place: then one that differs contradicts it, else it is another version."""
+    digests: dict[str, str] = field(default_factory=dict)
+    """Of data and split, under the names of the MLflow tags that hold them."""
+
+
+class Project:
+    """A project's folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @cached_property
+    def lock(self) -> Source:
+        names = [path.relative_to(self.root).as_posix() for path in lock_files(self.root)]
+        return Source(", ".join(names), locked_now(self.root), today=True)
+
+    @cached_property
+    def records(self) -> dict[str, Source]:
+        """Lineage records in place, by the folder they lie in. Raises StppError naming a damaged one."""
+        found = {}
+        for path in sorted(self.root.glob("runs/**/run.json")):
+            name = path.relative_to(self.root)
+            if (record := record_of(read_json(path), name.as_posix())) is not None:
+                found[name.parent.as_posix()] = record
+        return found
+
+    def record(self, execution: Execution) -> Source | None:
+        """The record that an execution left: its run.json, in place or in DVC's cache."""
+        out = next((out for out in execution.outs if Path(out.path).name == "run.json"), None)
+        if out is None:
+            folders = [out.path.rpartition("/")[0] for out in execution.outs]
+            return next((self.records[folder] for folder in folders if folder in self.records), None)
+        cached = self._cached(out)
+        here = self.root / out.path
+        path = here if here.is_file() and (not cached.is_file() or self.md5(here) == out.md5) else cached
+        return record_of(read_json(path), out.path) if path.is_file() else None
+
+    def check(self, content: Content, today: bool) -> tuple[str, str]:
+        """Whether a file or folder is what it should be, and where such a one was found."""
+        path = self.root / content.path
+        if path.exists():
+            now = self.md5(path)
+            if now == content.md5 and content.sha256 in ("", self.sha256(path) if content.sha256 else ""):
+                return VERIFIED, "in place"
+            if today:
+                return CHANGED, f"in place is {now[:12]}"
+        if self._in_cache(content):
+            return VERIFIED, "in DVC's cache"
+        if commit := self._in_git(content):
+            return VERIFIED, f"in git at {commit[:12]}"
+        other = "; in place is another version" if path.exists() else ""
+        return ABSENT, f"pinned by hash{other}"
+
+    @cache  # noqa: B019 - a project lives as long as the command
+    def md5(self, path: Path) -> str:
+        return md5_of(path, self.root)
+
+    @cache  # noqa: B019 - a project lives as long as the command
+    def sha256(self, path: Path) -> str:
+        return sha256_of(path)
+
+    @cache  # noqa: B019 - a project lives as long as the command
+    def _in_cache(self, content: Content) -> bool:
+        """Whether DVC's cache holds it, whole and with the bytes that its name promises."""
+        if len(content.md5) < 32 or not set(content.md5[:32]) <= set("0123456789abcdef"):
+            return False
+        path = self._cached(content)
+        if not path.is_file() or md5_of(path, self.root) != content.md5[:32]:
+            return False
+        if not content.md5.endswith(".dir"):
+            return True
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        return all(self._in_cache(Content(entry["relpath"], entry["md5"])) for entry in entries)
+
+    def _cached(self, content: Content) -> Path:
+        return self.cache_dir / content.md5[:2] / content.md5[2:]
+
+    @cached_property
+    def cache_dir(self) -> Path:
+        words = ["dvc", "cache", "dir"]
+        try:
+            done = subprocess.run(words, cwd=self.root, capture_output=True, text=True, check=False)
+        except OSError:
+            return self.root / ".dvc/cache/files/md5"
+        place = Path(done.stdout.strip() or ".dvc/cache")
+        return (self.root / place) / "files" / "md5"
+
+    @cache  # noqa: B019 - a project lives as long as the command
+    def _in_git(self, content: Content) -> str:
+        """A commit that holds it, or nothing."""
+        if Path(content.path).is_absolute():
+            return ""
+        for commit in git("-C", str(self.root), "log", "--all", "--format=%H", "--", content.path).split():
+            if self.md5_in(commit, content.path) == content.md5:
+                return commit
+        return ""
+
+    def md5_in(self, commit: str, path: str) -> str:
+        """DVC's hash of a file or folder of a commit, empty if it has none."""
+        names = self._names_in(commit, path)
+        hashes = {name: _md5(self.shown(commit, name)) for name in names}
+        if path in hashes:
+            return hashes[path]
+        listing = [{"md5": hashes[name], "relpath": name.removeprefix(f"{path}/")} for name in sorted(names)]
+        return _md5(json.dumps(listing, sort_keys=True).encode()) + ".dir" if listing else ""
+
+    def _names_in(self, commit: str, *paths: str) -> list[str]:
+        here = ["--literal-pathspecs", "-C", str(self.root)]
+        names = git(*here, "ls-tree", "-r", "-z", "--name-only", commit, "--", *paths)
+        return [name for name in names.split("\0") if name]
+
+    def shown(self, commit: str, path: str) -> bytes:
+        """A file's bytes in a commit."""
+        words = ["git", "-C", str(self.root), "show", f"{commit}:./{path}"]
+        return subprocess.run(words, capture_output=True, check=False).stdout
+
+    def past(self, md5: str) -> Iterator[Source]:
+        """The dvc.lock files of commits and experiments that name a hash, the newest first."""
+        locks = ["dvc.lock", "pipelines/*/dvc.lock"]
+        for commit in git("-C", str(self.root), "log", "--all", "--format=%H", f"-S{md5}", "--", *locks).split():
+            executions = []
+            for name in self._names_in(commit, "dvc.lock", "pipelines"):
+                if Path(name).name == "dvc.lock":
+                    executions += locked(self.shown(commit, name).decode(errors="replace"), name)
+            if any(out.md5 == md5 for execution in executions for out in execution.outs):
+                yield Source(f"dvc.lock of commit {commit[:12]}", executions, today=False)
+
+
+def record_of(raw: Any, where: str) -> Source | None:
+    """The lineage record in a run.json, nothing if an older stpp wrote it. Raises StppError naming a damaged one."""
+    if isinstance(raw, dict) and "lineage" not in raw:
+        return None
+    try:
+        digests = {key: str(raw[key]) for key in ("stpp.data.digest", "stpp.split.digest") if key in raw}
+        return Source(where, from_json(raw["lineage"]), today=False, digests=digests)
+    except (KeyError, TypeError, ValueError):
+        raise StppError(f"{where}: its lineage is damaged; it was edited: `dvc checkout {where}`") from None
+
+
+def sources(project: Project, content: Content, remote: Callable[[Content], Source | None]) -> Iterator[Source]:
+    """Those who know how a file was made, the nearest first. remote: asks MLflow."""
+    known = [project.lock, *project.records.values()]
+    yield from (s for s in known if _made(s, content))
+    yield from project.past(content.md5)
+    if (found := remote(content)) is not None and _made(found, content):
+        yield found
+
+
+def _made(source: Source, content: Content) -> bool:
+    return any(out.md5 == content.md5 for execution in source.executions for out in execution.outs)
+
+
+def _md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()

@@ -1,0 +1,207 @@
+"""The way from a file back to the images: who made it of what, and whether all of that is still so."""
+
+import json
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from stpp.audit.contents import examine
+from stpp.audit.project import CHANGED, Project, Source
+from stpp.files import StppError
+from stpp.lineage import Content, Execution, maker
+from stpp.params_file import flatten, read_yaml
+
+PERSONS = ("splits", "weights")
+"""Folders that a person adds to: what was used of them is held by the outputs of the stages that read them."""
+RECORDED = ("train", "train-online", "score", "label", "evaluate")
+"""Commands that keep a record."""
+RECORD = "run.json"
+"""The out that holds it, and so not its own hash."""
+PARAMS = "params.yaml"
+
+
+@dataclass
+class Link:
+    """A file or folder in the chain."""
+
+    content: Content
+    verdict: str
+    """verified, changed or absent."""
+    where: str
+    """Where such a one was found."""
+    about: str = ""
+    """What is in it, for a person."""
+    problems: list[str] = field(default_factory=list)
+    """What contradicts."""
+    made: "Step | None" = None
+
+
+@dataclass
+class Step:
+    """An execution in the chain; one that several links lead to is one object."""
+
+    execution: Execution
+    record: Source | None = None
+    """What the execution itself left on record, where that is known."""
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    code: list[Link] = field(default_factory=list)
+    inputs: list[Link] = field(default_factory=list)
+    outs: list[Link] = field(default_factory=list)
+
+    @property
+    def run_id(self) -> str:
+        """MLflow's, empty where it is not known."""
+        return self.execution.run_id or (self.record.executions[0].run_id if self.record else "")
+
+    @property
+    def commit(self) -> str:
+        """Of the project's repository when it ran, empty where it is not known."""
+        return self.execution.commit or (self.record.executions[0].commit if self.record else "")
+
+
+def trace(project: Project, source: Source, content: Content) -> Link:
+    """The chain behind a file, as `source` tells it."""
+    return _link(project, source, content, "it was made", {})
+
+
+def _link(project: Project, source: Source, content: Content, since: str, steps: dict[str, Step]) -> Link:
+    verdict, where = project.check(content, source.today and content.path not in PERSONS)
+    link = Link(content, verdict, where)
+    if verdict == CHANGED:
+        link.problems.append(f"{content.path}: was changed since {since}: {where}, then it was {content.md5[:12]}")
+    made = maker(content.path, source.executions)
+    if made is not None and made[1].path == content.path and made[1].md5 != content.md5:
+        said = f"{made[0].stage} has made {made[1].md5[:12]}, but {content.md5[:12]} was used"
+        link.problems.append(f"{content.path}: {said}; run `dvc repro`, or look at what was edited in {source.name}")
+    if made is None and source.today and content.path.startswith("runs/"):
+        link.problems.append(f"{content.path}: {source.name} does not say who made it; was a stage removed there?")
+    if made is not None:
+        name = made[0].stage
+        if name not in steps:
+            steps[name] = Step(made[0], project.record(made[0]))
+            _fill(project, source, steps[name], steps)
+        link.made = steps[name]
+    return link
+
+
+def _fill(project: Project, source: Source, step: Step, steps: dict[str, Step]) -> None:
+    execution = step.execution
+    own = step.record.executions[0] if step.record else None
+    sha256 = {(c.path, c.md5): c.sha256 for c in (*own.deps, *own.outs)} if own else {}
+    deps, outs = (
+        [replace(c, sha256=c.sha256 or sha256.get((c.path, c.md5), "")) for c in contents]
+        for contents in (execution.deps, execution.outs)
+    )
+    for dep in deps:
+        since = "it ran" if dep.is_code else f"{execution.stage} read it"
+        (step.code if dep.is_code else step.inputs).append(_link(project, source, dep, since, steps))
+    for out in outs:
+        verdict, where = project.check(out, source.today)
+        link = Link(out, verdict, where)
+        if verdict == CHANGED:
+            link.problems.append(f"{out.path}: is not what {execution.stage} made: {where}, not {out.md5[:12]}")
+        if ((project.root / out.path).is_dir() and where == "in place") or verdict == CHANGED:
+            link.about, problems = examine(project.root / out.path, project.root, told(source, "data", "root"))
+            link.problems += problems
+        step.outs.append(link)
+    if source.today:
+        step.problems += _edited_params(project, execution)
+        if step.record is not None:
+            step.problems += _against_record(step.record, source, execution)
+        elif execution.cmd.split()[3:4] and execution.cmd.split()[3] in RECORDED:
+            step.notes.append(f"{execution.stage}: keeps no record to compare {source.name} with (of an older stpp?)")
+
+
+def told(source: Source, section: str, key: str) -> str:
+    """A parameter, such as data.root, as the first stage that reads it was told; empty if none was."""
+    for execution in source.executions:
+        for params in execution.params.values():
+            if isinstance(params.get(section), dict) and key in params[section]:
+                return str(params[section][key])
+    return ""
+
+
+def _edited_params(project: Project, execution: Execution) -> list[str]:
+    """What params files say by now that they did not say when the stage ran."""
+    problems = []
+    for file, then in execution.params.items():
+        try:
+            now = json.loads(json.dumps(read_yaml(project.root / file)))
+        except StppError as error:
+            problems.append(str(error))
+            continue
+        # Of params.yaml a stage watches sections, of an overlay the whole.
+        watched = then if file == PARAMS else {**dict.fromkeys(now), **then}
+        problems += [
+            f"{file}: {key} is {present!r}; it was {value!r} when {execution.stage} ran"
+            for key, value, present in _differing(watched, now)
+        ]
+    return problems
+
+
+def _against_record(record: Source, source: Source, execution: Execution) -> list[str]:
+    """Where dvc.lock and the stage's own record tell two stories of one execution."""
+    own, problems = record.executions[0], list[str]()
+    edited = f"by {record.name}, of {execution.stage}: one of the two was edited, or is of another run"
+    if shlex.split(execution.cmd) != shlex.split(own.cmd):
+        problems.append(f"{execution.stage}: ran `{execution.cmd}` by {source.name}, `{own.cmd}` {edited}")
+    for kind in ("deps", "outs"):
+        here = {c.path: c.md5 for c in getattr(execution, kind) if Path(c.path).name != RECORD}
+        there = {c.path: c.md5 for c in getattr(own, kind)}
+        problems += [
+            f"{path}: {here.get(path, 'nothing')[:12]} by {source.name}, {there.get(path, 'nothing')[:12]} {edited}"
+            for path in sorted(here.keys() | there.keys())
+            if here.get(path) != there.get(path)
+        ]
+    stages = {one.stage for one in source.executions}
+    gone = [one.stage for one in record.executions[1:] if one.stage not in stages]
+    problems += [f"{stage}: is behind it by {record.name}, and not in {source.name}: was it removed?" for stage in gone]
+    for file, sections in execution.params.items():
+        problems += [
+            f"{file}: {key} was {value!r} by {source.name}, {other!r} {edited}"
+            for key, value, other in _differing(sections, own.params.get(file, {}))
+        ]
+    return problems
+
+
+def _differing(watched: dict[str, Any], other: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(dotted key, value, other value) of the parameters in which two files differ; None where one has none.
+
+    watched: sections, or values under dotted keys; what else the other file holds does not count.
+    """
+    one, two = flatten(watched), flatten({key: _value(other, key) for key in watched})
+    keys = dict.fromkeys((*one, *two))
+    return [(key, one.get(key), two.get(key)) for key in keys if one.get(key) != two.get(key)]
+
+
+def _value(params: dict[str, Any], key: str) -> Any:
+    """A value by its dotted key, None where there is none."""
+    value: Any = params
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def steps_of(link: Link) -> Iterator[Step]:
+    """Every execution of a chain, each once, from the nearest."""
+    seen: set[int] = set()
+    open_ = [link]
+    while open_:
+        step = open_.pop(0).made
+        if step is not None and id(step) not in seen:
+            seen.add(id(step))
+            yield step
+            open_ += step.inputs
+
+
+def problems_of(link: Link) -> list[str]:
+    """Whatever contradicts in a chain, each once."""
+    found = list(link.problems)
+    for step in steps_of(link):
+        found += step.problems
+        for one in (*step.code, *step.inputs, *step.outs):
+            found += one.problems
+    return list(dict.fromkeys(found))

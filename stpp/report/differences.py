@@ -1,0 +1,92 @@
+"""Two evaluated runs beside each other: in what they differ, and what came of it."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from stpp.lineage import Execution
+from stpp.params_file import flatten
+from stpp.report.labels import LABELS
+
+NONE = "-"
+
+
+@dataclass
+class Evaluated:
+    """What is known of a run and of its final model; what is not known is empty."""
+
+    name: str
+    model: str
+    miou: dict[str, float]
+    """By set, 0 to 1."""
+    classes: dict[str, float]
+    """IoU of val by class, 0 to 1; NaN where val has no pixel of it."""
+    digests: dict[str, str] = field(default_factory=dict)
+    """Of data and split, and of the images that each set was measured on."""
+    executions: list[Execution] = field(default_factory=list)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Parameters of all that is behind it, by file and dotted key."""
+        return {
+            f"{file}: {key}": value
+            for execution in reversed(self.executions)
+            for file, sections in execution.params.items()
+            for key, value in flatten(sections or {}).items()
+        }
+
+    @property
+    def code(self) -> dict[str, str]:
+        """md5 of every file of code behind it."""
+        return {dep.path: dep.md5 for execution in reversed(self.executions) for dep in execution.deps if dep.is_code}
+
+
+def differences(one: Evaluated, other: Evaluated) -> list[str]:
+    """Lines that say in which parameters, data, split and code two runs differ."""
+    lines = []
+    if not one.executions or not other.executions:
+        unknown = " and ".join(run.name for run in (one, other) if not run.executions)
+        lines.append(f"parameters and code of {unknown} are not known (no run.json with a lineage beside metrics.json)")
+    else:
+        lines += _changed("parameters", one.params, other.params, whole=True)
+        lines += _changed("code", one.code, other.code, whole=False)
+    return [*lines, *_changed("data and split", one.digests, other.digests, whole=False)]
+
+
+def _changed(what: str, one: dict[str, Any], other: dict[str, Any], whole: bool) -> list[str]:
+    """whole: values are short enough to be read."""
+    keys = [key for key in dict.fromkeys((*one, *other)) if one.get(key, NONE) != other.get(key, NONE)]
+    if not keys:
+        return [f"{what}: equal"]
+    shown = [
+        f"  {key}: {_short(one.get(key, NONE), whole)} -> {_short(other.get(key, NONE), whole)}" for key in sorted(keys)
+    ]
+    return [f"{what}: {len(keys)} differ", *shown]
+
+
+def _short(value: Any, whole: bool) -> str:
+    return str(value) if whole else str(value)[:12]
+
+
+def table(one: Evaluated, other: Evaluated) -> str:
+    """mIoU by set and IoU on val by class, in %, side by side with the difference."""
+    head = ("", LABELS.get(one.model, one.model), LABELS.get(other.model, other.model), "difference")
+    rows = [head]
+    for name in dict.fromkeys((*one.miou, *other.miou)):
+        rows.append(_row(f"{name} mIoU", one.miou.get(name), other.miou.get(name)))
+    for name in dict.fromkeys((*one.classes, *other.classes)):
+        rows.append(_row(f"  {name}", one.classes.get(name), other.classes.get(name)))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    lines = [
+        "  ".join(c.ljust(w) if not i else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        for row in rows
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _row(name: str, one: float | None, other: float | None) -> tuple[str, str, str, str]:
+    def shown(value: float | None) -> str:
+        return NONE if value is None or math.isnan(value) else f"{100 * value:.1f}"
+
+    known = NONE not in (shown(one), shown(other))
+    return name, shown(one), shown(other), f"{100 * ((other or 0) - (one or 0)):+.1f}" if known else NONE

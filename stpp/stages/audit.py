@@ -1,0 +1,207 @@
+"""Command audit: from a model back to the images, with every hash on the way."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+from typer import Argument, Exit, Option
+
+from stpp.files import StppError, read_ids, write_json, write_text
+from stpp.lineage import Content
+from stpp.manifest import read_dataset, split_digest
+from stpp.resume import root
+from stpp.tracking.read import artifact_of, datasets_of, run_of, runs_like, splits_named, tags_of
+
+if TYPE_CHECKING:
+    from stpp.audit.duplicates import Pair
+    from stpp.audit.project import Project, Source
+    from stpp.audit.render import Audit
+    from stpp.audit.trace import Step
+
+Models = Annotated[
+    list[str] | None,
+    Argument(help="Files, runs:/ID or models:/NAME@ALIAS of MLflow; all that dvc.lock knows, if none is named."),
+]
+MODEL = "model.safetensors"
+T = TypeVar("T")
+
+
+def audit(
+    models: Models = None,
+    offline: Annotated[bool, Option("--offline", help="Do not ask MLflow.")] = False,
+    out: Annotated[Path | None, Option(help="Folder for audit.json and audit.html.")] = None,
+) -> None:
+    """Trace models back to the images they were trained on, and hash again whatever is there.
+
+    Exit code 1 if anything contradicts, 0 if nothing does.
+    """
+    from stpp.audit.project import Project
+    from stpp.audit.render import as_json, page, text
+
+    project, server = Project(root()), Server(asked=not offline)
+    try:
+        audits = [_audit(project, server, model) for model in models or _models(project)]
+    except RecursionError:
+        raise StppError(f"{project.lock.name}: a chain of so many stages is no pipeline of stpp") from None
+    for one in audits:
+        print(text(one))
+    if out is not None:
+        write_json(out / "audit.json", [as_json(one) for one in audits])
+        write_text(out / "audit.html", page(audits))
+        print(f"written to {out}/: audit.json, audit.html")
+    if any(one.problems for one in audits):
+        raise Exit(1)
+
+
+class Server:
+    """What MLflow says; what it could not be asked, and why, is kept for the report."""
+
+    def __init__(self, *, asked: bool) -> None:
+        self.asked = asked
+        self.silent: dict[str, None] = {} if asked else {"MLflow (--offline)": None}
+
+    def _ask(self, question: Callable[..., T], *about: str) -> T | None:
+        if not self.asked:
+            return None
+        try:
+            return question(*about, root())
+        except StppError as error:
+            self.silent[str(error)] = None
+            return None
+
+    def said_of(self, run_id: str) -> dict[str, str]:
+        """Tags and datasets of a run, under the names that `Source.digests` has for them."""
+        datasets = self._ask(datasets_of, run_id) or {}
+        return (self._ask(tags_of, run_id) or {}) | {f"the dataset `{key}`": one for key, one in datasets.items()}
+
+    def splits_named(self, data: str, name: str) -> dict[str, str]:
+        """Digests of the splits that were logged under a name, each with a run."""
+        return self._ask(splits_named, data, name) or {}
+
+    def record(self, content: Content) -> "Source | None":
+        """The record of a run that made a model."""
+        runs = self._ask(runs_like, f"stpp.out.{MODEL}", content.sha256) or []
+        return self._ask(_record, runs[0]) if runs else None
+
+
+def _record(run_id: str, root: Path) -> "Source | None":
+    from stpp.audit.project import record_of
+
+    return record_of(artifact_of(run_id, "run.json", root), f"the record of MLflow run {run_id}")
+
+
+def _models(project: "Project") -> list[str]:
+    found = [o.path for e in project.lock.executions for o in e.outs if Path(o.path).name == MODEL]
+    if not found:
+        raise StppError("no dvc.lock here names a model: run `dvc repro` first, or name a file or a run of MLflow")
+    return found
+
+
+def _audit(project: "Project", server: Server, model: str) -> "Audit":
+    from stpp.audit.render import Audit
+    from stpp.audit.trace import steps_of, trace
+
+    source, content = _start(project, server, model)
+    found = Audit(model, source.name, trace(project, source, content))
+    for record in project.records.values():
+        said = record.executions[0].out(Path(model).as_posix())
+        if said is not None and said.md5 != found.link.content.md5:
+            found.more.append(f"{model}: {record.name} says that {record.executions[0].stage} made another one there")
+    for step in steps_of(found.link):
+        found.notes += step.notes
+        found.more += _logged_otherwise(server, step)
+    if source.today:
+        _look_at_split(project, server, source, found)
+    found.notes += server.silent
+    return found
+
+
+def _start(project: "Project", server: Server, model: str) -> "tuple[Source, Content]":
+    """Who tells how a model was made, and which content they call by its name."""
+    from stpp.audit.project import sources
+    from stpp.lineage import content_of
+
+    path = project.root / model
+    name = path.relative_to(project.root).as_posix() if path.is_relative_to(project.root) else model
+    # What dvc.lock calls so is held to it; else a file that is there is known by its content alone.
+    for source in (project.lock, *(() if path.is_file() else project.records.values())):
+        for execution in source.executions:
+            if (out := execution.out(name)) is not None:
+                return source, out
+    if path.is_file():
+        content = content_of(path, project.root)
+        for source in sources(project, content, server.record):
+            return source, next(o for execution in source.executions for o in execution.outs if o.md5 == content.md5)
+        raise StppError(
+            f"{model}: no dvc.lock, run.json, commit or MLflow run here names a file with its hash "
+            f"(md5 {content.md5}): it was not made in this project, or was changed since"
+        )
+    if not server.asked:
+        raise StppError(f"{model}: no such file; without --offline, MLflow is asked for a run of that name")
+    run_id = run_of(model, root())
+    record = _record(run_id, root())
+    if record is None or not (outs := record.executions[0].outs):
+        raise StppError(f"MLflow run {run_id}: keeps no record of what it made; name one of a training")
+    return record, next((one for one in outs if Path(one.path).name == MODEL), outs[0])
+
+
+def _logged_otherwise(server: Server, step: "Step") -> list[str]:
+    """Where a stage's MLflow run was logged against other data, another split or outs than its record has."""
+    if step.record is None or not step.run_id:
+        return []
+    said = server.said_of(step.run_id)
+    outs = {f"stpp.out.{Path(out.path).name}": out.sha256 for out in step.record.executions[0].outs}
+    datasets = {f"the dataset `{key.split('.')[1]}`": digest for key, digest in step.record.digests.items()}
+    return [
+        f"{step.execution.stage}: MLflow run {step.run_id} was logged against another content: "
+        f"{key} {said[key][:12]} by MLflow, {value[:12]} by {step.record.name}"
+        for key, value in (step.record.digests | datasets | outs).items()
+        if said.get(key, value) != value
+    ]
+
+
+def _look_at_split(project: "Project", server: Server, source: "Source", found: "Audit") -> None:
+    """Whether the split's name ever stood for something else, and whether held-out images look like others."""
+    from stpp.audit.history import contents_of_name
+    from stpp.audit.trace import steps_of, told
+
+    outs = [project.root / out.content.path for step in steps_of(found.link) for out in step.outs]
+    split = next((folder for folder in outs if (folder / "labeled.txt").is_file()), None)
+    dataset = next((folder for folder in outs if (folder / "dataset.json").is_file()), None)
+    if split is None:
+        return
+    try:
+        data, name = told(source, "data", "name"), told(source, "split", "name")
+        now, digest = project.md5(split / "manifest.csv"), split_digest(split)
+        commits = contents_of_name(project, data, name).items()
+        then = {f"commit {commit[:12]}": md5 for md5, commit in commits if md5 != now}
+        runs = server.splits_named(data, name).items()
+        then |= {f"MLflow run {run}": one for one, run in runs if one != digest}
+        found.more += [
+            f"split {name}: had another content ({one[:12]}) in {where}: give each content its own name"
+            for where, one in then.items()
+        ]
+        images = project.root / told(source, "data", "root")
+        if dataset is None or not images.is_dir():
+            found.notes.append("images of val and test that look like training images: the images are not here")
+        else:
+            found.suspects = _alike(split, dataset, images)
+    except StppError as error:  # what is damaged there is named by its hashes
+        found.notes.append(str(error))
+
+
+@cache
+def _alike(split: Path, data: Path, images: Path) -> "list[tuple[Pair, Path, Path]]":
+    """Pairs of a held-out and a training image that look alike, with their files; looked for once for all models."""
+    from stpp.audit.duplicates import suspects
+
+    records = read_dataset(data).records
+    files = {
+        path.stem: {i: images / records[i].image for i in read_ids(path) if i in records}
+        for path in sorted(split.glob("*.txt"))
+    }
+    return [
+        (pair, files[pair.held_out_set][pair.held_out], files[pair.trained_on_set][pair.trained_on])
+        for pair in suspects(files)
+    ]

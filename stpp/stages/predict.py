@@ -1,0 +1,226 @@
+"""Command predict: masks for any images, by a checkpoint alone."""
+
+import errno
+import glob
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from typer import Argument, Option
+
+from stpp.files import StppError, raise_all, read_json, replacing, sha256, write_json
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from stpp.engine.predict import Predict
+    from stpp.models.build import About
+
+
+class Kind(StrEnum):
+    """What is written of an image."""
+
+    mask = "mask"
+    overlay = "overlay"
+    probabilities = "probabilities"
+
+
+FILES = {
+    Kind.mask: "masks/{}.png",
+    Kind.overlay: "overlays/{}.png",
+    Kind.probabilities: "probabilities/{}.npz",
+}
+Kinds = Annotated[list[Kind] | None, Option("--as", help="What to write; several times for several. [default: mask]")]
+Tta = Annotated[bool, Option("--tta", help="Test-time augmentation: five scales and their mirror images; slow.")]
+Window = Annotated[int | None, Option(min=32, help="Predict in windows of so many pixels. [above 4 megapixels: 1024]")]
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif")
+RECORD, DONE = "predictions.json", "done.jsonl"
+SCALES = (0.5, 0.75, 1.0, 1.5, 2.0)
+LARGE, WINDOW = 2**22, 1024
+"""An image of more pixels is predicted in windows of so many, with a third of overlap."""
+
+
+def predict(
+    images: Annotated[list[str], Argument(help="Images, folders of them, patterns in quotes, or lists (.txt).")],
+    model: Annotated[Path, Option(help="Checkpoint of `stpp train`; it says which network and classes it is of.")],
+    out: Annotated[Path, Option(help="Folder for the results: masks/, overlays/, probabilities/.")],
+    kind: Kinds = None,
+    tta: Tta = False,
+    window: Window = None,
+    device: Annotated[Literal["auto", "cpu", "cuda"], Option(help="Where to compute.")] = "auto",
+) -> None:
+    """Predict masks of any images, of any size: PNGs of class ids in the model's colours, upright like the image.
+
+    Interrupted, the same command goes on. Nothing that it has not written itself is replaced. An image that cannot be
+    read is named at the end, and the others are done all the same (exit code 2).
+    """
+    from stpp.engine import device as devices
+    from stpp.models import build
+    from stpp.params import Runtime
+    from stpp.progress import progress
+
+    if not model.is_file():
+        raise StppError(f"{model}: no such file; name a checkpoint, such as runs/student/model.safetensors")
+    about = build.about(model)
+    found = list(_found(images, out))
+    kinds = list(dict.fromkeys(kind or [Kind.mask]))
+    how = {"model": sha256(model), "as": kinds, "tta": tta, "window": window}
+    done = _begin(out, how, about)
+
+    where = devices.start(Runtime(device=device))
+    network = build.load(build.build(about.model, len(about.classes)), model).to(where).eval()
+    problems = []
+    for photo in progress(found, f"predict {len(found)} images", len(found)):
+        written = {one: out / FILES[one].format(photo.name) for one in kinds}
+        try:
+            entry = {"name": photo.name, "image": str(photo.path.resolve()), "sha256": sha256(photo.path)}
+            before = done.get(photo.name)
+            if before == {**entry, "state": "done"} and all(path.is_file() for path in written.values()):
+                continue
+            _keep_apart(entry, before, written)
+            _note(out, entry, "begun")
+            _predict(photo.path, network, about, where, _way(tta, window), written)
+            _note(out, entry, "done")
+        except StppError as error:
+            problems.append(str(error))
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            problems.append(f"{photo.path}: {error.strerror or error}")
+    print(f"{out}: {len(found) - len(problems)} of {len(found)} images; {', '.join(about.classes)}")
+    raise_all(problems, "predict")
+
+
+@dataclass(frozen=True)
+class Photo:
+    """An image, and the name that its results have without a suffix."""
+
+    path: Path
+    name: str
+
+
+def _found(words: list[str], out: Path) -> Iterator[Photo]:
+    """The images that the words name, but for results in `out`. Raises StppError for none, or two of one name."""
+    named: dict[str, Path] = {}
+    problems = []
+    for word in words:
+        path = Path(word)
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            several = [(p, p.relative_to(path).with_suffix("").as_posix()) for p in inside]
+        elif path.suffix == ".txt" and path.is_file():
+            text = path.read_bytes().decode("utf-8-sig", errors="replace")
+            lines = [line.strip() for line in text.splitlines() if line.strip()]
+            listed = [next((p for p in (Path(line), path.parent / line) if p.is_file()), Path(line)) for line in lines]
+            several = [(p, p.stem) for p in listed]
+        elif path.is_file():
+            several = [(path, path.stem)]
+        else:
+            matching = sorted(glob.glob(word, recursive=True))  # noqa: PTH207 - a pattern may begin anywhere
+            several = [(p, p.stem) for p in map(Path, matching) if p.is_file()]
+        several = [(p, name) for p, name in several if not p.resolve().is_relative_to(out.resolve())]
+        if not several:
+            problems.append(f"{word}: no images there")
+        for image, name in several:
+            if not image.is_file():
+                problems.append(f"{word}: {image}: no such file")
+            elif named.setdefault(name, image).resolve() != image.resolve():
+                problems.append(f"{image}: its results would be named as those of {named[name]}: predict them apart")
+    raise_all(problems, "predict")
+    return iter([Photo(path, name) for name, path in named.items()])
+
+
+def _keep_apart(entry: dict[str, str], before: dict[str, str] | None, written: "dict[Kind, Path]") -> None:
+    """Raises StppError if what would be written stands there of another image, or of a person."""
+    if before is not None and before["image"] != entry["image"]:
+        raise StppError(f"{entry['image']}: its results would take the place of those of {before['image']}")
+    theirs = [path for path in written.values() if path.exists()] if before is None else []
+    if theirs:
+        raise StppError(f"{theirs[0]}: is there already, and was not written by stpp; move it away")
+
+
+def _note(out: Path, entry: dict[str, str], state: str) -> None:
+    """A line about an image: that its results are begun, so that they are known for ours, or done."""
+    with (out / DONE).open("a", encoding="utf-8") as file:
+        file.write(json.dumps({**entry, "state": state}) + "\n")
+
+
+def _begin(out: Path, how: dict[str, Any], about: "About") -> dict[str, dict[str, str]]:
+    """What an earlier call of the same kind has noted, by name; the folder is ready then."""
+    record, done = out / RECORD, out / DONE
+    if record.is_file():
+        before = read_json(record)
+        if not isinstance(before, dict) or before.get("how") != how:
+            raise StppError(f"{out}: holds predictions of another model or kind; give another folder, or remove it")
+        lines = done.read_bytes().decode(errors="replace").splitlines() if done.is_file() else []
+        return {one["name"]: one for one in map(_line, lines) if one}
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise StppError(f"{out}: is there already and holds other things; give a new folder")
+    write_json(record, {"how": how, "classes": about.classes, "palette": about.palette})
+    return {}
+
+
+def _line(text: str) -> dict[str, str] | None:
+    """A line of what was done; nothing if a kill cut it short."""
+    try:
+        one = json.loads(text)
+        whole = set(one) == {"name", "image", "sha256", "state"} and all(isinstance(v, str) for v in one.values())
+        return one if whole else None
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _way(tta: bool, window: int | None) -> "Predict":
+    from stpp.engine.predict import augmented, plain, sliding
+
+    def way(network: "nn.Module", x: "Tensor") -> "Tensor":
+        side = window or (WINDOW if x.shape[2] * x.shape[3] > LARGE else None)
+        return (sliding(side, side * 2 // 3) if side else plain)(network, x)
+
+    return augmented(way, SCALES, flip=True) if tta else way
+
+
+def _predict(
+    path: Path, network: "nn.Module", about: "About", where: Any, way: "Predict", written: dict[Kind, Path]
+) -> None:
+    import numpy as np
+    import torch
+
+    from stpp.data.images import read_image
+    from stpp.data.transforms import normalize
+    from stpp.engine.device import precision
+    from stpp.masks import encode_mask
+
+    image, _ = read_image(path)
+    x = torch.from_numpy(normalize(image)).unsqueeze(0).to(where, memory_format=torch.channels_last)
+    with torch.inference_mode(), precision(about.model, where):
+        probabilities = way(network, x)[0].cpu()
+    mask = probabilities.argmax(0).to(torch.uint8).numpy()
+    for kind, file in written.items():
+        with replacing(file) as partial:
+            if kind is Kind.mask:
+                partial.write_bytes(encode_mask(mask, about.palette))
+            elif kind is Kind.overlay:
+                partial.write_bytes(_overlay(image, mask, about))
+            else:
+                half = probabilities.half().numpy()
+                with partial.open("wb") as out:
+                    np.savez_compressed(out, probabilities=half, classes=np.array(about.classes))
+
+
+def _overlay(image: "NDArray[np.uint8]", mask: "NDArray[np.uint8]", about: "About") -> bytes:
+    """The image with the colours of the classes laid over it, half and half, as a PNG."""
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    colours = np.array(about.palette, np.uint16)[mask]
+    out = io.BytesIO()
+    Image.fromarray(((image + colours) // 2).astype(np.uint8)).save(out, format="PNG")
+    return out.getvalue()

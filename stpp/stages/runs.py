@@ -1,0 +1,68 @@
+"""Command runs compare: two runs side by side."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Argument
+
+from stpp.files import StppError, read_csv, read_json
+from stpp.lineage import from_json
+from stpp.resume import root
+from stpp.tracking.read import artifact_of, evaluation_of
+
+if TYPE_CHECKING:
+    from stpp.report.differences import Evaluated
+
+Named = Annotated[str, Argument(help="Folder that `stpp evaluate` wrote (or the one it lies in), or a run of MLflow.")]
+
+
+def compare(one: Named, other: Named) -> None:
+    """Say in which parameters, data, split and code two runs differ, and show mIoU and IoU by class side by side.
+
+    A run is the folder of its evaluation, or a run of MLflow: its evaluation's or its parent's id. Compared are the
+    final models.
+    """
+    from stpp.report.differences import differences, table
+
+    first, second = _evaluated(one), _evaluated(other)
+    print(f"{first.name} -> {second.name}\n", *differences(first, second), "", sep="\n")
+    print(table(first, second))
+    on_other = first.digests.get("list val", "") != second.digests.get("list val", "")
+    if on_other:
+        print("\nval is not the same images and masks in both: these numbers cannot be compared")
+
+
+def _evaluated(name: str) -> "Evaluated":
+    for folder in (Path(name), Path(name) / "evaluation"):
+        if (folder / "metrics.json").is_file() and (folder / "per_class.csv").is_file():
+            rows = read_csv(folder / "per_class.csv", ("set", "model", "class", "iou"))
+            about = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
+            return _read(folder.as_posix(), read_json(folder / "metrics.json"), rows, about)
+    if Path(name).exists():
+        raise StppError(f"{name}: holds no metrics.json and per_class.csv of `stpp evaluate`: name its folder")
+    run_id = evaluation_of(name.removeprefix("runs:/"), root())
+    raw, metrics, about = (artifact_of(run_id, f"{file}.json", root()) for file in ("per_class", "metrics", "run"))
+    try:
+        rows = [dict(zip(raw["columns"], map(str, row), strict=True)) for row in raw["data"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise StppError(f"MLflow run {run_id}: its per_class.json is no table ({error!r})") from None
+    return _read(f"MLflow run {run_id}", metrics, rows, about)
+
+
+def _read(name: str, metrics: Any, rows: list[dict[str, str]], about: Any) -> "Evaluated":
+    from stpp.report.differences import Evaluated
+
+    try:
+        model = list(metrics["val"])[-1]
+        sets = [key for key, value in metrics.items() if isinstance(value, dict) and model in value]
+        lists = {f"list {key}": digest for key, digest in metrics.get("lists", {}).items()}
+        return Evaluated(
+            name,
+            model,
+            {key: float(metrics[key][model]["miou"]) for key in sets},
+            {row["class"]: float(row["iou"]) for row in rows if (row["set"], row["model"]) == ("val", model)},
+            {key.split(".")[1]: value for key, value in about.items() if key.endswith(".digest")} | lists,
+            from_json(about["lineage"]) if "lineage" in about else [],
+        )
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise StppError(f"{name}: not what `stpp evaluate` writes ({error!r}); evaluate it again") from None

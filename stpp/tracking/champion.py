@@ -1,0 +1,100 @@
+"""The registered model of a data set: a version for every final student, and the alias `champion` for the best."""
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stpp.tracking.client import client, reason, tracking_uri
+
+ALIAS = "champion"
+VAL, HOW, MIOU = "stpp.val.digest", "stpp.evaluation", "stpp.val.miou"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """mIoU (0 to 1) on val, the digest of val's images and masks, and how they were evaluated."""
+
+    miou: float
+    val: str
+    how: str
+
+    @property
+    def tags(self) -> dict[str, str]:
+        return {VAL: self.val, HOW: self.how, MIOU: f"{self.miou:.6f}"}
+
+
+def register(run_json: Path, name: str, measured: Measured, root: Path) -> None:
+    """Register the model of a run, and make it the champion if its mIoU on val is higher than the present one's.
+
+    Two that were measured on other images, masks or in another way are not compared, and the champion stays; what is
+    done and why is said. A failure is said and stops nothing.
+    """
+    about = json.loads(run_json.read_text(encoding="utf-8"))
+    if about["run_id"] is None or os.environ.get("STPP_TRACKING") == "off":
+        return
+    try:
+        mlflow = client(root)
+        with _by_default(tracking_uri(root)):
+            version = _version(mlflow, about, name, measured)
+        print(f"model {name}: {_decide(mlflow, name, version)}")
+    except Exception as error:  # noqa: BLE001 - whatever fails in tracking, the stage goes on
+        print(f"{run_json}: its model was not registered in MLflow: {reason(error)}")
+
+
+@contextmanager
+def _by_default(uri: str) -> Iterator[None]:
+    """A database's registry asks for the logged model through a client of its own, which knows this address alone."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    os.environ["MLFLOW_TRACKING_URI"] = uri
+    try:
+        yield
+    finally:
+        os.environ.pop("MLFLOW_TRACKING_URI")
+        if before is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = before
+
+
+def _version(mlflow: Any, about: dict[str, Any], name: str, measured: Measured) -> Any:
+    """The version of a run's model, measured so; made where it is not there."""
+    run_id = about["run_id"]
+    tags = measured.tags | {"stpp.role": about["stage"]}
+    if not mlflow.search_registered_models(filter_string=f"name = '{name}'"):
+        mlflow.create_registered_model(name)
+    for known in mlflow.search_model_versions(f"name = '{name}'"):
+        if known.run_id == run_id and measured.tags.items() <= known.tags.items():
+            return known
+    experiment = mlflow.get_run(run_id).info.experiment_id
+    model = mlflow.create_logged_model(
+        experiment, name=about["stage"], source_run_id=run_id, tags=tags, model_type="segmentation"
+    )
+    mlflow.finalize_logged_model(model.model_id, "READY")
+    on = {"model_id": model.model_id, "dataset_name": f"{name} val", "dataset_digest": measured.val}
+    mlflow.log_metric(run_id, "val/miou_final", measured.miou, **on)
+    source = f"models:/{model.model_id}"
+    return mlflow.create_model_version(name, source, run_id=run_id, model_id=model.model_id, tags=tags)
+
+
+def _decide(mlflow: Any, name: str, new: Any) -> str:
+    """Give the alias to the new version or leave it, and say why."""
+    aliases = mlflow.get_registered_model(name).aliases
+    measured = f"version {new.version} (val mIoU {100 * float(new.tags[MIOU]):.1f})"
+    if math.isnan(float(new.tags[MIOU])):
+        return f"version {new.version} has no mIoU on val: the {ALIAS}, if there is one, stays"
+    if ALIAS not in aliases:
+        mlflow.set_registered_model_alias(name, ALIAS, new.version)
+        return f"{measured} is the first {ALIAS}"
+    old = mlflow.get_model_version(name, aliases[ALIAS])
+    present = f"the {ALIAS}, version {old.version}"
+    if old.version == new.version:
+        return f"{measured} is the {ALIAS}"
+    if MIOU not in old.tags or any(old.tags.get(key) != new.tags[key] for key in (VAL, HOW)):
+        return f"{present}, was measured on another val or in another way, and stays; {measured} is registered"
+    if float(old.tags[MIOU]) >= float(new.tags[MIOU]):
+        return f"{present} ({100 * float(old.tags[MIOU]):.1f}), stays; {measured} is not better"
+    mlflow.set_registered_model_alias(name, ALIAS, new.version)
+    return f"{measured} is the {ALIAS} now, before it was version {old.version} ({100 * float(old.tags[MIOU]):.1f})"

@@ -1,0 +1,88 @@
+"""What a project holds is found where it is: in place, in git, under whatever name; nothing else is taken for it."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from stpp.audit.history import contents_of_name
+from stpp.audit.project import ABSENT, CHANGED, VERIFIED, Project
+from stpp.audit.trace import RECORDED, _differing
+from stpp.code import PACKAGE, imports
+from stpp.lineage import Content, content_of
+
+
+def commit(folder: Path) -> None:
+    for words in (["add", "-A", "."], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "a commit"]):
+        subprocess.run(["git", *words], cwd=folder, check=True)
+
+
+@pytest.fixture(params=["", "packages/proj"], ids=["at the top", "in a folder of a larger repository"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    (tmp_path / request.param).mkdir(parents=True, exist_ok=True)
+    return tmp_path / request.param
+
+
+@pytest.mark.parametrize("name", ["plain.txt", "é ü.txt", "a[1].txt", "*.txt"])
+def test_a_former_version_is_found_in_git_under_any_name(root: Path, name: str) -> None:
+    folder = root / "runs/split"
+    folder.mkdir(parents=True)
+    (folder / name).write_text("one\n")
+    (folder / "other.txt").write_text("other\n")
+    then = content_of(folder, root), content_of(folder / name, root)
+    commit(root)
+    (folder / name).write_text("two\n")
+    commit(root)
+    for content in then:
+        assert Project(root).check(content, today=False)[0] == VERIFIED
+        assert Project(root).check(content, today=False)[1].startswith("in git at ")
+        assert Project(root).check(content, today=True)[0] == CHANGED
+    never = Content("runs/split", "0" * 32 + ".dir")
+    assert Project(root).check(never, today=False)[0] == ABSENT
+
+
+def test_a_file_of_equal_md5_and_another_sha256_is_another_file(root: Path) -> None:
+    (root / "model").write_text("weights")
+    content = content_of(root / "model", root)
+    assert Project(root).check(content, today=True)[0] == VERIFIED
+    collided = Content(content.path, content.md5, "0" * 64)
+    assert Project(root).check(collided, today=True)[0] == CHANGED
+
+
+def test_a_splits_name_is_that_of_its_data_set(root: Path) -> None:
+    (root / "runs/split").mkdir(parents=True)
+    for data, text in (("a", "one"), ("b", "two"), ("a", "three")):
+        (root / "params.yaml").write_text(f"data: {{name: {data}}}\nsplit: {{name: half}}\n")
+        (root / "runs/split/manifest.csv").write_text(text)
+        commit(root)
+    assert len(contents_of_name(Project(root), "a", "half")) == 2
+    assert len(contents_of_name(Project(root), "b", "half")) == 1
+    assert contents_of_name(Project(root), "b", "whole") == {}
+
+
+@pytest.mark.parametrize(
+    ("watched", "other", "differing"),
+    [
+        ({"train": {"lr": 1}}, {"train": {"lr": 1}, "label": {"flip": True}}, []),
+        ({"train": {"lr": 1}}, {"train": {"lr": 2}}, [("train.lr", 1, 2)]),
+        ({"train": {"lr": 1}}, {"train": {"lr": 1, "keep": "last"}}, [("train.keep", None, "last")]),
+        ({"train": {"lr": 1, "keep": "last"}}, {"train": {"lr": 1}}, [("train.keep", "last", None)]),
+        ({"augment": {"labeled": None}}, {"augment": {"labeled": {"blur": 1}}}, [("augment.labeled.blur", None, 1)]),
+        ({"evaluate.batch_size": 4}, {"evaluate": {"batch_size": 4, "flip": True}}, []),
+        ({"evaluate.batch_size": 4}, {"evaluate": {"batch_size": 8}}, [("evaluate.batch_size", 4, 8)]),
+        ({"train": {"lr": 1}}, {}, [("train.lr", 1, None)]),
+        ({"train": {"lr": 1}}, {"train": 3}, [("train.lr", 1, None), ("train", None, 3)]),
+    ],
+)
+def test_parameters_differ_both_ways(watched: dict, other: dict, differing: list) -> None:
+    assert _differing(watched, other) == differing
+
+
+def test_the_commands_that_keep_a_record_are_those_of_tracked_stages() -> None:
+    tracked = {
+        path.stem.replace("_", "-")
+        for path in (PACKAGE / "stages").glob("*.py")
+        if {"stpp.stages.tracked", "stpp.stages.training"} & imports(f"stpp.stages.{path.stem}")
+    }
+    assert tracked - {"training"} == set(RECORDED)

@@ -1,0 +1,244 @@
+"""`stpp predict`: a checkpoint and photos are enough; what is there stays, what cannot be read is named."""
+
+import json
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small import Project
+
+from stpp.data.transforms import normalize
+from stpp.files import digest
+from stpp.models import build
+from stpp.params import Model
+
+MODEL = Model(backbone="resnet18", output_stride=16)
+ABOUT = build.About(MODEL, ("sky", "road", "<b>sign</b>"), ((1, 2, 3), (200, 100, 0), (0, 0, 255)))
+
+
+@pytest.fixture
+def photos(project: Project) -> Project:
+    """A folder of photos of several sizes and kinds, one of them turned, and a checkpoint."""
+    torch.manual_seed(1)
+    build.save(project.folder / "model.safetensors", build.build(MODEL, 3).state_dict(), ABOUT)
+    folder = project.folder / "photos"
+    (folder / "deep/er").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name, size in (("a.jpg", (40, 64, 3)), ("deep/b.png", (33, 47, 3)), ("deep/er/c d.bmp", (17, 90, 3))):
+        Image.fromarray(rng.integers(0, 256, size, dtype=np.uint8)).save(folder / name)
+    turned = Image.fromarray(rng.integers(0, 256, (30, 50, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned.save(folder / "turned.jpg", exif=exif)
+    (folder / "notes.md").write_text("no image")
+    return project
+
+
+def predict(project: Project, *words: str, rc: int = 0) -> str:
+    output = project.run("stpp", "predict", *words, "--model", "model.safetensors", "--out", "out", rc=rc)
+    assert "Traceback" not in output
+    return output
+
+
+def test_a_folder_becomes_masks_of_the_same_names_and_sizes(photos: Project) -> None:
+    output = predict(photos, "photos", "--as", "mask", "--as", "overlay", "--as", "probabilities")
+    assert "4 of 4 images" in output
+    out = photos.folder / "out"
+    assert {p.relative_to(out / "masks").as_posix() for p in (out / "masks").rglob("*.png")} == {
+        "a.png",
+        "deep/b.png",
+        "deep/er/c d.png",
+        "turned.png",
+    }
+    with Image.open(out / "masks/turned.png") as turned:
+        assert turned.size == (30, 50), "upright, as a person sees the photo"
+    network = build.load(build.build(MODEL, 3), photos.folder / "model.safetensors").eval()
+    with Image.open(photos.folder / "photos/deep/b.png") as photo, Image.open(out / "masks/deep/b.png") as mask:
+        pixels = np.asarray(photo)
+        with torch.inference_mode():
+            scores = network(torch.from_numpy(normalize(pixels))[None]).softmax(1)[0]
+        predicted = np.asarray(mask)
+        assert (predicted == scores.argmax(0).numpy()).all()
+        assert mask.getpalette()[:9] == [1, 2, 3, 200, 100, 0, 0, 0, 255]  # type: ignore[index]
+        with Image.open(out / "overlays/deep/b.png") as overlay:
+            colours = np.array(ABOUT.palette)[predicted]
+            assert (np.abs(np.asarray(overlay).astype(int) - (pixels.astype(int) + colours) / 2) <= 1).all()
+    with np.load(out / "probabilities/deep/b.npz") as held:
+        np.testing.assert_allclose(held["probabilities"], scores.numpy(), atol=1e-3)
+        assert tuple(held["classes"]) == ABOUT.classes
+    assert json.loads((out / "predictions.json").read_text())["classes"] == list(ABOUT.classes)
+
+
+@pytest.mark.parametrize("words", [["photos/*.jpg"], ["list.txt"], ["photos/a.jpg", "photos/turned.jpg"]])
+def test_patterns_lists_and_files_name_images_too(photos: Project, words: list[str]) -> None:
+    (photos.folder / "list.txt").write_text("photos/a.jpg\r\n\r\nphotos/turned.jpg\n")
+    predict(photos, *words)
+    assert {p.name for p in (photos.folder / "out/masks").iterdir()} == {"a.png", "turned.png"}
+
+
+def test_an_image_that_cannot_be_read_is_named_and_the_rest_is_done(photos: Project) -> None:
+    (photos.folder / "photos/broken.png").write_bytes(b"no image at all")
+    cut = (photos.folder / "photos/a.jpg").read_bytes()[:300]
+    (photos.folder / "photos/cut.jpg").write_bytes(cut)
+    output = predict(photos, "photos", rc=2)
+    assert "broken.png: not an image" in output
+    assert "cut.jpg: unreadable or truncated" in output
+    assert len(list((photos.folder / "out/masks").rglob("*.png"))) == 4
+
+
+def test_nothing_of_another_origin_is_replaced(photos: Project) -> None:
+    (photos.folder / "out").mkdir()
+    (photos.folder / "out/mine.txt").write_text("mine")
+    assert "out: is there already" in predict(photos, "photos", rc=2)
+    assert [p.name for p in (photos.folder / "out").iterdir()] == ["mine.txt"]
+    (photos.folder / "out/mine.txt").unlink()
+    predict(photos, "photos")
+    before = digest([photos.folder / "out"])
+    assert "of another model or kind" in predict(photos, "photos", "--tta", rc=2)
+    build.save(photos.folder / "model.safetensors", build.build(MODEL, 3).state_dict(), ABOUT)
+    assert "of another model or kind" in predict(photos, "photos", rc=2)
+    assert digest([photos.folder / "out"]) == before
+
+
+def test_results_inside_the_photos_folder_are_not_predicted_again(photos: Project) -> None:
+    for _ in range(2):
+        output = photos.run("stpp", "predict", "photos", "--model", "model.safetensors", "--out", "photos/out")
+        assert "4 of 4 images" in output
+
+
+def test_another_photo_of_the_same_name_or_a_persons_file_is_not_replaced(photos: Project) -> None:
+    predict(photos, "photos/a.jpg")
+    masks = photos.folder / "out/masks"
+    before = (masks / "a.png").read_bytes()
+    (photos.folder / "again").mkdir()
+    shutil.copyfile(photos.folder / "photos/deep/b.png", photos.folder / "again/a.png")
+    assert "its results would take the place of those of" in predict(photos, "again/a.png", rc=2)
+    assert (masks / "a.png").read_bytes() == before
+    (masks / "turned.png").write_text("mine")
+    output = predict(photos, "photos", rc=2)
+    assert "turned.png: is there already, and was not written by stpp" in output
+    assert (masks / "turned.png").read_text() == "mine"
+    assert (masks / "deep/b.png").is_file(), "the rest is done"
+
+
+def test_a_name_that_the_disk_does_not_take_stops_nothing(photos: Project) -> None:
+    name = "x" * 245
+    shutil.copyfile(photos.folder / "photos/deep/b.png", photos.folder / f"photos/{name}.png")
+    output = predict(photos, "photos", rc=2)
+    assert "File name too long" in output
+    assert len(list((photos.folder / "out/masks").rglob("*.png"))) == 4
+
+
+@pytest.mark.parametrize("line", [b'{"name": [1]}\n', b"\xff\n", b"[]\n", b"3\n", b'{"name": "a", "image": 3}\n'])
+def test_a_damaged_journal_costs_time_and_nothing_else(photos: Project, line: bytes) -> None:
+    predict(photos, "photos")
+    with (photos.folder / "out/done.jsonl").open("ab") as file:
+        file.write(line)
+    assert "4 of 4 images" in predict(photos, "photos")
+
+
+def test_called_again_it_does_what_is_new_or_changed_alone(photos: Project) -> None:
+    predict(photos, "photos")
+    times = {p: p.stat().st_mtime_ns for p in (photos.folder / "out/masks").rglob("*.png")}
+    shutil.copyfile(photos.folder / "photos/deep/b.png", photos.folder / "photos/new.png")
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(photos.folder / "photos/a.jpg")
+    (photos.folder / "out/masks/turned.png").unlink()
+    predict(photos, "photos")
+    again = {p: p.stat().st_mtime_ns for p in (photos.folder / "out/masks").rglob("*.png")}
+    written = {p.name for p, at in again.items() if times.get(p) != at}
+    assert written == {"a.png", "new.png", "turned.png"}
+
+
+def test_killed_it_goes_on_and_ends_the_same(photos: Project) -> None:
+    rng = np.random.default_rng(1)
+    for i in range(60):
+        Image.fromarray(rng.integers(0, 256, (96, 96, 3), dtype=np.uint8)).save(photos.folder / f"photos/{i:02}.png")
+    process = photos.start("stpp", "predict", "photos", "--model", "model.safetensors", "--out", "out")
+    masks = photos.folder / "out/masks"
+    deadline = time.monotonic() + 120
+    while len(list(masks.glob("*.png"))) < 3:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    done = len(list(masks.rglob("*.png")))
+    assert done < 64
+    with (photos.folder / "out/done.jsonl").open("a") as file:
+        file.write('{"name": "cut sh')  # as a kill in the middle of a line would leave it
+    predict(photos, "photos")
+    photos.run("stpp", "predict", "photos", "--model", "model.safetensors", "--out", "other")
+    assert digest([masks]) == digest([photos.folder / "other/masks"])
+
+
+def test_a_large_image_is_predicted_in_windows_and_test_time_augmentation_is_a_choice(photos: Project) -> None:
+    output = photos.folder / "out/probabilities"
+    kinds = ["photos/a.jpg", "--as", "probabilities"]
+    found = {}
+    for name, more in (("whole", []), ("windows", ["--window", "32"]), ("tta", ["--tta"])):
+        predict(photos, *kinds, *more)
+        with np.load(output / "a.npz") as held:
+            found[name] = held["probabilities"]
+        shutil.rmtree(photos.folder / "out")
+    assert {one.shape for one in found.values()} == {(3, 40, 64)}
+    for name in ("windows", "tta"):
+        assert not np.allclose(found[name], found["whole"], atol=1e-3)
+        np.testing.assert_allclose(found[name].astype(float).sum(0), 1, atol=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nowhere"], "nowhere: no images there"),
+        (["photos/*.gif"], "photos/*.gif: no images there"),
+        (["empty.txt"], "empty.txt: no images there"),
+        (["wrong.txt"], "photos/x.jpg: no such file"),
+        (["photos/a.jpg", "again/a.png"], "its results would be named as those of photos/a.jpg"),
+    ],
+)
+def test_what_names_no_image_is_said_before_anything_is_written(photos: Project, words: list[str], said: str) -> None:
+    (photos.folder / "empty.txt").write_text("\n")
+    (photos.folder / "wrong.txt").write_text("photos/a.jpg\nphotos/x.jpg\n")
+    (photos.folder / "again").mkdir()
+    shutil.copyfile(photos.folder / "photos/deep/b.png", photos.folder / "again/a.png")
+    assert said in predict(photos, *words, rc=2)
+    assert not (photos.folder / "out").exists()
+
+
+def test_a_file_that_is_no_checkpoint_of_stpp_is_named(photos: Project) -> None:
+    path = photos.folder / "model.safetensors"
+    build.save(path, build.build(MODEL, 3).state_dict())
+    assert "does not say which network and classes it is of" in predict(photos, "photos", rc=2)
+    path.write_bytes(b"PK\x03\x04")
+    assert "not readable as weights" in predict(photos, "photos", rc=2)
+    path.unlink()
+    assert "model.safetensors: no such file" in predict(photos, "photos", rc=2)
+    assert not (photos.folder / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        build.About(MODEL, ("a",), ((0, 0, 0),)),
+        build.About(MODEL, ("a", "b"), ((0, 0, 0),)),
+        build.About(MODEL, ("a", "b"), ((0, 0, 0), (0, 0, 256))),
+        build.About(MODEL, tuple(map(str, range(300))), ((0, 0, 0),) * 300),
+    ],
+)
+def test_a_checkpoint_that_lies_about_its_classes_is_refused(tmp_path: Path, about: build.About) -> None:
+    build.save(tmp_path / "m.safetensors", {"x": torch.zeros(1)}, about)
+    with pytest.raises(Exception, match="makes no sense"):
+        build.about(tmp_path / "m.safetensors")
+
+
+def test_a_checkpoint_says_what_it_is_of_in_equal_bytes(tmp_path: Path) -> None:
+    state = {"x": torch.zeros(1)}
+    for name in ("a", "b"):
+        build.save(tmp_path / name, state, ABOUT)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert build.about(tmp_path / "a") == ABOUT

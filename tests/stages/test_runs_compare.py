@@ -1,0 +1,102 @@
+"""`stpp runs compare`: what differs, and what came of it."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small import Project
+
+from stpp.files import write_csv, write_json
+from stpp.lineage import Content, Execution, as_json
+
+CLASSES = ("road", "car", "sign")
+
+
+def evaluated(folder: Path, model: str, ious: tuple[float, ...], *, lr: float = 0.1, **about: Any) -> Path:
+    code = Content("stpp/engine/fit.py", about.pop("code", "a" * 32))
+    behind = Execution("train", "x", (code,), {"params.yaml": {"train": {"lr": lr, "epochs": 3}}}, (), "", "")
+    own = Execution("evaluate", "x", (), {"params.yaml": {"evaluate": {"flip": False}}}, (), "", "")
+    miou = sum(ious) / len(ious)
+    metrics = {
+        "evaluation": "whole images",
+        "lists": {"val": about.pop("val", "v" * 32)},
+        "val": {"teacher": {"miou": 0.1}, model: {"miou": miou}},
+        "test": {model: {"miou": miou / 2}},
+        "pseudo": {"reliable": {"miou": 0.9}},
+    }
+    write_json(folder / "metrics.json", metrics)
+    rows = [("val", "teacher", name, 0.1) for name in CLASSES]
+    rows += [("val", model, name, iou) for name, iou in zip(CLASSES, ious, strict=True)]
+    write_csv(folder / "per_class.csv", ("set", "model", "class", "iou"), rows)
+    record = {"stpp.data.digest": "d" * 32, "stpp.split.digest": "s" * 32, "lineage": as_json([own, behind])}
+    write_json(folder / "run.json", record | about)
+    return folder
+
+
+def compare(project: Project, *words: str, rc: int = 0) -> str:
+    output = project.run("stpp", "runs", "compare", *words, rc=rc)
+    assert "Traceback" not in output
+    return output
+
+
+def test_what_differs_is_said_and_every_class_is_side_by_side(project: Project) -> None:
+    evaluated(project.folder / "a", "st", (0.5, 0.25, float("nan")), lr=0.1)
+    evaluated(project.folder / "b", "stpp", (0.75, 0.125, 0.0), lr=0.2, code="b" * 32)
+    output = compare(project, "a", "b")
+    assert "parameters: 1 differ\n  params.yaml: train.lr: 0.1 -> 0.2" in output
+    assert f"code: 1 differ\n  stpp/engine/fit.py: {'a' * 12} -> {'b' * 12}" in output
+    assert "data and split: equal" in output
+    lines = {line.split()[0]: line.split() for line in output.splitlines() if line.strip()}
+    assert lines["road"] == ["road", "50.0", "75.0", "+25.0"]
+    assert lines["car"] == ["car", "25.0", "12.5", "-12.5"]
+    assert lines["sign"] == ["sign", "-", "0.0", "-"]
+    assert re.search(r"test mIoU +- +14\.6 +-", output)
+
+
+def test_equal_runs_are_said_to_be_equal(project: Project) -> None:
+    evaluated(project.folder / "a", "st", (0.5, 0.25, 0.5))
+    output = compare(project, "a", "a")
+    for what in ("parameters", "code", "data and split"):
+        assert f"{what}: equal" in output
+    assert re.search(r"val mIoU +41\.7 +41\.7 +\+0\.0", output)
+
+
+def test_numbers_of_another_val_are_not_taken_for_comparable(project: Project) -> None:
+    evaluated(project.folder / "a", "st", (0.5, 0.25, 0.5))
+    evaluated(project.folder / "b", "st", (0.5, 0.25, 0.5), val="w" * 32)
+    output = compare(project, "a", "b")
+    assert "these numbers cannot be compared" in output
+    assert f"list val: {'v' * 12} -> {'w' * 12}" in output
+
+
+def test_metrics_alone_are_enough_for_the_numbers(project: Project) -> None:
+    evaluated(project.folder / "a/evaluation", "st", (0.5, 0.25, 0.5))
+    evaluated(project.folder / "b", "stpp", (0.5, 0.25, 0.5))
+    (project.folder / "a/evaluation/run.json").unlink()
+    output = compare(project, "a", "b")
+    assert "parameters and code of a/evaluation are not known" in output
+    assert "road" in output
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{}", "not what `stpp evaluate` writes"),
+        ('{"val": []}', "not what `stpp evaluate` writes"),
+        ('{"val": {"st": {}}}', "not what `stpp evaluate` writes"),
+        ("[", "not readable"),
+    ],
+)
+def test_a_damaged_folder_is_named(project: Project, text: str, said: str) -> None:
+    evaluated(project.folder / "a", "st", (0.5, 0.25, 0.5))
+    evaluated(project.folder / "b", "st", (0.5, 0.25, 0.5))
+    (project.folder / "b/metrics.json").write_text(text)
+    assert said in compare(project, "a", "b", rc=2)
+
+
+def test_what_is_neither_a_folder_nor_a_run_is_named(project: Project) -> None:
+    evaluated(project.folder / "a", "st", (0.5, 0.25, 0.5))
+    (project.folder / "b").mkdir()
+    assert "b: holds no metrics.json" in compare(project, "a", "b", rc=2)
+    assert "no MLflow run is known" in compare(project, "a", "0" * 32, rc=2)

@@ -1,0 +1,149 @@
+"""Lineage: hashes are DVC's own, records are read as they were written, and a chain leads to what made a file."""
+
+import subprocess
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+from small import BIN
+
+from stpp.files import StppError
+from stpp.lineage import Content, Execution, as_json, behind, content_of, from_json, locked, maker, md5_of
+
+NAMES = st.text("aé ,'\"-_.Z", min_size=1, max_size=6).filter(lambda name: name.strip(".") and name == name.strip())
+
+
+def test_hashes_are_those_of_dvc(tmp_path: Path) -> None:
+    files = {
+        "a/b.txt": b"one",
+        "a/é.txt": b"two",
+        "a/b/c": b"",
+        "a/B": b"three",
+        "a/b-1": b"four",
+        "a/__pycache__/x.pyc": b"not counted",
+        "a/half.partial": b"not counted",
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / ".dvcignore").write_text("__pycache__\n*.partial\n")
+    (tmp_path / "one").write_bytes(b"alone")
+    for words in (["init", "-q", "--no-scm"], ["add", "-q", "a", "one"]):
+        subprocess.run([BIN / "dvc", *words], cwd=tmp_path, check=True)
+    (tmp_path / ".dvcignore").write_text("__pycache__\n*.partial\n")
+    subprocess.run([BIN / "dvc", "add", "-q", "a"], cwd=tmp_path, check=True)
+    for name in ("a", "one"):
+        dvc = YAML(typ="safe").load(tmp_path / f"{name}.dvc")["outs"][0]["md5"]
+        assert md5_of(tmp_path / name, tmp_path) == dvc
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.dictionaries(NAMES, st.binary(max_size=4), min_size=1, max_size=4), st.data())
+def test_a_folders_hash_tells_any_change(tree: dict[str, bytes], data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(sorted(tree)))
+
+    def hashed(files: dict[str, bytes]) -> Content:
+        with TemporaryDirectory() as folder:
+            (Path(folder) / "x").mkdir()
+            for file, content in files.items():
+                (Path(folder) / "x" / file).write_bytes(content)
+            return content_of(Path(folder) / "x", Path(folder))
+
+    first = hashed(tree)
+    assert first == hashed(dict(reversed(tree.items())))
+    assert first.path == "x"
+    for other in (tree | {name: tree[name] + b"!"}, {f"{n}+" if n == name else n: c for n, c in tree.items()}):
+        changed = hashed(other)
+        assert changed.md5 != first.md5
+        assert changed.sha256 != first.sha256
+
+
+def execution(stage: str, deps: dict[str, str], outs: dict[str, str]) -> Execution:
+    return Execution(
+        stage,
+        f"python -m stpp {stage}",
+        tuple(Content(path, md5) for path, md5 in deps.items()),
+        {"params.yaml": {"train": {"lr": 0.1, "scales": [0.5, 1]}}},
+        tuple(Content(path, md5, "s" * 64) for path, md5 in outs.items()),
+        run_id="r",
+        commit="c",
+    )
+
+
+CHAIN = [
+    execution("train", {"runs/split": "s", "runs/selection/reliable.txt": "r"}, {"runs/student/model": "m"}),
+    execution("split", {"data": "d"}, {"runs/split": "s"}),
+    execution("select", {"runs/scores.csv": "c"}, {"runs/selection": "x.dir"}),
+    execution("score", {"runs/split": "s"}, {"runs/scores.csv": "c"}),
+    execution("other", {"runs/split": "s"}, {"runs/elsewhere": "e"}),
+]
+
+
+def test_a_record_is_read_as_it_was_written() -> None:
+    assert from_json(as_json(CHAIN)) == CHAIN
+
+
+@pytest.mark.parametrize("raw", [None, 3, [], [1], [{}], [{"stage": "x"}], {"a": 1}, "text"])
+def test_what_is_no_record_is_refused(raw: object) -> None:
+    with pytest.raises(ValueError, match="not a lineage record"):
+        from_json(raw)
+
+
+def test_behind_a_file_is_what_made_it_and_nothing_else() -> None:
+    train, *others = CHAIN
+    assert [e.stage for e in behind(train.deps, others)] == ["split", "select", "score"]
+    made = maker("runs/selection/reliable.txt", CHAIN)
+    assert made is not None
+    assert made[0].stage == "select"
+    assert maker("runs/selection_2/reliable.txt", CHAIN) is None, "a name that begins alike is another folder"
+
+
+def test_a_stage_whose_output_has_changed_since_did_not_make_it() -> None:
+    train, *others = CHAIN
+    newer = [execution("split", {"data": "d2"}, {"runs/split": "s2"}) if e.stage == "split" else e for e in others]
+    assert [e.stage for e in behind(train.deps, newer)] == ["select", "score"]
+
+
+def test_a_dvc_lock_is_read_with_the_pipeline_its_stages_are_of() -> None:
+    text = "schema: '2.0'\nstages:\n  draw:\n    cmd: x\n    outs:\n    - path: data\n      md5: abc.dir\n"
+    (found,) = locked(text, "pipelines/toy/dvc.lock")
+    assert (found.stage, found.outs) == ("pipelines/toy/dvc.yaml:draw", (Content("data", "abc.dir"),))
+    assert locked("", "dvc.lock") == []
+
+
+def test_keys_of_parameters_are_text_as_in_a_record() -> None:
+    text = "stages: {a: {cmd: x, params: {params.yaml: {data: {values: {11: x}}}}}}"
+    (found,) = locked(text, "dvc.lock")
+    assert found.params == {"params.yaml": {"data": {"values": {"11": "x"}}}}
+
+
+@pytest.mark.parametrize(
+    "text", ["stages:\n  a: {cmd: x, params: []}\n", "stages:\n  a: {cmd: x, params: {p: null}}\n"]
+)
+def test_parameters_that_are_none_are_refused_or_empty(text: str) -> None:
+    try:
+        (found,) = locked(text, "dvc.lock")
+        assert found.params == {}
+    except StppError as error:
+        assert "not a dvc.lock" in str(error)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[",
+        "stages: 3",
+        "[" * 5000,
+        "stages: " + "[" * 5000,
+        "stages:\n  a: 1",
+        "- 1",
+        "stages:\n  a:\n    deps: [{}]",
+        "\0",
+    ],
+)
+def test_what_is_no_dvc_lock_is_named_with_a_remedy(text: str) -> None:
+    with pytest.raises(StppError, match=r"dvc\.lock: not a dvc.lock .*git checkout"):
+        locked(text, "dvc.lock")

@@ -1,0 +1,75 @@
+"""The data manifest is read as it was written, and named by its content."""
+
+import csv
+import hashlib
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stpp.files import ID
+from stpp.manifest import Dataset, Record, read_dataset, write_dataset
+
+HASHES = st.binary(min_size=1, max_size=2).map(lambda content: hashlib.sha256(content).hexdigest())
+WORDS = st.text("abé ,'-", min_size=1, max_size=5)
+COLOURS = st.tuples(*[st.integers(0, 255)] * 3)
+
+
+@st.composite
+def datasets(draw: st.DrawFn) -> Dataset:
+    classes = draw(st.lists(WORDS, min_size=1, max_size=4, unique=True))
+    records = {}
+    for name in draw(st.lists(st.from_regex(ID, fullmatch=True), max_size=4, unique=True)):
+        mask = draw(st.sampled_from(["", f"masks/{name}.png"]))
+        records[name] = Record(
+            id=name,
+            image=f"images/{name}.png",
+            mask=mask,
+            width=draw(st.integers(1, 5000)),
+            height=draw(st.integers(1, 5000)),
+            image_sha256=draw(HASHES),
+            mask_sha256=draw(HASHES) if mask else "",
+            classes=tuple(sorted(draw(st.sets(st.integers(0, len(classes) - 1))))) if mask else (),
+        )
+    return Dataset(
+        name=draw(WORDS),
+        classes=tuple(classes),
+        palette=tuple(draw(COLOURS) for _ in classes),
+        values=draw(st.dictionaries(st.integers(0, 65535), st.integers(0, len(classes) - 1) | st.just(255))),
+        records=records,
+    )
+
+
+@settings(max_examples=30, deadline=None)
+@given(datasets())
+def test_a_data_set_is_read_as_it_was_written(dataset: Dataset) -> None:
+    with TemporaryDirectory() as folder:
+        write_dataset(Path(folder), dataset)
+        again = read_dataset(Path(folder))
+        assert again == dataset
+        assert list(again.records) == list(dataset.records)
+        assert json.loads(Path(folder, "dataset.json").read_text())["digest"] == dataset.digest
+
+
+@settings(max_examples=30, deadline=None)
+@given(datasets().filter(lambda d: d.records), st.data())
+def test_the_digest_of_a_data_set_changes_with_any_hash_and_any_image(dataset: Dataset, data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(sorted(dataset.records)))
+    record = dataset.records[name]
+    values = {f: getattr(record, f) for f in Record.__dataclass_fields__}
+    for change in ({"image_sha256": "0" * 63 + "g"}, {"mask_sha256": "0" * 63 + "g"}, {"id": f"{name}x"}):
+        records = dataset.records | {name: Record(**(values | change))}
+        assert Dataset("n", dataset.classes, dataset.palette, dataset.values, records).digest != dataset.digest
+    moved = dataset.records | {name: Record(**(values | {"image": "elsewhere"}))}
+    assert Dataset("n", dataset.classes, dataset.palette, dataset.values, moved).digest == dataset.digest
+    assert len(dataset.digest) == 32
+
+
+def test_the_manifest_is_a_table_that_any_reader_of_csv_understands(tmp_path: Path) -> None:
+    record = Record("a/1", "i/a/1.jpg", "m/a/1.png", 30, 20, "f" * 64, "0" * 64, (0, 2))
+    write_dataset(tmp_path, Dataset("n", ("x", "y", "z"), ((0, 0, 0),) * 3, {0: 0}, {"a/1": record}))
+    with (tmp_path / "manifest.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[1] == ["a/1", "i/a/1.jpg", "m/a/1.png", "30", "20", "f" * 64, "0" * 64, "0 2"]
