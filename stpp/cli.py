@@ -1,6 +1,5 @@
 """The command line: stage functions under their names, and the errors a user can mend in one message."""
 
-import errno
 import functools
 import os
 from collections.abc import Callable
@@ -9,13 +8,14 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from stpp.files import StppError
+from stpp.files import DISK_FULL, StppError, printable
 from stpp.stages import (
     audit,
     backbone,
     data,
     draw,
     evaluate,
+    export,
     figure,
     label,
     masks,
@@ -30,6 +30,7 @@ from stpp.stages import (
     select,
     show,
     split,
+    suggest,
     train,
     train_online,
     weights,
@@ -55,15 +56,14 @@ def _guarded(stage: Callable[..., None]) -> Callable[..., None]:
         try:
             stage(*args, **kwargs)
         except StppError as error:
-            # Names from files may hold anything; what is shown does not write to the terminal but letters.
-            shown = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in str(error))
+            shown = "\n".join(map(printable, str(error).split("\n")))
             typer.echo(f"error: {shown}", err=True)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             typer.echo("\ninterrupted: what is done is kept; run the same command again to go on from there", err=True)
             raise typer.Exit(130) from None
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if error.errno not in DISK_FULL:
                 if error.filename is None:
                     raise
                 typer.echo(f"error: {error.filename}: {error.strerror}", err=True)
@@ -89,6 +89,8 @@ STAGES: tuple[Callable[..., None], ...] = (
     show.show,
     audit.audit,
     predict.predict,
+    export.export,
+    suggest.suggest,
     schema.schema,
 )
 for stage in STAGES:

@@ -1,6 +1,7 @@
 """The files of a run: id lists, tables, JSON; every one written whole or not at all."""
 
 import csv
+import errno
 import glob
 import hashlib
 import json
@@ -14,6 +15,9 @@ from typing import Any
 
 _PART = r"(?!\.{1,2}(?:/|\Z))[^\s/\\,\"\x00-\x1f\x7f-\x9f\ud800-\udfff]+"
 ID = re.compile(rf"{_PART}(?:/{_PART})*\Z")
+
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 WORKER = "Original Traceback (most recent call last):"
@@ -33,8 +37,12 @@ def raise_all(problems: list[str], where: str) -> None:
         shown = problems[:200]
         more = [f"... and {len(problems) - 200} more"] if len(problems) > 200 else []
         lines = [f"{where}: {len(problems)} problem(s):", *shown, *more]
-        # A file's name may hold anything; what is shown does not break the line.
-        raise StppError("\n".join("".join(c if c.isprintable() else "\ufffd" for c in line) for line in lines))
+        raise StppError("\n".join(map(printable, lines)))
+
+
+def printable(line: str) -> str:
+    """A line as it may be shown: names from files may hold anything, and write to a terminal but letters."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in line)
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ LAYERS = {
     "report": 5,
     "audit": 5,
     "paper": 6,
+    "api": 6,
     "stages": 7,
     "cli": 8,
     "__main__": 9,

@@ -49,6 +49,27 @@ def suspects(images: dict[str, dict[str, Path]]) -> list[Pair]:
     return sorted(pairs.values(), key=lambda pair: (pair.difference, pair.held_out, pair.trained_on))
 
 
+class Looks:
+    """Images seen so far, and whether another looks like one of them."""
+
+    def __init__(self, images: dict[str, Path]) -> None:
+        _, self.pictures = _small([("", i, path) for i, path in images.items()])
+
+    def alike(self, path: Path) -> bool:
+        """Whether the image, or its mirror image, looks like one seen before; it is seen from now on.
+
+        One that cannot be read is like no other.
+        """
+        _, picture = _small([("", "", path)])
+        found = any(
+            np.abs(self.pictures[a] - small[b]).mean() <= UNLIKE
+            for small in (picture, picture[:, :, ::-1])
+            for a, b in _near(_fingerprints(self.pictures), _fingerprints(small))
+        )
+        self.pictures = np.concatenate([self.pictures, picture])
+        return found
+
+
 def _small(named: list[Named]) -> tuple[list[Named], NDArray[np.float32]]:
     """The images that can be read, and as grey pictures (n, 32, 32) around their mean, in grey levels of 256."""
     import cv2

@@ -10,6 +10,7 @@ from typing import Any
 from stpp.audit.duplicates import Pair
 from stpp.audit.project import ABSENT, CHANGED, VERIFIED
 from stpp.audit.trace import Link, Step, problems_of, steps_of
+from stpp.files import printable
 
 MARK = {VERIFIED: "ok", CHANGED: "CHANGED", ABSENT: "absent"}
 SIGN = {VERIFIED: "\N{CHECK MARK}", CHANGED: "\N{MULTIPLICATION X}", ABSENT: "\N{EM DASH}"}
@@ -52,7 +53,7 @@ def text(audit: Audit) -> str:
     ):
         if entries:
             lines += ["", f"{title}:", *(f"  {entry}" for entry in entries)]
-    return "\n".join("".join(c if c.isprintable() else "\ufffd" for c in line) for line in lines) + "\n"
+    return "\n".join(map(printable, lines)) + "\n"
 
 
 def _tree(link: Link, indent: str, shown: set[int]) -> Iterator[str]:

@@ -1,5 +1,7 @@
 """How names of models and mask sets are shown to people, and how names from outside are made fit to show."""
 
+from stpp.files import printable
+
 PARTS = {"jitter": "colour jitter", "grayscale": "greyscale", "blur": "blur", "cutout": "CutOut"}
 
 LABELS = {
@@ -35,7 +37,7 @@ def one_line(name: str, length: int = 28) -> str:
 
     Control and formatting characters and lone surrogates become U+FFFD: they could break a line or reverse it.
     """
-    shown = "".join(c if c.isprintable() else "\ufffd" for c in name)
+    shown = printable(name)
     if len(shown) <= length:
         return shown
     tail = (length - 1) // 2

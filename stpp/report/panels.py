@@ -90,6 +90,38 @@ def panel(
         sheet.save(partial, format="PNG")
 
 
+def contact_sheet(
+    images: Sequence[tuple[str, Cell, Cell]],
+    palette: Sequence[Rgb],
+    classes: Sequence[str],
+    path: Path,
+    columns: int = 4,
+) -> None:
+    """Draw images with their masks beside them, several pairs a row, each under its caption; the classes below."""
+    side = (WIDTH - GAP * (2 * columns + 1)) // (2 * columns)
+    pairs = [[_shown(cell, palette, side) for cell in cells] for _, *cells in images]
+    font, label = _font(13), _font(13)
+    rows = [range(start, min(start + columns, len(pairs))) for start in range(0, len(pairs), columns)]
+    heights = [22 + max(cell.height for i in row for cell in pairs[i] if cell is not None) + GAP for row in rows]
+    y = list(accumulate(heights, initial=GAP))
+    swatches = _legend([(name, cells) for name, *cells in images], palette, classes)
+    places, end = _flow([label.getlength(name) for name, _ in swatches], WIDTH, y[-1] + GAP)
+    sheet = Image.new("RGB", (WIDTH, end + GAP), "white")
+    pen = ImageDraw.Draw(sheet)
+    for row, top in zip(rows, y, strict=False):
+        for column, i in enumerate(row):
+            left = GAP + 2 * column * (side + GAP)
+            pen.text((left, top + 15), _wrapped(images[i][0], 2 * side, font, 1)[0], INK, font, anchor="ls")
+            for k, cell in enumerate(pairs[i]):
+                if cell is not None:
+                    sheet.paste(cell, (left + k * (side + 2), top + 22))
+    for (name, swatch), (left, down) in zip(swatches, places, strict=True):
+        sheet.paste(swatch, (left, down))
+        pen.text((left + 24, down + 11), name, INK, label, anchor="ls")
+    with replacing(path) as partial:
+        sheet.save(partial, format="PNG")
+
+
 def _shown(cell: Cell, palette: Sequence[Rgb], side: int) -> Image.Image | None:
     """A cell as RGB that fits into a square of `side`; classes of a mask are sampled, never mixed."""
     if cell is None:

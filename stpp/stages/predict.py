@@ -1,9 +1,7 @@
 """Command predict: masks for any images, by a checkpoint alone."""
 
-import errno
 import glob
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -11,14 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Option
 
-from stpp.files import StppError, raise_all, read_json, replacing, sha256, write_json
+from stpp.files import DISK_FULL, StppError, raise_all, read_json, replacing, sha256, write_json
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from torch import Tensor, nn
 
-    from stpp.engine.predict import Predict
+    from stpp.engine.predictor import Predictor
     from stpp.models.build import About
 
 
@@ -40,9 +37,6 @@ Tta = Annotated[bool, Option("--tta", help="Test-time augmentation: five scales 
 Window = Annotated[int | None, Option(min=32, help="Predict in windows of so many pixels. [above 4 megapixels: 1024]")]
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif")
 RECORD, DONE = "predictions.json", "done.jsonl"
-SCALES = (0.5, 0.75, 1.0, 1.5, 2.0)
-LARGE, WINDOW = 2**22, 1024
-"""An image of more pixels is predicted in windows of so many, with a third of overlap."""
 
 
 def predict(
@@ -60,20 +54,18 @@ def predict(
     read is named at the end, and the others are done all the same (exit code 2).
     """
     from stpp.engine import device as devices
-    from stpp.models import build
+    from stpp.engine.predictor import Predictor
     from stpp.params import Runtime
     from stpp.progress import progress
 
     if not model.is_file():
         raise StppError(f"{model}: no such file; name a checkpoint, such as runs/student/model.safetensors")
-    about = build.about(model)
-    found = list(_found(images, out))
+    found = _found(images, out)
+    predictor = Predictor(model, devices.start(Runtime(device=device)), window=window, tta=tta)
     kinds = list(dict.fromkeys(kind or [Kind.mask]))
     how = {"model": sha256(model), "as": kinds, "tta": tta, "window": window}
-    done = _begin(out, how, about)
+    done = _begin(out, how, predictor.about)
 
-    where = devices.start(Runtime(device=device))
-    network = build.load(build.build(about.model, len(about.classes)), model).to(where).eval()
     problems = []
     for photo in progress(found, f"predict {len(found)} images", len(found)):
         written = {one: out / FILES[one].format(photo.name) for one in kinds}
@@ -84,15 +76,19 @@ def predict(
                 continue
             _keep_apart(entry, before, written)
             _note(out, entry, "begun")
-            _predict(photo.path, network, about, where, _way(tta, window), written)
+            _predict(photo.path, predictor, written)
             _note(out, entry, "done")
         except StppError as error:
             problems.append(str(error))
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if error.errno in DISK_FULL:
                 raise
             problems.append(f"{photo.path}: {error.strerror or error}")
-    print(f"{out}: {len(found) - len(problems)} of {len(found)} images; {', '.join(about.classes)}")
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and "memory" not in str(error):
+                raise
+            problems.append(f"{photo.path}: does not fit into memory; try a smaller --window, or without --tta")
+    print(f"{out}: {len(found) - len(problems)} of {len(found)} images; {', '.join(predictor.about.classes)}")
     raise_all(problems, "predict")
 
 
@@ -104,7 +100,7 @@ class Photo:
     name: str
 
 
-def _found(words: list[str], out: Path) -> Iterator[Photo]:
+def _found(words: list[str], out: Path) -> list[Photo]:
     """The images that the words name, but for results in `out`. Raises StppError for none, or two of one name."""
     named: dict[str, Path] = {}
     problems = []
@@ -132,7 +128,7 @@ def _found(words: list[str], out: Path) -> Iterator[Photo]:
             elif named.setdefault(name, image).resolve() != image.resolve():
                 problems.append(f"{image}: its results would be named as those of {named[name]}: predict them apart")
     raise_all(problems, "predict")
-    return iter([Photo(path, name) for name, path in named.items()])
+    return [Photo(path, name) for name, path in named.items()]
 
 
 def _keep_apart(entry: dict[str, str], before: dict[str, str] | None, written: "dict[Kind, Path]") -> None:
@@ -175,31 +171,16 @@ def _line(text: str) -> dict[str, str] | None:
         return None
 
 
-def _way(tta: bool, window: int | None) -> "Predict":
-    from stpp.engine.predict import augmented, plain, sliding
-
-    def way(network: "nn.Module", x: "Tensor") -> "Tensor":
-        side = window or (WINDOW if x.shape[2] * x.shape[3] > LARGE else None)
-        return (sliding(side, side * 2 // 3) if side else plain)(network, x)
-
-    return augmented(way, SCALES, flip=True) if tta else way
-
-
-def _predict(
-    path: Path, network: "nn.Module", about: "About", where: Any, way: "Predict", written: dict[Kind, Path]
-) -> None:
+def _predict(path: Path, predictor: "Predictor", written: dict[Kind, Path]) -> None:
     import numpy as np
     import torch
 
     from stpp.data.images import read_image
-    from stpp.data.transforms import normalize
-    from stpp.engine.device import precision
     from stpp.masks import encode_mask
 
+    about = predictor.about
     image, _ = read_image(path)
-    x = torch.from_numpy(normalize(image)).unsqueeze(0).to(where, memory_format=torch.channels_last)
-    with torch.inference_mode(), precision(about.model, where):
-        probabilities = way(network, x)[0].cpu()
+    probabilities = predictor(image)
     mask = probabilities.argmax(0).to(torch.uint8).numpy()
     for kind, file in written.items():
         with replacing(file) as partial:

@@ -1,0 +1,94 @@
+"""ST++ on own tensors and DataLoaders, without DVC, MLflow or files: `from stpp.api import fit, predict, ...`."""
+
+import copy
+import math
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from stpp.data.transforms import normalize, strong, weak
+from stpp.engine.fit import checkpoint_epochs, supervised
+from stpp.engine.metrics import confusion, iou, miou
+from stpp.engine.optim import optimizer, schedule
+from stpp.engine.predict import augmented, plain
+from stpp.models.build import build
+from stpp.params import Model, Strong, Train, Weak
+from stpp.selftrain.selection import select
+from stpp.selftrain.stability import stability
+
+__all__ = [
+    "Model",
+    "Strong",
+    "Train",
+    "Weak",
+    "build",
+    "confusion",
+    "fit",
+    "iou",
+    "miou",
+    "normalize",
+    "predict",
+    "select",
+    "stability",
+    "strong",
+    "weak",
+]
+
+
+class Batches(Sized, Iterable[Sequence[Tensor]], Protocol):
+    """A DataLoader, or a list of batches: x float32 (B, 3, H, W), y int64 (B, H, W) with 255 to be ignored."""
+
+
+def fit(network: nn.Module, batches: Batches, train: Train, *, device: str = "cpu") -> list[nn.Module]:
+    """Train `network` in place as ST++ trains a teacher or student (paper, 4.1); copies f_1 .. f_K of it on the way.
+
+    `batches` is gone through once an epoch; a student's has images with pseudo masks beside the labelled ones. Used of
+    `train` are epochs, checkpoints (K), momentum, weight_decay and, times batch_size / 16, lr, at which learns what
+    lies in a module named `backbone`; the rest learns head_lr_factor times as fast. Raises ValueError for no batch,
+    and if the loss is no number.
+    """
+    if not len(batches):
+        raise ValueError("`batches` is empty: fewer images than a batch, with drop_last?")
+    network.to(device)
+    sgd = optimizer(network, train)
+    poly = schedule(sgd, train.epochs * len(batches))
+    keep_after = checkpoint_epochs(train.checkpoints, train.epochs)
+    kept: list[nn.Module] = []
+    for epoch in range(1, train.epochs + 1):
+        network.train()
+        total = 0.0
+        for x, y in batches:
+            loss = supervised(network, x.to(device), y.to(device))
+            sgd.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            sgd.step()
+            poly.step()
+            total += float(loss.detach())
+        if not math.isfinite(total):
+            raise ValueError(f"the loss is {total} in epoch {epoch}: training diverged; lower lr")
+        kept += [copy.deepcopy(network).eval()] * keep_after.count(epoch)
+    network.eval()
+    return kept
+
+
+def predict(
+    network: nn.Module,
+    images: Iterable[Tensor],
+    *,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    device: str = "cpu",
+) -> Iterator[Tensor]:
+    """Class probabilities (classes, H, W) of every image, in order; the arg max over classes is its mask.
+
+    images: normalised, (3, H, W) of any size each. scales, flip: test-time augmentation; pseudo labels in the paper
+    take (0.5, 0.75, 1.0, 1.5, 2.0) and the flip, stability takes neither (paper, 3.4 and 4.1).
+    """
+    way = augmented(plain, scales, flip) if flip or tuple(scales) != (1.0,) else plain
+    network.to(device).eval()
+    for image in images:
+        with torch.inference_mode():
+            out = way(network, image.unsqueeze(0).to(device))[0].cpu()
+        yield out

@@ -1,0 +1,147 @@
+"""Checkpoints for other runtimes: ONNX and torch.export, of any batch, height and width."""
+
+import contextlib
+import copy
+import io
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from stpp.data.transforms import MEAN, STD
+from stpp.files import StppError, replacing
+from stpp.models.build import About
+
+INPUT, OUTPUT = "image", "logits"
+SMALLEST, LARGEST = 32, 16384
+"""Pixels of a side that the exported network is checked and declared for."""
+SIZES = ((1, 65, 97), (2, 128, 96), (1, 33, 200))
+"""Batch, height, width: what an exported network is tried on."""
+TOLERANCE = 1e-4
+"""By which logits may differ from the network's own, as a part of the largest (float32; other kernels)."""
+
+
+class GridMeans(nn.Module):
+    """AdaptiveAvgPool2d as two matrix products: (B, C, h, w) -> (B, C, parts, parts).
+
+    The pooling itself exists in ONNX, and in torch.export, for sizes that are multiples of its parts or known before.
+    """
+
+    def __init__(self, parts: int) -> None:
+        super().__init__()
+        self.parts = parts
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.parts == 1:
+            return x.mean((2, 3), keepdim=True)
+        return self._means(x.shape[2], x) @ x @ self._means(x.shape[3], x).T
+
+    def _means(self, side: int, x: Tensor) -> Tensor:
+        """(parts, side): row i averages the pixels floor(i side / parts) .. ceil((i + 1) side / parts)."""
+        i = torch.arange(self.parts, device=x.device).unsqueeze(1)
+        pixel = torch.arange(side, device=x.device).unsqueeze(0)
+        inside = (pixel >= i * side // self.parts) & (pixel * self.parts < (i + 1) * side)
+        return inside.to(x.dtype) / inside.sum(1, keepdim=True)
+
+
+class FromPixels(nn.Module):
+    """RGB (B, 3, H, W) float32 in 0..1 -> logits (B, classes, H, W): a network that normalises by itself."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        own = copy.deepcopy(network).to("cpu", torch.float32)
+        # Weights in channels-last memory are taken for views of others when they are saved.
+        self.network = _with_grid_means(own).to(memory_format=torch.contiguous_format).eval()
+        self.register_buffer("mean", torch.from_numpy(MEAN).reshape(1, 3, 1, 1).clone())
+        self.register_buffer("std", torch.from_numpy(STD).reshape(1, 3, 1, 1).clone())
+
+    def forward(self, image: Tensor) -> Tensor:
+        out: Tensor = self.network((image - self.mean) / self.std)
+        return out
+
+
+def _with_grid_means(network: nn.Module) -> nn.Module:
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.AdaptiveAvgPool2d):
+                assert isinstance(child.output_size, int)
+                setattr(module, name, GridMeans(child.output_size))
+    return network
+
+
+def to_torch(network: nn.Module, about: About, path: Path) -> float:
+    """Write a program of torch.export (.pt2); how far it is from the network at most. Raises StppError if too far."""
+    program = _program(network)
+    with replacing(path) as partial:
+        buffer = io.BytesIO()  # through memory: torch's own writer hides that a disk is full
+        torch.export.save(program, buffer, extra_files={"stpp.json": json.dumps(_described(about))})
+        partial.write_bytes(buffer.getbuffer())
+        loaded = torch.export.load(io.BytesIO(partial.read_bytes())).module()
+        return _compared(network, loaded, path)
+
+
+def to_onnx(network: nn.Module, about: About, path: Path) -> float:
+    """Write ONNX (opset 20); how far ONNX Runtime's logits are from the network's at most.
+
+    Raises StppError if they are too far, or if what is needed is not installed.
+    """
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript  # noqa: F401 - torch writes ONNX with it
+    except ImportError as error:
+        raise StppError(f"{error.name} is not installed; ONNX needs `pip install 'stpp[export]'`") from None
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")  # of torch about itself
+        program = torch.onnx.export(
+            _program(network), (), dynamo=True, opset_version=20, input_names=[INPUT], output_names=[OUTPUT]
+        )
+    assert program is not None
+    model = program.model_proto
+    for key, value in _described(about).items():
+        onnx.helper.set_model_props(model, {p.key: p.value for p in model.metadata_props} | {key: json.dumps(value)})
+    with replacing(path) as partial:
+        partial.write_bytes(model.SerializeToString())
+        session = onnxruntime.InferenceSession(partial.read_bytes(), providers=["CPUExecutionProvider"])
+        return _compared(network, lambda x: torch.from_numpy(session.run([OUTPUT], {INPUT: x.numpy()})[0]), path)
+
+
+def _program(network: nn.Module) -> ExportedProgram:
+    sides = {"min": SMALLEST, "max": LARGEST}
+    shapes = {INPUT: {0: Dim("batch", min=1, max=4096), 2: Dim("height", **sides), 3: Dim("width", **sides)}}
+    with torch.no_grad():
+        return torch.export.export(FromPixels(network), (torch.rand(2, 3, 96, 128),), dynamic_shapes=shapes)
+
+
+def _described(about: About) -> dict[str, object]:
+    """What a person or program needs to know of the exported network."""
+    return {
+        "classes": about.classes,
+        "palette": about.palette,
+        "network": about.model.model_dump(mode="json"),
+        "input": f"{INPUT}: RGB, float32, 0 to 1, (batch, 3, height, width); sides from {SMALLEST} pixels",
+        "output": f"{OUTPUT}: float32, (batch, classes, height, width); the class of a pixel is the arg max",
+    }
+
+
+def _compared(network: nn.Module, exported: Callable[[Tensor], Tensor], path: Path) -> float:
+    """The largest difference of logits over several sizes. Raises StppError if it is more than rounding."""
+    own = FromPixels(network)
+    own.network = copy.deepcopy(network).to("cpu", torch.float32).eval()
+    generator = torch.Generator().manual_seed(0)
+    worst = 0.0
+    for batch, height, width in SIZES:
+        x = torch.rand(batch, 3, height, width, generator=generator)
+        with torch.no_grad():
+            expected, found = own(x), exported(x)
+        worst = max(worst, float((expected - found).abs().max()))
+        if not worst <= TOLERANCE * float(expected.abs().max().clamp(min=1)):
+            raise StppError(f"{path}: at {height} x {width} pixels its logits differ by {worst:g}: not written")
+    return worst

@@ -1,0 +1,48 @@
+"""Which images are worth a mask next, by what ST++ already knows of them. Not of the paper."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """An image to label, why, and the worth it had when it was taken."""
+
+    id: str
+    stability: float
+    worth: float
+    shares: Sequence[float]
+    """Part of the image that its pseudo mask gives to each class."""
+
+
+def suggest(
+    stability: Mapping[str, float],
+    shares: Mapping[str, Sequence[float]],
+    shown: Sequence[int],
+    n: int,
+    alike: Callable[[str], bool] = lambda name: False,
+    least: float = 0.01,
+) -> list[Suggestion]:
+    """The n images most worth a mask, the first one most; fewer if there are no more.
+
+    Taken one by one, by (1 - s_i) * sum over classes c of p_ic / (1 + n_c): s_i is the image's stability (paper, 3.4),
+    p_ic the part of its pseudo mask that is of class c, and n_c how many images with masks show c, those taken so far
+    included. An unstable image is worth more, and so is one whose classes are rare among the masks.
+
+    shown: n_c before. alike: whether an image looks like one that is taken or labelled; such a one is passed over.
+    least: part of an image from which on it shows a class.
+    """
+    counts = list(shown)
+    left = {i: 1 - s for i, s in stability.items()}
+    taken: list[Suggestion] = []
+
+    def worth(i: str) -> float:
+        return left[i] * sum(p / (1 + n_c) for p, n_c in zip(shares[i], counts, strict=True))
+
+    while left and len(taken) < n:
+        best = max(left, key=lambda i: (worth(i), i))
+        if not alike(best):
+            taken.append(Suggestion(best, stability[best], worth(best), shares[best]))
+            counts = [n_c + (p >= least) for n_c, p in zip(counts, shares[best], strict=True)]
+        del left[best]
+    return taken

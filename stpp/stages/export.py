@@ -1,0 +1,53 @@
+"""Command export: a checkpoint for other runtimes, checked against itself."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+from stpp.files import StppError
+
+
+class Format(StrEnum):
+    """What a checkpoint becomes."""
+
+    onnx = "onnx"
+    torch = "torch"
+    mlflow = "mlflow"
+
+
+Formats = Annotated[Format, Option("--as", help="onnx: a file; torch: a .pt2 file of torch.export; mlflow: a folder.")]
+
+
+def export(
+    model: Annotated[Path, Option(help="Checkpoint of `stpp train`; it says which network and classes it is of.")],
+    out: Annotated[Path, Option(help="File to write, or folder for mlflow.")],
+    kind: Formats = Format.onnx,
+) -> None:
+    """Write a checkpoint for ONNX Runtime, torch.export or `mlflow models serve`, of any image size.
+
+    What was written is run on several sizes and compared with the checkpoint; if it differs, nothing is left.
+    """
+    from stpp.models import build
+
+    if not model.is_file():
+        raise StppError(f"{model}: no such file; name a checkpoint, such as runs/student/model.safetensors")
+    if out.exists():
+        raise StppError(f"{out}: is there already; remove it, or give another name")
+    about = build.about(model)
+    if kind is Format.mlflow:
+        from stpp.tracking.package import package
+
+        package(model, about.classes, out)
+        print(f"{out}: an MLflow model; `mlflow models serve --env-manager local --model-uri {out}` answers with masks")
+        return
+
+    from stpp.engine.export import INPUT, OUTPUT, to_onnx, to_torch
+
+    network = build.load(build.build(about.model, len(about.classes)), model).eval()
+    worst = (to_onnx if kind is Format.onnx else to_torch)(network, about, out)
+    sizes = (
+        f"{INPUT} (batch, 3, height, width), RGB from 0 to 1 -> {OUTPUT} (batch, {len(about.classes)}, height, width)"
+    )
+    print(f"{out}: {sizes}; logits differ from the checkpoint's by {worst:.1e} at most")

@@ -1,0 +1,79 @@
+"""Command suggest: which images to label next."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+from stpp.files import StppError, read_csv, read_ids, replacing_folder, write_csv, write_ids
+from stpp.manifest import read_dataset
+from stpp.stages import options
+
+MASKS = ("runs/label_reliable/masks", "runs/label_unreliable/masks")
+LIST, TABLE, SHEET = "suggested.txt", "suggested.csv", "suggested.png"
+
+
+def suggest(
+    out: Annotated[Path, Option(help="New folder for the list, a table with reasons, and a contact sheet.")],
+    n: Annotated[int, Option("--n", min=1, help="How many images.")] = 50,
+    scores: Annotated[Path, Option(help="Folder that `stpp score` wrote.")] = Path("runs/score"),
+    masks: Annotated[list[Path] | None, Option(help=f"Mask sets of D_u.  [default: {', '.join(MASKS)}]")] = None,
+    data: options.Data = Path("runs/data"),
+    split: options.Split = Path("runs/split"),
+    params: options.Params = None,
+) -> None:
+    """Say which unlabelled images are most worth a mask: unstable ones, of rare classes, and no two alike.
+
+    Give the masks of those you label to `stpp label add`.
+    """
+    from stpp.audit.duplicates import Looks
+    from stpp.data.datasets import Photos
+    from stpp.masks import MaskSet
+    from stpp.params_file import load
+    from stpp.report.panels import contact_sheet
+    from stpp.selftrain.suggestion import suggest as choose
+
+    if out.exists():
+        raise StppError(f"{out}: is there already; remove it, or give another folder")
+    dataset = read_dataset(data)
+    photos = Photos(dataset, Path(load(options.params_files(params)).data.root))
+    stability = {row["id"]: float(row["stability"]) for row in read_csv(scores / "scores.csv", ("id", "stability"))}
+    sets = [MaskSet(folder) for folder in (masks or map(Path, MASKS))]
+    holder = {name: one for one in sets for name in one.ids}
+    if missing := sorted(stability.keys() - holder.keys()):
+        raise StppError(
+            f"{missing[0]}: no mask in {', '.join(str(one.folder) for one in sets)}; name the --masks of D_u"
+        )
+    if unknown := sorted(stability.keys() - dataset.records.keys()):
+        raise StppError(f"{unknown[0]}: in {scores}, but not in {data}; run `dvc repro`")
+
+    def shares(name: str) -> list[float]:
+        pixels = [int(count) for count in holder[name].rows[name]["classes"].split()]
+        return [count / max(1, sum(pixels)) for count in pixels]
+
+    labeled = read_ids(split / "labeled.txt")
+    shown = [sum(c in dataset.records[i].classes for i in labeled) for c in range(len(dataset.classes))]
+    looks = Looks({i: photos.root / dataset.records[i].image for i in labeled})
+    taken = choose(
+        stability,
+        {name: shares(name) for name in stability},
+        shown,
+        n,
+        lambda name: looks.alike(photos.root / dataset.records[name].image),
+    )
+
+    columns = ("id", "image", "stability", "worth", "classes")
+    rows = []
+    for one in taken:
+        largest = sorted(range(len(dataset.classes)), key=lambda c: -one.shares[c])
+        named = "; ".join(f"{dataset.classes[c]} {100 * one.shares[c]:.0f} %" for c in largest if one.shares[c] >= 0.01)
+        rows.append((one.id, dataset.records[one.id].image, f"{one.stability:.4f}", f"{one.worth:.6f}", named))
+    with replacing_folder(out) as partial:
+        write_ids(partial / LIST, [one.id for one in taken])
+        write_csv(partial / TABLE, columns, rows)
+        pictures = [
+            (f"{number}. {one.id}  s {one.stability:.2f}", photos.image(one.id), holder[one.id].read(one.id))
+            for number, one in enumerate(taken, 1)
+        ]
+        contact_sheet(pictures, dataset.palette, dataset.classes, partial / SHEET)
+    print(f"{out}: {len(taken)} of {len(stability)} images; their pictures and pseudo masks are in {out / SHEET}")

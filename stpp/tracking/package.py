@@ -1,0 +1,42 @@
+"""A checkpoint as an MLflow model that serves itself."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from stpp.code import PACKAGE
+from stpp.files import replacing_folder
+
+NEEDS = (
+    "torch",
+    "torchvision",
+    "safetensors",
+    "pydantic",
+    "pillow",
+    "numpy",
+    "opencv-python-headless",
+    "albumentations",
+)
+
+
+def package(model: Path, classes: Sequence[str], out: Path) -> None:
+    """Write an MLflow pyfunc model with signature, the checkpoint, and the code that predicts, into a new folder."""
+    from importlib.metadata import version
+
+    import mlflow
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    column = "binary"
+    signature = ModelSignature(Schema([ColSpec(column, "image")]), Schema([ColSpec(column, "mask")]))
+    with replacing_folder(out) as partial:
+        partial.rmdir()  # MLflow makes it itself
+        mlflow.pyfunc.save_model(
+            str(partial),
+            loader_module="stpp.engine.served",
+            data_path=str(model),
+            code_paths=[str(PACKAGE)],
+            signature=signature,
+            pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in NEEDS],
+            metadata={"classes": json.dumps(list(classes))},
+        )

@@ -1,0 +1,87 @@
+"""Exported networks compute what the checkpoint computes, at sizes that the export never saw."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from stpp.data.transforms import normalize
+from stpp.engine.export import GridMeans, to_onnx, to_torch
+from stpp.files import StppError
+from stpp.models import build
+from stpp.params import Model
+
+CLASSES = ("sky", "road", "<b>sign</b>")
+OTHER_SIZES = ((1, 32, 32), (3, 71, 45), (1, 129, 250))
+
+
+def about(network: str, stride: int = 16) -> build.About:
+    model = Model.model_validate({"network": network, "backbone": "resnet18", "output_stride": stride})
+    return build.About(model, CLASSES, ((1, 2, 3), (200, 100, 0), (0, 0, 255)))
+
+
+def small(of: build.About) -> nn.Module:
+    """A network whose batch norms have seen something, so that its logits are not all alike."""
+    torch.manual_seed(0)
+    network = build.build(of.model, len(CLASSES))
+    with torch.no_grad():
+        network(torch.randn(4, 3, 64, 64))
+    return network.eval()
+
+
+@given(parts=st.integers(1, 7), height=st.integers(1, 40), width=st.integers(1, 40))
+def test_means_over_a_grid_are_those_of_adaptive_pooling(parts: int, height: int, width: int) -> None:
+    x = torch.randn(2, 3, height, width, dtype=torch.float64)
+    torch.testing.assert_close(GridMeans(parts)(x), F.adaptive_avg_pool2d(x, parts))
+
+
+@pytest.mark.parametrize("name", ["deeplabv3plus", "pspnet", "deeplabv2"])
+def test_onnx_runtime_and_torch_export_agree_with_the_checkpoint_on_sizes_never_tried(
+    name: str, tmp_path: Path
+) -> None:
+    of = about(name)
+    network = small(of)
+    assert to_onnx(network, of, tmp_path / "m.onnx") < 1e-4
+    assert to_torch(network, of, tmp_path / "m.pt2") < 1e-4
+    session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
+    extra = {"stpp.json": ""}
+    program = torch.export.load(str(tmp_path / "m.pt2"), extra_files=extra).module()
+    assert json.loads(extra["stpp.json"])["classes"] == list(CLASSES)
+    for batch, height, width in OTHER_SIZES:
+        photos = np.random.default_rng(height).integers(0, 256, (batch, height, width, 3), dtype=np.uint8)
+        with torch.no_grad():
+            expected = network(torch.from_numpy(np.stack([normalize(photo) for photo in photos])))
+        x = photos.transpose(0, 3, 1, 2).astype(np.float32) / 255
+        torch.testing.assert_close(torch.from_numpy(session.run(None, {"image": x})[0]), expected, atol=1e-4, rtol=1e-4)
+        with torch.no_grad():
+            torch.testing.assert_close(program(torch.from_numpy(x)), expected, atol=1e-4, rtol=1e-4)
+
+    model = onnx.load(tmp_path / "m.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    props = {p.key: p.value for p in model.metadata_props}
+    assert json.loads(props["classes"]) == list(CLASSES)
+    assert json.loads(props["palette"])[1] == [200, 100, 0]
+
+
+def test_the_network_itself_is_left_as_it_was(tmp_path: Path) -> None:
+    of = about("pspnet")
+    network = small(of)
+    before = [type(module) for module in network.modules()]
+    to_torch(network, of, tmp_path / "m.pt2")
+    assert [type(module) for module in network.modules()] == before
+
+
+def test_an_export_that_computes_something_else_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GridMeans, "forward", lambda self, x: x.amax((2, 3), keepdim=True))
+    of = about("deeplabv3plus")
+    with pytest.raises(StppError, match="differ by"):
+        to_torch(small(of), of, tmp_path / "m.pt2")
+    assert not list(tmp_path.iterdir())
