@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from stpp.files import DISK_FULL, StppError, printable
 from stpp.stages import (
+    additions,
     audit,
     backbone,
     data,
@@ -82,7 +83,6 @@ STAGES: tuple[Callable[..., None], ...] = (
     train_online.train_online,
     score.score,
     select.select,
-    label.label,
     evaluate.evaluate,
     report.report,
     figure.figure,
@@ -123,11 +123,16 @@ class StageWithCommands(TyperGroup):
             self.callback = stage
 
 
-splits = typer.Typer(cls=StageWithCommands)
-splits.callback(invoke_without_command=True)(_guarded(split.split))
-for command in (split.pin, split.diff):
-    splits.command()(_guarded(command))
-app.add_typer(splits, name="split")
+WITH_COMMANDS: dict[Callable[..., None], tuple[Callable[..., None], ...]] = {
+    split.split: (split.pin, split.diff),
+    label.label: (additions.add,),
+}
+for stage, commands in WITH_COMMANDS.items():
+    both = typer.Typer(cls=StageWithCommands)
+    both.callback(invoke_without_command=True)(_guarded(stage))
+    for command in commands:
+        both.command()(_guarded(command))
+    app.add_typer(both, name=stage.__name__)
 
 group("masks", "Open mask sets (zip shards of PNGs).", {"extract": masks.extract, "ls": masks.ls})
 group("weights", "Weights from and for other code.", {"import": weights.import_, "export": weights.export})

@@ -182,6 +182,14 @@ def discover(data: Data, known: Layout) -> tuple[dict[str, Found], list[str]]:
     return dict(sorted(found.items())), problems
 
 
+def mask_of(image: str, known: Layout) -> str:
+    """The path below the root that the mask of an image has, or would have. Raises StppError if no pattern says it."""
+    match = _compile(known.images, "data.images")[0].fullmatch(image) if known.images and known.masks else None
+    if match is None:
+        raise StppError(f"{image}: no pattern says where its mask belongs; set data.images and data.masks")
+    return _fill(known.masks[0], match.groupdict())
+
+
 def _matched(root: Path, known: Layout) -> list[tuple[str, str, str]]:
     pattern, names = _compile(known.images, "data.images")
     _inside(known.images, "data.images")

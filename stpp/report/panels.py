@@ -112,9 +112,10 @@ def contact_sheet(
         for column, i in enumerate(row):
             left = GAP + 2 * column * (side + GAP)
             pen.text((left, top + 15), _wrapped(images[i][0], 2 * side, font, 1)[0], INK, font, anchor="ls")
-            for k, cell in enumerate(pairs[i]):
+            for cell in pairs[i]:
                 if cell is not None:
-                    sheet.paste(cell, (left + k * (side + 2), top + 22))
+                    sheet.paste(cell, (left, top + 22))
+                    left += cell.width + 2
     for (name, swatch), (left, down) in zip(swatches, places, strict=True):
         sheet.paste(swatch, (left, down))
         pen.text((left + 24, down + 11), name, INK, label, anchor="ls")

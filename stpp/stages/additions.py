@@ -1,0 +1,100 @@
+"""Command label add: new masks of a person, and the split that has them."""
+
+import re
+from io import StringIO
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from stpp.files import (
+    StppError,
+    publish,
+    raise_all,
+    read_ids,
+    read_json,
+    replacing_folder,
+    sha256,
+    write_ids,
+    write_json,
+    write_text,
+)
+from stpp.manifest import read_dataset, split_digest
+from stpp.stages import options
+
+SETS = ("labeled", "unlabeled", "val", "test")
+PARENT = "parent.json"
+
+
+def add(
+    masks: Annotated[Path, Argument(help="Folder of PNGs of mask values, each named by its image's id.")],
+    name: Annotated[str, Option(help="Name of the new split.")],
+    data: options.Data = Path("runs/data"),
+    split: options.Split = Path("runs/split"),
+    lists: Annotated[Path, Option(help="Folder for the lists of the new split.")] = Path("splits"),
+    params: Annotated[Path, Option(help="The params file that is to name the new split.")] = Path("params.yaml"),
+) -> None:
+    """Take new masks: they go to their images, which are labelled in a new split; the next `dvc repro` uses it.
+
+    The new split is the present one, its parent, but for these images; parent.json beside its lists says so. All
+    problems are reported at once, and nothing is written if there is one; interrupted, the same command goes on.
+    """
+    from stpp.data.additions import additions
+    from stpp.params_file import load
+
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+        raise StppError(f"{name}: a split's name is of letters, digits, and . _ -")
+    if not masks.is_dir():
+        raise StppError(f"{masks}: no such folder; name the one with the new masks")
+    p = load([params])
+    folder = lists / name
+    taken = StppError(f"{name}: is the name of another split already; give the new one a name of its own")
+    if name in (p.split.name, "pinned") or (lists / "pinned" / f"{name}.csv").exists():
+        raise taken
+    sets = {one: read_ids(split / f"{one}.txt") for one in SETS if one != "test" or (split / "test.txt").is_file()}
+    added, problems = additions(masks, p.data, read_dataset(data), set(sets["unlabeled"]))
+    new = {one.id for one in added}
+    if len(sets["unlabeled"]) - len(new) < 2:
+        problems.append(f"{masks}: fewer than two images would stay unlabelled; ST++ needs them")
+    raise_all(problems, "label add")
+
+    parent = {
+        "parent": p.split.name,
+        "parent_digest": split_digest(split),
+        "added": {one.id: sha256(one.file) for one in added},
+    }
+    sets["labeled"] = sorted({*sets["labeled"], *new})
+    sets["unlabeled"] = [i for i in sets["unlabeled"] if i not in new]
+    if folder.exists() and not ((folder / PARENT).is_file() and read_json(folder / PARENT) == parent):
+        raise taken
+    text = _with_split(params, name, list(sets))
+    for one in added:
+        if not one.target.exists():
+            publish(one.file, one.target)
+    with replacing_folder(folder) as partial:
+        for which, ids in sets.items():
+            write_ids(partial / f"{which}.txt", ids)
+        write_json(partial / PARENT, parent)
+    write_text(params, text)
+    print(
+        f"split {name}: {len(new)} images more than {p.split.name}, {len(sets['labeled'])} labelled; "
+        f"{params} names it, and `dvc repro` uses it\n"
+        f"where {p.data.root} is tracked: `dvc add {p.data.root}`; and `git add {folder} {params}`"
+    )
+
+
+def _with_split(path: Path, name: str, sets: list[str]) -> str:
+    """The params file with the lists of the new split in place of what it said of sets, its comments kept."""
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.width = 120
+    yaml.preserve_quotes = True
+    document = yaml.load(path.read_text(encoding="utf-8"))
+    section = document.setdefault("split", {})
+    section["name"] = name
+    for which in sets:
+        section[which] = {"list": f"{name}/{which}.txt"}
+    out = StringIO()
+    yaml.dump(document, out)
+    return out.getvalue()

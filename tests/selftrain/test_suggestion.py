@@ -1,0 +1,44 @@
+"""Suggestions: unstable first, rare classes first, no two alike."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stpp.selftrain.suggestion import suggest
+
+images = st.integers(2, 12).flatmap(
+    lambda n: st.lists(
+        st.tuples(st.floats(0, 1), st.lists(st.floats(0.01, 1), min_size=3, max_size=3)), min_size=n, max_size=n
+    )
+)
+
+
+def test_of_equal_pictures_the_least_stable_comes_first() -> None:
+    shares = {i: [0.5, 0.5] for i in "abc"}
+    found = suggest({"a": 0.9, "b": 0.2, "c": 0.5}, shares, [3, 3], 3)
+    assert [one.id for one in found] == ["b", "c", "a"]
+
+
+def test_of_equal_stability_the_class_that_fewest_masks_show_comes_first_and_then_in_turn() -> None:
+    shares = {"a1": [1.0, 0.0], "a2": [1.0, 0.0], "b1": [0.0, 1.0], "b2": [0.0, 1.0]}
+    found = suggest(dict.fromkeys(shares, 0.5), shares, [1, 0], 4)
+    assert [one.id for one in found][:1] == ["b2"], "nothing shows b yet"
+    evenly = suggest(dict.fromkeys(shares, 0.5), shares, [0, 0], 4)
+    assert [one.id[0] for one in evenly][:2] in (["a", "b"], ["b", "a"])
+
+
+def test_an_image_like_one_that_is_taken_is_passed_over() -> None:
+    shares = {i: [1.0] for i in "abc"}
+    found = suggest({"a": 0.1, "b": 0.2, "c": 0.3}, shares, [0], 2, alike=lambda name: name == "b")
+    assert [one.id for one in found] == ["a", "c"]
+
+
+@given(images, st.integers(1, 15))
+def test_suggestions_are_distinct_and_as_many_as_there_are(known: list[tuple[float, list[float]]], n: int) -> None:
+    stability = {f"{i:02d}": s for i, (s, _) in enumerate(known)}
+    shares = {f"{i:02d}": [v / sum(p) for v in p] for i, (_, p) in enumerate(known)}
+    found = suggest(stability, shares, [0, 1, 2], n)
+    assert len({one.id for one in found}) == len(found) == min(n, len(known))
+    assert found == suggest(dict(reversed(stability.items())), shares, [0, 1, 2], n)
+    best = found[0]
+    for i, s in stability.items():
+        assert (1 - s) * sum(p / (1 + c) for p, c in zip(shares[i], [0, 1, 2], strict=True)) <= best.worth

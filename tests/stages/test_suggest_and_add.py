@@ -1,0 +1,163 @@
+"""From a finished run to the next one: which images to label, and what becomes of their masks."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from small import TINY, Project
+
+from stpp.files import read_csv, read_ids, write_csv
+from stpp.manifest import read_dataset
+from stpp.masks import COLUMNS, encode_mask, mask_sha256, write_shard
+from stpp.params_file import load
+
+
+@pytest.fixture
+def scored(prepared: Project) -> Project:
+    """Scores and pseudo masks as a run leaves them: every mask is the true one, and stability rises by id."""
+    folder = prepared.folder
+    dataset = read_dataset(folder / "runs/data")
+    unlabeled = read_ids(folder / "runs/split/unlabeled.txt")
+    rows = [(i, 0.5 + index / 100, 0.9) for index, i in enumerate(unlabeled)]
+    write_csv(folder / "runs/score/scores.csv", ("id", "stability", "confidence"), rows)
+    for which, ids in (("reliable", unlabeled[::2]), ("unreliable", unlabeled[1::2])):
+        place = folder / f"runs/label_{which}/masks"
+        masks, about = {}, []
+        for i in ids:
+            with Image.open(folder / "data/toy" / dataset.records[i].mask) as image:
+                mask = np.asarray(image, np.uint8)
+            masks[i] = encode_mask(mask, dataset.palette)
+            pixels = " ".join(map(str, np.bincount(mask.ravel(), minlength=len(dataset.classes))))
+            about.append((i, "masks-00000-of-00001.zip", mask_sha256(mask), pixels, "0.9"))
+        write_shard(place / "masks-00000-of-00001.zip", masks)
+        write_csv(place / "manifest.csv", COLUMNS, about)
+    return prepared
+
+
+def test_suggestions_are_unlabelled_images_with_reasons_and_pictures(scored: Project) -> None:
+    output = scored.run("stpp", "suggest", "--n", "5", "--out", "next")
+    assert "5 of 12 images" in output
+    ids = read_ids(scored.folder / "next/suggested.txt")
+    assert len(set(ids)) == 5 and set(ids) <= set(read_ids(scored.folder / "runs/split/unlabeled.txt"))
+    rows = read_csv(scored.folder / "next/suggested.csv", ("id", "image", "stability", "worth", "classes"))
+    assert [row["id"] for row in rows] == ids
+    with Image.open(scored.folder / "next/suggested.png") as sheet:
+        assert sheet.size[0] == 2000
+    assert "is there already" in scored.run("stpp", "suggest", "--n", "5", "--out", "next", rc=2)
+
+
+def test_an_image_like_a_labelled_one_is_not_suggested(scored: Project) -> None:
+    first = "stpp", "suggest", "--n", "1", "--out"
+    scored.run(*first, "one")
+    best = read_ids(scored.folder / "one/suggested.txt")[0]
+    records = read_dataset(scored.folder / "runs/data").records
+    labeled = read_ids(scored.folder / "runs/split/labeled.txt")[0]
+    with Image.open(scored.folder / "data/toy" / records[best].image) as image:
+        copy = image.convert("RGB").transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    copy.save(scored.folder / "data/toy" / records[labeled].image)
+    scored.run(*first, "two")
+    assert read_ids(scored.folder / "two/suggested.txt") != [best]
+
+
+def test_scores_without_masks_are_said(scored: Project) -> None:
+    output = scored.run("stpp", "suggest", "--out", "next", "--masks", "runs/label_reliable/masks", rc=2)
+    assert "no mask in runs/label_reliable/masks" in output and "Traceback" not in output
+    assert not (scored.folder / "next").exists()
+
+
+@pytest.fixture
+def drawn(scored: Project) -> tuple[Project, list[str]]:
+    """A data set in which two unlabelled images have no masks, and the folder `new` with masks for them."""
+    folder = scored.folder
+    ids = read_ids(folder / "runs/split/unlabeled.txt")[:2]
+    for i in ids:
+        source = folder / f"data/toy/masks/{i}.png"
+        target = folder / f"new/{i}.png"
+        target.parent.mkdir(exist_ok=True)
+        source.rename(target)
+    scored.run("stpp", "prepare", "--out", "runs/data")
+    scored.run("stpp", "split", "--data", "runs/data", "--lists", "splits", "--out", "runs/split")
+    assert set(ids) <= set(read_ids(folder / "runs/split/unlabeled.txt"))
+    text = (folder / "params.yaml").read_text()
+    (folder / "params.yaml").write_text("# a person's words\n" + text)
+    return scored, ids
+
+
+def add(project: Project, *words: str, rc: int = 0) -> str:
+    output = project.run("stpp", "label", "add", *words, rc=rc)
+    assert "Traceback" not in output
+    return output
+
+
+def test_new_masks_make_a_split_with_a_parent_that_the_next_run_uses(drawn: tuple[Project, list[str]]) -> None:
+    project, ids = drawn
+    folder = project.folder
+    before = {n: read_ids(folder / f"runs/split/{n}.txt") for n in ("labeled", "unlabeled", "val", "test")}
+    output = add(project, "new", "--name", "second")
+    assert "2 images more than tiny, 10 labelled" in output
+    parent = json.loads((folder / "splits/second/parent.json").read_text())
+    assert parent["parent"] == "tiny" and set(parent["added"]) == set(ids)
+    assert (folder / "params.yaml").read_text().startswith("# a person's words\n")
+    params = load([folder / "params.yaml"])
+    assert params.split.name == "second" and params.train.epochs == TINY["train"]["epochs"]
+
+    project.run("stpp", "prepare", "--out", "runs/data")
+    project.run("stpp", "split", "--data", "runs/data", "--lists", "splits", "--out", "runs/split")
+    after = {n: read_ids(folder / f"runs/split/{n}.txt") for n in before}
+    assert after["labeled"] == sorted([*before["labeled"], *ids])
+    assert after["unlabeled"] == [i for i in before["unlabeled"] if i not in ids]
+    assert after["val"] == before["val"] and after["test"] == before["test"]
+    for i in ids:
+        assert (folder / f"data/toy/masks/{i}.png").read_bytes() == (folder / f"new/{i}.png").read_bytes()
+    assert "another split already" in add(project, "new", "--name", "second", rc=2)
+
+
+def test_what_was_interrupted_goes_on_and_another_split_stays(drawn: tuple[Project, list[str]]) -> None:
+    project, ids = drawn
+    params = (project.folder / "params.yaml").read_text()
+    add(project, "new", "--name", "second")
+    (project.folder / "params.yaml").write_text(params)  # a kill before the last file was written
+    add(project, "new", "--name", "second")
+    (project.folder / "params.yaml").write_text(params)
+    (project.folder / f"new/{ids[0]}.png").unlink()
+    lists = (project.folder / "splits/second/labeled.txt").read_text()
+    assert "another split already" in add(project, "new", "--name", "second", rc=2)
+    assert (project.folder / "splits/second/labeled.txt").read_text() == lists
+    assert (project.folder / "params.yaml").read_text() == params
+
+
+def test_all_that_is_wrong_is_said_at_once_and_nothing_is_written(drawn: tuple[Project, list[str]]) -> None:
+    project, ids = drawn
+    folder: Path = project.folder
+    labeled = read_ids(folder / "runs/split/labeled.txt")[0]
+    (folder / "new" / f"{labeled}.png").write_bytes((folder / "new" / f"{ids[0]}.png").read_bytes())
+    (folder / "new/nobody.png").write_bytes((folder / "new" / f"{ids[0]}.png").read_bytes())
+    (folder / "new/photo.jpg").write_bytes(b"")
+    Image.fromarray(np.full((5, 5), 1, np.uint8)).save(folder / "new" / f"{ids[1]}.png")
+    third = read_ids(folder / "runs/split/unlabeled.txt")[-1]
+    (folder / f"data/toy/masks/{third}.png").unlink()
+    Image.fromarray(np.full((32, 32), 77, np.uint8)).save(folder / "new" / f"{third}.png")
+    params = (folder / "params.yaml").read_text()
+    output = add(project, "new", "--name", "second", rc=2)
+    for words in ("is not in D_u", "nobody is no image", "masks are PNGs", "5 x 5 pixels", "value 77 is no class"):
+        assert words in output
+    assert not (folder / "splits/second").exists() and (folder / "params.yaml").read_text() == params
+    assert not (folder / f"data/toy/masks/{ids[0]}.png").exists()
+
+
+def test_another_mask_of_an_image_is_not_replaced(scored: Project) -> None:
+    i = read_ids(scored.folder / "runs/split/unlabeled.txt")[0]
+    there = scored.folder / f"data/toy/masks/{i}.png"
+    before = there.read_bytes()
+    (scored.folder / "new").mkdir()
+    Image.fromarray(np.zeros((32, 32), np.uint8)).save(scored.folder / f"new/{i}.png")
+    assert "has another mask" in add(scored, "new", "--name", "second", rc=2)
+    assert there.read_bytes() == before
+
+
+@pytest.mark.parametrize("words", [("gone", "--name", "x"), ("empty", "--name", "x"), ("empty", "--name", "../x")])
+def test_wrong_words_are_said(scored: Project, words: tuple[str, ...]) -> None:
+    (scored.folder / "empty").mkdir()
+    assert "error:" in add(scored, *words, rc=2)
