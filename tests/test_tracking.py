@@ -97,6 +97,28 @@ def test_a_run_that_failed_is_resumed_and_its_steps_are_not_logged_twice(root: P
     assert [m.step for m in history] == [1, 2, 3]
 
 
+def test_a_run_says_what_its_machine_did_and_goes_on_where_it_stopped(
+    root: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
+    for attempt in (1, 2):
+        with pytest.raises(RuntimeError), track("teacher", "key", params, params, TAGS, root, root / "id") as run:
+            run.log({"train/loss": 1.0}, attempt)
+            time.sleep(1.5)
+            raise RuntimeError("killed")
+    [found] = runs(root, "tags.`stpp.key` = 'key'")
+    history = client(root).get_metric_history(found.info.run_id, "system/cpu_utilization_percentage")
+    steps = [m.step for m in history]
+    assert len(steps) > 3 and len(set(steps)) == len(steps), "no step twice"
+
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false")
+    with track("teacher", "other", params, params, TAGS, root, root / "other") as run:
+        run.log({"train/loss": 1.0}, 1)
+        time.sleep(0.8)
+    [found] = runs(root, "tags.`stpp.key` = 'other'")
+    assert not [name for name in found.data.metrics if name.startswith("system/")]
+
+
 def test_a_finished_run_is_superseded_not_overwritten(root: Path, params: Params) -> None:
     for i in range(2):
         with track("teacher", "key", params, params, TAGS, root, root / f"id {i}") as run:

@@ -39,6 +39,7 @@ class Run:
         self.parent_id: str | None = None
         self.enabled = os.environ.get("STPP_TRACKING") != "off" and importlib.util.find_spec("mlflow") is not None
         self._client: Any = None
+        self._machine: Any = None
         self._pending: list[Callable[[], None]] = []
         self._known: dict[str, int] = {}
         self._warned = False
@@ -77,6 +78,8 @@ class Run:
         self._send(lambda: self._client.log_artifact(self.run_id, str(file)))
 
     def end(self, status: str) -> None:
+        if self._machine is not None:
+            self._machine.finish()
         self._send(lambda: self._client.set_terminated(self.run_id, status))
         if self._pending and self.enabled:
             print(f"{self.name}: {len(self._pending)} entries did not reach MLflow; metrics are in the stage's files")
@@ -114,7 +117,7 @@ class Run:
         if begun:
             run_id = remembered
             self._client.update_run(run_id, status="RUNNING")
-            for name in begun[0].data.metrics:
+            for name in (n for n in begun[0].data.metrics if not n.startswith("system/")):
                 self._known[name] = max(m.step for m in self._client.get_metric_history(run_id, name))
         else:
             run_id = self._client.create_run(experiment, tags=tags, run_name=self.name).info.run_id
@@ -125,6 +128,16 @@ class Run:
                 if run.info.status == "FINISHED":
                     self._client.set_tag(run.info.run_id, "stpp.superseded_by", run_id)
         self.run_id = run_id
+        self._watch(resumed=bool(begun))
+
+    def _watch(self, resumed: bool) -> None:
+        """Log what the machine does (system/cpu_utilization_percentage, ...) every ten seconds until the end."""
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        if os.environ.get("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true").lower() in ("true", "1"):
+            where = {"tracking_uri": tracking_uri(self.root)}
+            self._machine = SystemMetricsMonitor(self.run_id, resume_logging=resumed, **where)  # type: ignore[no-untyped-call]
+            self._machine.start()
 
     def _group(self, experiment: str) -> str:
         """The parent run that holds together the stages of one system, split and set of parameters."""
