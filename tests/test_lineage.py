@@ -120,15 +120,11 @@ def test_keys_of_parameters_are_text_as_in_a_record() -> None:
     assert found.params == {"params.yaml": {"data": {"values": {"11": "x"}}}}
 
 
-@pytest.mark.parametrize(
-    "text", ["stages:\n  a: {cmd: x, params: []}\n", "stages:\n  a: {cmd: x, params: {p: null}}\n"]
-)
-def test_parameters_that_are_none_are_refused_or_empty(text: str) -> None:
-    try:
-        (found,) = locked(text, "dvc.lock")
-        assert found.params == {}
-    except StppError as error:
-        assert "not a dvc.lock" in str(error)
+def test_no_parameters_are_none_and_a_file_without_sections_is_refused() -> None:
+    (found,) = locked("stages:\n  a: {cmd: x, params: []}\n", "dvc.lock")
+    assert found.params == {}
+    with pytest.raises(StppError, match=r"not a dvc\.lock"):
+        locked("stages:\n  a: {cmd: x, params: {p: null}}\n", "dvc.lock")
 
 
 @pytest.mark.parametrize(

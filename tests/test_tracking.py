@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from small import BIN, TINY
 
 from stpp.params import Params
@@ -117,6 +119,25 @@ def test_a_run_says_what_its_machine_did_and_goes_on_where_it_stopped(
         time.sleep(0.8)
     [found] = runs(root, "tags.`stpp.key` = 'other'")
     assert not [name for name in found.data.metrics if name.startswith("system/")]
+
+
+def test_a_prediction_is_an_image_beside_its_masks_by_step(root: Path, params: Params) -> None:
+    image = np.full((60, 600, 3), 90, np.uint8)
+    truth, predicted = np.zeros((60, 600), np.uint8), np.ones((60, 600), np.uint8)
+    truth[:, 300:] = 255
+    with track("teacher", "key", params, params, TAGS, root, root / "id") as run:
+        for step in (1, 2):
+            run.prediction("val/ä+1", image, (truth, predicted), ((0, 0, 0), (10, 200, 30)), step)
+        run.prediction("thin", image[:1], (truth[:1],), ((0, 0, 0),), 1)  # MLflow fails to make it smaller
+        run.log({"train/loss": 1.0}, 2)
+    [found] = runs(root, "tags.`stpp.key` = 'key'")
+    paths = [a.path for a in client(root).list_artifacts(found.info.run_id, "images") if a.path.endswith(".png")]
+    assert len(paths) == 2 and found.data.metrics["train/loss"] == 1.0
+    with Image.open(client(root).download_artifacts(found.info.run_id, paths[0])) as shown:
+        pixels = np.asarray(shown.convert("RGB"))
+    assert pixels.shape == (51, 3 * 512, 3)
+    seen = [tuple(map(int, pixels[20, x])) for x in (100, 612, 920, 1200)]
+    assert seen == [(90, 90, 90), (0, 0, 0), (255, 255, 255), (10, 200, 30)]
 
 
 def test_a_finished_run_is_superseded_not_overwritten(root: Path, params: Params) -> None:

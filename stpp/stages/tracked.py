@@ -40,7 +40,7 @@ def tracked(
     holds the run's lineage as well: its command, parameters, and hashes of what went in and came out, and those of
     what is behind it.
     """
-    from stpp.params_file import load, read_yaml
+    from stpp.params_file import load
 
     tags = {"stpp.data.digest": read_json(data / "dataset.json")["digest"]}
     if split is not None:
@@ -60,17 +60,8 @@ def tracked(
                 "experiment": params.data.name,
             }
             made = [replace(content_of(job.folder / name, job.folder), path=(out / name).as_posix()) for name in outs]
-            own = Execution(
-                stage=run.tags["stpp.dvc.stage"],
-                cmd=command(),
-                deps=(*(content_of(path, Path()) for path in everything), *_code(module)),
-                params={file.as_posix(): read_yaml(file) for file in files},
-                outs=tuple(made),
-                run_id=run.run_id or "",
-                commit=git("rev-parse", "HEAD"),
-            )
             about |= tags | {"stpp.setting": run.tags["stpp.setting"]}
-            about["lineage"] = as_json([own, *behind(own.deps, locked_now(Path()))])
+            about["lineage"] = _lineage(run, module, files, everything, made)
             write_json(job.folder / "run.json", about)
             for content in made:
                 run.tag(f"stpp.out.{Path(content.path).name}", content.sha256)
@@ -79,6 +70,22 @@ def tracked(
     places = {file: out / file for file in [*outs, "run.json"]}
     job_name = out.as_posix().strip("/").replace("/", "-")
     run_once(job_name, module=module, sections={"name": name, **sections}, inputs=everything, outs=places, work=attempt)
+
+
+def _lineage(run: Run, module: str, files: list[Path], inputs: list[Path], made: list[Content]) -> list[dict[str, Any]]:
+    """This execution of a stage, and those behind it."""
+    from stpp.params_file import read_yaml
+
+    own = Execution(
+        stage=run.tags["stpp.dvc.stage"],
+        cmd=command(),
+        deps=(*(content_of(path, Path()) for path in inputs), *_code(module)),
+        params={file.as_posix(): read_yaml(file) for file in files},
+        outs=tuple(made),
+        run_id=run.run_id or "",
+        commit=git("rev-parse", "HEAD"),
+    )
+    return as_json([own, *behind(own.deps, locked_now(Path()))])
 
 
 def _code(module: str) -> list[Content]:

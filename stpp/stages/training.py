@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from stpp.params import Params
 
 STATE, BEST = "state.pt", "best.safetensors"
+SHOWN_IMAGES, SHOWN_TIMES = 4, 10
+"""Predictions of so many val images go to MLflow after so many epochs, evenly spaced."""
 
 
 def trained(
@@ -162,15 +164,20 @@ def _hooks(
     from stpp.data.datasets import Plain
     from stpp.data.loaders import prediction_loader
     from stpp.engine import device as devices
-    from stpp.engine.evaluate import Scores, evaluate
-    from stpp.engine.fit import Hooks, State
+    from stpp.engine.evaluate import Scores, evaluate, predictions
+    from stpp.engine.fit import Hooks, State, checkpoint_epochs
     from stpp.files import replacing
     from stpp.models import build
 
     loader = prediction_loader(Plain(photos, val), p.evaluate.batch_size, p.runtime)
     where = devices.start(p.runtime)
+    shown = val[:SHOWN_IMAGES] if run.enabled else []
+    shown_after = checkpoint_epochs(min(SHOWN_TIMES, p.train.epochs), p.train.epochs)
+    predicted: list[tuple[str, torch.Tensor]] = []
 
     def validate(network: torch.nn.Module) -> Scores:
+        some = prediction_loader(Plain(photos, shown), p.evaluate.batch_size, p.runtime) if shown else []
+        predicted[:] = [(i, out.argmax(0).to(torch.uint8)) for i, out in predictions(network, some, p.model, where)]
         return evaluate(network, loader, photos, p.model, where)
 
     def checkpoint(which: str, network: torch.nn.Module) -> None:
@@ -189,6 +196,10 @@ def _hooks(
 
     def log(row: dict[str, float], epoch: int) -> None:
         run.log(_named(row, photos.dataset.classes), epoch)
+        for i, mask in predicted if epoch in shown_after else ():
+            masks = (photos.mask(i), mask.cpu().numpy())
+            run.prediction(f"val/{i}", photos.image(i), masks, photos.dataset.palette, epoch)
+        predicted.clear()
 
     return Hooks(validate=validate, checkpoint=checkpoint, save=save, log=log)
 

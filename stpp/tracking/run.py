@@ -5,8 +5,9 @@ import importlib.util
 import json
 import math
 import os
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +17,17 @@ from stpp.git import git
 from stpp.tracking.client import client, experiment_of, reason, tracking_uri, without_password
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from stpp.params import Params
 
 ELSEWHERE = {"runtime": True, "toy": True, "data": True, "score": True, "label": {"batch_size", "shards"}}
 """Parameters that say how to compute, or whose meaning is in the digest of the data."""
 COMPARED = ELSEWHERE | {"select": True, "online": True}
 """Besides, what makes a system: two systems need not share it to compare."""
+SHOWN = 512
+"""Pixels: an image of a prediction is at most so wide."""
 WRITTEN = (":!dvc.lock", ":!pipelines/*/dvc.lock", ":!runs")
 
 
@@ -62,6 +68,32 @@ class Run:
         """A table that the UI shows: column name -> values."""
         self._send(lambda: self._client.log_table(self.run_id, columns, name))
 
+    def prediction(
+        self,
+        name: str,
+        image: "NDArray[np.uint8]",
+        masks: "Sequence[NDArray[np.uint8]]",
+        palette: "Sequence[tuple[int, int, int]]",
+        step: int,
+    ) -> None:
+        """An image (H, W, 3) beside masks (H, W) of it, which the UI shows by step; at most 512 px wide each."""
+
+        def send() -> None:
+            import numpy as np
+            from PIL import Image
+
+            colours = np.full((256, 3), 255, np.uint8)  # what is ignored is white
+            colours[: len(palette)] = palette
+            scale = min(1.0, SHOWN / image.shape[1])
+            size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+            cells = [Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)]
+            cells += [Image.fromarray(colours[mask]).resize(size, Image.Resampling.NEAREST) for mask in masks]
+            shown = np.concatenate([np.asarray(cell) for cell in cells], axis=1)
+            key = re.sub(r"[^A-Za-z0-9_./ -]", "_", name)  # what MLflow takes
+            self._client.log_image(self.run_id, shown, key=key, step=step)
+
+        self._send(send)
+
     def summary(self, metrics: dict[str, float]) -> None:
         """Final metrics, shown with the parent run as what the whole system came to."""
 
@@ -96,7 +128,8 @@ class Run:
                     self._pending[0]()
                 except Exception as error:
                     # What MLflow will never take must not hold back all that follows.
-                    if getattr(error, "error_code", "") != "INVALID_PARAMETER_VALUE":
+                    refused = isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError)
+                    if not refused and getattr(error, "error_code", "") != "INVALID_PARAMETER_VALUE":
                         raise
                     print(f"{self.name}: MLflow refuses an entry: {reason(error)}")
                 del self._pending[0]

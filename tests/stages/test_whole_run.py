@@ -1,6 +1,7 @@
 """The whole of ST++ and ST through DVC: what runs, what does not run again, and what is left for a person."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -53,6 +54,10 @@ def test_st_plus_plus_and_st_run_whole_and_nothing_runs_twice(project: Project) 
     assert parent.data.tags["stpp.run.teacher"] == about["teacher"]["run_id"]
     history = mlflow.get_metric_history(about["student"]["run_id"], "val/miou")
     assert [m.step for m in history] == [1, 2, 3]
+    images = [a.path for a in mlflow.list_artifacts(about["student"]["run_id"], "images") if a.path.endswith(".png")]
+    first = read_ids(folder / "runs/split/val.txt")[0]
+    assert {re.findall(r"step\D(\d+)", path)[0] for path in images} == {"1", "2", "3"}
+    assert len([path for path in images if first in path]) == 3
     assert [a.path for a in mlflow.list_artifacts(about["score"]["run_id"], "figures")] == ["figures/stability.png"]
 
     champion = mlflow.get_model_version_by_alias("tiny", "champion")
