@@ -182,6 +182,7 @@ class Run:
         name = f"{self.tags['stpp.system']} {self.params.split.name} {group[:8]}"
         run_id = str(self._client.create_run(experiment, tags=tags, run_name=name).info.run_id)
         self._log_params(run_id)
+        self._log_datasets(run_id)
         self._client.set_terminated(run_id)
         return run_id
 
