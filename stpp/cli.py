@@ -13,6 +13,7 @@ from stpp.stages import (
     additions,
     audit,
     backbone,
+    cluster,
     data,
     draw,
     evaluate,
@@ -91,6 +92,7 @@ STAGES: tuple[Callable[..., None], ...] = (
     predict.predict,
     export.export,
     suggest.suggest,
+    cluster.cluster,
     schema.schema,
 )
 for stage in STAGES:

@@ -8,7 +8,7 @@ PACKAGE = Path(__file__).parent
 UNWATCHED = {
     f"stpp.{name}"
     for name in (
-        *("cli", "code", "git", "lineage", "params", "params_file", "tracking", "progress", "resume"),
+        *("cli", "code", "git", "launch", "lineage", "params", "params_file", "tracking", "progress", "resume"),
         *("stages.tracked", "stages.options"),
     )
 }

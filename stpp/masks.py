@@ -18,7 +18,7 @@ from stpp.manifest import Rgb
 
 Mask = NDArray[np.uint8]
 SHARD = re.compile(r"^[\w.-]+\.zip$")
-COLUMNS = ("id", "shard", "sha256", "classes", "confidence")
+COLUMNS = ("id", "shard", "sha256", "classes", "confidence", "window")
 DAMAGED = (OSError, EOFError, KeyError, RuntimeError, SyntaxError, ValueError, zipfile.BadZipFile, zlib.error)
 """What zipfile and Pillow raise for a file with changed bytes."""
 

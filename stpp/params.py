@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+MaxPixels = Annotated[int, Field(ge=32**2)]
 Range = Annotated[tuple[float, float], Field(description="lower and upper bound, drawn from uniformly")]
 
 IGNORE = 255
@@ -268,6 +269,8 @@ class Score(Section):
     batch_size: Count = 8
     shards: Annotated[int, Field(ge=1, le=4096)] = 8
     """Scored one shard of images after the other; a killed run goes on from the last finished one."""
+    max_pixels: MaxPixels = 2**22
+    """Images of more pixels are predicted in overlapping windows of at most 1024 x 1024."""
 
 
 class Select(Section):
@@ -293,6 +296,8 @@ class Label(Section):
     batch_size: Count = 8
     shards: Annotated[int, Field(ge=1, le=4096)] = 8
     """Zip files of a mask set."""
+    max_pixels: MaxPixels = 2**22
+    """Images of more pixels are labelled in overlapping windows of at most 1024 x 1024, each at all scales."""
 
 
 class Online(Section):
@@ -315,6 +320,9 @@ class Evaluate(Section):
     """Scales of test-time augmentation; (1.0) alone is none."""
     flip: bool = False
     batch_size: Count = 8
+    max_pixels: MaxPixels = 2**22
+    """Images of more pixels are predicted in overlapping windows of at most 1024 x 1024; of no account with `window`
+    and one scale, which bounds the memory by itself."""
     panels: Annotated[int, Field(ge=0, le=64)] = 6
     """Validation images shown with the predictions of every model."""
 

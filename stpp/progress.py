@@ -4,13 +4,20 @@ import sys
 from collections.abc import Iterable
 from typing import TypeVar
 
+from stpp.distributed import first
+
 T = TypeVar("T")
 
 
 def progress(items: Iterable[T], what: str, total: int, start: int = 0) -> Iterable[T]:
-    """`items`, with a bar of `total` steps on standard error, `start` of which an earlier attempt did."""
+    """`items`, with a bar of `total` steps on standard error, `start` of which an earlier attempt did.
+
+    Of several processes the first shows it.
+    """
     from tqdm import tqdm
 
+    if not first():
+        return items
     terminal = sys.stderr.isatty()
     bar: Iterable[T] = tqdm(
         items,

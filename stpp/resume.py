@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from stpp import distributed
 from stpp.code import closure, source
 from stpp.files import StppError, alive, digest, publish, replacing, sha256, write_json
 from stpp.lineage import lock_files
@@ -55,13 +56,20 @@ def run_once(
 ) -> None:
     """Do `work` unless it is done, then put what it left in the job's folder under the final names.
 
+    Of several processes all do the work, and the first alone does the rest.
+
     module: the stage's own, whose imports are the code that counts. sections: the parameters that count.
     outs: name in the job's folder -> final path; "run.json" is written by the work and names this execution.
     Raises StppError if another process runs this stage with other parameters; waits for one with the same.
     """
-    key = _key(module, sections, inputs)
-    parent = os.getppid()
     home = root() / ".stpp"
+    if not distributed.first():
+        key, is_finished = distributed.told(("", True))
+        if not is_finished:
+            work(Job(stage, key, home / f"{stage}-{key[:16]}"))
+        return
+    key = _key(module, sections, inputs)
+    parent = _caller()
     job = Job(stage, key, home / f"{stage}-{key[:16]}")
     # Outs below another working directory (DVC's queue) are other outs; equal work is the same work wherever it runs.
     place = hashlib.sha256(str(Path.cwd()).encode()).hexdigest()[:8]
@@ -71,18 +79,26 @@ def run_once(
         for half in job.folder.rglob(".*.partial"):
             half.unlink()
         finished = job.folder / "finished.json"
+        distributed.told((key, finished.exists()))
         if finished.exists():
             print(f"{stage}: finished before it was recorded; its results are put back", flush=True)
         else:
             work(job)
             # run.json names this very execution; its md5 is what dvc.lock will say of it.
             write_json(finished, {"key": key, "run_json": _md5(job.folder / "run.json")})
-        if "DVC_STAGE" in os.environ and os.getppid() != parent:
+        if "DVC_STAGE" in os.environ and _caller() != parent:
             print(f"{stage}: dvc is gone; the next `dvc repro` will put the results in place", flush=True)
             return
         ours = outs["run.json"].exists()  # beside what an earlier run of the stage wrote
         for name, out in outs.items():
             publish(job.folder / name, out, ours=ours)
+
+
+def _caller() -> int:
+    """The process that called the stage; 1 if it is gone."""
+    if not (caller := os.environ.get("STPP_CALLER")):
+        return os.getppid()
+    return int(caller) if alive(caller) else 1
 
 
 def _key(module: str, sections: dict[str, Any], inputs: Iterable[Path]) -> str:

@@ -1,6 +1,7 @@
 """Map-style data sets: D_l for training, D_u with pseudo masks for training, and plain images for prediction."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from stpp.data.images import read_image, read_mask, to_classes
 from stpp.data.transforms import normalize, reseed, strong, weak
 from stpp.files import StppError
 from stpp.masks import Mask, MaskSet
-from stpp.params import Augment
+from stpp.params import IGNORE, Augment
 from stpp.seeds import seed_of
 
 Draw = tuple[int, int]
@@ -134,8 +135,8 @@ class WeakStrong(TorchDataset[tuple[Tensor, Tensor]]):
         return torch.from_numpy(images), torch.from_numpy(masks)
 
 
-class Plain(TorchDataset[tuple[str, Tensor]]):
-    """Images at their original resolution for prediction: (id, normalised float32 (3, H, W))."""
+class Plain(TorchDataset[tuple[Any, ...]]):
+    """Images at their original resolution for prediction: (id, RGB uint8 (H, W, 3))."""
 
     def __init__(self, photos: Photos, ids: list[str]) -> None:
         self.photos = photos
@@ -144,6 +145,20 @@ class Plain(TorchDataset[tuple[str, Tensor]]):
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, index: int) -> tuple[str, Tensor]:
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
         name = self.ids[index]
-        return name, torch.from_numpy(normalize(self.photos.image(name)))
+        return name, _tensor(self.photos.image(name))
+
+
+class WithTruth(Plain):
+    """As `Plain`, and the true mask, uint8 (H, W); 255 everywhere where there is none."""
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        name, image = super().__getitem__(index)
+        known = self.photos.dataset.records[name].mask
+        truth = _tensor(self.photos.mask(name)) if known else torch.full(image.shape[:2], IGNORE, dtype=torch.uint8)
+        return name, image, truth
+
+
+def _tensor(pixels: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(np.require(pixels, requirements=["W", "C"]))

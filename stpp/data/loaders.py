@@ -2,18 +2,26 @@
 
 from collections.abc import Iterable, Iterator
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from stpp.data.datasets import Draw, Plain, Training, WeakStrong
+from stpp.distributed import share
 from stpp.params import Runtime
 from stpp.seeds import seed_of
 
+Batch = tuple[list[str], *tuple[Tensor, ...]]
+"""Ids, images uint8 (B, H, W, 3) and, where the data set has them, true masks uint8 (B, H, W)."""
+
 
 class Batches(Sampler[list[Draw]]):
-    """Batches of (epoch, position) over all epochs from a given iteration on; an incomplete last batch is dropped."""
+    """Batches of (epoch, position) over all epochs from a given iteration on; an incomplete last batch is dropped.
+
+    Of several processes, each yields its part of every batch; `batch_size` is that of all together.
+    """
 
     def __init__(self, samples: int, batch_size: int, epochs: int, seed: int, role: str, start: int = 0) -> None:
         self.samples = samples
@@ -33,7 +41,7 @@ class Batches(Sampler[list[Draw]]):
             if not order or i == 0:
                 generator = torch.Generator().manual_seed(seed_of(*self.seed, epoch, "order"))
                 order = torch.randperm(self.samples, generator=generator).tolist()
-            yield [(epoch, p) for p in order[i * self.batch_size : (i + 1) * self.batch_size]]
+            yield [(epoch, p) for p in share(order[i * self.batch_size : (i + 1) * self.batch_size])]
 
 
 def training_loader(
@@ -47,19 +55,29 @@ def training_loader(
     )
 
 
-def prediction_loader(data: Plain, batch_size: int, runtime: Runtime) -> Iterable[tuple[list[str], Tensor]]:
-    """Neighbours of equal size form a batch, so that a batch never depends on anything outside its list of ids."""
+def equal_sized(data: Plain, batch_size: int, max_pixels: int) -> list[list[int]]:
+    """Batches of indices for prediction: neighbours of equal size, so that a batch never depends on anything outside
+    its list of ids, and of no more than `max_pixels` pixels unless it is one image."""
     records = data.photos.dataset.records
     sizes = [(records[name].width, records[name].height) for name in data.ids]
     batches: list[list[int]] = []
-    for _, same in groupby(range(len(data.ids)), key=sizes.__getitem__):
-        run = list(same)
-        batches += [run[i : i + batch_size] for i in range(0, len(run), batch_size)]
-    loader: Iterable[tuple[list[str], Tensor]] = DataLoader(
-        data, batch_sampler=batches, num_workers=min(runtime.workers, len(batches)), collate_fn=_stack
+    for (width, height), same in groupby(range(len(sizes)), key=sizes.__getitem__):
+        run, images = list(same), max(1, min(batch_size, max_pixels // (width * height)))
+        batches += [run[i : i + images] for i in range(0, len(run), images)]
+    return batches
+
+
+def prediction_loader(data: Plain, batches: list[list[int]], runtime: Runtime, device: torch.device) -> Iterable[Batch]:
+    loader: Iterable[Batch] = DataLoader(
+        data,
+        batch_sampler=batches,
+        num_workers=min(runtime.workers, len(batches)),
+        collate_fn=_stack,
+        pin_memory=device.type == "cuda",
     )
     return loader
 
 
-def _stack(samples: list[tuple[str, Tensor]]) -> tuple[list[str], Tensor]:
-    return [name for name, _ in samples], torch.stack([image for _, image in samples])
+def _stack(samples: list[tuple[Any, ...]]) -> Batch:
+    ids, *tensors = zip(*samples, strict=True)
+    return list(ids), *(torch.stack(several) for several in tensors)

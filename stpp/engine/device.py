@@ -4,12 +4,16 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from stpp.distributed import local_rank, world
 from stpp.files import StppError
 from stpp.params import Model, Runtime
 
 
 def start(runtime: Runtime) -> torch.device:
-    """The device asked for, with torch's threads set. Raises StppError if it is not there."""
+    """The device asked for, of several processes each its own, with torch's threads set.
+
+    Raises StppError if it is not there.
+    """
     if runtime.threads:
         torch.set_num_threads(runtime.threads)
     if runtime.device == "cuda" and not torch.cuda.is_available():
@@ -17,7 +21,7 @@ def start(runtime: Runtime) -> torch.device:
     name = runtime.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    return torch.device(f"cuda:{local_rank()}" if name == "cuda" and world() > 1 else name)
 
 
 def precision(model: Model, device: torch.device) -> AbstractContextManager[object]:

@@ -1,15 +1,16 @@
 """A network on a list of images: one confusion matrix over all of them (paper, 4.1)."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from stpp.data.datasets import Photos
+from stpp import distributed
+from stpp.data.loaders import Batch
 from stpp.engine.device import precision
-from stpp.engine.metrics import confusion, iou, miou, pixel_accuracy
-from stpp.engine.predict import Predict, plain
+from stpp.engine.metrics import confusions, iou, miou, pixel_accuracy
+from stpp.engine.predict import Decide
 from stpp.params import Model
 
 
@@ -32,32 +33,45 @@ class Scores:
         return [float(v) for v in iou(self.matrix)]
 
 
-def predictions(
-    network: nn.Module,
-    loader: Iterable[tuple[list[str], Tensor]],
-    model: Model,
-    device: torch.device,
-    predict: Predict = plain,
-) -> Iterator[tuple[str, Tensor]]:
-    """(id, class probabilities float32 (classes, H, W) on `device`) of every image, in the loader's order."""
-    network.eval()
-    for ids, images in loader:
+@dataclass(frozen=True)
+class Decided:
+    """What K networks say of a batch; all tensors on the device of the networks."""
+
+    ids: list[str]
+    masks: Tensor
+    """Class ids, uint8 (K, B, H, W)."""
+    confidence: Tensor
+    """The winning probability of the last network, float32 (B, H, W)."""
+    truth: Tensor | None
+    """True class ids, uint8 (B, H, W), where the loader has them."""
+
+
+def decisions(
+    networks: Sequence[nn.Module], loader: Iterable[Batch], model: Model, device: torch.device, decide: Decide
+) -> Iterator[Decided]:
+    """What every network decides, batch by batch in the loader's order."""
+    for network in networks:
+        network.eval()
+    for ids, *tensors in loader:
         # Never held over a yield: it would govern the caller, and outlive two generators read in turn.
         with torch.inference_mode(), precision(model, device):
-            probabilities = predict(network, images.to(device, memory_format=torch.channels_last))
-        yield from zip(ids, probabilities, strict=True)
+            pixels = tensors[0].to(device, non_blocking=True)
+            found = [decide(network, pixels) for network in networks]
+        masks = torch.stack([mask for mask, _ in found])
+        yield Decided(ids, masks, found[-1][1], tensors[1].to(device, non_blocking=True) if tensors[1:] else None)
 
 
 def evaluate(
     network: nn.Module,
-    loader: Iterable[tuple[list[str], Tensor]],
-    photos: Photos,
+    loader: Iterable[Batch],
+    classes: int,
     model: Model,
     device: torch.device,
+    decide: Decide,
 ) -> Scores:
-    """One plain forward pass at original resolution, against the true masks of `photos`."""
-    classes = len(photos.dataset.classes)
-    matrix = torch.zeros(classes, classes, dtype=torch.int64)
-    for name, probabilities in predictions(network, loader, model, device):
-        matrix += confusion(probabilities.argmax(0).cpu(), torch.from_numpy(photos.mask(name)), classes)
-    return Scores(matrix)
+    """The confusion matrix over all images of a loader with true masks; of several processes, over those of all."""
+    matrix = torch.zeros(classes, classes, dtype=torch.int64, device=device)
+    for decided in decisions([network], loader, model, device, decide):
+        assert decided.truth is not None
+        matrix += confusions(decided.masks[0], decided.truth, classes).sum(0)
+    return Scores(distributed.summed(matrix).cpu())

@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from stpp.data.datasets import Training, WeakStrong
 from stpp.data.loaders import Batches, training_loader
+from stpp.distributed import first, rank, summed, world
 from stpp.engine.device import precision
 from stpp.engine.evaluate import Scores
 from stpp.engine.optim import optimizer, schedule
@@ -49,7 +51,16 @@ def supervised(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """L_ce of logits (B, classes, H, W) and y (B, H, W): mean over the pixels that are not 255, 0 where none is."""
     total = F.cross_entropy(logits.float(), y, ignore_index=IGNORE, reduction="sum")
-    return total / (y != IGNORE).sum().clamp(min=1)
+    return mean_over(total, y != IGNORE)
+
+
+def mean_over(total: Tensor, shown: Tensor) -> Tensor:
+    """A sum over pixels, divided by how many are shown (bool) and at least 1.
+
+    Of several processes, by how many each has on average: the mean over the processes, which is what their gradients
+    come to, is the mean over all pixels of the batch.
+    """
+    return total / (summed(shown.sum()) / world()).clamp(min=1 / world())
 
 
 def checkpoint_epochs(checkpoints: int, epochs: int) -> list[int]:
@@ -78,6 +89,7 @@ def fit(
     thread count, in the same weights as one that was never stopped. Raises StppError if the loss is no number.
     """
     network.to(device)
+    replica = replicated(network, device)
     sgd = optimizer(network, train, started)
     iteration, loss_sum, curve = 0, torch.zeros((), dtype=torch.float64, device=device), list[dict[str, float]]()
     batches = Batches(len(data), train.batch_size // data.images, train.epochs, train.seed, role)
@@ -87,7 +99,7 @@ def fit(
         sgd.load_state_dict(state["optimizer"])
         poly.load_state_dict(state["schedule"])
         iteration, loss_sum, curve = state["iteration"], state["loss_sum"].to(device), state["curve"]
-        for row in curve:
+        for row in curve if first() else ():
             hooks.log(row, int(row["epoch"]))
 
     def saved() -> State:
@@ -105,19 +117,19 @@ def fit(
     began, since, last_save = time.monotonic(), iteration, time.monotonic()
     loader = training_loader(data, batches, runtime, device)
     for x, y in progress(loader, f"train {role}", batches.total, iteration):
-        torch.manual_seed(seed_of(train.seed, role, iteration, "dropout"))
+        torch.manual_seed(seed_of(train.seed, role, iteration, "dropout") + rank())
         network.train()
         lr = sgd.param_groups[0]["lr"]
         with precision(model, device):
-            loss = step(network, x.to(device), y.to(device))
+            loss = step(replica, x.to(device, non_blocking=True), y.to(device, non_blocking=True))
         sgd.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         sgd.step()
         poly.step()
-        loss_sum += loss.detach()
+        loss_sum += summed(loss.detach()) / world()
         iteration += 1
         if iteration % batches.per_epoch:
-            if time.monotonic() - last_save > SAVE_EVERY_S:
+            if first() and time.monotonic() - last_save > SAVE_EVERY_S:
                 hooks.save(saved())
                 last_save = time.monotonic()
             continue
@@ -128,18 +140,43 @@ def fit(
         if not math.isfinite(mean_loss):
             raise StppError(f"{role}: the loss is {mean_loss} in epoch {epoch}: training diverged; lower train.lr")
         rate = (iteration - since) * train.batch_size / (time.monotonic() - began)
+        align(network)
         scores = hooks.validate(network)
         best = max((row["val/miou"] for row in curve), default=-1.0)
         row = {"epoch": float(epoch), "train/loss": mean_loss, "train/lr": lr, **_named(scores)}
         curve.append(row)
-        if epoch in keep_after:
-            hooks.checkpoint(keep_after[epoch], network)
-        if scores.miou > best:
-            hooks.checkpoint("best", network)
-        hooks.save(saved())
-        hooks.log(row | {"train/images_per_second": rate}, epoch)
+        if first():
+            if epoch in keep_after:
+                hooks.checkpoint(keep_after[epoch], network)
+            if scores.miou > best:
+                hooks.checkpoint("best", network)
+            hooks.save(saved())
+            hooks.log(row | {"train/images_per_second": rate}, epoch)
         began, since, last_save = time.monotonic(), iteration, time.monotonic()
     return curve
+
+
+def replicated(network: nn.Module, device: torch.device) -> nn.Module:
+    """The network, or of several processes a replica of it that adds up gradients over them.
+
+    On GPUs batch norm takes its statistics over the whole batch; on CPUs, where PyTorch has no such layer, over each
+    process's part, as the authors' code does with its GPUs.
+    """
+    if world() == 1:
+        return network
+    if device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    devices = [device] if device.type == "cuda" else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # newer releases of torch have another name for it
+        return nn.parallel.DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
+
+
+def align(network: nn.Module) -> None:
+    """Give every process the buffers (running statistics) of the first; parameters are equal already."""
+    if world() > 1:
+        for buffer in network.buffers():
+            torch.distributed.broadcast(buffer, 0)
 
 
 def _named(scores: Scores) -> dict[str, float]:

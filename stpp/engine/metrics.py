@@ -6,21 +6,33 @@ from torch import Tensor
 from stpp.params import IGNORE
 
 
-def confusion(predicted: Tensor, target: Tensor, classes: int) -> Tensor:
-    """Pixels by (target, predicted) class, int64 (classes, classes); pixels with target 255 are left out.
+def confusions(predicted: Tensor, target: Tensor, classes: int) -> Tensor:
+    """Pixels by (target, predicted) class of every image, int64 (B, classes, classes); target 255 is left out.
 
-    predicted, target: class ids of the same shape; every predicted id lies in [0, classes).
+    predicted, target: class ids (B, H, W) on one device; every predicted id lies in [0, classes).
     """
-    valid = target != IGNORE
-    pairs = target[valid].long() * classes + predicted[valid].long()
-    return torch.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+    images, bins = len(target), classes * classes
+    pairs = target.int() * classes + predicted.int()
+    pairs = torch.where(target == IGNORE, bins, pairs) + torch.arange(images, device=target.device).mul(bins + 1).view(
+        -1, 1, 1
+    )
+    counts = torch.bincount(pairs.flatten(), minlength=images * (bins + 1))
+    return counts.reshape(images, bins + 1)[:, :bins].reshape(images, classes, classes)
+
+
+def confusion(predicted: Tensor, target: Tensor, classes: int) -> Tensor:
+    """As `confusions`, of one image: (H, W), or any other shape, -> (classes, classes)."""
+    return confusions(predicted.reshape(1, 1, -1), target.reshape(1, 1, -1), classes)[0]
 
 
 def iou(matrix: Tensor) -> Tensor:
-    """Intersection over union of every class, float64 (classes,) in [0, 1]; NaN where the union is empty."""
+    """Intersection over union of every class: (..., classes, classes) -> float64 (..., classes) in [0, 1].
+
+    NaN where the union is empty.
+    """
     matrix = matrix.double()
-    intersection = matrix.diagonal()
-    union = matrix.sum(0) + matrix.sum(1) - intersection
+    intersection = matrix.diagonal(dim1=-2, dim2=-1)
+    union = matrix.sum(-2) + matrix.sum(-1) - intersection
     return intersection / union
 
 

@@ -1,20 +1,27 @@
 """From images to class probabilities: one plain forward pass, sliding windows, test-time augmentation (paper, 4.1)."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stpp.params import Evaluate
+from stpp.data.transforms import MEAN, STD
+from stpp.params import Evaluate, Label
 
 Predict = Callable[[nn.Module, Tensor], Tensor]
-"""(network, images (B, 3, H, W)) -> class probabilities (B, classes, H, W)."""
+"""(network, normalised images (B, 3, H, W)) -> class probabilities (B, classes, H, W)."""
+Decide = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]
+"""(network, RGB uint8 (B, H, W, 3)) -> class ids uint8 (B, H, W), and the winning probability float32 (B, H, W)."""
+
+WINDOW = 1024
+"""Side in pixels of the windows in which an image above `max_pixels` is predicted; less where `max_pixels` is."""
 
 
 def plain(network: nn.Module, x: Tensor) -> Tensor:
     """One forward pass at the images' own size: probabilities (B, classes, H, W)."""
-    return F.softmax(network(x).float(), dim=1)
+    return F.softmax(network(x.contiguous(memory_format=torch.channels_last)).float(), dim=1)
 
 
 def augmented(predict: Predict, scales: Sequence[float], flip: bool) -> Predict:
@@ -38,26 +45,92 @@ def augmented(predict: Predict, scales: Sequence[float], flip: bool) -> Predict:
     return over_scales
 
 
-def sliding(window: int, stride: int) -> Predict:
+def sliding(window: int, stride: int, predict: Predict = plain) -> Predict:
     """Square windows at a step of `stride` pixels, the last ones flush with the border; averaged where they overlap.
 
     An image is no smaller than needed: a side below `window` is one window of that side.
     """
 
     def over_windows(network: nn.Module, x: Tensor) -> Tensor:
-        height, width = x.shape[2:]
-        total, times = torch.zeros((), device=x.device), torch.zeros(height, width, device=x.device)
-        for top in starts(height, window, stride):
-            for left in starts(width, window, stride):
-                box = slice(top, top + window), slice(left, left + window)
-                scores = plain(network, x[:, :, *box])
-                if not total.ndim:
-                    total = scores.new_zeros(len(x), scores.shape[1], height, width)
-                total[:, :, *box] += scores
-                times[box] += 1
-        return total / times
+        return torch.cat(list(_bands(predict, network, x, window, stride)), dim=_long_side(x))
 
     return over_windows
+
+
+def decided(predict: Predict, max_pixels: int, window: int | None = None, stride: int | None = None) -> Decide:
+    """The arg max of `predict`; in overlapping windows where an image has more than `max_pixels`.
+
+    window, stride: those of a prediction that is in windows at any size; see `window_of` for the others. Windows need
+    memory for the probabilities of one row of them, whatever the length of the image.
+    """
+
+    def decide(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+        x = images.permute(0, 3, 1, 2)
+        side = window or window_of(x.shape[2], x.shape[3], max_pixels)
+        if side is None:
+            confidence, mask = predict(network, normalized(x)).max(1)
+            return mask.to(torch.uint8), confidence
+
+        def from_pixels(network: nn.Module, part: Tensor) -> Tensor:
+            return predict(network, normalized(part))
+
+        masks, confidences = [], []
+        for band in _bands(from_pixels, network, x, side, stride or step_of(side)):
+            confidence, mask = band.max(1)
+            masks.append(mask.to(torch.uint8))
+            confidences.append(confidence)
+        along = _long_side(x) - 1
+        return torch.cat(masks, along), torch.cat(confidences, along)
+
+    return decide
+
+
+def window_of(height: int, width: int, max_pixels: int) -> int | None:
+    """Side of the windows in which an image is predicted; None: whole, since it has no more than `max_pixels`."""
+    return None if height * width <= max_pixels else min(WINDOW, math.isqrt(max_pixels))
+
+
+def step_of(window: int) -> int:
+    """Step in pixels of windows that overlap by a third."""
+    return max(1, window * 2 // 3)
+
+
+def normalized(pixels: Tensor) -> Tensor:
+    """RGB uint8 (B, 3, H, W) -> float32 of ImageNet's mean and deviation, as `stpp.data.transforms.normalize`."""
+    mean, std = (torch.from_numpy(v).to(pixels.device).reshape(1, 3, 1, 1) for v in (MEAN, STD))
+    return pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
+
+
+def _bands(predict: Predict, network: nn.Module, x: Tensor, window: int, stride: int) -> Iterator[Tensor]:
+    """Probabilities of x (B, 3, H, W) averaged over windows, in bands (B, classes, ...) one after the other along the
+    longer side: what is finished goes before the next row of windows begins."""
+    along = _long_side(x)
+    across = 5 - along
+    tops = starts(x.shape[along], window, stride)
+    total = times = torch.zeros(())
+    for top, following in zip(tops, [*tops[1:], x.shape[along]], strict=True):
+        row = x.narrow(along, top, min(window, x.shape[along]))
+        for left in starts(x.shape[across], window, stride):
+            part = row.narrow(across, left, min(window, x.shape[across]))
+            scores = predict(network, part)
+            if not total.ndim:
+                total = scores.new_zeros(len(x), scores.shape[1], *row.shape[2:])
+                times = scores.new_zeros(1, 1, *row.shape[2:])
+            total.narrow(across, left, part.shape[across]).add_(scores)
+            times.narrow(across, left, part.shape[across]).add_(1)
+        done = following - top
+        yield total.narrow(along, 0, done) / times.narrow(along, 0, done)
+        total, times = (_shifted(t, along, done) for t in (total, times))
+
+
+def _shifted(t: Tensor, dim: int, by: int) -> Tensor:
+    """`t` moved on by so many places along a dimension, with zeros behind."""
+    rest = t.shape[dim] - by
+    return torch.cat([t.narrow(dim, by, rest), torch.zeros_like(t.narrow(dim, 0, by))], dim)
+
+
+def _long_side(x: Tensor) -> int:
+    return 2 if x.shape[2] >= x.shape[3] else 3
 
 
 def starts(side: int, window: int, stride: int) -> list[int]:
@@ -66,14 +139,18 @@ def starts(side: int, window: int, stride: int) -> list[int]:
     return [*range(0, last, stride), last]
 
 
-def evaluation(evaluate: Evaluate) -> Predict:
+def labelling(label: Label) -> Decide:
+    """The way of pseudo labelling that the parameters name (paper, 4.1: test-time augmentation)."""
+    return decided(augmented(plain, label.scales, label.flip), label.max_pixels)
+
+
+def evaluation(evaluate: Evaluate) -> Decide:
     """The way of prediction that the parameters of evaluation name; whole images and one scale in the paper."""
-    predict: Predict = plain
-    if evaluate.window is not None:
-        predict = sliding(evaluate.window, evaluate.step)
-    if evaluate.scales != (1.0,) or evaluate.flip:
-        predict = augmented(predict, evaluate.scales, evaluate.flip)
-    return predict
+    augments = evaluate.scales != (1.0,) or evaluate.flip
+    if not augments:
+        return decided(plain, evaluate.max_pixels, evaluate.window, evaluate.step)
+    one = plain if evaluate.window is None else sliding(evaluate.window, evaluate.step)
+    return decided(augmented(one, evaluate.scales, evaluate.flip), evaluate.max_pixels)
 
 
 def described(evaluate: Evaluate) -> str:

@@ -40,7 +40,7 @@ class Segmenter:
                 image, _ = read_image(path)
             except StppError as error:
                 raise ValueError(str(error).replace(str(path), f"row {row}")) from None
-        mask = self.predictor(image).argmax(0).to(torch.uint8).numpy()
+        mask = self.predictor.mask(image).numpy()
         return encode_mask(mask, self.predictor.about.palette)
 
 

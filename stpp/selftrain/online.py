@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stpp.engine.fit import Step, cross_entropy
+from stpp.engine.fit import Step, cross_entropy, mean_over
 from stpp.params import IGNORE, Online
 
 
@@ -27,7 +27,7 @@ def online(params: Online) -> Step:
         visible = shown != IGNORE
         label[~visible | (confidence < params.threshold)] = IGNORE
         of_strong = network(strong.contiguous(memory_format=torch.channels_last)).float()
-        L_u = F.cross_entropy(of_strong, label, ignore_index=IGNORE, reduction="sum") / visible.sum().clamp(min=1)
+        L_u = mean_over(F.cross_entropy(of_strong, label, ignore_index=IGNORE, reduction="sum"), visible)
         return L_s + params.weight * L_u
 
     return step

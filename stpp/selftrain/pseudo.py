@@ -8,15 +8,13 @@ from stpp.masks import Mask
 from stpp.params import IGNORE
 
 
-def pseudo_mask(probabilities: Tensor, threshold: float | None = None) -> tuple[Mask, float]:
-    """(classes, H, W) -> class ids uint8 (H, W), and the mean over pixels of the winning probability, in (0, 1].
+def pseudo_mask(mask: Tensor, confidence: Tensor, threshold: float | None = None) -> tuple[Mask, float]:
+    """The arg max, uint8 (H, W), and its probability (H, W) -> the pseudo mask, and the mean probability in (0, 1].
 
     Pixels whose winning probability is below `threshold` are 255; without one, as in ST and ST++, all are labelled.
     """
-    confidence, mask = probabilities.max(0)
-    mask = mask.to(torch.uint8)
     if threshold is not None:
-        mask[confidence < threshold] = IGNORE
+        mask = torch.where(confidence < threshold, IGNORE, mask)
     return mask.cpu().numpy(), float(confidence.double().mean())
 
 

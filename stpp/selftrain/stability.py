@@ -2,20 +2,27 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
-from stpp.engine.metrics import confusion, miou
+from stpp.engine.metrics import confusions, iou
 
 
-def stability(masks: Sequence[Tensor], classes: int) -> float:
-    """s_i / (K - 1), s_i = sum over j < K of meanIOU(M_ij, M_iK) (paper, Eq. in 3.4); in [0, 1], 1 for equal masks.
+def stabilities(masks: Tensor, classes: int) -> Tensor:
+    """s_i / (K - 1), s_i = sum over j < K of meanIOU(M_ij, M_iK) (paper, Eq. in 3.4), for every image of a batch.
 
-    masks: M_i1 .. M_iK, class ids (H, W) of one image from checkpoints in the order of training; M_iK is the reference.
-    The mean is over the classes whose union is not empty in the two masks compared. The paper sums; dividing by K - 1,
-    as the authors' code does, leaves the order as it is.
+    masks: M_i1 .. M_iK, class ids (K, B, H, W) from checkpoints in the order of training; M_iK is the reference.
+    Returns float64 (B,) in [0, 1], 1 for equal masks. The mean is over the classes whose union is not empty in the two
+    masks compared. The paper sums; dividing by K - 1, as the authors' code does, leaves the order as it is.
     """
     *earlier, M_iK = masks
     if not earlier:
         raise ValueError("stability compares at least two checkpoints")
-    s_i = sum(miou(confusion(M_ij, M_iK, classes)) for M_ij in earlier)
+    s_i = sum(iou(confusions(M_ij, M_iK, classes)).nanmean(-1) for M_ij in earlier)
+    assert isinstance(s_i, Tensor)
     return s_i / len(earlier)
+
+
+def stability(masks: Sequence[Tensor], classes: int) -> float:
+    """As `stabilities`, of one image: M_i1 .. M_iK, each (H, W)."""
+    return float(stabilities(torch.stack([*masks]).unsqueeze(1), classes)[0])

@@ -1,6 +1,5 @@
 """Stage evaluate: every model on val and, once, on test; the quality of pseudo masks where true ones exist."""
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -85,6 +84,7 @@ def _evaluate(
 ) -> None:
     import torch
 
+    from stpp import distributed
     from stpp.data.datasets import Photos
     from stpp.engine.evaluate import Scores
     from stpp.engine.predict import described
@@ -109,8 +109,14 @@ def _evaluate(
         for name, model in models.items():
             panels = {i: job.folder / "panels" / name / f"{i}.png" for i in shown if subset == first}
             what = f"evaluate {name} on {subset}"
-            make = partial(_confusion_matrix, p=p, photos=photos, model=model, ids=ids, panels=panels, what=what)
-            matrix = read_json(job.once(f"on-{subset}/{name}.json", make))
+            path = job.folder / f"on-{subset}" / f"{name}.json"
+            if distributed.told(not path.exists()):
+                counted = _confusion_matrix(p, photos, model, ids, panels, what)
+                if distributed.first():
+                    write_json(path, counted)
+            if not distributed.first():
+                continue
+            matrix = read_json(path)
             scores = Scores(torch.tensor(matrix))
             matrices.setdefault(subset, {})[name] = matrix
             metrics.setdefault(subset, {})[name] = {"miou": scores.miou, "pixel_accuracy": scores.pixel_accuracy}
@@ -118,6 +124,10 @@ def _evaluate(
             final = {f"{subset}/{name}/miou": scores.miou, f"{subset}/{name}/pixel_accuracy": scores.pixel_accuracy}
             run.log(final, 0)
             run.summary(final)
+
+    distributed.together()  # panels are written by whoever has the image
+    if not distributed.first():
+        return
 
     quality = []
     for group, folder in sets.items():
@@ -138,18 +148,19 @@ def _evaluate(
 
 
 def _confusion_matrix(
-    path: Path, *, p: "Params", photos: "Photos", model: Path, ids: list[str], panels: dict[str, Path], what: str
-) -> None:
-    """Write a model's confusion matrix over `ids` as JSON, and its masks of some of them as PNGs at `panels`."""
+    p: "Params", photos: "Photos", model: Path, ids: list[str], panels: dict[str, Path], what: str
+) -> list[list[int]]:
+    """A model's confusion matrix over `ids`, of all processes together; its masks of some as PNGs at `panels`."""
     import torch
 
-    from stpp.data.datasets import Plain
-    from stpp.data.loaders import prediction_loader
+    from stpp import distributed
+    from stpp.data.datasets import WithTruth
+    from stpp.data.loaders import equal_sized, prediction_loader
     from stpp.engine import device as devices
-    from stpp.engine.evaluate import predictions
-    from stpp.engine.metrics import confusion
+    from stpp.engine.evaluate import decisions
+    from stpp.engine.metrics import confusions
     from stpp.engine.predict import evaluation
-    from stpp.files import replacing, write_json
+    from stpp.files import replacing
     from stpp.masks import encode_mask
     from stpp.models import build
     from stpp.progress import progress
@@ -157,16 +168,20 @@ def _confusion_matrix(
     where = devices.start(p.runtime)
     classes = len(photos.dataset.classes)
     network = build.load(build.build(p.model, classes), model).to(where)
-    loader = prediction_loader(Plain(photos, ids), p.evaluate.batch_size, p.runtime)
-    matrix = torch.zeros(classes, classes, dtype=torch.int64)
-    stream = predictions(network, loader, p.model, where, evaluation(p.evaluate))
-    for i, probabilities in progress(stream, what, len(ids)):
-        predicted = probabilities.argmax(0).cpu()
-        matrix += confusion(predicted, torch.from_numpy(photos.mask(i)), classes)
-        if i in panels:
-            with replacing(panels[i]) as partial_:
-                partial_.write_bytes(encode_mask(predicted.to(torch.uint8).numpy(), photos.dataset.palette))
-    write_json(path, matrix.tolist())
+    images = WithTruth(photos, ids)
+    mine = distributed.share(equal_sized(images, p.evaluate.batch_size, p.evaluate.max_pixels))
+    loader = prediction_loader(images, mine, p.runtime, where)
+    matrix = torch.zeros(classes, classes, dtype=torch.int64, device=where)
+    stream = decisions([network], loader, p.model, where, evaluation(p.evaluate))
+    for batch in progress(stream, what, len(mine)):
+        assert batch.truth is not None
+        matrix += confusions(batch.masks[0], batch.truth, classes).sum(0)
+        for i, mask in zip(batch.ids, batch.masks[0], strict=True):
+            if i in panels:
+                with replacing(panels[i]) as partial:
+                    partial.write_bytes(encode_mask(mask.cpu().numpy(), photos.dataset.palette))
+    counted: list[list[int]] = distributed.summed(matrix).tolist()
+    return counted
 
 
 def _lists(paths: list[Path]) -> dict[str, Path]:

@@ -55,11 +55,12 @@ def label(
 def _label(job: Job, run: Run, p: "Params", model: Path, ids: Path, data: Path, keep: Path | None) -> None:
     import numpy as np
 
+    from stpp import distributed
     from stpp.data.datasets import Photos, Plain
-    from stpp.data.loaders import prediction_loader
+    from stpp.data.loaders import equal_sized, prediction_loader
     from stpp.engine import device as devices
-    from stpp.engine.evaluate import predictions
-    from stpp.engine.predict import augmented, plain
+    from stpp.engine.evaluate import decisions
+    from stpp.engine.predict import labelling, window_of
     from stpp.files import raise_all, read_csv, write_csv
     from stpp.manifest import listed, read_dataset
     from stpp.masks import COLUMNS, MaskSet, encode_mask, mask_sha256, shard_name, shards_of, write_shard
@@ -76,29 +77,35 @@ def _label(job: Job, run: Run, p: "Params", model: Path, ids: Path, data: Path, 
     where = devices.start(p.runtime)
     classes = len(dataset.classes)
     network = build.load(build.build(p.model, classes), model).to(where)
-    predict = augmented(plain, p.label.scales, p.label.flip)
     kept = MaskSet(keep) if keep else None
 
     def label_shard(name: str, ids: list[str], rows: Path, path: Path) -> None:
-        loader = prediction_loader(Plain(photos, ids), p.label.batch_size, p.runtime)
+        images = Plain(photos, ids)
+        batches = equal_sized(images, p.label.batch_size, p.label.max_pixels)
+        loader = prediction_loader(images, batches, p.runtime, where)
         masks, about = {}, []
-        for i, probabilities in predictions(network, loader, p.model, where, predict):
-            mask, confidence = pseudo_mask(probabilities, p.label.threshold)
-            if kept:
-                mask = fill(kept.read(i), mask)
-            masks[i] = encode_mask(mask, dataset.palette)
-            pixels = " ".join(map(str, np.bincount(mask[mask != IGNORE], minlength=classes)))
-            about.append((i, name, mask_sha256(mask), pixels, f"{confidence:.6f}"))
+        for batch in decisions([network], loader, p.model, where, labelling(p.label)):
+            for i, mask, confidence in zip(batch.ids, batch.masks[0], batch.confidence, strict=True):
+                labels, mean = pseudo_mask(mask, confidence, p.label.threshold)
+                if kept:
+                    labels = fill(kept.read(i), labels)
+                masks[i] = encode_mask(labels, dataset.palette)
+                pixels = " ".join(map(str, np.bincount(labels[labels != IGNORE], minlength=classes)))
+                window = window_of(labels.shape[0], labels.shape[1], p.label.max_pixels)
+                about.append((i, name, mask_sha256(labels), pixels, f"{mean:.6f}", window or ""))
         write_csv(rows, COLUMNS, about)
         write_shard(path, masks)
 
-    shards = shards_of(wanted, p.label.shards)
-    rows: list[tuple[str, ...]] = []
-    for index, shard in enumerate(progress(shards, f"label {len(wanted)} images", len(shards))):
-        name = shard_name(index, p.label.shards)
-        part = job.folder / f"part-{index:05d}.csv"
-        job.once(f"masks/{name}", partial(label_shard, name, shard, part))
-        rows += [tuple(row[c] for c in COLUMNS) for row in read_csv(part, COLUMNS)]
+    shards = shards_of(sorted(wanted), p.label.shards)
+    names = [shard_name(index, p.label.shards) for index in range(len(shards))]
+    mine = distributed.share(list(zip(names, shards, strict=True)))
+    for name, shard in progress(mine, f"label {len(wanted)} images", len(mine)):
+        job.once(f"masks/{name}", partial(label_shard, name, shard, job.folder / f"{name}.csv"))
+    distributed.together()
+    if not distributed.first():
+        return
+
+    rows = [tuple(row[c] for c in COLUMNS) for name in names for row in read_csv(job.folder / f"{name}.csv", COLUMNS)]
     write_csv(job.folder / "masks" / "manifest.csv", COLUMNS, sorted(rows))
     confidences = [float(row[4]) for row in rows]
     run.log({"pseudo/images": float(len(rows)), "pseudo/confidence": sum(confidences) / len(rows)}, 0)

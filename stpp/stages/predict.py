@@ -180,8 +180,11 @@ def _predict(path: Path, predictor: "Predictor", written: dict[Kind, Path]) -> N
 
     about = predictor.about
     image, _ = read_image(path)
-    probabilities = predictor(image)
-    mask = probabilities.argmax(0).to(torch.uint8).numpy()
+    if Kind.probabilities in written:
+        probabilities = predictor.probabilities(image)
+        mask = probabilities.argmax(0).to(torch.uint8).numpy()
+    else:  # needs much less memory
+        mask = predictor.mask(image).numpy()
     for kind, file in written.items():
         with replacing(file) as partial:
             if kind is Kind.mask:

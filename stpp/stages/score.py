@@ -52,19 +52,19 @@ def score(
 
 
 def _score(job: Job, run: Run, p: "Params", checkpoints: Path, data: Path, split: Path) -> None:
-    import torch
-
-    from stpp.data.datasets import Photos, Plain
-    from stpp.data.loaders import prediction_loader
+    from stpp import distributed
+    from stpp.data.datasets import Photos, WithTruth
+    from stpp.data.loaders import equal_sized, prediction_loader
     from stpp.engine import device as devices
-    from stpp.engine.evaluate import predictions
-    from stpp.engine.metrics import confusion, miou
+    from stpp.engine.evaluate import decisions
+    from stpp.engine.metrics import confusions, iou
+    from stpp.engine.predict import decided, plain
     from stpp.files import StppError, read_csv, read_ids, write_csv
     from stpp.manifest import read_dataset
     from stpp.masks import shards_of
     from stpp.models import build
     from stpp.progress import progress
-    from stpp.selftrain.stability import stability
+    from stpp.selftrain.stability import stabilities
 
     dataset = read_dataset(data)
     photos = Photos(dataset, Path(p.data.root))
@@ -81,29 +81,31 @@ def _score(job: Job, run: Run, p: "Params", checkpoints: Path, data: Path, split
     columns = ("id", "stability", "confidence", "quality")
 
     def score_shard(ids: list[str], path: Path) -> None:
-        plain = Plain(photos, ids)
-        loaders = [prediction_loader(plain, p.score.batch_size, p.runtime) for _ in networks]
-        streams = [predictions(n, loader, p.model, where) for n, loader in zip(networks, loaders, strict=True)]
-        rows = []
-        for views in zip(*streams, strict=True):
-            masks = [probabilities.argmax(0) for _, probabilities in views]  # M_i1 .. M_iK
-            name = views[0][0]
-            quality = ""
-            if dataset.records[name].mask:
-                truth = torch.from_numpy(photos.mask(name))
-                quality = repr(miou(confusion(masks[-1].cpu(), truth, classes)))
-            confidence = float(views[-1][1].amax(0).double().mean())
-            rows.append((name, stability(masks, classes), confidence, quality))
+        images = WithTruth(photos, ids)
+        batches = equal_sized(images, p.score.batch_size, p.score.max_pixels)
+        loader = prediction_loader(images, batches, p.runtime, where)
+        rows: list[tuple[str, float, float, str]] = []
+        for batch in decisions(networks, loader, p.model, where, decided(plain, p.score.max_pixels)):
+            assert batch.truth is not None
+            # batch.masks are M_i1 .. M_iK of its images
+            s = stabilities(batch.masks, classes).tolist()
+            confidence = batch.confidence.double().mean((1, 2)).tolist()
+            qualities = iou(confusions(batch.masks[-1], batch.truth, classes)).nanmean(-1).tolist()
+            known = [repr(q) if dataset.records[i].mask else "" for i, q in zip(batch.ids, qualities, strict=True)]
+            rows += zip(batch.ids, s, confidence, known, strict=True)
         write_csv(path, columns, rows)
 
     ids = read_ids(split / "unlabeled.txt")
     shards = shards_of(ids, p.score.shards)
-    parts = [
-        job.once(f"part-{index:05d}.csv", partial(score_shard, shard))
-        for index, shard in enumerate(progress(shards, f"score {len(ids)} images, K = {len(files)}", len(shards)))
-    ]
+    names = [f"part-{index:05d}.csv" for index in range(len(shards))]
+    mine = distributed.share(list(zip(names, shards, strict=True)))
+    for name, shard in progress(mine, f"score {len(ids)} images, K = {len(files)}", len(mine)):
+        job.once(name, partial(score_shard, shard))
+    distributed.together()
+    if not distributed.first():
+        return
 
-    scored = [row for part in parts for row in read_csv(part, columns)]
+    scored = [row for name in names for row in read_csv(job.folder / name, columns)]
     rows = sorted((row["id"], float(row["stability"]), float(row["confidence"])) for row in scored)
     write_csv(job.folder / "scores.csv", columns[:3], rows)
     # The true quality of M_iK where an unlabelled image has a mask: for the report, and for `select.by: oracle` alone.

@@ -1,11 +1,13 @@
 """What every stage that computes for long has in common: work that survives a kill, an MLflow run, and run.json."""
 
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from stpp import distributed, launch
 from stpp.code import PACKAGE, closure, source
 from stpp.files import read_json, write_json
 from stpp.git import git
@@ -34,6 +36,8 @@ def tracked(
 ) -> None:
     """Do `work` once under an MLflow run called `name`, then publish `outs` of its folder, and run.json, in `out`.
 
+    Where several processes are asked for, they are started here, with the command line of this one.
+
     files: where `params` were read; the first is the setting, in which systems compare, the others make the system.
 
     run.json points to the run, and is DVC's out: a stage restored from DVC's cache still names the run that made it. It
@@ -42,6 +46,11 @@ def tracked(
     """
     from stpp.params_file import load
 
+    if launch.wanted():
+        if code := launch.launch(sys.argv[1:]):
+            raise SystemExit(code)
+        return
+
     tags = {"stpp.data.digest": read_json(data / "dataset.json")["digest"]}
     if split is not None:
         tags["stpp.split.digest"] = split_digest(split)
@@ -49,6 +58,9 @@ def tracked(
     everything = [data, *inputs] if split is None else [data, split, *inputs]
 
     def attempt(job: Job) -> None:
+        if not distributed.first():
+            work(job, Run(name, job.key, params, tags, root(), job.folder / "mlflow_run"))
+            return
         with track(name, job.key, params, load(files[:1]), tags, root(), job.folder / "mlflow_run") as run:
             run.tag("stpp.out", out.as_posix())
             work(job, run)
@@ -69,7 +81,10 @@ def tracked(
 
     places = {file: out / file for file in [*outs, "run.json"]}
     job_name = out.as_posix().strip("/").replace("/", "-")
-    run_once(job_name, module=module, sections={"name": name, **sections}, inputs=everything, outs=places, work=attempt)
+    with distributed.processes():
+        run_once(
+            job_name, module=module, sections={"name": name, **sections}, inputs=everything, outs=places, work=attempt
+        )
 
 
 def _lineage(run: Run, module: str, files: list[Path], inputs: list[Path], made: list[Content]) -> list[dict[str, Any]]:

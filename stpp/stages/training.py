@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from stpp.data.datasets import Photos, Training, WeakStrong
+    from stpp.data.loaders import Batch
     from stpp.engine.fit import Hooks, Step
     from stpp.models.build import About
     from stpp.params import Params
@@ -58,6 +59,7 @@ def trained(
             "train": params.train.model_dump(),
             "augment": params.augment.model_dump(),
             "evaluate.batch_size": params.evaluate.batch_size,
+            "evaluate.max_pixels": params.evaluate.max_pixels,
             **sections,
         },
         data=data,
@@ -85,6 +87,7 @@ def _train(
     import torch
 
     from stpp.data.datasets import Photos
+    from stpp.distributed import first
     from stpp.engine import device as devices
     from stpp.engine.fit import fit
     from stpp.files import publish, read_ids, write_csv
@@ -119,6 +122,8 @@ def _train(
         state=torch.load(state_file, map_location="cpu", weights_only=True) if state_file.exists() else None,
         step=step,
     )
+    if not first():
+        return
     if p.train.keep == "best_val":
         publish(job.folder / BEST, job.folder / "model.safetensors")
     else:
@@ -130,18 +135,25 @@ def _train(
 
 def _say(p: "Params", name: str, samples: "Training | WeakStrong") -> None:
     """How long the training is, and how fast; checked to fill a batch."""
+    from stpp.distributed import world
     from stpp.engine.optim import scaled_lr
     from stpp.files import StppError
 
     batch = p.train.batch_size // samples.images
+    if batch % world() or batch // world() < 2:
+        raise StppError(
+            f"{name}: train.batch_size {p.train.batch_size} is that of all {world()} processes together: a multiple of "
+            f"{samples.images * world()} is needed, {2 * samples.images * world()} at least"
+        )
     if len(samples) < batch:
         raise StppError(
             f"{name}: {len(samples)} samples an epoch ({samples.made_of}) are fewer than a batch of {batch}: "
             "lower train.batch_size, or give more images"
         )
+    on = f" on {world()} processes" if world() > 1 else ""
     print(
         f"{name}: {samples.made_of}; {p.train.epochs} epochs of {len(samples) // batch} iterations at batch "
-        f"{p.train.batch_size}; lr {scaled_lr(p.train):g} (train.lr x {p.train.batch_size} / 16), "
+        f"{p.train.batch_size}{on}; lr {scaled_lr(p.train):g} (train.lr x {p.train.batch_size} / 16), "
         f"head x {p.train.head_lr_factor:g}"
     )
 
@@ -161,24 +173,32 @@ def _hooks(
     """What the loop tells the world: this stage's files and MLflow run."""
     import torch
 
-    from stpp.data.datasets import Plain
-    from stpp.data.loaders import prediction_loader
+    from stpp import distributed
+    from stpp.data.datasets import Plain, WithTruth
+    from stpp.data.loaders import equal_sized, prediction_loader
     from stpp.engine import device as devices
-    from stpp.engine.evaluate import Scores, evaluate, predictions
+    from stpp.engine.evaluate import Scores, decisions, evaluate
     from stpp.engine.fit import Hooks, State, checkpoint_epochs
+    from stpp.engine.predict import decided, plain
     from stpp.files import replacing
     from stpp.models import build
 
-    loader = prediction_loader(Plain(photos, val), p.evaluate.batch_size, p.runtime)
     where = devices.start(p.runtime)
-    shown = val[:SHOWN_IMAGES] if run.enabled else []
+    decide = decided(plain, p.evaluate.max_pixels)
+
+    def loader_of(data: Plain, share: bool) -> "Iterable[Batch]":
+        batches = equal_sized(data, p.evaluate.batch_size, p.evaluate.max_pixels)
+        return prediction_loader(data, distributed.share(batches) if share else batches, p.runtime, where)
+
+    loader = loader_of(WithTruth(photos, val), share=True)
+    shown = Plain(photos, val[:SHOWN_IMAGES] if run.enabled else [])
     shown_after = checkpoint_epochs(min(SHOWN_TIMES, p.train.epochs), p.train.epochs)
     predicted: list[tuple[str, torch.Tensor]] = []
 
     def validate(network: torch.nn.Module) -> Scores:
-        some = prediction_loader(Plain(photos, shown), p.evaluate.batch_size, p.runtime) if shown else []
-        predicted[:] = [(i, out.argmax(0).to(torch.uint8)) for i, out in predictions(network, some, p.model, where)]
-        return evaluate(network, loader, photos, p.model, where)
+        some = decisions([network], loader_of(shown, share=False), p.model, where, decide) if shown.ids else ()
+        predicted[:] = [pair for batch in some for pair in zip(batch.ids, batch.masks[0], strict=True)]
+        return evaluate(network, loader, len(photos.dataset.classes), p.model, where, decide)
 
     def checkpoint(which: str, network: torch.nn.Module) -> None:
         if which == "best":

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stpp.distributed import first
 from stpp.files import StppError, write_text
 from stpp.git import git
 from stpp.tracking.client import client, experiment_of, reason, tracking_uri, without_password
@@ -43,7 +44,9 @@ class Run:
         self.memory = memory
         self.run_id: str | None = None
         self.parent_id: str | None = None
-        self.enabled = os.environ.get("STPP_TRACKING") != "off" and importlib.util.find_spec("mlflow") is not None
+        self.enabled = (
+            first() and os.environ.get("STPP_TRACKING") != "off" and importlib.util.find_spec("mlflow") is not None
+        )
         self._client: Any = None
         self._machine: Any = None
         self._pending: list[Callable[[], None]] = []

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from stpp.data.datasets import Draw, Labeled, Photos, Plain, Training, WeakStrong
+from stpp.data.datasets import Draw, Labeled, Photos, Plain, Training, WeakStrong, WithTruth
 from stpp.data.transforms import normalize
 from stpp.files import StppError, write_csv
 from stpp.masks import COLUMNS, MaskSet, encode_mask, mask_sha256, write_shard
@@ -36,7 +36,7 @@ def pseudo_masks(photos: Photos, tmp_path: Path) -> MaskSet:
         record = photos.dataset.records[name]
         masks[name] = np.full((record.height, record.width), 2, dtype=np.uint8)
     write_shard(tmp_path / "s.zip", {name: encode_mask(mask, photos.dataset.palette) for name, mask in masks.items()})
-    write_csv(tmp_path / "manifest.csv", COLUMNS, [(n, "s.zip", mask_sha256(m), "", "") for n, m in masks.items()])
+    write_csv(tmp_path / "manifest.csv", COLUMNS, [(n, "s.zip", mask_sha256(m), "", "", "") for n, m in masks.items()])
     return MaskSet(tmp_path)
 
 
@@ -178,10 +178,19 @@ def test_plain_images_are_whole_and_named(photos: Photos) -> None:
         record = photos.dataset.records[name]
         found, image = plain[index]
         assert found == name
-        assert image.shape == (3, record.height, record.width)
-        mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-        expected = (photos.image(name) / 255 - mean) / deviation
-        assert np.abs(image.numpy().transpose(1, 2, 0) - expected).max() < 1e-5
+        assert image.dtype == torch.uint8
+        assert image.shape == (record.height, record.width, 3)
+        assert (image.numpy() == photos.image(name)).all()
+
+
+def test_the_true_mask_goes_along_where_there_is_one(photos: Photos) -> None:
+    for name, image, truth in map(WithTruth(photos, [*UNLABELED, *LABELED]).__getitem__, range(10)):
+        assert truth.dtype == torch.uint8
+        assert truth.shape == image.shape[:2]
+        if photos.dataset.records[name].mask:
+            assert (truth.numpy() == photos.mask(name)).all()
+        else:
+            assert (truth == 255).all()
 
 
 # -- ablations and online labelling -----------------------------------------------------------------------------------

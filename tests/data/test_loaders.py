@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stpp.data.datasets import Labeled, Photos, Plain, Training
-from stpp.data.loaders import Batches, prediction_loader, training_loader
+from stpp.data.datasets import Labeled, Photos, Plain, Training, WithTruth
+from stpp.data.loaders import Batch, Batches, equal_sized, prediction_loader, training_loader
 from stpp.manifest import Dataset
 from stpp.params import Augment, Runtime, Weak
 
@@ -87,8 +87,10 @@ def test_a_training_loader_gives_the_samples_of_its_batches_in_order(workers: in
 # -- prediction -------------------------------------------------------------------------------------------------------
 
 
-def batches_of(photos: Photos, ids: list[str], size: int, workers: int = 0) -> list[tuple[list[str], torch.Tensor]]:
-    return list(prediction_loader(Plain(photos, ids), size, Runtime(workers=workers)))
+def batches_of(photos: Photos, ids: list[str], size: int, workers: int = 0, max_pixels: int = 2**22) -> list[Batch]:
+    data = Plain(photos, ids)
+    batches = equal_sized(data, size, max_pixels)
+    return list(prediction_loader(data, batches, Runtime(workers=workers), torch.device("cpu")))
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
@@ -99,7 +101,7 @@ def test_batches_hold_every_id_once_in_order_and_equal_sizes_only(size: int, wor
     for names, images in batches:
         assert 1 <= len(names) <= size
         sizes = {(photos.dataset.records[n].height, photos.dataset.records[n].width) for n in names}
-        assert sizes == {tuple(images.shape[2:])}
+        assert sizes == {tuple(images.shape[1:3])}
         for name, image in zip(names, images, strict=True):
             assert torch.equal(image, Plain(photos, [name])[0][1])
 
@@ -107,6 +109,21 @@ def test_batches_hold_every_id_once_in_order_and_equal_sizes_only(size: int, wor
 def test_neighbours_of_equal_size_fill_a_batch(photos: Photos) -> None:
     alike = [n for n in NAMES if photos.dataset.records[n].width == 24]
     assert [len(names) for names, _ in batches_of(photos, alike, 3)] == [3, 3, 2]
+
+
+def test_a_batch_has_no_more_pixels_than_the_bound_unless_it_is_one_image(photos: Photos) -> None:
+    alike = [n for n in NAMES if photos.dataset.records[n].width == 24]
+    pixels = 24 * photos.dataset.records[alike[0]].height
+    assert [len(names) for names, _ in batches_of(photos, alike, 8, max_pixels=2 * pixels)] == [2, 2, 2, 2]
+    assert [len(names) for names, _ in batches_of(photos, alike, 8, max_pixels=pixels - 1)] == [1] * 8
+
+
+def test_true_masks_make_a_third_part_of_a_batch(photos: Photos) -> None:
+    data = WithTruth(photos, NAMES)
+    for names, images, truths in prediction_loader(
+        data, equal_sized(data, 3, 2**22), Runtime(workers=0), torch.device("cpu")
+    ):
+        assert truths.shape == (len(names), *images.shape[1:3])
 
 
 def test_batches_depend_on_the_list_of_ids_and_on_nothing_beyond(photos: Photos) -> None:

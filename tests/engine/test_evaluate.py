@@ -1,7 +1,7 @@
 """Predictions image by image, and one confusion matrix over all of them."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import pytest
@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from stpp.data.datasets import Photos, Plain
-from stpp.data.loaders import prediction_loader
-from stpp.engine.evaluate import Scores, evaluate, predictions
+from stpp.data.datasets import Photos, WithTruth
+from stpp.data.loaders import Batch, equal_sized, prediction_loader
+from stpp.engine.evaluate import Scores, decisions, evaluate
+from stpp.engine.predict import decided, plain
 from stpp.params import Model, Runtime
 
 CPU = torch.device("cpu")
@@ -38,8 +39,20 @@ def photos(make_photos: Callable[..., Photos]) -> Photos:
     return make_photos(SIZES, classes=3)
 
 
-def loader(photos: Photos, ids: list[str], batch_size: int = 2) -> object:
-    return prediction_loader(Plain(photos, ids), batch_size, Runtime(workers=0))
+PLAIN = decided(plain, 2**22)
+
+
+def loader(photos: Photos, ids: list[str], batch_size: int = 2) -> Iterable[Batch]:
+    data = WithTruth(photos, ids)
+    return prediction_loader(data, equal_sized(data, batch_size, 2**22), Runtime(workers=0), CPU)
+
+
+def each(
+    networks: list[Network], photos: Photos, ids: list[str], batch_size: int = 2, model: Model = MODEL
+) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Id, masks (K, H, W) and the last network's confidence (H, W), image by image."""
+    for batch in decisions(networks, loader(photos, ids, batch_size), model, CPU, PLAIN):
+        yield from zip(batch.ids, batch.masks.unbind(1), batch.confidence, strict=True)
 
 
 def by_hand(network: Network, photos: Photos, name: str) -> Tensor:
@@ -51,37 +64,46 @@ def by_hand(network: Network, photos: Photos, name: str) -> Tensor:
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 8])
-def test_predictions_name_every_image_once_in_the_given_order(photos: Photos, batch_size: int) -> None:
+def test_every_image_is_decided_once_in_the_given_order(photos: Photos, batch_size: int) -> None:
     ids = sorted(photos.dataset.records)
-    got = [name for name, _ in predictions(Network(), loader(photos, ids, batch_size), MODEL, CPU)]
-    assert got == ids
-    back = [name for name, _ in predictions(Network(), loader(photos, ids[::-1], batch_size), MODEL, CPU)]
-    assert back == ids[::-1]
+    assert [name for name, _, _ in each([Network()], photos, ids, batch_size)] == ids
+    assert [name for name, _, _ in each([Network()], photos, ids[::-1], batch_size)] == ids[::-1]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_a_prediction_is_that_of_the_image_alone_without_dropout(photos: Photos, batch_size: int) -> None:
+def test_a_decision_is_that_of_the_image_alone_without_dropout(photos: Photos, batch_size: int) -> None:
     network = Network().train()
-    ids = list(photos.dataset.records)
-    for name, probabilities in predictions(network, loader(photos, ids, batch_size), MODEL, CPU):
-        assert probabilities.dtype == torch.float32
-        torch.testing.assert_close(probabilities, by_hand(network, photos, name), rtol=1e-4, atol=1e-5)
-
-
-def test_predictions_in_bfloat16_are_probabilities_in_float32_near_those_in_float32(photos: Photos) -> None:
-    network, ids = Network(), list(photos.dataset.records)
-    stream = predictions(network, loader(photos, ids), Model(precision="bfloat16"), CPU)
-    for name, probabilities in stream:
-        assert probabilities.dtype == torch.float32
+    for name, masks, confidence in each([network], photos, list(photos.dataset.records), batch_size):
         expected = by_hand(network, photos, name)
-        assert 1e-4 < float((probabilities - expected).abs().max()) < 0.03
+        assert masks.dtype == torch.uint8
+        assert confidence.dtype == torch.float32
+        torch.testing.assert_close(confidence, expected.amax(0), rtol=1e-4, atol=1e-5)
+        clear = expected.topk(2, 0).values.diff(dim=0)[0].abs() > 1e-4
+        assert torch.equal(masks[0][clear].long(), expected.argmax(0)[clear])
 
 
-def test_networks_read_in_turn_leave_torch_as_it_was(photos: Photos) -> None:
-    """Scoring zips the predictions of K checkpoints; neither inference mode nor autocast reaches its caller."""
+def test_several_networks_decide_on_the_same_images_each_for_itself(photos: Photos) -> None:
+    one, other = Network(), Network()
+    other.classifier.weight.data.neg_()
     ids = list(photos.dataset.records)
-    model = Model(precision="bfloat16")
-    streams = [predictions(Network(), loader(photos, ids), model, CPU) for _ in range(3)]
+    for (_, both, confidence), (_, first, _), (_, second, sure) in zip(
+        each([one, other], photos, ids), each([one], photos, ids), each([other], photos, ids), strict=True
+    ):
+        assert torch.equal(both, torch.cat([first, second]))
+        assert torch.equal(confidence, sure)
+
+
+def test_confidence_in_bfloat16_is_float32_near_that_in_float32(photos: Photos) -> None:
+    network, ids = Network(), list(photos.dataset.records)
+    for name, _, confidence in each([network], photos, ids, model=Model(precision="bfloat16")):
+        assert confidence.dtype == torch.float32
+        assert 1e-5 < float((confidence - by_hand(network, photos, name).amax(0)).abs().max()) < 0.03
+
+
+def test_deciding_leaves_torch_as_it_was(photos: Photos) -> None:
+    """Neither inference mode nor autocast reaches the caller, also of generators read in turn."""
+    ids = list(photos.dataset.records)
+    streams = [each([Network()], photos, ids, model=Model(precision="bfloat16")) for _ in range(3)]
     for _ in zip(*streams, strict=True):
         assert not torch.is_inference_mode_enabled()
         assert not torch.is_autocast_enabled("cpu")
@@ -101,7 +123,7 @@ def test_evaluation_fills_one_matrix_as_a_loop_over_all_valid_pixels_does(photos
         for place in np.ndindex(truth.shape):
             if truth[place] != 255:
                 expected[truth[place], predicted[place]] += 1
-    scores = evaluate(network, loader(photos, ids, batch_size), photos, MODEL, CPU)
+    scores = evaluate(network, loader(photos, ids, batch_size), 3, MODEL, CPU, PLAIN)
     assert scores.matrix.tolist() == expected.tolist()
 
 

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import stpp.engine.fit as fit_module
-from stpp.data.datasets import Labeled, Photos, Plain, Training
-from stpp.data.loaders import Batches, prediction_loader
+from stpp.data.datasets import Labeled, Photos, Training, WithTruth
+from stpp.data.loaders import Batches, equal_sized, prediction_loader
 from stpp.engine.evaluate import Scores, evaluate
 from stpp.engine.fit import Hooks, State, checkpoint_epochs, cross_entropy, fit, supervised
+from stpp.engine.predict import decided, plain
 from stpp.files import StppError
 from stpp.params import Augment, Model, Runtime, Strong, Train, Weak
 
@@ -369,10 +370,11 @@ def undisturbed(make_photos: Callable[..., Photos]) -> Undisturbed:
     photos = make_photos([(32, 32)] * 6, CLASSES)
     ids = list(photos.dataset.records)
     data = Training(Labeled(photos, ids[:2]), 2, [Labeled(photos, ids[2:4])], AUGMENT, TRAIN.seed, "teacher")
-    val = prediction_loader(Plain(photos, ids[4:]), 2, RUNTIME)
+    images = WithTruth(photos, ids[4:])
+    val = prediction_loader(images, equal_sized(images, 2, 2**22), RUNTIME, CPU)
 
     def validate(network: nn.Module) -> Scores:
-        return evaluate(network, val, photos, MODEL, CPU)
+        return evaluate(network, val, CLASSES, MODEL, CPU, decided(plain, 2**22))
 
     network, world = tiny(), World(validate_with=validate)
     curve = run(network, data, TRAIN, world)

@@ -12,7 +12,19 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from stpp.engine.predict import augmented, described, evaluation, plain, sliding, starts
+from stpp.data.transforms import normalize
+from stpp.engine.predict import (
+    Predict,
+    augmented,
+    decided,
+    described,
+    evaluation,
+    normalized,
+    plain,
+    sliding,
+    starts,
+    window_of,
+)
 from stpp.params import Evaluate, Label
 
 Array = NDArray[np.float64]
@@ -202,13 +214,76 @@ def test_a_window_as_large_as_the_image_is_the_plain_prediction() -> None:
     assert torch.equal(sliding(9, 4)(network, x), plain(network, x))
 
 
-def test_evaluation_is_one_plain_pass_unless_its_parameters_say_otherwise() -> None:
-    network, x = convolution(9), image(9, 12, 10)
-    assert evaluation(Evaluate()) is plain
-    windows = evaluation(Evaluate(window=16, stride=8))
-    assert torch.equal(windows(network, x), plain(network, x))
-    flipped = (plain(network, x) + plain(network, x.flip(3)).flip(3)) / 2
-    torch.testing.assert_close(evaluation(Evaluate(flip=True))(network, x), flipped, rtol=0, atol=1e-6)
+def pixels(seed: int, height: int, width: int) -> Tensor:
+    return torch.randint(0, 256, (2, height, width, 3), generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
+
+
+def test_pixels_are_normalised_as_for_training() -> None:
+    x = pixels(0, 5, 7)
+    found = normalized(x.permute(0, 3, 1, 2))
+    assert (found.numpy() == np.stack([normalize(one.numpy()) for one in x])).all()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        (Evaluate(), plain),
+        (Evaluate(window=32, stride=8), plain),
+        (Evaluate(window=16, stride=5), sliding(16, 5)),
+        (Evaluate(flip=True), augmented(plain, [1.0], flip=True)),
+        (Evaluate(window=16, stride=5, scales=(1.0, 1.5)), augmented(sliding(16, 5), [1.0, 1.5], flip=False)),
+    ],
+)
+def test_evaluation_is_one_plain_pass_unless_its_parameters_say_otherwise(
+    parameters: Evaluate, expected: Predict
+) -> None:
+    network, x = convolution(9).float(), pixels(9, 27, 20)
+    confidence, mask = expected(network, normalized(x.permute(0, 3, 1, 2))).max(1)
+    found, sure = evaluation(parameters)(network, x)
+    assert found.dtype == torch.uint8
+    assert torch.equal(found.long(), mask)
+    torch.testing.assert_close(sure, confidence, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("height", "width"), [(50, 90), (90, 50), (40, 40), (33, 200), (41, 25)])
+@pytest.mark.parametrize("scales", [(1.0,), (0.5, 1.0)])
+def test_an_image_above_the_bound_is_decided_in_windows_each_at_all_scales(
+    height: int, width: int, scales: tuple[float, ...]
+) -> None:
+    """Against windows put together here: one after the other, row by row, over the whole image."""
+    network, x, side, step = convolution(3).float(), pixels(3, height, width), 32, 21
+    way = augmented(plain, scales, flip=True)
+    assert window_of(height, width, 1024) == side
+    total, times = torch.zeros(2, 4, height, width), torch.zeros(height, width)
+    for top in starts(height, side, step):
+        for left in starts(width, side, step):
+            box = (slice(top, top + side), slice(left, left + side))
+            part = normalized(x[:, *box].permute(0, 3, 1, 2))
+            total[:, :, *box] += way(network, part)
+            times[box] += 1
+    confidence, mask = (total / times).max(1)
+    found, sure = decided(way, 1024)(network, x)
+    torch.testing.assert_close(sure, confidence, rtol=0, atol=1e-6)
+    assert (found == mask).float().mean() > 0.99  # equal but for ties within rounding
+
+
+def test_an_image_at_the_bound_is_whole_and_windows_are_never_larger_than_the_bound_or_1024() -> None:
+    assert window_of(1024, 2048, 2**21) is None
+    assert window_of(1024, 2049, 2**21) == 1024
+    assert window_of(300, 300, 50_000) == 223
+
+
+def test_windows_never_show_the_network_more_than_their_side() -> None:
+    seen = []
+
+    class Spy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(tuple(x.shape[2:]))
+            return x.repeat(1, 2, 1, 1)
+
+    mask, _ = decided(plain, 1024)(Spy(), pixels(1, 100, 70)[:1])
+    assert mask.shape == (1, 100, 70)
+    assert set(seen) == {(32, 32)}
 
 
 def test_what_was_evaluated_how_is_said() -> None:

@@ -18,10 +18,15 @@ SCORES = hnp.arrays(
 )
 
 
+def labelled(scores: torch.Tensor, threshold: float | None = None) -> tuple[NDArray[np.uint8], float]:
+    confidence, mask = scores.max(0)
+    return pseudo_mask(mask.to(torch.uint8), confidence, threshold)
+
+
 @settings(max_examples=50, deadline=None)
 @given(SCORES)
 def test_a_pixel_gets_its_most_probable_class_and_the_first_of_equals(scores: Scores) -> None:
-    mask, _ = pseudo_mask(torch.from_numpy(scores))
+    mask, _ = labelled(torch.from_numpy(scores))
     assert mask.dtype == np.uint8
     assert mask.tolist() == scores.argmax(0).tolist()
 
@@ -29,14 +34,14 @@ def test_a_pixel_gets_its_most_probable_class_and_the_first_of_equals(scores: Sc
 @settings(max_examples=50, deadline=None)
 @given(SCORES)
 def test_confidence_is_the_mean_of_the_winning_probability(scores: Scores) -> None:
-    _, confidence = pseudo_mask(torch.from_numpy(scores))
+    _, confidence = labelled(torch.from_numpy(scores))
     assert confidence == pytest.approx(scores.max(0).astype(np.float64).mean())
 
 
 @settings(max_examples=25, deadline=None)
 @given(SCORES)
 def test_no_pixel_is_ignored_however_unsure(scores: Scores) -> None:
-    mask, confidence = pseudo_mask(torch.from_numpy(scores / scores.sum(0)))
+    mask, confidence = labelled(torch.from_numpy(scores / scores.sum(0)))
     assert (mask < len(scores)).all()
     assert 0 < confidence <= 1 + 1e-6
 
@@ -44,14 +49,14 @@ def test_no_pixel_is_ignored_however_unsure(scores: Scores) -> None:
 def test_class_254_fits_into_a_mask() -> None:
     scores = torch.zeros(255, 1, 2)
     scores[254, 0, 0] = scores[3, 0, 1] = 1
-    assert pseudo_mask(scores)[0].tolist() == [[254, 3]]
+    assert labelled(scores)[0].tolist() == [[254, 3]]
 
 
 @settings(max_examples=50, deadline=None)
 @given(SCORES, st.sampled_from([0.0, 0.25, 0.5, 1.0]))
 def test_a_pixel_below_the_threshold_is_ignored_and_one_at_it_is_not(scores: Scores, threshold: float) -> None:
-    mask, confidence = pseudo_mask(torch.from_numpy(scores), threshold)
-    whole, of_all = pseudo_mask(torch.from_numpy(scores))
+    mask, confidence = labelled(torch.from_numpy(scores), threshold)
+    whole, of_all = labelled(torch.from_numpy(scores))
     for place in np.ndindex(mask.shape):
         expected = 255 if max(scores[:, *place]) < threshold else whole[place]
         assert mask[place] == expected

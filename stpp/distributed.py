@@ -1,0 +1,104 @@
+"""Several processes that do one stage's work together, one on each device, as torchrun starts them.
+
+The first one alone writes what they have in common, and tracks. Alone, a process is the first of one.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, TypeVar
+
+from stpp.files import StppError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+T = TypeVar("T")
+
+TIMEOUT = timedelta(hours=2)
+"""How long processes wait for each other; one that dies ends the others at once."""
+PATIENCE_S = 5.0
+"""After an error that may be another process's, until this one says it."""
+
+
+def rank() -> int:
+    return int(os.environ.get("RANK", "0")) if world() > 1 else 0
+
+
+def local_rank() -> int:
+    """The number of the process on its machine, and of its device."""
+    return int(os.environ.get("LOCAL_RANK", "0")) if world() > 1 else 0
+
+
+def world() -> int:
+    """How many processes work together."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+
+
+def first() -> bool:
+    return rank() == 0
+
+
+def share(items: Sequence[T]) -> list[T]:
+    """The items that fall to this process."""
+    return list(items[rank() :: world()])
+
+
+@contextmanager
+def processes() -> Iterator[None]:
+    """The group in which `told`, `together` and `summed` work."""
+    if world() == 1:
+        yield
+        return
+    import torch
+    import torch.distributed as dist
+
+    if not first():
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - what is said is said once
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(local_rank())
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=TIMEOUT)
+    try:
+        yield
+    except (StppError, RuntimeError) as error:
+        # What all find the first one says; and who lost a peer is ended with it, and has nothing to say.
+        if (isinstance(error, StppError) and not first()) or isinstance(error, dist.DistError) or "gloo" in str(error):
+            time.sleep(PATIENCE_S)
+        raise
+    dist.destroy_process_group()  # not after an error, where it would wait for the others
+
+
+def told(value: T) -> T:
+    """What the first process has for `value`."""
+    if world() == 1:
+        return value
+    import torch
+    import torch.distributed as dist
+
+    box = [value]
+    dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+    return box[0]
+
+
+def together() -> None:
+    """Wait until every process is here: what they wrote before can be read after."""
+    if world() > 1:
+        import torch
+        import torch.distributed as dist
+
+        dist.all_reduce(torch.zeros(1))
+
+
+def summed(value: "Tensor") -> "Tensor":
+    """The sum of a tensor over all processes."""
+    if world() == 1:
+        return value
+    import torch.distributed as dist
+
+    total = value.clone()
+    dist.all_reduce(total)
+    return total

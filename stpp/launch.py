@@ -1,0 +1,182 @@
+"""Starting the processes of a stage on all devices, here or on several machines, with torchrun's engine.
+
+`STPP_NPROC=8 dvc repro` starts eight on this machine for every stage that computes for long. With `stpp cluster`,
+STPP_NNODES, STPP_NODE_RANK and STPP_MASTER (the first machine's host:port), so many start on each of several.
+"""
+
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from stpp.files import StppError
+
+if TYPE_CHECKING:
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+NPROC, NNODES, NODE, MASTER = "STPP_NPROC", "STPP_NNODES", "STPP_NODE_RANK", "STPP_MASTER"
+CALLER = "STPP_CALLER"
+"""Who called the process that started these: dvc, where a stage asks whether dvc still lives."""
+
+
+def wanted() -> bool:
+    """Whether the environment asks for several processes, and this is none of them yet."""
+    return "RANK" not in os.environ and (_number(NPROC, 1) > 1 or _number(NNODES, 1) > 1)
+
+
+def launch(arguments: list[str]) -> int:
+    """Run `python -m stpp ARGUMENTS` in all the processes asked for; the exit code of the first that failed, or 0."""
+    nodes, node = _number(NNODES, 1), _number(NODE, 0)
+    if nodes == 1:
+        return _run(arguments, nodes, node, "localhost:0")
+    store = _store(nodes, node)
+    with socket.create_server(("", 0)) as free:
+        port = free.getsockname()[1]
+    number = store.add("launches", 1)
+    store.set(f"launch/{number}", json.dumps({"arguments": arguments, "port": port}))
+    return _watched(store, number, arguments, nodes, node, f"{_master()[0]}:{port}")
+
+
+def follow() -> int:
+    """Take part in every stage that the first machine launches, until it ends; its exit code."""
+    nodes, node = _number(NNODES, 1), _number(NODE, 0)
+    store = _store(nodes, node)
+    number = 0
+    while True:
+        number += 1
+        message = _wait(store, f"launch/{number}")
+        if "end" in message:
+            return int(message["end"])
+        _watched(store, number, message["arguments"], nodes, node, f"{_master()[0]}:{message['port']}")
+
+
+def lead(command: list[str]) -> int:
+    """Run a command whose stages are launched on all machines, and tell the others when it has ended."""
+    store = _store(_number(NNODES, 1), 0, master=True)
+    code = 1
+    try:
+        code = subprocess.run(command, check=False).returncode
+    finally:
+        store.set(f"launch/{store.add('launches', 1)}", json.dumps({"end": code}))
+        for other in range(1, _number(NNODES, 1)):  # the store ends with this process
+            _wait(store, f"ended/{other}", timedelta(seconds=30))
+    return code
+
+
+def cluster(command: list[str]) -> int:
+    """`lead` on the first machine, `follow` on the others."""
+    if _number(NNODES, 1) > 1 and not os.environ.get(MASTER):
+        raise StppError(f"{MASTER} is not set: give the first machine's address and a free port, host:29500")
+    if _number(NODE, 0) == 0:
+        return lead(command)
+    code = follow()
+    _store(_number(NNODES, 1), _number(NODE, 0)).set(f"ended/{_number(NODE, 0)}", "{}")
+    return code
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name) or str(default)
+    if not text.isdecimal():
+        raise StppError(f"{name}={text}: a whole number is needed")
+    return int(text)
+
+
+def _master() -> tuple[str, int]:
+    host, _, port = os.environ.get(MASTER, "").rpartition(":")
+    if not host or not port.isdecimal():
+        raise StppError(f"{MASTER}={os.environ.get(MASTER, '')}: expected the first machine's host:port")
+    return host, int(port)
+
+
+def _store(nodes: int, node: int, master: bool = False) -> "TCPStore":
+    from torch.distributed import DistNetworkError, DistStoreError, TCPStore  # type: ignore[attr-defined]
+
+    host, port = _master()
+    try:
+        return TCPStore(
+            host, port, is_master=master, wait_for_workers=False, timeout=timedelta(minutes=10), use_libuv=True
+        )
+    except (DistNetworkError, DistStoreError) as error:
+        doing = "cannot listen there" if master else f"machine {node} of {nodes} finds nobody there"
+        raise StppError(f"{MASTER}={host}:{port}: {doing} ({str(error).splitlines()[0]})") from None
+
+
+def _wait(store: "TCPStore", key: str, limit: timedelta | None = None) -> dict[str, Any]:
+    """What is said under a key, however long that takes unless there is a limit."""
+    from torch.distributed import DistNetworkError, DistStoreError
+
+    began = time.monotonic()
+    while True:
+        try:
+            store.wait([key], timedelta(seconds=5))
+            value: dict[str, Any] = json.loads(store.get(key))
+            return value
+        except DistStoreError:
+            if limit is not None and time.monotonic() - began > limit.total_seconds():
+                return {}
+        except DistNetworkError:
+            raise StppError(f"{MASTER}: the first machine is gone; start again") from None
+
+
+def _watched(store: "TCPStore", number: int, arguments: list[str], nodes: int, node: int, endpoint: str) -> int:
+    """`_run`, ended here when it fails on another machine, and the other way round."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.is_set():
+            time.sleep(1)
+            if not over.is_set() and store.check([f"failed/{number}"]):
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    threading.Thread(target=watch, daemon=True).start()
+    code = _run(arguments, nodes, node, endpoint)
+    over.set()
+    if code:
+        store.set(f"failed/{number}", str(node))
+    return code
+
+
+def _run(arguments: list[str], nodes: int, node: int, endpoint: str) -> int:
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    # What it would say of a failed process is a page; ours is a line, after the process's own message.
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    processes = _number(NPROC, 1)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    os.environ[CALLER] = str(os.getppid())
+    config = LaunchConfig(
+        min_nodes=nodes,
+        max_nodes=nodes,
+        nproc_per_node=processes,
+        rdzv_backend="c10d" if nodes == 1 else "static",
+        rdzv_endpoint=endpoint,
+        rdzv_configs={"rank": node},
+        run_id="stpp",
+        max_restarts=0,
+        monitor_interval=0.1,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-u", "-m", "stpp", *arguments)
+    except ChildFailedError as error:
+        number, failure = error.get_first_failure()
+        if failure.exitcode < 0:
+            name = signal.Signals(-failure.exitcode).name
+            ended = f"process {number} (pid {failure.pid}) was ended by {name}, and the others with it"
+            print(f"error: {ended}; run the same command again to go on", file=sys.stderr, flush=True)
+        return failure.exitcode if failure.exitcode > 0 else 1
+    except SignalException as error:
+        if error.sigval is signal.SIGINT:
+            raise KeyboardInterrupt from None
+        print("error: stopped, since it failed on another machine, or by a signal", file=sys.stderr, flush=True)
+        return 1
+    return 0
