@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 TIMEOUT = timedelta(hours=2)
 """How long processes wait for each other; one that dies ends the others at once."""
-PATIENCE_S = 5.0
+PATIENCE_S = 20.0
 """After an error that may be another process's, until this one says it."""
 
 

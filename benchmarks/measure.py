@@ -1,0 +1,42 @@
+"""Timing of two or more ways to do the same, in turn, so that what else the machine does falls on all of them."""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import TypedDict
+
+
+class Row(TypedDict):
+    """A line of the table: how many units a second, ours as a multiple of the reference, and what bounds it."""
+
+    part: str
+    unit: str
+    reference: float
+    ours: float
+    ratio: float
+    target: float
+    note: str
+
+
+def seconds(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """The median time of every way over `repeats` rounds in which each has its turn."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, way in ways.items():
+            began = time.perf_counter()
+            way()
+            times[name].append(time.perf_counter() - began)
+    return {name: statistics.median(several) for name, several in times.items()}
+
+
+def row(part: str, unit: str, units: int, reference: float, ours: float, target: float, note: str = "") -> Row:
+    """reference, ours: seconds for `units`."""
+    return Row(
+        part=part,
+        unit=unit,
+        reference=units / reference,
+        ours=units / ours,
+        ratio=reference / ours,
+        target=target,
+        note=note,
+    )

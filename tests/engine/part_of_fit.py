@@ -1,0 +1,76 @@
+"""A training as one process of several, for tests/stages/test_distributed.py to start: part_of_fit.py OUT."""
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from stpp import distributed
+from stpp.engine.evaluate import Scores
+from stpp.engine.fit import Hooks, fit, supervised
+from stpp.engine.metrics import confusions
+from stpp.files import write_json
+from stpp.params import Model, Runtime, Train
+
+CLASSES = 3
+TRAIN = Train(epochs=3, batch_size=8, lr=0.05, head_lr_factor=1.0)
+
+
+class Noise(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+    """Samples that have very unequal numbers of valid pixels."""
+
+    images = 1
+
+    def __len__(self) -> int:
+        return 19
+
+    def __getitem__(self, draw: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        epoch, position = draw
+        generator = torch.Generator().manual_seed(100 * epoch + position)
+        x = torch.randn(3, 16, 16, generator=generator)
+        y = torch.randint(0, CLASSES, (16, 16), generator=generator)
+        y[: position % 16] = 255
+        return x, y
+
+
+def frozen(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """The loss of every training, with batch norm's running statistics and without dropout."""
+    return supervised(network.eval(), x, y)
+
+
+def main(out: Path) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.5), nn.Conv2d(8, CLASSES, 1)
+    )
+    data = Noise()
+
+    def validate(network: nn.Module) -> Scores:
+        network.eval()
+        matrix = torch.zeros(CLASSES, CLASSES, dtype=torch.int64)
+        for position in distributed.share(range(len(data))):
+            x, y = data[0, position]
+            with torch.no_grad():
+                matrix += confusions(network(x[None]).argmax(1), y[None], CLASSES)[0]
+        return Scores(distributed.summed(matrix))
+
+    ignored = lambda *_: None  # noqa: E731
+    with distributed.processes():
+        curve = fit(
+            network,
+            data,  # type: ignore[arg-type]
+            TRAIN,
+            model=Model(),
+            runtime=Runtime(workers=0),
+            device=torch.device("cpu"),
+            role="teacher",
+            hooks=Hooks(validate=validate, checkpoint=ignored, save=ignored, log=ignored),
+            step=frozen,
+        )
+        weights = {name: value.flatten().tolist() for name, value in network.state_dict().items()}
+        write_json(out / f"{distributed.rank()}.json", {"curve": curve, "weights": weights})
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
