@@ -7,8 +7,11 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def progress(items: Iterable[T], what: str, total: int, start: int = 0) -> Iterable[T]:
-    """`items`, with a bar of `total` steps on standard error, `start` of which an earlier attempt did."""
+def progress(items: Iterable[T], what: str, total: int | None, start: int = 0) -> Iterable[T]:
+    """`items`, with a bar of `total` steps on standard error, `start` of which an earlier attempt did.
+
+    total: None where it is not known; then they are counted.
+    """
     from tqdm import tqdm
 
     terminal = sys.stderr.isatty()
