@@ -9,10 +9,10 @@ from stpp.distributed import first
 T = TypeVar("T")
 
 
-def progress(items: Iterable[T], what: str, total: int, start: int = 0) -> Iterable[T]:
+def progress(items: Iterable[T], what: str, total: int | None, start: int = 0) -> Iterable[T]:
     """`items`, with a bar of `total` steps on standard error, `start` of which an earlier attempt did.
 
-    Of several processes the first shows it.
+    total: None where it is not known; then they are counted. Of several processes the first shows it.
     """
     from tqdm import tqdm
 

@@ -6,6 +6,7 @@ here, and links, devices and names that lead elsewhere match nothing.
 
 import io
 import lzma
+import os
 import re
 import stat
 import tarfile
@@ -17,11 +18,16 @@ from pathlib import Path
 from typing import IO
 
 from stpp.data.catalog import voc_palette
-from stpp.files import StppError, digest, replacing, sha256
+from stpp.files import StppError, alive, digest, sha256
 from stpp.masks import encode_mask
+from stpp.progress import progress
 
 LARGEST = 256 * 2**20
 """Bytes of one member; the largest of the known data sets have a few MB."""
+LARGEST_MAT = 2**20
+"""Bytes of one .mat, which is packed once more inside; those of SBD have some 10 KB."""
+MOST, TIMES = 2**30, 200
+"""An archive may give so many bytes, and beyond that so many times its own size; photos shrink by little."""
 DAMAGED = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -46,6 +52,8 @@ def _mask_of_sbd(data: bytes) -> bytes:
     import numpy as np
     from scipy.io import loadmat
 
+    if len(data) > LARGEST_MAT:
+        raise ValueError(f"not a .mat of SBD: it has {len(data) / 2**20:.0f} MB")
     try:
         mask = np.asarray(loadmat(io.BytesIO(data), squeeze_me=True, struct_as_record=False)["GTcls"].Segmentation)
     except Exception as error:  # noqa: BLE001 - scipy raises many kinds for a damaged file
@@ -105,31 +113,35 @@ class Imported:
 def import_archive(source: Path, out: Path) -> Imported:
     """Lay out a tar, a zip or an unpacked folder below `out`; files that are there already with equal content stay.
 
-    Raises StppError naming the archive if it is damaged or holds nothing known, and naming a file that is there with
-    other content: nothing is overwritten.
+    Killed, it leaves whole files, and goes on when it is called again. Raises StppError naming the archive if it is
+    damaged, holds nothing known or would fill the disk, and naming a file that is there with other content: nothing is
+    overwritten.
     """
     if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
         raise StppError(f"{out}: lies in {source}, which it is made from; give a folder outside")
     found = Imported(source.name, sha256(source) if source.is_file() else digest([source]) if source.is_dir() else "")
     compiled = [(rule, re.compile(rule.pattern)) for rule in RULES]
+    room = max(MOST, TIMES * source.stat().st_size) if source.is_file() else None
+    partial = _unfinished(out)
     try:
         known = any(pattern.fullmatch(name) for name, _ in _members(source) for _, pattern in compiled)
-        for name, read in _members(source):
-            if not known:
-                _keep(name, read, out, found)
-                continue
-            for rule, pattern in compiled:
-                match = pattern.fullmatch(name)
-                if match:
-                    _put(out / rule.target.format(**match.groupdict()), rule.convert(read()))
-                    found.counts[rule.what] = found.counts.get(rule.what, 0) + 1
-                    break
-            else:
+        for name, read in progress(_members(source), f"import {source.name}", None):
+            path, what, convert = _place(name, compiled) if known else _own_place(name)
+            if path is None:
                 found.left_out += 1
+                continue
+            data = read()
+            if room is not None and (room := room - len(data)) < 0:
+                raise ValueError(f"it unpacks to more than {TIMES} times its size")
+            _put(out / path, convert(data), partial)
+            found.counts[what] = found.counts.get(what, 0) + 1
     except DAMAGED as error:
         if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of the archive
             raise
         raise StppError(f"{source}: damaged, or no archive of a data set: {error}; download it again") from None
+    finally:
+        partial.unlink(missing_ok=True)
+    os.sync()  # once: waiting for the disk after every one of 17,000 files takes minutes
     if not found.counts:
         known_ = ", ".join(rule.what for rule in RULES)
         raise StppError(f"{source}: holds neither images nor one of {known_}")
@@ -140,25 +152,44 @@ def import_archive(source: Path, out: Path) -> Imported:
     return found
 
 
-def _keep(name: str, read: Callable[[], bytes], out: Path, found: Imported) -> None:
-    """A file of a data set of no known layout, under its own name below its folders."""
+Place = tuple[str | None, str, Callable[[bytes], bytes]]
+"""Where a member is put, if anywhere, what it is, and how it is converted."""
+
+
+def _place(name: str, compiled: list[tuple[Rule, re.Pattern[str]]]) -> Place:
+    for rule, pattern in compiled:
+        if match := pattern.fullmatch(name):
+            return rule.target.format(**match.groupdict()), rule.what, rule.convert
+    return None, "", _as_it_is
+
+
+def _own_place(name: str) -> Place:
+    """Of a data set of no known layout, a file keeps its name below its folders."""
     path = Path(name)
     of_macos = "__MACOSX" in path.parts or path.name.startswith("._")
     if of_macos or path.suffix.lower() not in SUFFIXES or path.is_absolute() or ".." in path.parts or "\\" in name:
-        found.left_out += 1
-        return
-    _put(out / path, read())
-    what = "images and masks" if path.suffix.lower() != ".txt" else "lists"
-    found.counts[what] = found.counts.get(what, 0) + 1
+        return None, "", _as_it_is
+    return name, "lists" if path.suffix.lower() == ".txt" else "images and masks", _as_it_is
 
 
-def _put(path: Path, data: bytes) -> None:
+def _unfinished(out: Path) -> Path:
+    """The temporary name of what is being written, of this process alone; what killed ones left is removed."""
+    for left in out.glob(".import.*.partial"):
+        if not alive(left.name.split(".")[2]):
+            left.unlink(missing_ok=True)
+    return out / f".import.{os.getpid()}.partial"
+
+
+def _put(path: Path, data: bytes, partial: Path) -> None:
     if path.exists():
-        if path.read_bytes() != data:
+        there = path.read_bytes()
+        if there == data:
+            return
+        if not data.startswith(there):  # its beginning alone is what a power cut leaves
             raise StppError(f"{path}: is there already with other content; remove it, or import into another folder")
-        return
-    with replacing(path) as partial:
-        partial.write_bytes(data)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial.write_bytes(data)
+    partial.replace(path)
 
 
 def _members(source: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:

@@ -77,6 +77,21 @@ def load(network: nn.Module, path: Path) -> nn.Module:
     return network
 
 
+def of_checkpoint(path: Path, model: Model, classes: int) -> nn.Module:
+    """The network that a checkpoint says it is of, or that of `model` where it says nothing, filled from it.
+
+    Raises StppError naming the file if it is of another number of classes, or not readable.
+    """
+    try:
+        said = about(path)
+    except StppError:
+        return load(build(model, classes), path)  # which says what is wrong, if anything is
+    if len(said.classes) != classes:
+        what = f"is of {len(said.classes)} classes ({', '.join(said.classes)}), but the data set has {classes}"
+        raise StppError(f"{path}: {what}: evaluate it on data of its own classes")
+    return load(build(said.model, classes), path)
+
+
 def start(network: nn.Module, model: Model, path: Path) -> frozenset[str]:
     """Fill `network` from the file that `stpp backbone` wrote; the names of what was filled, none if it is empty.
 

@@ -16,6 +16,7 @@ from stpp.paper.published import SETTINGS, Table, params_of, table
 from stpp.paper.systems import SYSTEMS, cost, iterations, system
 from stpp.params import Params
 from stpp.params_file import flatten, load, overlays_of
+from stpp.progress import progress
 
 
 @dataclass(frozen=True)
@@ -123,21 +124,44 @@ def files_of(params: Params, contents: dict[str, str]) -> results_.Result:
 
 
 def missing(params: Params) -> list[str]:
-    """What a setting reads and is not here, each with what brings it."""
+    """What a setting reads and a run of it would not find, each with what brings it.
+
+    A run works in a copy of the project, which has what git and DVC know of, and nothing else.
+    """
     from stpp.models.backbone import BACKBONES
 
     data, weights, found = params.data, params.model.weights, []
-    if data.kind != "toy" and not Path(data.root).is_dir() and not Path(f"{data.root}.dvc").is_file():
-        found.append(f"{data.root}: the data set; docs/data.md says how it gets there")
+    root = Path(data.root)
+    in_project = not root.is_absolute() and ".." not in root.parts
+    added = f"`dvc add {root} && git add {root}.dvc`"
+    if data.kind != "toy" and not root.is_dir() and not Path(f"{root}.dvc").is_file():
+        found.append(f"{root}: the data set; docs/data.md says how it gets there, then {added}")
+    elif data.kind != "toy" and in_project and not _is_copied(root):
+        found.append(f"{root}: the data set is not in git or DVC, and a run works in a copy: {added}")
     for name in ("labeled", "unlabeled", "val", "test"):
         subset = getattr(params.split, name)
-        if subset is not None and subset.list is not None and not (path := Path("splits") / subset.list).is_file():
+        if subset is None or subset.list is None:
+            continue
+        path = Path("splits") / subset.list
+        if not path.is_file():
             found.append(f"{path}: the list of split.{name}; `stpp data lists` takes over the published ones")
+        elif not _is_copied(path):
+            found.append(f"{path}: the list of split.{name} is not in git, and a run works in a copy: `git add splits`")
     path = Path("weights") / weights
+    added = f"`dvc add {path} && git add {path}.dvc`"
     named = weights == "none" or weights in BACKBONES[params.model.backbone][1].__members__
     if not named and not path.is_file() and not Path(f"{path}.dvc").is_file():
         found.append(f"{path}: the start of the network (model.weights); `stpp weights import`, or put it there")
+    elif not named and not _is_copied(path):
+        found.append(f"{path}: the start of the network is not in git or DVC, and a run works in a copy: {added}")
     return found
+
+
+def _is_copied(path: Path) -> bool:
+    """Whether git holds a path, or the .dvc file of it or of a folder above it, or a pipeline that makes it."""
+    places = [path, *(Path(f"{place}.dvc") for place in (path, *path.parents[:-1]))]
+    known = git("ls-files", "--", *map(str, places))
+    return bool(known or git("grep", "--cached", "-l", "-F", "-e", str(path), "--", "*dvc.yaml"))
 
 
 def flat(params: Params) -> dict[str, Any]:
@@ -168,7 +192,10 @@ def estimate(jobs: list[Job]) -> str:
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         try:
             models = {key(job.params): job.params for job in jobs}
-            speeds = {key: pool.submit(seconds_of_an_iteration, params).result() for key, params in models.items()}
+            speeds = {
+                key: pool.submit(seconds_of_an_iteration, params).result()
+                for key, params in progress(models.items(), "measure iterations", len(models))
+            }
         except (RuntimeError, MemoryError) as error:  # of CUDA, or the process was killed: both for want of memory
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             return f"how long cannot be told: two iterations of a network did not run here ({reason}); {disk}"

@@ -119,6 +119,9 @@ def _bars(values: dict[str, float], names: dict[str, str], title: str, on: str =
         ax.annotate(text, (x, 100 * value), (0, 3), textcoords="offset points", ha="center", fontsize=9)
     ax.set_xticks(range(len(shown)), list(shown.values()), fontsize=9 if len(shown) < 8 else 7.5)
     ax.set(title=title, ylabel=f"mIoU{on} (%)", xlim=(-0.6, max(len(shown), 3) - 0.4))
+    if len(shown) > 1:
+        name = " ".join(names[next(iter(shown))].split())
+        ax.set_xlabel(f'in brackets: difference to "{name}"')
     ax.set_ylim(0, min(112, 118 * max(values[key] for key in shown) + 4))
     ax.grid(visible=False, axis="x")
     return drawn
@@ -134,7 +137,8 @@ def _steps(values: dict[str, float], names: dict[str, str], other: str, other_na
     y = 100 * np.array([values[key] for key in shown])
     ax.plot(range(len(y)), y, color=COLOURS[0], ls=LINES[0], marker=MARKERS[0], ms=7, label=label("stpp"))
     for x, value in enumerate(y):
-        ax.annotate(f"{value:.1f}", (x, value), (0, 8), textcoords="offset points", ha="center")
+        behind = {"fc": "white", "ec": "none", "pad": 0.5, "alpha": 0.85}  # a line may pass there
+        ax.annotate(f"{value:.1f}", (x, value), (0, 8), textcoords="offset points", ha="center", bbox=behind)
     if other in values:
         ax.axhline(100 * values[other], color=COLOURS[3], ls=LINES[1], label=f"{other_name}: {percent(values[other])}")
     ax.set_xticks(range(len(shown)), list(shown.values()))

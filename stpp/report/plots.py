@@ -12,6 +12,7 @@ import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
 
 from stpp.files import replacing
@@ -135,7 +136,7 @@ def curves_figure(rows: dict[str, list[dict[str, str]]], names: dict[str, str] |
     """names: what models are called in the legend, where not as everywhere."""
     if not any(rows.values()):
         return empty("no epoch trained yet")
-    drawn = figure()
+    drawn = figure(4.1 + 0.22 * len(rows))
     panels = (
         ("train/loss", 1, "Training", "cross-entropy (nats per pixel)"),
         ("val/miou", 100, "Validation", "mIoU (%)"),
@@ -150,7 +151,10 @@ def curves_figure(rows: dict[str, list[dict[str, str]]], names: dict[str, str] |
             ax.lines[-1].set_label(f"{(names or {}).get(model, label(model))}: {last}")
         ax.set(title=title, xlabel="epoch", ylabel=name, xlim=(0, None))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.legend(title="after the last epoch", alignment="left")
+        # Below the axis: where curves fill the panel, there is no place in it that covers none.
+        below = ax.transAxes + ScaledTranslation(0, -0.5, drawn.dpi_scale_trans)
+        place = {"loc": "upper left", "bbox_to_anchor": (0, 0), "bbox_transform": below}
+        ax.legend(title="after the last epoch", alignment="left", **place)
     return drawn
 
 
@@ -199,7 +203,8 @@ def _quality(groups: dict[str, float]) -> Figure:
         ax.annotate(percent(value), at, (0, 3), textcoords="offset points", ha="center")
     ax.set_xticks(range(len(groups)), [label(group) for group in groups])
     ax.set(title="Pseudo masks against true masks", xlabel="pseudo masks", ylabel="mIoU (%)")
-    ax.set(xlim=(-0.8, max(len(groups), 3) - 0.2), ylim=(0, 105))
+    beside = max(0.8, 2 - len(groups) / 2)  # as wide as three bars at least, with these in the middle
+    ax.set(xlim=(-beside, len(groups) - 1 + beside), ylim=(0, 105))
     ax.grid(visible=False, axis="x")
     return drawn
 

@@ -1,7 +1,7 @@
 """Commands data import and data lists: what other people publish, brought into the shape that the pipeline reads."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from typer import Argument, Option
 
@@ -26,13 +26,11 @@ def import_(archive: Archive, out: Root) -> None:
     from stpp.data.archives import import_archive
 
     record = out / "imported.json"
-    before = read_json(record) if record.exists() else []
-    if not isinstance(before, list) or not all(isinstance(one, dict) and "sha256" in one for one in before):
-        raise StppError(f"{record}: is not the record of an import; move it away, or import into another folder")
+    _recorded(record)
     found = import_archive(archive, out)
     about = {"archive": found.source, "sha256": found.sha256, "files": found.counts, "left_out": found.left_out}
     # Another archive of the same name is another archive.
-    earlier = [one for one in before if one["sha256"] != found.sha256]
+    earlier = [one for one in _recorded(record) if one["sha256"] != found.sha256]
     write_json(record, [*earlier, about])
     for warning in found.warnings:
         print(f"warning: {warning}")
@@ -41,6 +39,13 @@ def import_(archive: Archive, out: Root) -> None:
     print(
         f"next: `dvc add {out}` to store it, data.root: {out} in params.yaml, `dvc repro prepare` to check every file"
     )
+
+
+def _recorded(record: Path) -> list[dict[str, Any]]:
+    before = read_json(record) if record.exists() else []
+    if not isinstance(before, list) or not all(isinstance(one, dict) and "sha256" in one for one in before):
+        raise StppError(f"{record}: is not the record of an import; move it away, or import into another folder")
+    return before
 
 
 def lists(

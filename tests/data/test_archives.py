@@ -2,7 +2,12 @@
 
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
 import tarfile
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +17,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
+from stpp.data import archives
 from stpp.data.archives import import_archive
 from stpp.data.catalog import discover, layout
 from stpp.data.images import read_mask, to_classes
@@ -357,3 +363,71 @@ def test_a_mask_of_sbd_is_shown_in_the_colours_of_voc_border_and_all(tmp_path: P
         assert np.asarray(image).tolist() == [[0, 1, 15, 255]] * 2
         shown = np.asarray(image.convert("RGB"))[0].tolist()
     assert shown == [[0, 0, 0], [128, 0, 0], [192, 128, 128], [224, 224, 192]]
+
+
+def test_a_killed_import_leaves_whole_files_and_goes_on(tmp_path: Path) -> None:
+    content = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    files = {f"VOC2012/JPEGImages/{i:05}.jpg": picture("JPEG", content) for i in range(4000)}
+    archive, out = as_tar(tmp_path / "voc.tar", files), tmp_path / "data"
+    command = [sys.executable, "-m", "stpp", "data", "import", str(archive), "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(list(out.glob("JPEGImages/*.jpg"))) < 20 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    there = [path.read_bytes() for path in out.glob("JPEGImages/*.jpg")]
+    assert 20 <= len(there) < 4000
+    assert set(there) == set(files.values())
+    assert not (out / "imported.json").exists()
+
+    (out / f".import.{process.pid}.partial").write_bytes(b"what a kill in the middle of a file leaves")
+    subprocess.run(command, check=True, capture_output=True)
+    assert len(list(out.glob("JPEGImages/*.jpg"))) == 4000
+    assert {path.name for path in out.iterdir()} == {"JPEGImages", "imported.json"}
+
+
+def test_the_beginning_of_a_file_as_a_power_cut_leaves_it_is_completed(tmp_path: Path) -> None:
+    archive = as_tar(tmp_path / "voc.tar", voc())
+    import_archive(archive, tmp_path / "data")
+    image = tmp_path / "data/JPEGImages/2007_000000.jpg"
+    whole = image.read_bytes()
+    for size in (0, 9):
+        image.write_bytes(whole[:size])
+        import_archive(archive, tmp_path / "data")
+        assert image.read_bytes() == whole
+
+
+@pytest.mark.parametrize("suffix", ["zip", "tgz"])
+def test_an_archive_that_unpacks_to_many_times_its_size_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    monkeypatch.setattr(archives, "MOST", 2**20)
+    way = as_zip if suffix == "zip" else as_tar
+    archive = way(tmp_path / f"bomb.{suffix}", {f"{i}.png": bytes(2**22) for i in range(20)})
+    with pytest.raises(StppError, match=rf"bomb\.{suffix}: .*more than 200 times its size"):
+        import_archive(archive, tmp_path / "data")
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*.png")) <= 200 * archive.stat().st_size
+
+
+def test_a_mat_that_is_larger_than_any_of_sbd_is_not_opened(tmp_path: Path) -> None:
+    content = b"MATLAB 5.0 MAT-file" + bytes(2**21)
+    archive = as_zip(tmp_path / "benchmark.zip", {"benchmark_RELEASE/dataset/cls/2007_000001.mat": content})
+    with pytest.raises(StppError, match="it has 2 MB"):
+        import_archive(archive, tmp_path / "data")
+
+
+def test_imports_into_one_folder_at_once_are_both_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stpp.stages.data import import_
+
+    first, second = as_tar(tmp_path / "voc.tar", voc()), as_tar(tmp_path / "benchmark.tgz", sbd())
+
+    def slowly(source: Path, out: Path) -> archives.Imported:
+        monkeypatch.undo()
+        import_(second, out)
+        return import_archive(source, out)
+
+    monkeypatch.setattr(archives, "import_archive", slowly)
+    import_(first, tmp_path / "data")
+    record = json.loads((tmp_path / "data/imported.json").read_text())
+    assert {one["archive"] for one in record} == {"voc.tar", "benchmark.tgz"}

@@ -236,3 +236,17 @@ def test_drawing_needs_neither_torch_nor_trackers_nor_pyplot() -> None:
     code = f"import sys, stpp.report.plots, stpp.report.panels; print({heavy})"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("models", [1, 3, 8])
+def test_the_legends_of_curves_cover_no_curve(models: int) -> None:
+    falling = [CURVE[i] | {"epoch": f"{i + 1}"} for i in range(5)]
+    drawn = plots.curves_figure({f"a model with a longer name {n}": falling for n in range(models)})
+    drawn.set_layout_engine("constrained")
+    drawn.draw_without_rendering()
+    for ax in drawn.axes:
+        legend = ax.get_legend()
+        assert legend is not None
+        for other in (ax, ax.xaxis.label, *ax.get_xticklabels()):
+            assert not legend.get_window_extent().overlaps(other.get_window_extent())
+        assert drawn.bbox.contains(*legend.get_window_extent().min)

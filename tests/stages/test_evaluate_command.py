@@ -97,6 +97,38 @@ def test_a_checkpoint_of_another_network_is_an_error(prepared: Project, checkpoi
     assert "mine.safetensors: not a checkpoint of this network" in output
 
 
+def test_a_checkpoint_that_says_what_it_is_of_is_evaluated_whatever_the_parameters(
+    prepared: Project, checkpoint: Path
+) -> None:
+    evaluate(prepared)
+    about = build.About(MODEL, ("a", "b", "c", "d", "e", "f"), ((0, 0, 0),) * 6)
+    build.save(checkpoint, build.load(build.build(MODEL, 6), checkpoint).state_dict(), about)
+    with (prepared.folder / "params.yaml").open("w") as file:
+        YAML().dump(TINY | {"model": {"network": "pspnet", "output_stride": 16}}, file)
+    prepared.run(
+        *[
+            "stpp",
+            "evaluate",
+            "--data",
+            "runs/data",
+            "--split",
+            "runs/split",
+            "--out",
+            "again",
+            "--model",
+            "mine=mine.safetensors",
+        ]
+    )
+    assert read_json(prepared.folder / "again/scores.json") == read_json(prepared.folder / "out/scores.json")
+
+
+def test_a_checkpoint_of_other_classes_is_an_error(prepared: Project, checkpoint: Path) -> None:
+    about = build.About(MODEL, ("sky", "road"), ((0, 0, 0), (1, 1, 1)))
+    build.save(checkpoint, build.build(MODEL, 2).state_dict(), about)
+    output = evaluate(prepared, rc=2)
+    assert "mine.safetensors: is of 2 classes (sky, road), but the data set has 6" in output
+
+
 def test_models_and_lists_whose_names_run_into_each_other_are_kept_apart(prepared: Project, checkpoint: Path) -> None:
     torch.manual_seed(1)
     build.save(prepared.folder / "other.safetensors", build.build(MODEL, 6).state_dict())

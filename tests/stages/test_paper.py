@@ -2,12 +2,15 @@
 
 import os
 import signal
+import sys
 import time
 
 import pytest
 from small import Project
 
 from stpp.files import read_json
+from stpp.paper.published import SETTINGS, params_of
+from stpp.params import Params
 from stpp.tracking.client import client
 
 
@@ -104,3 +107,29 @@ def test_a_table_whose_data_lists_or_weights_are_not_here_starts_nothing(project
     for path in ("data/pascal: ", "splits/pascal/1_8/split_0/labeled.txt: ", "weights/deeplabv2_resnet101_coco"):
         assert path in output
     assert not (project.folder / ".dvc/tmp/exps").exists()
+
+
+def test_what_is_in_neither_git_nor_dvc_is_named_before_a_run_that_would_not_find_it(project: Project) -> None:
+    setting, weights = "pascal-1_8-deeplabv2-resnet101", "weights/deeplabv2_resnet101_coco.safetensors"
+    image = project.folder / "data/pascal/JPEGImages/1.jpg"
+    lists = [project.folder / f"splits/pascal/1_8/split_0/{name}.txt" for name in ("labeled", "unlabeled", "val")]
+    project.commit("-A")
+    for path in (image, *lists, project.folder / weights):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("1\n")
+    words = ["stpp", "paper", "run", "table-1", "--cell", f"{setting}/suponly"]
+
+    output = project.run(*words, rc=2)
+    assert "5 problem(s)" in output
+    assert "`dvc add data/pascal && git add data/pascal.dvc`" in output
+    assert f"`dvc add {weights} && git add {weights}.dvc`" in output
+    assert "labeled.txt: the list of split.labeled is not in git, and a run works in a copy: `git add splits`" in output
+    assert not (project.folder / ".dvc/tmp/exps").exists()
+
+    project.run("git", "add", "splits")
+    project.run("dvc", "add", "-q", "data/pascal", weights)
+    assert "2 problem(s)" in project.run(*words, rc=2), "what DVC has, but git does not know of, is not copied"
+    project.run("git", "add", "data/pascal.dvc", f"{weights}.dvc")
+    params = Params.model_validate(params_of(SETTINGS[setting]))
+    code = f"from stpp.paper.plan import missing; print(missing({params!r}))"
+    assert project.run(sys.executable, "-c", f"from stpp.params import *; {code}") == "[]\n"
