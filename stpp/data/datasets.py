@@ -1,5 +1,8 @@
 """Map-style data sets: D_l for training, D_u with pseudo masks for training, and plain images for prediction."""
 
+import hashlib
+from collections.abc import Callable
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from stpp import manifest
-from stpp.data.images import read_image, read_mask, to_classes
+from stpp.data.decoded import Decoded
+from stpp.data.images import decode_image, decode_mask, opened, to_classes
 from stpp.data.transforms import normalize, reseed, strong, weak
 from stpp.files import StppError
 from stpp.masks import Mask, MaskSet
@@ -22,23 +26,36 @@ Draw = tuple[int, int]
 
 
 class Photos:
-    """Images and masks of the data set by id; holds paths only."""
+    """Images and masks of the data set by id; holds paths only. `decoded` keeps them for the next time."""
 
-    def __init__(self, dataset: manifest.Dataset, root: Path) -> None:
+    def __init__(self, dataset: manifest.Dataset, root: Path, decoded: Decoded | None = None) -> None:
         self.dataset = dataset
         self.root = root
+        self.decoded = decoded
+        self.meaning = "-" + hashlib.sha256(repr(sorted(dataset.values.items())).encode()).hexdigest()[:8]
 
     def image(self, name: str) -> NDArray[np.uint8]:
-        """RGB (H, W, 3)."""
-        return read_image(self.root / self.dataset.records[name].image)[0]
+        """RGB (H, W, 3), not to be written to."""
+        record = self.dataset.records[name]
+        return self._read(record.image, record.image_sha256, lambda file, path: decode_image(file, path)[0])
 
     def mask(self, name: str) -> Mask:
-        """Class ids (H, W), 255 ignored. Raises StppError if a value has no meaning."""
-        path = self.root / self.dataset.records[name].mask
+        """Class ids (H, W), 255 ignored; not to be written to. Raises StppError if a value has no meaning."""
+        record = self.dataset.records[name]
+        return self._read(record.mask, record.mask_sha256, self._classes, self.meaning)
+
+    def _classes(self, file: BufferedReader, path: Path) -> Mask:
         try:
-            return to_classes(read_mask(path), self.dataset.values)
+            return to_classes(decode_mask(file, path), self.dataset.values)
         except KeyError as value:
             raise StppError(f"{path}: value {value} is no class; run `dvc repro` again, the data has changed") from None
+
+    def _read(self, name: str, digest: str, decode: Callable[[BufferedReader, Path], Mask], kind: str = "") -> Mask:
+        path = self.root / name
+        if self.decoded is not None:
+            return self.decoded.read(path, digest, lambda file: decode(file, path), kind)
+        with opened(path) as file:
+            return decode(file, path)
 
 
 class Labeled:

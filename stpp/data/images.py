@@ -1,14 +1,23 @@
 """Reading images and masks of any common kind, without trust in what they hold."""
 
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from stpp.files import StppError
 from stpp.masks import Mask
+
+try:
+    from kornia_rs.io import decode_image_png_u8
+except ImportError:  # not built for every platform; OpenCV reads the same pixels in twice the time
+    decode_image_png_u8 = None
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF")
 MAX_PIXELS = 2**28
@@ -42,13 +51,17 @@ HANDLED = {
 }
 
 
-def _open(path: Path) -> tuple[Image.Image, bool]:
-    """The image upright, its file closed, and whether it had to be turned."""
+# Chunks of a PNG by which Pillow neither turns it nor changes its colours; of text, some kinds may hold EXIF.
+PLAIN = {b"IHDR", b"IDAT", b"IEND", b"PLTE", *(b"gAMA cHRM sRGB iCCP sBIT bKGD hIST pHYs tIME".split())}
+TEXT, OF_EXIF = (b"tEXt", b"zTXt", b"iTXt"), (b"Raw profile", b"XML:")
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BufferedReader]:
+    """An image's file; what goes wrong with it there is an StppError that names it."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            image.load()
-            turn = UPRIGHT.get(image.getexif().get(0x0112, 1))
-            return (image if turn is None else image.transpose(turn)), turn is not None
+        with path.open("rb") as file:
+            yield file
     except FileNotFoundError:
         raise StppError(f"{path}: no such file; is data.root right, and is the data complete?") from None
     except UnidentifiedImageError:
@@ -59,12 +72,29 @@ def _open(path: Path) -> tuple[Image.Image, bool]:
         raise StppError(f"{path}: unreadable or truncated ({error}); replace or remove it") from None
 
 
+def _upright(image: Image.Image) -> tuple[Image.Image, bool]:
+    """The image decoded and upright, and whether it had to be turned."""
+    image.load()
+    turn = UPRIGHT.get(image.getexif().get(0x0112, 1))
+    return (image if turn is None else image.transpose(turn)), turn is not None
+
+
 def read_image(path: Path) -> tuple[NDArray[np.uint8], list[str]]:
     """RGB (H, W, 3) upright, and what had to be done for that.
 
     Raises StppError naming the file if it is missing, truncated, no image, or of a kind without a fixed range.
     """
-    image, turned = _open(path)
+    with opened(path) as file:
+        return decode_image(file, path)
+
+
+def decode_image(file: BufferedReader, path: Path) -> tuple[NDArray[np.uint8], list[str]]:
+    """As `read_image`, from a file `opened` and at its start; `path` is its name in errors."""
+    with Image.open(file, formats=FORMATS) as header:
+        pixels = _fast(header, file) if header.mode == "RGB" else None
+        if pixels is not None:
+            return pixels, []
+        image, turned = _upright(header)
     notes = ["EXIF orientation: turned upright"] if turned else []
     if image.mode == "RGB":
         return np.asarray(image, dtype=np.uint8), notes
@@ -83,44 +113,118 @@ def read_image(path: Path) -> tuple[NDArray[np.uint8], list[str]]:
     return np.asarray(image.convert("RGB"), dtype=np.uint8), notes
 
 
-def read_mask(path: Path) -> NDArray[np.int32]:
-    """The values of a mask as they stand in the file (H, W), upright like its image.
+def _fast(image: Image.Image, file: BufferedReader) -> NDArray[np.uint8] | None:
+    """The pixels of the plainest and commonest files, equal to Pillow's but sooner there: (H, W, 3) or (H, W).
+
+    Pillow has read the header, and refused what is too large. None: the file is another, or is not right.
+    """
+    if image.format not in ("JPEG", "PNG"):
+        return None
+    data = _whole(image, file)
+    if image.format == "JPEG" and image.mode == "RGB":
+        upright = UPRIGHT.get(image.getexif().get(0x0112, 1)) is None
+        if upright and data.endswith(b"\xff\xd9"):  # of a truncated one OpenCV would make up the rest
+            return _opencv(data, image.size)
+    elif data[24:29] in (b"\x08\x02\0\0\0", b"\x08\0\0\0\0") and _chunks(data) <= PLAIN:
+        if decode_image_png_u8 is None:
+            return _opencv(data, image.size) if image.mode == "RGB" else None
+        try:
+            pixels = decode_image_png_u8(data, image.size[::-1], "rgb" if image.mode == "RGB" else "mono")
+        except Exception:  # noqa: BLE001 - of any damage; Pillow will say what it is
+            return None
+        return np.asarray(pixels if image.mode == "RGB" else pixels[:, :, 0], dtype=np.uint8)
+    return None
+
+
+def _whole(image: Image.Image, file: BufferedReader) -> bytes:
+    """The file, or nothing of one that holds more than this picture; where Pillow is in it, it stays."""
+    at, size = file.tell(), file.seek(0, 2)
+    file.seek(0)
+    data = file.read() if size <= 4 * image.width * image.height + 2**20 else b""
+    file.seek(at)
+    return data
+
+
+def _opencv(data: bytes, size: tuple[int, int]) -> NDArray[np.uint8] | None:
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:
+        return None
+    return pixels if pixels is not None and pixels.shape == (*size[::-1], 3) else None  # type: ignore[return-value]
+
+
+def _chunks(data: bytes) -> set[bytes]:
+    """The kinds of chunks of a PNG; an empty one among them if it does not end as it should."""
+    kinds, at = set(), 8
+    while at + 12 <= len(data):
+        kind = data[at + 4 : at + 8]
+        if kind not in TEXT or data[at + 8 : at + 19].startswith(OF_EXIF):
+            kinds.add(kind)
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+    return kinds if at == len(data) and data[-8:-4] == b"IEND" else {b""}
+
+
+def read_mask(path: Path) -> NDArray[np.uint8] | NDArray[np.int32]:
+    """The values of a mask as they stand in the file (H, W), upright like its image; uint8 where 8 bits hold them.
 
     Raises StppError naming the file if it is missing, truncated, or has colours in place of values.
     """
-    image, _ = _open(path)
-    if image.mode != "P" and _scaled(path):
+    with opened(path) as file:
+        return decode_mask(file, path)
+
+
+def decode_mask(file: BufferedReader, path: Path) -> NDArray[np.uint8] | NDArray[np.int32]:
+    """As `read_mask`, from a file `opened` and at its start; `path` is its name in errors."""
+    start = file.read(26)
+    file.seek(0)
+    with Image.open(file, formats=FORMATS) as header:
+        scaled = _scaled(start, header)
+        pixels = _fast(header, file) if header.mode == "L" else None
+        if pixels is not None:
+            return pixels
+        image, _ = _upright(header)
+    if image.mode != "P" and scaled:
         raise StppError(f"{path}: its grey values are read scaled to 8 or 16 bits; save the mask as PNG with 8 bits")
     if image.mode not in ("L", "P", "1", "I", "I;16", "I;16B", "I;16L"):
         raise StppError(
             f"{path}: a mask has one channel of class ids, this is {image.mode}; convert its colours to ids"
         )
+    if image.mode in ("L", "P", "1"):
+        return np.asarray(image).astype(np.uint8, copy=False)
     return np.asarray(image).astype(np.int32)
 
 
-def _scaled(path: Path) -> bool:
+def _scaled(start: bytes, image: Image.Image) -> bool:
     """Whether Pillow stretches the values of a grey file to the range of its mode, or turns them round."""
-    with path.open("rb") as file:
-        header = file.read(26)
-    if header.startswith(b"\x89PNG"):
-        return header[24] in (2, 4) and header[25] == 0
-    with Image.open(path, formats=FORMATS) as image:
-        if image.format == "PPM":
-            args = image.tile[0].args
-            return image.mode == "1" or (isinstance(args, tuple) and args[1] not in (255, 65535))
-        if image.format == "TIFF":
-            bits, photometric = (image.tag_v2.get(tag) for tag in (258, 262))  # type: ignore[attr-defined]
-            return bits in ((2,), (4,)) or photometric == 0
+    if start.startswith(b"\x89PNG"):
+        return start[24] in (2, 4) and start[25] == 0
+    if image.format == "PPM":
+        args = image.tile[0].args  # type: ignore[attr-defined]
+        return image.mode == "1" or (isinstance(args, tuple) and args[1] not in (255, 65535))
+    if image.format == "TIFF":
+        bits, photometric = (image.tag_v2.get(tag) for tag in (258, 262))  # type: ignore[attr-defined]
+        return bits in ((2,), (4,)) or photometric == 0
     return False
 
 
-def to_classes(values: NDArray[np.int32], meaning: dict[int, int]) -> Mask:
+def to_classes(values: NDArray[np.uint8] | NDArray[np.int32], meaning: dict[int, int]) -> Mask:
     """Mask values -> class ids, 255 to be ignored (H, W). Raises KeyError with the first value that has no meaning."""
+    free = set(range(256)).difference(meaning.values())
+    if values.dtype == np.uint8 and free:
+        nothing = min(free)
+        few = np.full(256, nothing, dtype=np.uint8)
+        for value, label in meaning.items():
+            if value < len(few):
+                few[value] = label
+        classes = np.asarray(cv2.LUT(values, few), dtype=np.uint8)
+        if (classes == nothing).any():
+            raise KeyError(int(values[classes == nothing][0]))
+        return classes
     top = max(meaning)
     table = np.full(top + 2, -1, dtype=np.int16)  # its last entry, at -1 too, is that of all values beyond
     for value, label in meaning.items():
         table[value] = label
-    labels = table[np.clip(values, -1, top + 1)]
+    labels = table[np.clip(values.astype(np.int32, copy=False), -1, top + 1)]
     if (labels < 0).any():
         raise KeyError(int(values[labels < 0][0]))
-    return labels.astype(np.uint8)
+    return np.asarray(labels, dtype=np.uint8)

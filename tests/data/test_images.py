@@ -17,6 +17,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from PIL import Image
 
+from stpp.data import images
 from stpp.data.images import read_image, read_mask, to_classes
 from stpp.files import StppError
 
@@ -309,6 +310,96 @@ def test_no_file_stays_open(tmp_path: Path) -> None:
     assert open_files() == before
 
 
+# -- the fast ways of reading -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["kornia", "opencv"])
+def png_reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each of the two decoders of PNGs: whichever is installed, pixels are the same."""
+    if request.param == "opencv":
+        monkeypatch.setattr(images, "decode_image_png_u8", None)
+    elif images.decode_image_png_u8 is None:
+        pytest.skip("kornia-rs is not installed")
+    return str(request.param)
+
+
+def photograph(height: int, width: int, seed: int) -> Pixels:
+    """Edges, gradients and noise."""
+    rng = np.random.default_rng(seed)
+    coarse = np.kron(rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3)), np.ones((8, 8, 1)))[:height, :width]
+    return np.clip(coarse + rng.normal(0, 12, coarse.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 13), (64, 48), (121, 203)])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("more", [{}, {"progressive": True}, {"quality": 30}, {"restart_marker_rows": 1}], ids=str)
+def test_jpegs_are_read_as_pillow_reads_them_bit_for_bit(
+    size: tuple[int, int], subsampling: int, more: dict[str, Any], tmp_path: Path
+) -> None:
+    Image.fromarray(photograph(*size, 0)).save(
+        tmp_path / "a.jpg", **({"quality": 92, "subsampling": subsampling} | more)
+    )
+    assert np.array_equal(read_image(tmp_path / "a.jpg")[0], np.asarray(Image.open(tmp_path / "a.jpg")))
+
+
+@pytest.mark.usefixtures("png_reader")
+@pytest.mark.parametrize("size", [(1, 1), (7, 13), (121, 203)])
+@pytest.mark.parametrize("level", [0, 1, 9])
+def test_pngs_are_read_bit_for_bit_whatever_the_decoder(size: tuple[int, int], level: int, tmp_path: Path) -> None:
+    pixels = photograph(*size, 1)
+    Image.fromarray(pixels).save(tmp_path / "a.png", compress_level=level)
+    Image.fromarray(pixels[:, :, 0]).save(tmp_path / "m.png", compress_level=level)
+    image, notes = read_image(tmp_path / "a.png")
+    assert np.array_equal(image, pixels)
+    assert notes == []
+    assert np.array_equal(read_mask(tmp_path / "m.png"), pixels[:, :, 0])
+
+
+@pytest.mark.usefixtures("png_reader")
+def test_colours_that_a_png_only_suggests_change_nothing(tmp_path: Path) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    plain = (tmp_path / "a.png").read_bytes()
+    extra = (
+        chunk(b"gAMA", struct.pack(">I", 100_000)) + chunk(b"sBIT", b"\x05\x06\x05") + chunk(b"tEXt", b"Software\0x")
+    )
+    (tmp_path / "a.png").write_bytes(plain[:33] + extra + plain[33:])
+    assert np.array_equal(read_image(tmp_path / "a.png")[0], RGB)
+
+
+@pytest.mark.usefixtures("png_reader")
+def test_an_orientation_that_comes_after_the_pixels_of_a_png_counts(tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "a.png", exif=with_orientation(3))
+    data = (tmp_path / "a.png").read_bytes()
+    start = data.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+    (tmp_path / "a.png").write_bytes(data[:start] + data[end:-12] + data[start:end] + data[-12:])
+    assert np.array_equal(read_image(tmp_path / "a.png")[0], RGB[::-1, ::-1])
+
+
+@pytest.mark.usefixtures("png_reader")
+def test_truncated_and_changed_pngs_are_read_as_without_a_fast_way(tmp_path: Path) -> None:
+    """Never in part, never more than what is there: right, or an error that names the file."""
+    path = tmp_path / "a.png"
+    Image.fromarray(SMOOTH).save(path)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(1)
+    damaged = [whole[:cut] for cut in range(0, len(whole), max(1, len(whole) // 40))]
+    damaged += [whole[:cut] + whole[-12:] for cut in range(60, len(whole), max(1, len(whole) // 40))]
+    for _ in range(60):
+        changed = bytearray(whole)
+        changed[rng.integers(len(whole))] = rng.integers(256)
+        damaged.append(bytes(changed))
+    for content in damaged:
+        path.write_bytes(content)
+        try:
+            assert read_image(path)[0].shape[2] == 3
+        except StppError as error:
+            assert str(error).startswith(f"{path}: ")
+
+
 # -- masks ------------------------------------------------------------------------------------------------------------
 
 
@@ -320,7 +411,7 @@ def test_grey_and_palette_masks_are_their_values(suffix: str, tmp_path: Path) ->
     Image.fromarray(GREY).save(tmp_path / f"grey.{suffix}")
     for kind in ("grey", "palette"):
         values = read_mask(tmp_path / f"{kind}.{suffix}")
-        assert values.dtype == np.int32
+        assert values.dtype == np.uint8
         assert np.array_equal(values, GREY)
 
 
@@ -347,13 +438,15 @@ MEANING = st.dictionaries(NAMED, st.integers(0, 255), min_size=1)
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.data(), MEANING)
+@given(st.data(), MEANING, st.booleans())
 def test_values_become_classes_one_by_one_and_the_first_without_meaning_is_told(
-    data: st.DataObject, meaning: dict[int, int]
+    data: st.DataObject, meaning: dict[int, int], eight_bits: bool
 ) -> None:
     known = st.sampled_from(sorted(meaning))
-    shapes = st.tuples(st.integers(0, 4), st.integers(0, 4))
+    shapes = st.tuples(st.integers(1, 4), st.integers(1, 4))
     values = data.draw(arrays(np.int32, shapes, elements=data.draw(st.sampled_from([known, known | VALUES]))))
+    if eight_bits:
+        values = values.astype(np.uint8)
     expected = np.zeros(values.shape, dtype=np.uint8)
     unknown = []
     for r in range(values.shape[0]):
@@ -370,6 +463,18 @@ def test_values_become_classes_one_by_one_and_the_first_without_meaning_is_told(
         labels = to_classes(values, meaning)
         assert labels.dtype == np.uint8
         assert np.array_equal(labels, expected)
+
+
+@pytest.mark.parametrize("unknown", [None, 7, 255])
+def test_masks_whose_classes_take_every_number_are_still_checked(unknown: int | None) -> None:
+    meaning = {value: 255 - value for value in range(256) if value != unknown} | {1000: 0, 1001: 248}
+    values = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    if unknown is None:
+        assert np.array_equal(to_classes(values, meaning), 255 - values)
+    else:
+        with pytest.raises(KeyError) as error:
+            to_classes(values, meaning)
+        assert error.value.args == (unknown,)
 
 
 def test_a_grey_mask_of_few_bits_is_refused_for_its_values_would_be_scaled(tmp_path: Path) -> None:

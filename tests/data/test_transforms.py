@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import albumentations as A
@@ -15,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 
-from stpp.data.transforms import CutOut, RandomResize, normalize, reseed, strong, weak
+from stpp.data.transforms import CutOut, RandomResizedCrop, normalize, reseed, strong, weak
 from stpp.params import Strong, Weak
 
 FEW = settings(max_examples=40, deadline=None)
@@ -43,6 +45,16 @@ def frequency_is(times: int, draws: int, p: float) -> bool:
 # -- resize -----------------------------------------------------------------------------------------------------------
 
 
+def resized(base: int, scale: tuple[float, float], seed: int, image: Pixels, mask: Pixels) -> tuple[Pixels, Pixels]:
+    """A crop so large that it shows all of the resized image, cut free of its padding."""
+    transform = A.Compose([RandomResizedCrop(base, scale, int(base * scale[1]), 0.0)])
+    there = apply(transform, seed, image, np.zeros_like(mask))[1] == 0
+    box = slice(there.any(axis=1).sum()), slice(there.any(axis=0).sum())
+    assert there[box].all()
+    out, classes = apply(transform, seed, image, mask)
+    return out[box], classes[box]
+
+
 @FEW
 @given(
     st.integers(3, 60),
@@ -55,9 +67,7 @@ def test_the_long_side_is_drawn_from_the_base_and_the_aspect_is_kept(
     height: int, width: int, base: int, scale: tuple[float, float], seed: int
 ) -> None:
     image = np.zeros((height, width, 3), dtype=np.uint8)
-    resized, mask = apply(A.Compose([RandomResize(base, scale)]), seed, image, image[:, :, 0])
-    h, w = resized.shape[:2]
-    assert mask.shape == (h, w)
+    h, w = resized(base, scale, seed, image, image[:, :, 0])[0].shape[:2]
     assert int(base * scale[0]) <= max(h, w) <= int(base * scale[1])
     short = min(height, width) * max(h, w) / max(height, width)
     assert min(h, w) == 1 or abs(min(h, w) - short) <= 0.5
@@ -65,9 +75,8 @@ def test_the_long_side_is_drawn_from_the_base_and_the_aspect_is_kept(
 
 
 def test_every_long_side_between_the_bounds_is_drawn_equally_often() -> None:
-    transform = A.Compose([RandomResize(8, (0.5, 2.0))])
     image = np.zeros((10, 7, 3), dtype=np.uint8)
-    sides = [apply(transform, seed, image, image[:, :, 0])[0].shape[0] for seed in range(1300)]
+    sides = [resized(8, (0.5, 2.0), seed, image, image[:, :, 0])[0].shape[0] for seed in range(1300)]
     assert sorted(set(sides)) == list(range(4, 17))
     assert all(frequency_is(sides.count(side), 1300, 1 / 13) for side in range(4, 17))
 
@@ -75,16 +84,101 @@ def test_every_long_side_between_the_bounds_is_drawn_equally_often() -> None:
 def test_a_resized_mask_is_the_nearest_and_a_resized_image_is_between() -> None:
     mask = np.array([[0, 2], [7, 255]], dtype=np.uint8)
     image = np.repeat(mask[:, :, None], 3, axis=2)
-    bigger, classes = apply(A.Compose([RandomResize(8, (1.0, 1.0))]), 0, image, mask)
+    bigger, classes = resized(8, (1.0, 1.0), 0, image, mask)
     assert np.array_equal(classes, np.repeat(np.repeat(mask, 4, 0), 4, 1))
     assert set(np.unique(bigger)) > {0, 2, 7, 255}
 
 
-def test_an_image_made_smaller_is_the_mean_of_what_it_covers() -> None:
-    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
-    smaller, _ = apply(A.Compose([RandomResize(8, (0.5, 0.5))]), 0, image, image[:, :, 0])
-    means = image.reshape(4, 4, 4, 4, 3).astype(np.float64).mean(axis=(1, 3))
-    assert np.abs(smaller - means).max() <= 1
+def test_an_image_made_smaller_does_not_alias() -> None:
+    """Stripes finer than its pixels become grey, which a sample of them would not be."""
+    stripes = np.zeros((60, 60, 3), dtype=np.uint8)
+    stripes[:, ::2] = 200
+    smaller, _ = resized(20, (1.0, 1.0), 0, stripes, stripes[:, :, 0])
+    assert np.abs(smaller[:, 1:-1].astype(int) - 100).max() <= 12
+
+
+# -- one crop, and the crop of the whole ------------------------------------------------------------------------------
+
+
+def in_order(image: Pixels, mask: Pixels, params: Weak, seed: int) -> tuple[Pixels, Pixels]:
+    """The published order on the whole image by Pillow: resize, pad, crop, flip; every draw where it is needed."""
+    draw = random.Random(seed)
+    draw.random()  # albumentations asks first whether to do anything
+    height, width = mask.shape
+    long = draw.randint(int(params.base * params.scale[0]), int(params.base * params.scale[1]))
+    if height > width:
+        height, width = long, max(1, int(width * long / height + 0.5))
+    else:
+        height, width = max(1, int(height * long / width + 0.5)), long
+    border = (0, 0, max(0, params.crop - width), max(0, params.crop - height))
+    image_, mask_ = Image.fromarray(image), Image.fromarray(mask)
+    image_ = ImageOps.expand(image_.resize((width, height), Image.Resampling.BILINEAR), border, 0)
+    mask_ = ImageOps.expand(mask_.resize((width, height), Image.Resampling.NEAREST), border, 255)
+    top = int((image_.height - params.crop + 1) * draw.random())
+    left = int((image_.width - params.crop + 1) * draw.random())
+    box = slice(top, top + params.crop), slice(left, left + params.crop)
+    out, classes = np.asarray(image_)[box], np.asarray(mask_)[box]
+    if params.flip > 0 and (params.flip == 1 or draw.random() < params.flip):
+        out, classes = out[:, ::-1], classes[:, ::-1]
+    return out, classes
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.integers(1, 200),
+    st.integers(1, 200),
+    st.sampled_from([8, 24, 100, 260]),
+    st.sampled_from([16, 33, 97]),
+    st.sampled_from([(0.5, 2.0), (1.0, 1.0), (1.5, 4.0), (0.13, 0.3)]),
+    st.sampled_from([0.0, 0.5, 1.0]),
+    SEEDS,
+    st.booleans(),
+)
+def test_a_sample_is_the_crop_of_the_wholly_resized_and_padded_image(
+    height: int, width: int, base: int, crop: int, scale: tuple[float, float], flip: float, seed: int, hard: bool
+) -> None:
+    """Same draws; bilinear within one grey level, also where black meets white; nearest exactly; padding exactly."""
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    if hard:
+        image = np.where(image < 128, np.uint8(0), np.uint8(255))
+    mask = rng.integers(0, 255, (height, width)).astype(np.uint8)
+    params = Weak(base=base, crop=crop, scale=scale, flip=flip)
+    out, classes = apply(weak(params), seed, image, mask)
+    expected, expected_classes = in_order(image, mask, params, seed)
+    assert np.array_equal(classes, expected_classes)
+    assert out.shape == expected.shape
+    assert np.abs(out.astype(int) - expected).max() <= 1
+    assert (out[classes == 255] == 0).all()
+
+
+@pytest.mark.parametrize("shape", [(1500, 2400), (2400, 1500)])
+@pytest.mark.parametrize("base", [300, 3000])
+def test_large_images_are_cut_as_small_ones_are(shape: tuple[int, int], base: int) -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
+    mask = rng.integers(0, 255, shape, dtype=np.uint8)
+    for seed in range(3):
+        params = Weak(base=base, crop=321)
+        out, classes = apply(weak(params), seed, image, mask)
+        expected, expected_classes = in_order(image, mask, params, seed)
+        assert np.array_equal(classes, expected_classes)
+        assert np.abs(out.astype(int) - expected).max() <= 1
+
+
+def test_read_only_arrays_on_disk_give_the_same_samples(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    image, mask = rng.integers(0, 256, (90, 120, 3), dtype=np.uint8), rng.integers(0, 255, (90, 120), dtype=np.uint8)
+    np.save(tmp_path / "image.npy", image)
+    np.save(tmp_path / "mask.npy", mask)
+    mapped = [np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in ("image", "mask")]
+    for seed in range(30):
+        for a, b in zip(
+            apply(weak(Weak(base=120, crop=64)), seed, image, mask),
+            apply(weak(Weak(base=120, crop=64)), seed, *mapped),
+            strict=True,
+        ):
+            assert np.array_equal(a, b)
 
 
 # -- A_w --------------------------------------------------------------------------------------------------------------
@@ -122,7 +216,7 @@ def test_edges_of_the_mask_lie_on_the_edges_of_the_image() -> None:
     image = np.repeat(mask[:, :, None] * np.uint8(250), 3, axis=2)
     shifts = []
     for side in range(11, 60):
-        out, classes = apply(A.Compose([RandomResize(side, (1.0, 1.0))]), 0, image, mask)
+        out, classes = resized(side, (1.0, 1.0), 0, image, mask)
         shifts.append(int((out[0, :, 0] >= 125).sum()) - int(classes[0].sum()))
     assert max(map(abs, shifts)) <= 1
     assert abs(np.mean(shifts)) < 0.2
