@@ -15,6 +15,8 @@ MODULES = [f"stpp.{'.'.join(f.relative_to(PACKAGE).with_suffix('').parts)}" for 
 LAYERS = {
     "files": 0,
     "git": 0,
+    "packed": 0,
+    "parallel": 0,
     "lineage": 1,
     "manifest": 1,
     "masks": 2,

@@ -43,7 +43,7 @@ def write_set(folder: Path, masks: dict[str, Mask], shards: int = 1, palette: An
     rows = []
     for index, names in enumerate(shards_of(masks, shards)):
         write_shard(folder / shard_name(index, shards), {i: encode_mask(masks[i], palette) for i in names})
-        rows += [(i, shard_name(index, shards), mask_sha256(masks[i]), "", "") for i in names]
+        rows += [(i, shard_name(index, shards), mask_sha256(masks[i]), "", "", "") for i in names]
     write_csv(folder / "manifest.csv", COLUMNS, rows)
     return MaskSet(folder)
 
@@ -267,6 +267,6 @@ def test_the_names_of_shards_sort_by_number() -> None:
     ("name", "shard"), [("../evil", "masks-00000-of-00001.zip"), ("/evil", "m.zip"), ("a", "../m.zip")]
 )
 def test_a_manifest_that_leads_out_of_its_folder_is_refused(name: str, shard: str, tmp_path: Path) -> None:
-    write_csv(tmp_path / "manifest.csv", COLUMNS, [(name, shard, "", "", "")])
+    write_csv(tmp_path / "manifest.csv", COLUMNS, [(name, shard, "", "", "", "")])
     with pytest.raises(StppError, match=r"manifest\.csv"):
         MaskSet(tmp_path)

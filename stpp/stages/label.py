@@ -88,7 +88,7 @@ def _label(job: Job, run: Run, p: "Params", model: Path, ids: Path, data: Path, 
                 mask = fill(kept.read(i), mask)
             masks[i] = encode_mask(mask, dataset.palette)
             pixels = " ".join(map(str, np.bincount(mask[mask != IGNORE], minlength=classes)))
-            about.append((i, name, mask_sha256(mask), pixels, f"{confidence:.6f}"))
+            about.append((i, name, mask_sha256(mask), pixels, f"{confidence:.6f}", ""))
         write_csv(rows, COLUMNS, about)
         write_shard(path, masks)
 

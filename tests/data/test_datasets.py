@@ -36,7 +36,7 @@ def pseudo_masks(photos: Photos, tmp_path: Path) -> MaskSet:
         record = photos.dataset.records[name]
         masks[name] = np.full((record.height, record.width), 2, dtype=np.uint8)
     write_shard(tmp_path / "s.zip", {name: encode_mask(mask, photos.dataset.palette) for name, mask in masks.items()})
-    write_csv(tmp_path / "manifest.csv", COLUMNS, [(n, "s.zip", mask_sha256(m), "", "") for n, m in masks.items()])
+    write_csv(tmp_path / "manifest.csv", COLUMNS, [(n, "s.zip", mask_sha256(m), "", "", "") for n, m in masks.items()])
     return MaskSet(tmp_path)
 
 
