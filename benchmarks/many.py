@@ -33,14 +33,26 @@ READ = 20_000
 DATA, SPLIT, SCORE, MASKS = Path("runs/data"), Path("runs/split"), Path("runs/score"), Path("runs/masks")
 
 Step = Callable[[int], str | None]
-_clock = {"seconds": 0.0}
+_clock = {"seconds": 0.0, "cpu_seconds": 0.0}
 
 
 @contextmanager
 def timed() -> Iterator[None]:
-    start = time.perf_counter()
+    start, busy = time.perf_counter(), _cpu()
     yield
     _clock["seconds"] += time.perf_counter() - start
+    _clock["cpu_seconds"] += _cpu() - busy
+
+
+def _cpu() -> float:
+    """Of this process, its threads, and the processes that it has waited for."""
+    return sum(os.times()[:4])
+
+
+def by_part(factor: float) -> None:
+    """Only one of `factor` was measured."""
+    for key in _clock:
+        _clock[key] *= factor
 
 
 def name_of(index: int) -> str:
@@ -142,7 +154,7 @@ def look_up(ids: int) -> str:
     with timed():
         for name in chosen:
             assert records[name].id == name
-    _clock["seconds"] *= ids / READ
+    by_part(ids / READ)
     return f"in random order, by {READ} of them"
 
 
@@ -222,7 +234,7 @@ def read_masks(ids: int) -> str:
     with timed():
         for name in chosen:
             assert masks.read(name).shape == (SIZE, SIZE)
-    _clock["seconds"] *= ids / len(chosen)
+    by_part(ids / len(chosen))
     return f"in random order, by {len(chosen)} of them"
 
 
@@ -284,6 +296,15 @@ def _private(pid: int | str = "self") -> float:
     return sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty:")) / 1024
 
 
+def _imported() -> None:
+    """What stages import when they are called: not to be measured."""
+    import stpp.audit.duplicates
+    import stpp.data.inspection
+    import stpp.data.splits
+    import stpp.params_file
+    import stpp.selftrain.selection  # noqa: F401
+
+
 def _grown(read: Callable[[], None]) -> float:
     """MiB that a forked worker comes to have for itself by reading, as a DataLoader's workers do."""
     import gc
@@ -314,8 +335,8 @@ def worker(ids: int) -> str:
 
     with timed():
         grown = _grown(read)
-    _clock["seconds"] *= step
-    return f"private after {ids // step} samples: {grown:.1f} MiB"
+    by_part(step)
+    return f"private after {ids // step} samples: {grown - _grown(lambda: None):.1f} MiB"
 
 
 def old_worker(ids: int) -> str:
@@ -335,8 +356,8 @@ def old_worker(ids: int) -> str:
 
     with timed():
         grown = _grown(read)
-    _clock["seconds"] *= step
-    return f"private after looking up {ids // step}: {grown:.1f} MiB"
+    by_part(step)
+    return f"private after looking up {ids // step}: {grown - _grown(lambda: None):.1f} MiB"
 
 
 PARTS: dict[str, Step] = {
@@ -382,15 +403,17 @@ def _alone(part: str, ids: int, work: Path) -> dict[str, Any]:
 def _part(part: str, ids: int) -> None:
     """The body of such a process."""
     step = {"generate": generate, "change": change, **PARTS}[part]
+    _imported()
     note = step(ids) or ""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    seconds = _clock["seconds"]
+    seconds, busy = _clock.values()
     said = {"seconds": round(seconds, 3), "us_per_id": round(1e6 * seconds / ids, 2), "peak_mib": round(peak, 1)}
+    said["cpu_us_per_id"] = round(1e6 * busy / ids, 2)  # what other users of the machine do not change
     print(json.dumps({"part": part, "unit": "us/id", "ids": ids, **said, "note": note}))
 
 
 def run(sizes: tuple[int, ...] = (10_000, 100_000), parts: tuple[str, ...] = tuple(PARTS)) -> list[dict[str, Any]]:
-    """Measure every part at every size: part, unit, ids, seconds, us_per_id, peak_mib, note."""
+    """Measure every part at every size: part, unit, ids, seconds, us_per_id, cpu_us_per_id, peak_mib, note."""
     rows = []
     for ids in sizes:
         with tempfile.TemporaryDirectory(prefix="many-", dir=os.environ.get("BENCH_DIR")) as folder:
@@ -405,33 +428,39 @@ def run(sizes: tuple[int, ...] = (10_000, 100_000), parts: tuple[str, ...] = tup
 
 
 def _line(row: dict[str, Any]) -> str:
-    seconds, each, peak = row["seconds"], row["us_per_id"], row["peak_mib"]
-    return f"{row['part']:26} {row['ids']:>8} ids {seconds:8.2f} s {each:8.2f} us/id {peak:7.0f} MiB  {row['note']}"
+    return (
+        f"{row['part']:26} {row['ids']:>8} ids {row['seconds']:8.2f} s {row['us_per_id']:8.1f} us/id, "
+        f"{row['cpu_us_per_id']:8.1f} of a CPU {row['peak_mib']:7.0f} MiB  {row['note']}"
+    )
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """A Markdown table, a row a part, two columns a size."""
+    """A Markdown table, a row a part, three columns a size."""
     sizes = sorted({row["ids"] for row in rows})
     by = {(row["part"], row["ids"]): row for row in rows}
     lines = [
-        "| part | " + " | ".join(f"{ids:,}: us/id | MiB" for ids in sizes) + " | |",
-        "|---|" + "---:|---:|" * len(sizes) + "---|",
+        "| part | " + " | ".join(f"{ids:,} ids: us/id | CPU us/id | MiB" for ids in sizes) + " | |",
+        "|---|" + "---:|---:|---:|" * len(sizes) + "---|",
     ]
     for part in dict.fromkeys(row["part"] for row in rows):
-        cells = [f"{by[part, i]['us_per_id']:.1f} | {by[part, i]['peak_mib']:.0f}" for i in sizes]
-        lines.append(f"| {part} | " + " | ".join(cells) + f" | {by[part, sizes[-1]]['note']} |")
+        there = [by.get((part, ids)) for ids in sizes]
+        cells = [
+            f"{r['us_per_id']:.1f} | {r['cpu_us_per_id']:.1f} | {r['peak_mib']:.0f}" if r else " | | " for r in there
+        ]
+        lines.append(f"| {part} | " + " | ".join(cells) + f" | {next(r for r in reversed(there) if r)['note']} |")
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--ids", type=int, nargs="+", default=[10_000, 100_000], help="How many images.")
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS), help="Only these.")
     parser.add_argument("--json", type=Path, help="File for the same as JSON.")
     parser.add_argument("--part", help="Run this part alone, in this folder (what the benchmark starts itself).")
     asked = parser.parse_args()
     if asked.part:
         return _part(asked.part, asked.ids[0])
-    rows = run(tuple(asked.ids))
+    rows = run(tuple(asked.ids), tuple(asked.parts))
     print(table(rows))
     if asked.json:
         asked.json.write_text(json.dumps(rows, indent=2) + "\n")
