@@ -13,7 +13,7 @@ import tempfile
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
-from itertools import islice
+from itertools import islice, pairwise
 from operator import itemgetter, le
 from pathlib import Path
 from typing import IO, Any, Generic, TypeVar, overload
@@ -79,7 +79,7 @@ class Rows(Sequence[list[str]]):
         """`rows` in a temporary file that has no name and so ends with the process."""
         with tempfile.TemporaryFile() as file:
             spool = _Spool(file)
-            csv.writer(spool, lineterminator="\n").writerows(rows)
+            csv.writer(spool, lineterminator="\r\n").writerows(rows)  # so that it quotes both
             file.flush()
             return cls(file, spool.starts)
 
@@ -114,9 +114,15 @@ class Rows(Sequence[list[str]]):
         start = self._starts[at]
         return self._map[start : self._map.find(b",", start, self._starts[at + 1])]
 
+    def keys(self) -> Iterator[bytes]:
+        for at in range(len(self)):
+            if at % FEW == 0:
+                self._give_back()
+            yield self.key(at)
+
     def ordered(self) -> "Rows":
         """The same by key; rows of one key stay in their order."""
-        if all(self.key(at) <= self.key(at + 1) for at in range(len(self) - 1)):
+        if all(one <= other for one, other in pairwise(self.keys())):
             return self
         return Rows.spooled(self[at] for at in sorted(range(len(self)), key=self.key))
 
@@ -145,9 +151,9 @@ class Table(Mapping[str, T], Generic[T]):
         self._rows, self._row_of, self._path = rows, row_of, path
         self._state = _state(path) if path else None
         self._order: array[int] | None = None
-        if any(rows.key(at) >= rows.key(at + 1) for at in range(len(rows) - 1)):
+        if any(one >= other for one, other in pairwise(rows.keys())):
             self._order = array("Q", sorted(range(len(rows)), key=rows.key))
-            for one, other in zip(self._order, self._order[1:], strict=False):
+            for one, other in pairwise(self._order):
                 if rows.key(one) == rows.key(other):
                     raise ValueError(f"{rows[one][0]} stands there twice")
 

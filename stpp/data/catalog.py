@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from stpp.data import toy
@@ -188,7 +189,7 @@ def discover(data: Data, known: Layout) -> tuple[Table[Found], list[str]]:
                 problems.append(f"{root / row[1]}: id {row[0]} stands also for {root / before[1]}: rename one")
 
     found = Rows.spooled(named()).ordered()
-    if any(found.key(at) == found.key(at + 1) for at in range(len(found) - 1)):
+    if any(one == other for one, other in pairwise(found.keys())):
         found = Rows.spooled(once(found))
     if not len(pairs) and not problems:
         where = f"the list {data.list}" if data.list else f"the pattern {known.images}"
