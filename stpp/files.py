@@ -94,8 +94,30 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise StppError(f"{path}: not readable: {error}; run the stage that makes it again") from None
     if missing or any(row[column] is None for row in rows for column in columns):
-        raise StppError(f"{path}: not a table of {', '.join(columns)}; is it the right file?")
+        raise _no_table(path, columns)
     return rows
+
+
+def scan_csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """The values of `columns` in every row of a table, read as they are asked for. Raises as `read_csv` does."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            header = next(reader, [])
+            if not set(columns) <= set(header):
+                raise _no_table(path, columns)
+            places = [header.index(column) for column in columns]
+            for row in reader:
+                if row and len(row) <= max(places):
+                    raise _no_table(path, columns)
+                if row:
+                    yield tuple([row[at] for at in places])
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise StppError(f"{path}: not readable: {error}; run the stage that makes it again") from None
+
+
+def _no_table(path: Path, columns: Sequence[str]) -> StppError:
+    return StppError(f"{path}: not a table of {', '.join(columns)}; is it the right file?")
 
 
 @contextmanager
@@ -190,6 +212,31 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def walk(folder: Path, *, as_text: bool = False) -> Iterator[str]:
+    """The files below a folder and links to files, by relative names; links to folders are left out.
+
+    In the order of the names' parts, or, `as_text`, of the names themselves: in that a folder `a` comes after `a-b`.
+    Only the names in the folders on the way are held. Raises StppError naming a folder that cannot be read.
+    """
+
+    def below(inside: str) -> Iterator[str]:
+        try:
+            with os.scandir(folder / inside) as entries:
+                found = [
+                    (e.name, e.is_dir(follow_symlinks=False)) for e in entries if not e.is_dir() or not e.is_symlink()
+                ]
+        except OSError as error:
+            raise StppError(f"{folder / inside}: not readable: {error.strerror}") from None
+        found.sort(key=lambda one: f"{one[0]}/" if as_text and one[1] else one[0])
+        for name, is_folder in found:
+            if is_folder:
+                yield from below(f"{inside}{name}/")
+            elif (folder / inside / name).is_file():
+                yield f"{inside}{name}"
+
+    return below("")
+
+
 def digest(paths: Iterable[Path]) -> str:
     """One sha256 over files and the files below folders, by relative name and content.
 
@@ -199,10 +246,8 @@ def digest(paths: Iterable[Path]) -> str:
     for path in paths:
         if not path.exists():
             raise StppError(f"{path}: no such file or folder; run the stage that makes it, or `dvc repro`")
-        files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
-        for file in files:
-            name = file.relative_to(path).as_posix() if path.is_dir() else ""
-            total.update(f"{name}\0{sha256(file)}\n".encode())
+        for name in walk(path) if path.is_dir() else [""]:
+            total.update(f"{name}\0{sha256(path / name)}\n".encode())
     return total.hexdigest()
 
 
@@ -210,7 +255,8 @@ def digest(paths: Iterable[Path]) -> str:
 
 
 def write_ids(path: Path, ids: Iterable[str]) -> None:
-    write_text(path, "".join(f"{i}\n" for i in ids))
+    with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(f"{i}\n" for i in ids)
 
 
 def read_ids(path: Path) -> list[str]:

@@ -14,7 +14,8 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from stpp.files import StppError, digest, sha256
+from stpp.files import StppError, digest, sha256, walk
+from stpp.parallel import THREADS, in_order
 
 
 @dataclass(frozen=True)
@@ -73,25 +74,28 @@ def md5_of(path: Path, root: Path) -> str:
     if path.is_file():
         with path.open("rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    listing = [
-        {"md5": md5_of(file, root), "relpath": file.relative_to(path).as_posix()} for file in counted(path, root)
-    ]
-    listing.sort(key=lambda entry: entry["relpath"])
-    return hashlib.md5(json.dumps(listing, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
+    # As DVC writes it, JSON of the whole listing, but an entry at a time: there may be 10^6.
+    total, between = hashlib.md5(b"[", usedforsecurity=False), ""
+    for name, md5 in in_order(lambda name: (name, md5_of(path / name, root)), counted(path, root), THREADS):
+        total.update(f"{between}{json.dumps({'md5': md5, 'relpath': name}, sort_keys=True)}".encode())
+        between = ", "
+    total.update(b"]")
+    return f"{total.hexdigest()}.dir"
 
 
-def counted(folder: Path, root: Path) -> Iterator[Path]:
-    """The files below a folder that DVC hashes: none of a repository's own, nor what the project's .dvcignore names."""
+def counted(folder: Path, root: Path) -> Iterator[str]:
+    """The files below a folder that DVC hashes, by relative names in the order of these.
+
+    None of a repository's own, nor what the project's .dvcignore names.
+    """
     from pathspec import GitIgnoreSpec
 
     ignore = root / ".dvcignore"
     inside = folder.resolve().is_relative_to(root.resolve())  # what lies elsewhere is not the project's to ignore
     lines = ignore.read_text(encoding="utf-8").splitlines() if inside and ignore.is_file() else []
     spec = GitIgnoreSpec.from_lines([".git", ".hg/", ".dvc/", *lines])
-    for file in folder.rglob("*"):
-        name = file.relative_to(root if inside and file.is_relative_to(root) else folder).as_posix()
-        if file.is_file() and not spec.match_file(name):
-            yield file
+    below = f"{folder.relative_to(root).as_posix()}/" if inside and folder.is_relative_to(root) else ""
+    return (name for name in walk(folder, as_text=True) if not spec.match_file(f"{below.removeprefix('./')}{name}"))
 
 
 def lock_files(root: Path) -> list[Path]:

@@ -1,12 +1,17 @@
 """The data manifest: what `prepare` found, and lists of its ids."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any, TypeVar
 
-from stpp.files import StppError, digest, read_csv, read_json, write_csv, write_json
+from stpp.files import ID, StppError, digest, read_json, write_csv, write_json
+from stpp.packed import Table
 
 Rgb = tuple[int, int, int]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +39,33 @@ class Dataset:
     palette: tuple[Rgb, ...]
     values: dict[int, int]
     """Mask value -> class id, or 255 for ignore; values not named are invalid."""
-    records: dict[str, Record]
+    records: Mapping[str, Record]
+    """By id. What is read from a file is a `Table`: it stays there."""
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """md5 over ids, hashes and the meaning of masks: a name for this content, 32 characters."""
-        lines = [f"{self.classes} {sorted(self.values.items())}\n"]
-        lines += [f"{r.id} {r.image_sha256} {r.mask_sha256}\n" for r in self.records.values()]
-        return hashlib.md5("".join(lines).encode(), usedforsecurity=False).hexdigest()
+        return _digest(self, self.records.values())
 
 
 def digest_of(dataset: Dataset, ids: list[str]) -> str:
     """A name for images with masks and the meaning of these, whatever their order; 32 characters."""
-    chosen = {i: dataset.records[i] for i in sorted(ids)}
-    return replace(dataset, records=chosen).digest
+    return _digest(dataset, (dataset.records[i] for i in sorted(set(ids))))
+
+
+def _digest(dataset: Dataset, records: Iterable[Record]) -> str:
+    total = hashlib.md5(f"{dataset.classes} {sorted(dataset.values.items())}\n".encode(), usedforsecurity=False)
+    for r in records:
+        total.update(f"{r.id} {r.image_sha256} {r.mask_sha256}\n".encode())
+    return total.hexdigest()
+
+
+def twins(hashes: Iterable[str]) -> set[int]:
+    """What `hash` makes of those that come more than once (and, perhaps, of others). 8 bytes each."""
+    import numpy as np
+
+    ordered = np.sort(np.fromiter(map(hash, hashes), np.int64))
+    return set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
 
 
 RECORD = ("id", "image", "mask", "width", "height", "image_sha256", "mask_sha256", "classes")
@@ -63,43 +81,47 @@ def write_dataset(folder: Path, dataset: Dataset) -> None:
         "values": {str(k): v for k, v in sorted(dataset.values.items())},
     }
     write_json(folder / "dataset.json", about)
-    rows = [
-        (r.id, r.image, r.mask, r.width, r.height, r.image_sha256, r.mask_sha256, " ".join(map(str, r.classes)))
-        for r in dataset.records.values()
-    ]
-    write_csv(folder / "manifest.csv", RECORD, rows)
+    write_csv(folder / "manifest.csv", RECORD, map(as_row, dataset.records.values()))
+
+
+def as_row(r: Record) -> tuple[Any, ...]:
+    """A record as the manifest has it."""
+    return r.id, r.image, r.mask, r.width, r.height, r.image_sha256, r.mask_sha256, " ".join(map(str, r.classes))
 
 
 def read_dataset(folder: Path) -> Dataset:
     """What `write_dataset` wrote. Raises StppError naming the folder if it was damaged or leads out of the data set."""
     about = read_json(folder / "dataset.json")
     try:
-        records = {row["id"]: _record(row) for row in read_csv(folder / "manifest.csv", RECORD)}
         return Dataset(
             name=about["name"],
             classes=tuple(about["classes"]),
             palette=tuple((r, g, b) for r, g, b in about["palette"]),
             values={int(k): v for k, v in about["values"].items()},
-            records=records,
+            records=Table.read(folder / "manifest.csv", RECORD, record_of),
         )
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
         raise StppError(f"{folder}: not what `stpp prepare` writes ({error}); run `dvc repro` again") from None
 
 
-def _record(row: dict[str, str]) -> Record:
-    for path in (row["image"], row["mask"]):
-        if Path(path).is_absolute() or ".." in Path(path).parts:
+def read_table(path: Path, columns: Sequence[str], row_of: Callable[[list[str]], T]) -> Table[T]:
+    """A table that a stage wrote, by its first column. Raises StppError naming a file that is damaged or not there."""
+    try:
+        return Table.read(path, columns, row_of)
+    except (OSError, ValueError) as error:
+        raise StppError(f"{path}: not readable: {error}; run the stage that makes it again") from None
+
+
+def record_of(row: list[str]) -> Record:
+    """What `as_row` wrote. Raises ValueError if it is no such thing, or leads out of the data set."""
+    name, image, mask, width, height, image_sha256, mask_sha256, classes = row[: len(RECORD)]
+    if not ID.match(name):
+        raise ValueError(f"{name!r} is no id")
+    for path in (image, mask):
+        if path.startswith("/") or (".." in path and ".." in path.split("/")):
             raise ValueError(f"{path} leads out of the data set")
-    return Record(
-        id=row["id"],
-        image=row["image"],
-        mask=row["mask"],
-        width=int(row["width"]),
-        height=int(row["height"]),
-        image_sha256=row["image_sha256"],
-        mask_sha256=row["mask_sha256"],
-        classes=tuple(int(c) for c in row["classes"].split()),
-    )
+    shown = tuple(map(int, classes.split()))
+    return Record(name, image, mask, int(width), int(height), image_sha256, mask_sha256, shown)
 
 
 def listed(path: Path, dataset: Dataset) -> tuple[dict[str, int], list[str]]:
@@ -113,7 +135,10 @@ def listed(path: Path, dataset: Dataset) -> tuple[dict[str, int], list[str]]:
         return {}, [f"{path}: not readable: {error}; save it as UTF-8"]
     except OSError as error:
         return {}, [f"{path}: not readable: {error.strerror}"]
-    by_image = {record.image: i for i, record in dataset.records.items()}
+    words = {line.split()[0] for line in lines if line.strip()}
+    if all(word in dataset.records for word in words):
+        words.clear()
+    by_image = {r.image: i for i, r in dataset.records.items() if r.image in words} if words else {}
     ids: dict[str, int] = {}
     problems = []
     for number, line in enumerate(lines, 1):

@@ -1,25 +1,35 @@
 """Mask sets: many masks in few files, each checked against a manifest when it is read."""
 
+import csv
 import hashlib
+import heapq
 import io
-import os
 import re
+import struct
+import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stpp.files import ID, StppError, read_csv, replacing
-from stpp.manifest import Rgb
+from stpp.files import ID, StppError, replacing, write_csv
+from stpp.manifest import Rgb, read_table
+from stpp.packed import Strings
 
 Mask = NDArray[np.uint8]
 SHARD = re.compile(r"^[\w.-]+\.zip$")
 COLUMNS = ("id", "shard", "sha256", "classes", "confidence", "window")
-DAMAGED = (OSError, EOFError, KeyError, RuntimeError, SyntaxError, ValueError, zipfile.BadZipFile, zlib.error)
+"""window: empty where the whole image was predicted at once, else the side of the windows in pixels."""
+DAMAGED = (
+    *(OSError, EOFError, KeyError, OverflowError, RuntimeError, SyntaxError, ValueError),
+    *(struct.error, zipfile.BadZipFile, zlib.error),
+)
 """What zipfile and Pillow raise for a file with changed bytes."""
 
 
@@ -34,6 +44,15 @@ def shards_of(ids: Iterable[str], shards: int) -> list[list[str]]:
     for name in ids:
         parts[shard_of(name, shards)].append(name)
     return parts
+
+
+def packed_shards(ids: Iterable[str], shards: int) -> list[Strings]:
+    """`shards_of` for many ids, of which none costs an object."""
+    ids = Strings(ids)
+    of = np.fromiter((shard_of(name, shards) for name in ids), np.int64, len(ids))
+    by_shard = np.argsort(of, kind="stable")
+    ends = np.searchsorted(of[by_shard], np.arange(1, shards))
+    return [Strings(ids[at] for at in part.tolist()) for part in np.split(by_shard, ends)]
 
 
 def shard_name(index: int, shards: int) -> str:
@@ -66,43 +85,149 @@ def decode_mask(data: bytes) -> Mask:
         return np.asarray(image, dtype=np.uint8)
 
 
+class ShardWriter:
+    """Writes a shard and its part of the manifest, a mask at a time, in the order of ids: equal content, equal bytes.
+
+    Both take their names when the `with` block ends without an error.
+    """
+
+    def __init__(self, shard: Path, part: Path) -> None:
+        """part: what `merge_manifests` takes; outside the mask set."""
+        self._shard, self._part = shard, part
+        self._last = ""
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "ShardWriter":
+        with ExitStack() as stack:
+            part = stack.enter_context(replacing(self._part))
+            table = stack.enter_context(part.open("w", newline="", encoding="utf-8"))
+            shard = stack.enter_context(replacing(self._shard))
+            self._archive = stack.enter_context(zipfile.ZipFile(shard, "w", zipfile.ZIP_STORED))
+            self._rows = csv.writer(table, lineterminator="\n")
+            self._rows.writerow(COLUMNS)
+            self._stack = stack.pop_all()
+        return self
+
+    def add(self, row: Mapping[str, str], png: bytes) -> None:
+        """One mask, and its row of the manifest by COLUMNS. Raises ValueError if its id is not after the last one's."""
+        name = row["id"]
+        if name <= self._last:
+            raise ValueError(f"{name} comes after {self._last}: a shard is written in the order of ids")
+        self._last = name
+        _store(self._archive, name, png)
+        self._rows.writerow([row[column] for column in COLUMNS])
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.__exit__(*error)  # type: ignore[arg-type]
+
+
 def write_shard(path: Path, masks: dict[str, bytes]) -> None:
     """PNGs by id, stored in the order of ids with a fixed date: equal content gives equal bytes."""
     with replacing(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(masks):
-            info = zipfile.ZipInfo(f"{name}.png", date_time=(1980, 1, 1, 0, 0, 0))
-            info.external_attr = 0o644 << 16
-            archive.writestr(info, masks[name])
+            _store(archive, name, masks[name])
+
+
+def _store(archive: zipfile.ZipFile, name: str, png: bytes) -> None:
+    info = zipfile.ZipInfo(f"{name}.png", date_time=(1980, 1, 1, 0, 0, 0))
+    info.external_attr = 0o644 << 16
+    archive.writestr(info, png)
+
+
+AT_ONCE = 64
+"""Files that are open at a time."""
+
+
+def merge_manifests(parts: Sequence[Path], out: Path) -> None:
+    """The manifest of a mask set from the parts of its shards, by id, whatever their number and size.
+
+    parts: tables of COLUMNS in the order of ids, as `ShardWriter` writes them. Raises StppError naming a damaged one.
+    """
+    if len(parts) > AT_ONCE:
+        with tempfile.TemporaryDirectory(dir=out.parent if out.parent.is_dir() else None) as folder:
+            groups = [parts[at : at + AT_ONCE] for at in range(0, len(parts), AT_ONCE)]
+            merged = [Path(folder) / f"{at}.csv" for at in range(len(groups))]
+            for group, whole in zip(groups, merged, strict=True):
+                merge_manifests(group, whole)
+            return merge_manifests(merged, out)
+    rows = heapq.merge(*[_part(path) for path in parts], key=itemgetter(0))
+    write_csv(out, COLUMNS, rows)
+    return None
+
+
+def _part(path: Path) -> Iterator[Sequence[str]]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = csv.reader(file)
+            if next(rows, None) != list(COLUMNS):
+                raise ValueError("no part of a mask set's manifest")
+            last = ""
+            for row in rows:
+                if len(row) != len(COLUMNS) or row[0] <= last:
+                    raise ValueError(f"{row[:1]} after {last}")
+                yield row
+                last = row[0]
+    except (OSError, ValueError, csv.Error) as error:
+        raise StppError(f"{path}: not readable: {error}; run the stage that makes it again") from None
+
+
+def _row(values: list[str]) -> dict[str, str]:
+    """A row of the manifest. Raises ValueError if it names what lies elsewhere."""
+    row = dict(zip(COLUMNS, [*values, ""], strict=False))  # an older stpp wrote no window
+    if not ID.match(row["id"]) or not SHARD.match(row["shard"]):
+        raise ValueError(f"{row['id']!r} in {row['shard']!r} is no mask of a mask set")
+    return row
+
+
+LOCAL = struct.Struct("<4s2xHH12xLHH")
+"""Of the header before a file in a zip archive: signature, flags, method, size, and lengths of name and extra field."""
+UNKNOWN = -1
 
 
 class MaskSet:
-    """A folder of zip shards and manifest.csv, read by id. Open archives belong to the process that opened them."""
+    """A folder of zip shards and manifest.csv, read by id.
+
+    Of a mask no more is kept in memory than where it lies: 8 bytes, and 8 more once its shard was opened. No file stays
+    open. Processes may share it, whichever way they were started.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.rows = {row["id"]: row for row in read_csv(folder / "manifest.csv", COLUMNS)}
-        for name, row in self.rows.items():
-            if not ID.match(name) or not SHARD.match(row["shard"]):
-                raise StppError(f"{folder / 'manifest.csv'}: {name!r} in {row['shard']!r} is no mask of a mask set")
-        self._open: dict[tuple[int, str], zipfile.ZipFile] = {}
+        self.rows = read_table(folder / "manifest.csv", COLUMNS[:-1], _row)
+        self._places = np.full(len(self.rows), UNKNOWN, np.int64)
 
-    @property
-    def ids(self) -> list[str]:
-        return list(self.rows)
+    @cached_property
+    def ids(self) -> Strings:
+        return Strings(self.rows)
 
     def read(self, name: str) -> Mask:
         """The mask of an id, uint8 (H, W). Raises StppError if it is not the mask that the manifest names."""
         row = self.rows[name]
-        key = (os.getpid(), row["shard"])
+        shard = self.folder / row["shard"]
         try:
-            if key not in self._open:
-                self._open[key] = zipfile.ZipFile(self.folder / row["shard"])
-            mask = decode_mask(self._open[key].read(f"{name}.png"))
+            mask = decode_mask(self._stored(shard, name))
         except DAMAGED as error:
-            raise StppError(f"{self.folder / row['shard']}: mask {name}: {error}; run `dvc repro` again") from None
+            raise StppError(f"{shard}: mask {name}: {error}; run `dvc repro` again") from None
         if mask_sha256(mask) != row["sha256"]:
-            raise StppError(f"{self.folder / row['shard']}: mask {name} is not the one in manifest.csv; was it edited?")
+            raise StppError(f"{shard}: mask {name} is not the one in manifest.csv; was it edited?")
         return mask
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_open": {}}
+    def _stored(self, shard: Path, name: str) -> bytes:
+        """The bytes of a file in a shard. An archive's directory is read once, by zipfile, and kept as places alone."""
+        at = self.rows.position(name)
+        if self._places[at] == UNKNOWN:
+            with zipfile.ZipFile(shard) as archive:
+                for info in archive.infolist():
+                    if (known := self.rows.find(info.filename.removesuffix(".png"))) is not None:
+                        self._places[known] = info.header_offset
+        if self._places[at] == UNKNOWN:
+            raise KeyError(f"there is no {name}.png in the archive")
+        with shard.open("rb") as file:
+            file.seek(int(self._places[at]))
+            signature, flags, method, size, name_length, extra = LOCAL.unpack(file.read(LOCAL.size))
+            if (signature, method) != (b"PK\3\4", zipfile.ZIP_STORED) or flags & ~0x800:
+                raise zipfile.BadZipFile("is not stored as it was written")
+            if file.read(name_length) != f"{name}.png".encode():
+                raise zipfile.BadZipFile("is not where the archive says")
+            file.seek(extra, io.SEEK_CUR)
+            return file.read(size)

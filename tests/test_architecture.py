@@ -17,6 +17,8 @@ LAYERS = {
     "files": 0,
     "git": 0,
     "launch": 1,
+    "packed": 0,
+    "parallel": 0,
     "lineage": 1,
     "manifest": 1,
     "masks": 2,

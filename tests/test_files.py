@@ -28,7 +28,9 @@ from stpp.files import (
     read_json,
     replacing,
     replacing_folder,
+    scan_csv,
     sha256,
+    walk,
     write_csv,
     write_ids,
     write_json,
@@ -202,6 +204,40 @@ def test_a_files_hash_is_sha256(content: bytes) -> None:
         path = Path(folder, "f")
         path.write_bytes(content)
         assert sha256(path) == hashlib.sha256(content).hexdigest()
+
+
+NAMES = st.lists(st.text("a.-B", min_size=1, max_size=3).filter(lambda n: n.strip(".")), min_size=1, max_size=3)
+
+
+@FEW
+@given(st.lists(NAMES.map("/".join), max_size=8))
+def test_a_folder_is_walked_in_the_order_of_parts_or_of_names(names: list[str]) -> None:
+    with TemporaryDirectory() as folder:
+        for name in names:
+            path = Path(folder, name)
+            if not path.exists() and not any(parent.is_file() for parent in path.parents):
+                write_text(path, name)
+        there = [path for path in Path(folder).rglob("*") if path.is_file()]
+        assert list(walk(Path(folder))) == [path.relative_to(folder).as_posix() for path in sorted(there)]
+        assert list(walk(Path(folder), as_text=True)) == sorted(path.relative_to(folder).as_posix() for path in there)
+        lines = (f"{path.relative_to(folder).as_posix()}\0{sha256(path)}\n" for path in sorted(there))
+        assert digest([Path(folder)]) == hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def test_links_to_files_are_files_and_links_to_folders_are_not_followed(tmp_path: Path) -> None:
+    write_text(tmp_path / "a/file", "x")
+    (tmp_path / "a/link").symlink_to(tmp_path / "a/file")
+    (tmp_path / "a/gone").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "a/folder").symlink_to(tmp_path / "a")
+    assert list(walk(tmp_path)) == ["a/file", "a/link"]
+
+
+@FEW
+@given(st.lists(st.tuples(st.text("ab,é", min_size=1), st.text('a,"\n')), max_size=5))
+def test_a_table_is_scanned_as_it_is_read(rows: list[tuple[str, str]]) -> None:
+    with TemporaryDirectory() as folder:
+        write_csv(Path(folder, "t.csv"), ("x", "other", "y"), [(x, "o", y) for x, y in rows])
+        assert list(scan_csv(Path(folder, "t.csv"), ("y", "x"))) == [(y, x) for x, y in rows]
 
 
 # -- ids --------------------------------------------------------------------------------------------------------------

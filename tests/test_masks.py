@@ -3,6 +3,7 @@
 import hashlib
 import multiprocessing
 import pickle
+import resource
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,9 +22,12 @@ from stpp.masks import (
     COLUMNS,
     Mask,
     MaskSet,
+    ShardWriter,
     decode_mask,
     encode_mask,
     mask_sha256,
+    merge_manifests,
+    packed_shards,
     shard_name,
     shard_of,
     shards_of,
@@ -270,3 +274,97 @@ def test_a_manifest_that_leads_out_of_its_folder_is_refused(name: str, shard: st
     write_csv(tmp_path / "manifest.csv", COLUMNS, [(name, shard, "", "", "", "")])
     with pytest.raises(StppError, match=r"manifest\.csv"):
         MaskSet(tmp_path)
+
+
+# -- written as a stream ----------------------------------------------------------------------------------------------
+
+
+def row_of(name: str, shard: str, mask: Mask) -> dict[str, str]:
+    return dict(zip(COLUMNS, (name, shard, mask_sha256(mask), "1 2", "0.5", "321"), strict=True))
+
+
+def write_stream(folder: Path, masks: dict[str, Mask], shards: int) -> MaskSet:
+    parts = []
+    for index, names in enumerate(shards_of(sorted(masks), shards)):
+        parts.append(folder.parent / f"parts/{index}.csv")
+        with ShardWriter(folder / shard_name(index, shards), parts[-1]) as writer:
+            for name in names:
+                writer.add(row_of(name, shard_name(index, shards), masks[name]), encode_mask(masks[name], PALETTE))
+    merge_manifests(parts, folder / "manifest.csv")
+    return MaskSet(folder)
+
+
+@FEW
+@given(st.dictionaries(IDS, MASKS, max_size=8), st.integers(1, 5))
+def test_a_stream_of_masks_is_the_set_written_at_once(masks: dict[str, Mask], shards: int) -> None:
+    with TemporaryDirectory() as folder:
+        found = write_stream(Path(folder, "set"), masks, shards)
+        for index, names in enumerate(shards_of(masks, shards)):
+            write_shard(Path(folder, "s.zip"), {i: encode_mask(masks[i], PALETTE) for i in names})
+            assert Path(folder, "s.zip").read_bytes() == Path(folder, "set", shard_name(index, shards)).read_bytes()
+        assert list(found.ids) == sorted(masks)
+        assert all(row["window"] == "321" for row in found.rows.values())
+        for name, mask in masks.items():
+            assert np.array_equal(found.read(name), mask)
+
+
+def test_a_shard_takes_masks_in_the_order_of_ids_only(tmp_path: Path) -> None:
+    masks = some_masks(3)
+    for names in (("train/1", "train/0"), ("train/1", "train/1")):
+        with pytest.raises(ValueError, match="order of ids"), ShardWriter(tmp_path / "s.zip", tmp_path / "p") as writer:
+            for name in names:
+                writer.add(row_of(name, "s.zip", masks[name]), encode_mask(masks[name], PALETTE))
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_packed_shards_are_the_shards() -> None:
+    ids = [f"a/{i * 7919 % 1000}" for i in range(1000)]
+    assert [list(part) for part in packed_shards(ids, 7)] == shards_of(ids, 7)
+    assert [list(part) for part in packed_shards([], 3)] == [[], [], []]
+
+
+def test_any_number_of_shards_is_merged_and_read_with_few_files_open(tmp_path: Path) -> None:
+    masks = some_masks(400)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = len(list(Path("/proc/self/fd").iterdir())) + 80
+    resource.setrlimit(resource.RLIMIT_NOFILE, (few, hard))
+    try:
+        found = write_stream(tmp_path / "set", masks, 300)
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        for name, mask in masks.items():
+            assert np.array_equal(found.read(name), mask)
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["parts", "set"]
+    assert (tmp_path / "set/manifest.csv").read_text().count("\n") == 401
+
+
+@pytest.mark.parametrize("content", ["", "id,shard\n", "b,,,,,\na,,,,,\n", "a,,,,,\na,,,,,\n", "a,,\n"])
+def test_a_damaged_part_of_a_manifest_is_named(content: str, tmp_path: Path) -> None:
+    (tmp_path / "part.csv").write_text(content if content[:2] in ("", "id") else ",".join(COLUMNS) + "\n" + content)
+    with pytest.raises(StppError, match=r"part\.csv: not readable"):
+        merge_manifests([tmp_path / "part.csv"], tmp_path / "manifest.csv")
+    assert not (tmp_path / "manifest.csv").exists()
+
+
+def test_a_set_of_an_older_stpp_has_no_windows(tmp_path: Path) -> None:
+    masks = some_masks()
+    write_set(tmp_path, masks)
+    text = (tmp_path / "manifest.csv").read_text().splitlines()
+    (tmp_path / "manifest.csv").write_text("".join(f"{line.rpartition(',')[0]}\n" for line in text))
+    found = MaskSet(tmp_path)
+    assert found.rows["train/2"]["window"] == ""
+    assert np.array_equal(found.read("train/2"), masks["train/2"])
+
+
+def test_a_shard_that_was_compressed_since_is_refused(tmp_path: Path) -> None:
+    found = write_set(tmp_path, some_masks())
+    shard = tmp_path / shard_name(0, 1)
+    with zipfile.ZipFile(shard) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(shard, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in entries.items():
+            archive.writestr(name, data)
+    with pytest.raises(StppError, match="not stored as it was written"):
+        found.read("train/2")

@@ -1,12 +1,13 @@
 """What is inside a folder of a run, against its own manifest: images, lists, pseudo masks."""
 
 import csv
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from stpp.files import StppError, read_csv, read_ids, sha256
+from stpp.files import StppError, read_ids, scan_csv, sha256
 from stpp.manifest import read_dataset
+from stpp.parallel import THREADS, in_order
 
 SHOWN = 20
 
@@ -34,53 +35,78 @@ def _images(folder: Path, project: Path, data_root: str) -> tuple[str, list[str]
     about = f"{len(dataset.records)} images, digest {dataset.digest}"
     if not data_root or not root.is_dir():
         return f"{about}; the images are not here", []
-    problems, found = [], 0
-    wanted = [(r.image, r.image_sha256) for r in dataset.records.values()]
-    wanted += [(r.mask, r.mask_sha256) for r in dataset.records.values() if r.mask]
+    problems, files, found = _Problems(), 0, 0
 
-    def look(one: tuple[str, str]) -> str | None:
-        path = root / one[0]
-        if ".." in Path(one[0]).parts or not path.is_file():
-            return None
-        return sha256(path)
+    def wanted() -> Iterator[tuple[str, str]]:
+        for r in dataset.records.values():
+            yield r.image, r.image_sha256
+            if r.mask:
+                yield r.mask, r.mask_sha256
 
-    with ThreadPoolExecutor() as pool:
-        for (name, said), now in zip(wanted, pool.map(look, wanted), strict=True):
-            found += now == said
-            if now is None:
-                problems.append(f"{data_root}/{name}: is gone; the manifest has it with sha256 {said[:12]}")
-            elif now != said:
-                problems.append(f"{data_root}/{name}: was changed: sha256 {now[:12]}, in the manifest {said[:12]}")
-    return f"{about}; {found} of {len(wanted)} files have the manifest's sha256", _cut(problems)
+    def look(one: tuple[str, str]) -> tuple[str, str, str | None]:
+        name, said = one
+        path = root / name
+        return name, said, sha256(path) if path.is_file() else None
+
+    for name, said, now in in_order(look, wanted(), THREADS):
+        files += 1
+        found += now == said
+        if now is None:
+            problems.add(f"{data_root}/{name}: is gone; the manifest has it with sha256 {said[:12]}")
+        elif now != said:
+            problems.add(f"{data_root}/{name}: was changed: sha256 {now[:12]}, in the manifest {said[:12]}")
+    return f"{about}; {found} of {files} files have the manifest's sha256", problems.lines
 
 
 def _lists(folder: Path) -> tuple[str, list[str]]:
-    rows = read_csv(folder / "manifest.csv", ("id", "set", "image_sha256", "mask_sha256"))
-    by_set: dict[str, list[str]] = {}
-    for row in rows:
-        by_set.setdefault(row["set"], []).append(row["id"])
-    problems = []
-    for path in sorted(folder.glob("*.txt")):
-        said, listed = set(by_set.get(path.stem, ())), read_ids(path)
-        problems += [f"{path}: {i} was added after the split was made" for i in listed if i not in said]
-        problems += [f"{path}: {i} was removed after the split was made" for i in sorted(said - set(listed))]
-    for name in sorted(set(by_set) - {path.stem for path in folder.glob("*.txt")}):
-        problems.append(f"{folder / name}.txt: is gone; the split's manifest has it")
-    return ", ".join(f"{len(ids)} {name}" for name, ids in sorted(by_set.items())), _cut(problems)
+    by_set: dict[str, set[str]] = {}
+    for i, name in scan_csv(folder / "manifest.csv", ("id", "set")):
+        by_set.setdefault(name, set()).add(i)
+    problems = _Problems()
+    lists = sorted(folder.glob("*.txt"))
+    for path in lists:
+        said, listed = by_set.get(path.stem, set()), read_ids(path)
+        for i in listed:
+            if i not in said:
+                problems.add(f"{path}: {i} was added after the split was made")
+        for i in sorted(said.difference(listed)):
+            problems.add(f"{path}: {i} was removed after the split was made")
+    for name in sorted(set(by_set) - {path.stem for path in lists}):
+        problems.add(f"{folder / name}.txt: is gone; the split's manifest has it")
+    return ", ".join(f"{len(ids)} {name}" for name, ids in sorted(by_set.items())), problems.lines
 
 
 def _masks(folder: Path) -> tuple[str, list[str]]:
     from stpp.masks import MaskSet
 
-    masks, problems = MaskSet(folder), []
-    for name in masks.ids:
+    masks, problems = MaskSet(folder), _Problems()
+
+    def look(name: str) -> str | None:
         try:
             masks.read(name)
         except StppError as error:
-            problems.append(str(error))
-    return f"{len(masks.ids)} pseudo masks, each read and compared with the manifest", _cut(problems)
+            return str(error)
+        return None
+
+    for problem in in_order(look, masks.rows, THREADS):
+        if problem:
+            problems.add(problem)
+    return f"{len(masks.rows)} pseudo masks, each read and compared with the manifest", problems.lines
 
 
-def _cut(problems: list[str]) -> list[str]:
-    more = len(problems) - SHOWN
-    return problems[:SHOWN] + ([f"... and {more} more of this kind"] if more > 0 else [])
+class _Problems:
+    """The first of many problems, and how many more there are."""
+
+    def __init__(self) -> None:
+        self._shown: list[str] = []
+        self._more = 0
+
+    def add(self, problem: str) -> None:
+        if len(self._shown) < SHOWN:
+            self._shown.append(problem)
+        else:
+            self._more += 1
+
+    @property
+    def lines(self) -> list[str]:
+        return [*self._shown, *([f"... and {self._more} more of this kind"] if self._more else [])]

@@ -1,19 +1,30 @@
 """Images of val or test that look like images of training, whatever their names and encodings."""
 
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain, combinations, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stpp.manifest import Record
+from stpp.packed import Strings
+from stpp.parallel import THREADS, in_order
+
 HELD_OUT = ("val", "test")
-Named = tuple[str, str, Path]
-"""Set, id and file of an image."""
+Picture = NDArray[np.float32]
+"""A small grey one (SIDE, SIDE) around its mean, in grey levels of 256."""
 SIDE = 32
 BITS = 10
 """Of 64, by which the fingerprints of two pictures of one thing may differ."""
+AT_ONCE = 256
+"""Pictures that are in memory at a time."""
+COMPARED = 1000
+"""With how many images a held-out one is compared at most, the nearest by fingerprint: thousands of equal ones would
+else be compared with thousands."""
 UNLIKE = 12.0
 """Mean difference of their small grey pictures, in grey levels, up to which they are called alike."""
 
@@ -30,67 +41,137 @@ class Pair:
     """Mean, in grey levels of 256."""
 
 
-def suspects(images: dict[str, dict[str, Path]]) -> list[Pair]:
+class Files(Mapping[str, Path]):
+    """The files of a list of images, by id, made when they are asked for."""
+
+    def __init__(self, root: Path, records: Mapping[str, Record], ids: Strings) -> None:
+        self._root, self._records, self._ids = root, records, ids
+
+    def __getitem__(self, name: str) -> Path:
+        return self._root / self._records[name].image
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._ids)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+
+def suspects(images: Mapping[str, Mapping[str, Path]]) -> list[Pair]:
     """Pairs of a held-out and a training image that look alike, the most alike first.
 
     images: by set (val and test are held out, any other is trained on) and id, the image's file; one that is not there
     is left out. Mirrored copies are found as well, crops are not.
+
+    Of every image 8 bytes are held, its fingerprint; only those whose fingerprints are near are read once more.
     """
-    held_out, one = _small([(name, i, path) for name in HELD_OUT for i, path in images.get(name, {}).items()])
-    trained, other = _small([(n, i, path) for n in images if n not in HELD_OUT for i, path in images[n].items()])
+    held_out = {name: images[name] for name in HELD_OUT if name in images}
+    trained = {name: images[name] for name in images if name not in HELD_OUT}
+    prints = np.fromiter(chain.from_iterable(_prints(_files(trained))), np.uint64).reshape(-1, 2)
+    known = Fingerprints(prints[:, 0]), Fingerprints(prints[:, 1])
+    near = [
+        (a, b, bool(mirrored))
+        for a, (one, _) in enumerate(_prints(_files(held_out)))
+        if one != UNREADABLE
+        for mirrored in (0, 1)
+        for b in known[mirrored].near(one)
+    ]
+    if not near:
+        return []
+    # Those compared are named, and read; most images are not.
+    ones = _chosen(held_out, {a for a, _, _ in near})
+    others = _chosen(trained, {b for _, b, _ in near})
     pairs: dict[tuple[str, str], Pair] = {}
-    for small in (other, other[:, :, ::-1]):
-        for a, b in _near(_fingerprints(one), _fingerprints(small)):
-            difference = float(np.abs(one[a] - small[b]).mean())
+    last: tuple[int, Picture | None] = (-1, None)
+    for a, b, mirrored in near:
+        (held_set, held, file), (trained_set, name, other_file) = ones[a], others[b]
+        last = last if last[0] == a else (a, _small(file))
+        picture, small = last[1], _small(other_file)
+        if picture is not None and small is not None:
+            difference = float(np.abs(picture - (small[:, ::-1] if mirrored else small)).mean())
             if difference <= UNLIKE:
-                (held_set, held, _), (trained_set, name, _) = held_out[a], trained[b]
                 found = Pair(held, held_set, name, trained_set, difference)
                 pairs[held, name] = min(found, pairs.get((held, name), found), key=lambda pair: pair.difference)
     return sorted(pairs.values(), key=lambda pair: (pair.difference, pair.held_out, pair.trained_on))
 
 
+def _files(images: Mapping[str, Mapping[str, Path]]) -> Iterator[Path]:
+    return chain.from_iterable(files.values() for files in images.values())
+
+
+def _chosen(images: Mapping[str, Mapping[str, Path]], positions: set[int]) -> dict[int, tuple[str, str, Path]]:
+    """Set, id and file of images by their position in all sets."""
+    everything = ((name, i, file) for name, files in images.items() for i, file in files.items())
+    return {at: one for at, one in enumerate(everything) if at in positions}
+
+
 class Looks:
     """Images seen so far, and whether another looks like one of them."""
 
-    def __init__(self, images: dict[str, Path]) -> None:
-        _, self.pictures = _small([("", i, path) for i, path in images.items()])
+    def __init__(self, images: Mapping[str, Path]) -> None:
+        self._files = images
+        self._names = [*images]
+        self._known = Fingerprints(np.fromiter((one for one, _ in _prints(images.values())), np.uint64, len(images)))
+        self._since: list[tuple[int, Picture]] = []
 
     def alike(self, path: Path) -> bool:
         """Whether the image, or its mirror image, looks like one seen before; it is seen from now on.
 
         One that cannot be read is like no other.
         """
-        _, picture = _small([("", "", path)])
-        found = any(
-            np.abs(self.pictures[a] - small[b]).mean() <= UNLIKE
-            for small in (picture, picture[:, :, ::-1])
-            for a, b in _near(_fingerprints(self.pictures), _fingerprints(small))
-        )
-        self.pictures = np.concatenate([self.pictures, picture])
+        picture = _small(path)
+        if picture is None:
+            return False
+        found = False
+        prints = np.array([one for one, _ in self._since], np.uint64)
+        for small in (picture, picture[:, ::-1]):
+            (mine,) = _fingerprints(small[None])
+            before = (_small(self._files[self._names[at]]) for at in self._known.near(int(mine)))
+            since = (self._since[at][1] for at in np.flatnonzero(np.bitwise_count(prints ^ mine) <= BITS))
+            found = found or any(
+                other is not None and float(np.abs(other - small).mean()) <= UNLIKE for other in chain(before, since)
+            )
+        self._since.append((int(_fingerprints(picture[None])[0]), picture))
         return found
 
 
-def _small(named: list[Named]) -> tuple[list[Named], NDArray[np.float32]]:
-    """The images that can be read, and as grey pictures (n, 32, 32) around their mean, in grey levels of 256."""
+def _small(path: Path) -> Picture | None:
+    """A small grey picture of an image, nothing if it cannot be read."""
     import cv2
 
     from stpp.data.images import read_image
     from stpp.files import StppError
 
-    def small(one: Named) -> NDArray[np.float32] | None:
-        try:
-            grey = cv2.cvtColor(read_image(one[2])[0], cv2.COLOR_RGB2GRAY)
-        except (StppError, OSError):
-            return None
-        picture = np.asarray(cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA), np.float32)
-        centred: NDArray[np.float32] = picture - picture.mean()  # a brighter copy is a copy
-        return centred
+    try:
+        grey = cv2.cvtColor(read_image(path)[0], cv2.COLOR_RGB2GRAY)
+    except (StppError, OSError):
+        return None
+    picture = np.asarray(cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA), np.float32)
+    centred: Picture = picture - picture.mean()  # a brighter copy is a copy
+    return centred
 
-    with ThreadPoolExecutor() as pool:
-        pictures = list(pool.map(small, named))
-    read = [(one, picture) for one, picture in zip(named, pictures, strict=True) if picture is not None]
-    stacked = np.stack([picture for _, picture in read]) if read else np.empty((0, SIDE, SIDE), np.float32)
-    return [one for one, _ in read], stacked
+
+UNREADABLE = 2**64 - 1
+"""Stands for an image that cannot be read. A fingerprint has 32 bits at most, and so none is near it."""
+
+
+def _prints(files: Iterable[Path]) -> Iterator[tuple[int, int]]:
+    """The fingerprints of every image, and of its mirror image."""
+
+    def together(pictures: list[Picture | None]) -> Iterator[tuple[int, int]]:
+        stacked = np.stack([np.zeros((SIDE, SIDE), np.float32) if one is None else one for one in pictures])
+        both = _fingerprints(stacked), _fingerprints(stacked[:, :, ::-1])
+        for picture, one, mirrored in zip(pictures, both[0].tolist(), both[1].tolist(), strict=True):
+            yield (UNREADABLE, UNREADABLE) if picture is None else (one, mirrored)
+
+    some: list[Picture | None] = []
+    for picture in in_order(_small, files, THREADS):
+        some.append(picture)
+        if len(some) == AT_ONCE:
+            yield from together(some)
+            some = []
+    if some:
+        yield from together(some)
 
 
 def _fingerprints(pictures: NDArray[np.float32]) -> NDArray[np.uint64]:
@@ -102,8 +183,55 @@ def _fingerprints(pictures: NDArray[np.float32]) -> NDArray[np.uint64]:
     return np.packbits(bits, axis=1).view(np.uint64).ravel()
 
 
-def _near(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> Iterable[tuple[int, int]]:
-    """Positions of pairs whose fingerprints differ by few bits."""
-    for a, fingerprint in enumerate(one):
-        for b in np.flatnonzero(np.bitwise_count(other ^ fingerprint) <= BITS):
-            yield a, int(b)
+class Fingerprints:
+    """Fingerprints among which the near ones of another are found without looking at all of them.
+
+    64 bits are cut into m bands. Two fingerprints that differ by r bits differ by r // m at most in one of the bands:
+    so the neighbours of a fingerprint are among those that have, in some band, one of the few values near its own
+    (multi-index hashing: Norouzi, Punjani and Fleet, CVPR 2012). The time of a search grows about as the root of their
+    number.
+    """
+
+    def __init__(self, prints: NDArray[np.uint64]) -> None:
+        self._at = np.argsort(prints, kind="stable").astype(np.uint32)
+        self._prints = np.unique(prints)
+        self._starts = np.searchsorted(prints[self._at], self._prints)
+        bands = min(range(3, 17), key=lambda m: _cost(m, len(self._prints)))
+        self._bands = []
+        for start, end in pairwise(64 * band // bands for band in range(bands + 1)):
+            flips = chain.from_iterable(combinations(range(end - start), r) for r in range(BITS // bands + 1))
+            masks = np.array([sum(1 << bit for bit in some) for some in flips], np.uint32)
+            values = _band(self._prints, start, end)
+            order = np.argsort(values, kind="stable").astype(np.uint32)
+            self._bands.append((start, end, masks, values[order], order))
+
+    def near(self, sought: int) -> list[int]:
+        """Positions of those that differ by few bits; the COMPARED nearest if there are more."""
+        mine, found = np.uint64(sought), [np.empty(0, np.uint32)]
+        for start, end, masks, values, order in self._bands:
+            probes = masks ^ _band(mine, start, end)
+            firsts, lasts = np.searchsorted(values, probes, "left"), np.searchsorted(values, probes, "right")
+            there = np.flatnonzero(firsts < lasts)
+            found += [order[firsts[at] : lasts[at]] for at in there.tolist()]
+        candidates = np.unique(np.concatenate(found))
+        apart = np.bitwise_count(self._prints[candidates] ^ mine)
+        positions: list[int] = []
+        for one in candidates[np.argsort(apart, kind="stable")[: int((apart <= BITS).sum())]].tolist():
+            end = self._starts[one + 1] if one + 1 < len(self._starts) else len(self._at)
+            positions += self._at[self._starts[one] : end][: COMPARED - len(positions)].tolist()
+            if len(positions) >= COMPARED:
+                break
+        return positions
+
+
+def _cost(bands: int, count: int) -> float:
+    """Of a search among `count` fingerprints: values looked up, and a tenth of what is found under them."""
+    width = 64 / bands
+    probes = sum(math.comb(math.ceil(width), r) for r in range(BITS // bands + 1))
+    return bands * probes * (1 + count / 10 / 2**width)
+
+
+def _band(prints: Any, start: int, end: int) -> NDArray[np.uint32]:
+    """Bits `start` to `end` of fingerprints."""
+    found: NDArray[np.uint32] = (prints >> np.uint64(start) & np.uint64((1 << end - start) - 1)).astype(np.uint32)
+    return found

@@ -2,13 +2,15 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from stpp.data import toy
 from stpp.files import ID, StppError
 from stpp.manifest import Rgb
+from stpp.packed import Rows, Table
 from stpp.params import IGNORE, Data
 
 
@@ -152,7 +154,7 @@ def layout(data: Data) -> Layout:
     return LAYOUTS[data.kind](data)
 
 
-def discover(data: Data, known: Layout) -> tuple[dict[str, Found], list[str]]:
+def discover(data: Data, known: Layout) -> tuple[Table[Found], list[str]]:
     """Every image by id, in the order of ids, and the problems found on the way.
 
     By patterns, an id joins the parts that the placeholders stand for: `{set}/{name}.jpg` makes `train/0001`
@@ -166,20 +168,37 @@ def discover(data: Data, known: Layout) -> tuple[dict[str, Found], list[str]]:
     pairs = _matched(root, known) if known.images else []
     if data.list:
         pairs = _listed(root, data.list, pairs if known.images else None, problems)
-    found: dict[str, Found] = {}
-    for name, image, mask in pairs:
-        if not ID.match(name) or not image.isprintable():
-            problems.append(f"{root / image}: `{name}` cannot be an id: rename it without spaces, commas and quotes")
-        elif name in found and found[name].image == image:
-            problems.append(f"{root / image}: listed twice in {data.list}; remove one line")
-        elif name in found:
-            problems.append(f"{root / image}: id {name} stands also for {root / found[name].image}: rename one")
-        else:
-            found[name] = Found(image, mask)
-    if not pairs and not problems:
+
+    def named() -> Iterator[Sequence[str]]:
+        for name, image, mask in pairs:
+            if ID.match(name) and image.isprintable() and mask.isprintable():
+                yield name, image, mask
+            else:
+                what = f"`{name}` cannot be an id: rename it without spaces, commas and quotes"
+                problems.append(f"{root / image}: {what}")
+
+    def once(rows: Rows) -> Iterator[Sequence[str]]:
+        before = ["", "", ""]
+        for row in rows:
+            if row[0] != before[0]:
+                before = row
+                yield row
+            elif row[1] == before[1]:
+                problems.append(f"{root / row[1]}: listed twice in {data.list}; remove one line")
+            else:
+                problems.append(f"{root / row[1]}: id {row[0]} stands also for {root / before[1]}: rename one")
+
+    found = Rows.spooled(named()).ordered()
+    if any(one == other for one, other in pairwise(found.keys())):
+        found = Rows.spooled(once(found))
+    if not len(pairs) and not problems:
         where = f"the list {data.list}" if data.list else f"the pattern {known.images}"
         problems.append(f"{root}: no image found by {where}; compare it with the names of the files there")
-    return dict(sorted(found.items())), problems
+    return Table(found, _found), problems
+
+
+def _found(row: list[str]) -> Found:
+    return Found(*row[1:])
 
 
 def mask_of(image: str, known: Layout) -> str:
@@ -190,7 +209,8 @@ def mask_of(image: str, known: Layout) -> str:
     return _fill(known.masks[0], match.groupdict())
 
 
-def _matched(root: Path, known: Layout) -> list[tuple[str, str, str]]:
+def _matched(root: Path, known: Layout) -> Sequence[Sequence[str]]:
+    """Id, image and mask of every image that is there, in the order of its folders and names."""
     pattern, names = _compile(known.images, "data.images")
     _inside(known.images, "data.images")
     for masks in known.masks:
@@ -199,25 +219,36 @@ def _matched(root: Path, known: Layout) -> list[tuple[str, str, str]]:
         unknown = set(re.findall(r"\{(\w+)\}", masks)) - set(names)
         if unknown:
             raise StppError(f"data.masks: {{{unknown.pop()}}} does not occur in the images' pattern {known.images}")
-    pairs = []
+    masks_too: set[str] = set()
+
+    def images() -> Iterator[Sequence[str]]:
+        for image in _files(root):
+            match = pattern.fullmatch(image)
+            if not match or not os.path.isfile(f"{root}/{image}"):  # noqa: PTH113 - a Path costs more than the look
+                continue
+            parts = match.groupdict()
+            candidates = (_fill(m, parts) for m in known.masks)
+            mask = next((m for m in candidates if os.path.isfile(f"{root}/{m}")), "")  # noqa: PTH113
+            # `{set}/{name}.png` matches `trainannot/1.png`, too: what is a mask of an image is no image.
+            if mask and pattern.fullmatch(mask):
+                masks_too.add(mask)
+            yield "/".join(parts[n] for n in names if n != "ext"), image, mask
+
+    pairs = Rows.spooled(images())
+    return Rows.spooled(pair for pair in pairs if pair[1] not in masks_too) if masks_too else pairs
+
+
+def _files(root: Path) -> Iterator[str]:
+    """Files below a folder by relative names, folder by folder. Raises StppError at a link to a folder."""
     for folder, folders, files in os.walk(root):
+        inside = folder.removeprefix(str(root)).strip("/")
+        inside = f"{inside}/" if inside else ""
         for link in (Path(folder) / name for name in folders if (Path(folder) / name).is_symlink()):
             raise StppError(
                 f"{link}: a link, behind which DVC does not look; copy the folder, or make data.root its target"
             )
         folders.sort()
-        for file in sorted(files):
-            image = (Path(folder) / file).relative_to(root).as_posix()
-            match = pattern.fullmatch(image)
-            if not match or not (root / image).is_file():
-                continue
-            parts = match.groupdict()
-            candidates = [_fill(m, parts) for m in known.masks]
-            mask = next((m for m in candidates if (root / m).is_file()), "")
-            pairs.append(("/".join(parts[n] for n in names if n != "ext"), image, mask))
-    # `{set}/{name}.png` matches `trainannot/1.png`, too: what is a mask of an image is no image.
-    of_images = {mask for _, _, mask in pairs}
-    return [pair for pair in pairs if pair[1] not in of_images]
+        yield from (f"{inside}{file}" for file in sorted(files))
 
 
 def _compile(pattern: str, key: str) -> tuple[re.Pattern[str], list[str]]:
@@ -240,8 +271,8 @@ def _fill(pattern: str, parts: dict[str, str]) -> str:
 
 
 def _listed(
-    root: Path, name: str, matched: list[tuple[str, str, str]] | None, problems: list[str]
-) -> list[tuple[str, str, str]]:
+    root: Path, name: str, matched: Sequence[Sequence[str]] | None, problems: list[str]
+) -> Sequence[Sequence[str]]:
     """Id, image and mask of every line that is right; the others become problems.
 
     matched: what the patterns find, where there are any.
@@ -252,7 +283,8 @@ def _listed(
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise StppError(f"data.list: {path}: not readable: {error}") from None
-    known = {key: pair for pair in matched or () for key in pair[:2]}
+    words = {line.split()[0] for line in lines if line.strip()}
+    known = {key: pair for pair in matched or () for key in pair[:2] if key in words}
     pairs = []
     for number, line in enumerate(lines, 1):
         columns = line.split()

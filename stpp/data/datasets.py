@@ -1,8 +1,10 @@
 """Map-style data sets: D_l for training, D_u with pseudo masks for training, and plain images for prediction."""
 
 import hashlib
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
 from io import BufferedReader
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from stpp.data.images import decode_image, decode_mask, opened, to_classes
 from stpp.data.transforms import normalize, reseed, strong, weak
 from stpp.files import StppError
 from stpp.masks import Mask, MaskSet
+from stpp.packed import Strings
 from stpp.params import IGNORE, Augment
 from stpp.seeds import seed_of
 
@@ -61,9 +64,9 @@ class Photos:
 class Labeled:
     """(x, y) of D_l or, with their pseudo masks in place of y, of D_u."""
 
-    def __init__(self, photos: Photos, ids: list[str], masks: MaskSet | None = None) -> None:
+    def __init__(self, photos: Photos, ids: Iterable[str], masks: MaskSet | None = None) -> None:
         self.photos = photos
-        self.ids = ids
+        self.ids = Strings(ids)
         self.masks = masks
 
     def read(self, index: int) -> tuple[NDArray[np.uint8], Mask]:
@@ -87,10 +90,10 @@ class Training(TorchDataset[tuple[Tensor, Tensor]]):
     def __init__(
         self, labeled: Labeled, copies: int, pseudo: list[Labeled], augment: Augment, seed: int, role: str
     ) -> None:
-        self.sources = [(labeled, i) for _ in range(copies) for i in range(len(labeled.ids))]
-        self.sources += [(part, i) for part in pseudo for i in range(len(part.ids))]
+        self.parts = [labeled] * copies + pseudo
+        self.ends = [*accumulate(len(part.ids) for part in self.parts)]
         self.labeled = copies * len(labeled.ids)
-        self.made_of = f"{len(labeled.ids)} labelled x {copies}, {len(self.sources) - self.labeled} pseudo-labelled"
+        self.made_of = f"{len(labeled.ids)} labelled x {copies}, {len(self) - self.labeled} pseudo-labelled"
         weakly = ("weak", weak(augment.weak))
         self.of_pseudo = [weakly, ("strong", strong(augment.strong))]
         self.of_labeled = [weakly]
@@ -99,12 +102,17 @@ class Training(TorchDataset[tuple[Tensor, Tensor]]):
         self.seed = (seed, role)
 
     def __len__(self) -> int:
-        return len(self.sources)
+        return self.ends[-1] if self.ends else 0
+
+    def source(self, position: int) -> tuple[Labeled, int]:
+        """The part, and the place in it, of a position in the over-sampled list: D_l `copies` times, then D_u."""
+        which = bisect_right(self.ends, position)
+        return self.parts[which], position - (self.ends[which - 1] if which else 0)
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor]:
         """Normalised image float32 (3, crop, crop) and mask int64 (crop, crop)."""
         epoch, position = draw
-        source, index = self.sources[position]
+        source, index = self.source(position)
         image, mask = source.read(index)
         for name, view in self.of_labeled if position < self.labeled else self.of_pseudo:
             reseed(view, seed_of(*self.seed, epoch, position, name))
@@ -121,10 +129,10 @@ class WeakStrong(TorchDataset[tuple[Tensor, Tensor]]):
 
     images = 2
 
-    def __init__(self, labeled: Labeled, unlabeled: list[str], augment: Augment, seed: int, role: str) -> None:
+    def __init__(self, labeled: Labeled, unlabeled: Iterable[str], augment: Augment, seed: int, role: str) -> None:
         self.labeled = labeled
-        self.unlabeled = unlabeled
-        self.made_of = f"{len(unlabeled)} unlabelled, each with one of {len(labeled.ids)} labelled"
+        self.unlabeled = Strings(unlabeled)
+        self.made_of = f"{len(self.unlabeled)} unlabelled, each with one of {len(labeled.ids)} labelled"
         self.weak = weak(augment.weak)
         self.strong = strong(augment.strong)
         self.seed = (seed, role)
@@ -155,9 +163,9 @@ class WeakStrong(TorchDataset[tuple[Tensor, Tensor]]):
 class Plain(TorchDataset[tuple[Any, ...]]):
     """Images at their original resolution for prediction: (id, RGB uint8 (H, W, 3))."""
 
-    def __init__(self, photos: Photos, ids: list[str]) -> None:
+    def __init__(self, photos: Photos, ids: Iterable[str]) -> None:
         self.photos = photos
-        self.ids = ids
+        self.ids = Strings(ids)
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -1,21 +1,31 @@
 """Look at every image and mask of a data set once: what is there, and all that is wrong with it."""
 
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from stpp.data.catalog import Found, Layout, discover, layout
 from stpp.data.images import read_image, read_mask, to_classes
+from stpp.data.seen import Memory, Seen, States, settled, state_of
 from stpp.files import StppError, sha256
-from stpp.manifest import Dataset, Record
+from stpp.manifest import Dataset, Record, as_row, record_of, twins
+from stpp.packed import Rows, Table
+from stpp.parallel import in_order
 from stpp.params import IGNORE, Data
 from stpp.progress import progress
 
+Looked = tuple[Record | None, list[str], list[str]]
+"""A record where nothing is wrong, problems, and notes on what is handled."""
 
-def inspect(data: Data, workers: int) -> tuple[Dataset, list[str], list[str]]:
-    """The data set as found, warnings of what is handled (grey-scale, EXIF ...), and problems that must be mended."""
+
+def inspect(data: Data, workers: int, memory: Path | None = None) -> tuple[Dataset, list[str], list[str]]:
+    """The data set as found, warnings of what is handled (grey-scale, EXIF ...), and problems that must be mended.
+
+    memory: folder that remembers what was seen in files; those that have not changed since are not read again.
+    """
     known = layout(data)
     found, problems = discover(data, known)
     root = Path(data.root)
@@ -24,28 +34,49 @@ def inspect(data: Data, workers: int) -> tuple[Dataset, list[str], list[str]]:
         if data.kind == "folder"
         else f"that of kind {data.kind} are known: mend the mask, or describe the data by kind folder and data.values"
     )
+    notes: dict[str, list[Any]] = {}  # with how many images they are of, and the first of them
+    classes: set[int] = set()
+    masks = 0
 
-    def look(item: tuple[str, Found]) -> tuple[Record | None, list[str], list[str]]:
-        return _look(root, known, remedy, *item)
+    with Memory(memory, root, [len(known.classes), sorted(known.values.items())]) as seen:
 
-    records: dict[str, Record] = {}
-    notes: dict[str, list[str]] = {}
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        for record, wrong, said in progress(pool.map(look, found.items()), "prepare", len(found)):
-            problems += wrong
-            if record:
-                records[record.id] = record
+        def asked() -> Iterator[tuple[str, Found, States, Seen | None]]:
+            for name, one in found.items():
+                states = state_of(root / one.image), state_of(root / one.mask) if one.mask else ""
+                yield name, one, states, seen.find(name, one.image, one.mask, states)
+
+        def look(item: tuple[str, Found, States, Seen | None]) -> tuple[Looked, States | None]:
+            name, one, states, before = item
+            if before:
+                return (before[0], [], before[1]), states
+            start = time.time_ns()
+            looked = _look(root, known, remedy, name, one)
+            after = state_of(root / one.image), state_of(root / one.mask) if one.mask else ""
+            return looked, states if states == after and settled(states, start) else None
+
+        def rows() -> Iterator[tuple[Any, ...]]:
+            nonlocal masks
+            for (record, wrong, said), states in progress(in_order(look, asked(), workers), "prepare", len(found)):
+                problems.extend(wrong)
+                if record is None:
+                    continue
+                if states:
+                    seen.keep((record, said), states)
                 for note in said:
-                    notes.setdefault(note, []).append(record.id)
-    problems += _twice(records.values(), root)
-    problems += _absent(records.values(), known, all_read=not problems)
-    warnings = [f"{note}: {len(ids)} image(s), such as {ids[0]}" for note, ids in sorted(notes.items())]
-    return Dataset(data.name, known.classes, known.palette, known.values, records), warnings, problems
+                    notes.setdefault(note, [0, record.id])[0] += 1
+                classes.update(record.classes)
+                masks += bool(record.mask)
+                yield as_row(record)
+
+        records = Table(Rows.spooled(rows()), record_of)
+    dataset = Dataset(data.name, known.classes, known.palette, known.values, records)
+    problems += _twice(dataset, root)
+    problems += _absent(classes, masks, known, all_read=not problems)
+    warnings = [f"{note}: {count} image(s), such as {first}" for note, (count, first) in sorted(notes.items())]
+    return dataset, warnings, problems
 
 
-def _look(
-    root: Path, known: Layout, remedy: str, name: str, found: Found
-) -> tuple[Record | None, list[str], list[str]]:
+def _look(root: Path, known: Layout, remedy: str, name: str, found: Found) -> Looked:
     try:
         image, notes = read_image(root / found.image)
     except StppError as error:
@@ -72,24 +103,25 @@ def _look(
     return Record(name, found.image, found.mask, width, height, image_hash, mask_hash, classes), [], notes
 
 
-def _twice(records: Iterable[Record], root: Path) -> list[str]:
+def _twice(dataset: Dataset, root: Path) -> list[str]:
+    twice = twins(record.image_sha256 for record in dataset.records.values())
     first: dict[str, str] = {}
     problems = []
-    for record in records:
-        other = first.setdefault(record.image_sha256, record.image)
-        if other != record.image:
-            problems.append(f"{root / record.image}: the same image as {root / other}: remove one")
+    for record in dataset.records.values() if twice else ():
+        if hash(record.image_sha256) in twice:
+            other = first.setdefault(record.image_sha256, record.image)
+            if other != record.image:
+                problems.append(f"{root / record.image}: the same image as {root / other}: remove one")
     return problems
 
 
-def _absent(records: Iterable[Record], known: Layout, all_read: bool) -> list[str]:
-    if not any(r.mask for r in records):
+def _absent(present: set[int], masks: int, known: Layout, all_read: bool) -> list[str]:
+    if not masks:
         remedy = "some are needed for training and validation: check data.masks"
         return [f"no image has a mask; {remedy}"] if all_read else []
-    masks = "mask" if all_read else "mask that is right"
-    present = {c for r in records for c in r.classes}
+    where = "mask" if all_read else "mask that is right"
     return [
-        f"class {label} ({c}) has no pixel in any {masks}; check data.classes and data.values"
+        f"class {label} ({c}) has no pixel in any {where}; check data.classes and data.values"
         for c, label in enumerate(known.classes)
         if c not in present
     ]

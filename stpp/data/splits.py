@@ -1,10 +1,17 @@
 """Who is labelled, unlabelled, validation and test: drawn or listed, checked, always disjoint."""
 
-from collections import deque
-from fnmatch import fnmatchcase
+import re
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import translate
 from pathlib import Path
 
-from stpp.manifest import Dataset, listed
+import numpy as np
+from numpy.typing import NDArray
+
+from stpp.manifest import Dataset, listed, twins
+from stpp.packed import Strings
 from stpp.params import Split, Subset
 from stpp.seeds import seed_of
 
@@ -22,84 +29,124 @@ def copies(labeled: int, pseudo: int) -> int:
     return 2 if labeled < 200 else 1
 
 
-def draw(dataset: Dataset, split: Split, folder: Path) -> tuple[dict[str, list[str]], list[str]]:
+class _Images:
+    """The ids of a data set in their order; an image is called by its position in it."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.records = dataset.records
+        self.classes = len(dataset.classes)
+        self.ids = Strings(dataset.records)
+        masked = bytearray(bool(record.mask) for record in dataset.records.values())
+        order = self.ids.order()
+        self.ids, masked = Strings(self.ids[at] for at in order), bytearray(masked[at] for at in order)
+        self.masked = np.frombuffer(masked, np.bool_)
+        self.taken = np.zeros(len(self.ids), np.uint8)
+        """0, or who has taken an image: 1 + its position in SETS."""
+
+    def at(self, name: str) -> int:
+        return bisect_left(self.ids, name)
+
+
+def draw(dataset: Dataset, split: Split, folder: Path) -> tuple[dict[str, Strings], list[str]]:
     """Ids of every set that `split` names, sorted, and all problems found. Lists lie below `folder`."""
-    taken: dict[str, str] = {}
-    sets: dict[str, list[str]] = {}
+    images = _Images(dataset)
+    sets: dict[str, Strings] = {}
     problems: list[str] = []
     asked: dict[str, Subset] = {name: getattr(split, name) for name in SETS if getattr(split, name) is not None}
     # What a person has listed is taken first: nothing drawn may collide with it.
     for name, subset in sorted(asked.items(), key=lambda item: item[1].list is None):
-        candidates = _candidates(name, subset, dataset, folder, taken, problems)
+        candidates = _candidates(name, subset, dataset, images, folder, problems)
         size = subset.size(len(candidates))
         if size > len(candidates):
             problems.append(f"split.{name}: {size} images asked for, but only {len(candidates)} are left to take")
         chosen = candidates
         if size < len(candidates):
-            order = sorted(candidates, key=lambda i: (seed_of(split.seed, name, i), i))
+            lots = (seed_of(split.seed, name, images.ids[at]) for at in candidates.tolist())
+            order = candidates[np.argsort(np.fromiter(lots, np.int64, len(candidates)), kind="stable")]
             even = split.stratify and name == "labeled"
-            chosen = _evenly(order, dataset, size) if even else order[:size]
-        sets[name] = sorted(chosen)
-        taken |= dict.fromkeys(chosen, name)
-        if not chosen:
+            chosen = _evenly(order, images, size) if even else order[:size]
+        sets[name] = Strings(images.ids[at] for at in np.sort(chosen).tolist())
+        images.taken[chosen] = 1 + SETS.index(name)
+        if not len(chosen):
             problems.append(f"split.{name}: no image; check its `list` or `ids`, or give the other sets fewer")
     return sets, problems
 
 
 def _candidates(
-    name: str, subset: Subset, dataset: Dataset, folder: Path, taken: dict[str, str], problems: list[str]
-) -> list[str]:
+    name: str, subset: Subset, dataset: Dataset, images: _Images, folder: Path, problems: list[str]
+) -> NDArray[np.int64]:
+    """Positions, ascending."""
     if subset.list is None:
-        pattern = subset.ids or "*"
-        free = [i for i in dataset.records if fnmatchcase(i, pattern) and i not in taken]
+        fits = images.taken == 0
+        if subset.ids is not None:
+            fits &= np.fromiter(map(_named(subset.ids), images.ids), np.bool_, len(images.ids))
         # Only images with masks can be labelled or evaluated. What a pattern names for evaluation, it names wholly:
         # an image whose mask is missing there is no image for D_u, and `check` says so.
         named = subset.ids is not None and subset.count is None and subset.fraction is None
         whole = name == "unlabeled" or (named and name != "labeled")
-        return free if whole else [i for i in free if dataset.records[i].mask]
+        return np.flatnonzero(fits if whole else fits & images.masked)
     path = folder / subset.list
     if Path(subset.list).is_absolute() or ".." in Path(subset.list).parts or not path.is_file():
         problems.append(f"split.{name}.list: {path}: no such file; lists lie in {folder}/, where DVC watches them")
-        return []
+        return np.empty(0, np.int64)
     ids, wrong = listed(path, dataset)
     problems += wrong
+    places = np.fromiter(map(images.at, ids), np.int64, len(ids))
+    owner = images.taken[places]
     problems += [
-        f"{path}:{number}: {i} is also in {taken[i]}: a set may not share images"
-        for i, number in ids.items()
-        if i in taken
+        f"{path}:{number}: {i} is also in {SETS[taken - 1]}: a set may not share images"
+        for (i, number), taken in zip(ids.items(), owner.tolist(), strict=True)
+        if taken
     ]
-    return [i for i in ids if i not in taken]
+    return np.sort(places[owner == 0])
 
 
-def _evenly(order: list[str], dataset: Dataset, size: int) -> list[str]:
+def _named(pattern: str) -> Callable[[str], bool]:
+    """Whether ids match a pattern as file names do, with their case."""
+    match = re.compile(translate(pattern)).match
+    return lambda name: match(name) is not None
+
+
+def _evenly(order: NDArray[np.int64], images: _Images, size: int) -> NDArray[np.int64]:
     """Take images in turn for the class that fewest of those taken show; `order` breaks ties."""
-    queues = {c: deque(i for i in order if c in dataset.records[i].classes) for c in range(len(dataset.classes))}
-    shown = dict.fromkeys(queues, 0)
-    chosen: dict[str, None] = {}
+    queues = [array("q") for _ in range(images.classes)]
+    for at in order.tolist():
+        for c in images.records[images.ids[at]].classes:
+            queues[c].append(at)
+    heads, shown = [0] * images.classes, [0] * images.classes
+    chosen: dict[int, None] = {}
     while len(chosen) < size:
-        open_ = [c for c, queue in queues.items() if queue]
+        open_ = [c for c in range(images.classes) if heads[c] < len(queues[c])]
         if not open_:
             break
-        rarest = min(open_, key=lambda c: (shown[c], len(queues[c]), c))
-        name = queues[rarest].popleft()
-        if name not in chosen:
-            chosen[name] = None
-            for c in dataset.records[name].classes:
+        rarest = min(open_, key=lambda c: (shown[c], len(queues[c]) - heads[c], c))
+        at = queues[rarest][heads[rarest]]
+        heads[rarest] += 1
+        if at not in chosen:
+            chosen[at] = None
+            for c in images.records[images.ids[at]].classes:
                 shown[c] += 1
-    rest = (i for i in order if i not in chosen)
-    return [*chosen, *rest][:size]
+    rest = (at for at in order.tolist() if at not in chosen)
+    return np.array([*chosen, *rest][:size], np.int64)
 
 
-def check(sets: dict[str, list[str]], dataset: Dataset, split: Split, batch_size: int) -> tuple[list[str], list[str]]:
+def check(
+    sets: Mapping[str, Sequence[str]], dataset: Dataset, split: Split, batch_size: int
+) -> tuple[list[str], list[str]]:
     """Problems and warnings of drawn sets: missing masks, absent classes, fewer labels than a batch, shared content."""
     problems, warnings = [], []
     for name in ("labeled", "val", "test"):
         ids = sets.get(name, [])
-        without = [i for i in ids if not dataset.records[i].mask]
+        without: list[str] = []
+        present: set[int] = set()
+        for i in ids:
+            record = dataset.records[i]
+            present.update(record.classes)
+            if not record.mask:
+                without.append(i)
         problems += [
             f"{i}: in {name}, but has no mask; add the mask, or leave the image to `unlabeled`" for i in without
         ]
-        present = {c for i in ids for c in dataset.records[i].classes}
         if ids and not without and not present:
             problems.append(f"{name}: its masks hold no pixel of any class; check data.values")
         for c, label in enumerate(dataset.classes):
@@ -114,7 +161,8 @@ def check(sets: dict[str, list[str]], dataset: Dataset, split: Split, batch_size
                 warnings.append(f"class {label} has no pixel in {name}")
     asked = split.labeled
     pattern = asked.ids if asked.count is None and asked.fraction is None else None
-    bare = [i for i, r in dataset.records.items() if pattern and fnmatchcase(i, pattern) and not r.mask]
+    fits = _named(pattern) if pattern else None
+    bare = [i for i, r in dataset.records.items() if not r.mask and fits(i)] if fits else []
     if bare:
         warnings.append(f"split.labeled.ids names {len(bare)} image(s) without a mask, such as {bare[0]}: not labelled")
     if len(sets.get("unlabeled", [])) == 1:
@@ -125,10 +173,18 @@ def check(sets: dict[str, list[str]], dataset: Dataset, split: Split, batch_size
             f"{labeled} labelled images make {labeled * copies(labeled, 0)} samples an epoch, fewer than "
             f"train.batch_size {batch_size}: lower it, or label more"
         )
+    return problems + _shared(sets, dataset), warnings
+
+
+def _shared(sets: Mapping[str, Sequence[str]], dataset: Dataset) -> list[str]:
+    """Images of one content under two ids in the sets."""
+    problems = []
+    twice = twins(record.image_sha256 for record in dataset.records.values())
     seen: dict[str, tuple[str, str]] = {}
-    for name, ids in sets.items():
+    for name, ids in sets.items() if twice else ():
         for i in ids:
-            other = seen.setdefault(dataset.records[i].image_sha256, (i, name))
-            if other != (i, name):
-                problems.append(f"{i} in {name} is the same image as {other[0]} in {other[1]}: remove one")
-    return problems, warnings
+            if hash(sha256 := dataset.records[i].image_sha256) in twice:
+                other = seen.setdefault(sha256, (i, name))
+                if other != (i, name):
+                    problems.append(f"{i} in {name} is the same image as {other[0]} in {other[1]}: remove one")
+    return problems

@@ -1,14 +1,17 @@
 """Reliable and unreliable images (paper, 3.4 and Algorithm 2), and other ways to choose them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from math import isnan
 
+import numpy as np
+
+from stpp.packed import Strings
 from stpp.seeds import seed_of
 
-Scores = dict[str, float]
+Scores = Mapping[str, float]
 
-RANKINGS: dict[str, Callable[[dict[str, Scores], int], Scores]] = {
+RANKINGS: dict[str, Callable[[Mapping[str, Scores], int], Scores]] = {
     "stability": lambda known, seed: known["stability"],
     "inverse": lambda known, seed: {name: -s for name, s in known["stability"].items()},
     "confidence": lambda known, seed: known["confidence"],
@@ -18,7 +21,7 @@ RANKINGS: dict[str, Callable[[dict[str, Scores], int], Scores]] = {
 """What ranks the images, the highest first, by the name that `select.by` gives it."""
 
 
-def rank(by: str, known: dict[str, Scores], seed: int) -> Scores:
+def rank(by: str, known: Mapping[str, Scores], seed: int) -> Scores:
     """The score by which images are ranked. known: stability, confidence and quality by id; seed: of `random`."""
     return RANKINGS[by](known, seed)
 
@@ -29,6 +32,8 @@ def select(scores: Scores, ratio: float) -> tuple[list[str], list[str]]:
     T = floor(N * ratio), as in the authors' code; equal scores are ordered by id, so the result is one of its inputs
     alone. ratio lies in (0, 1).
     """
-    ranked = sorted(scores, key=lambda name: (-scores[name], name))
+    names, s = Strings(scores), np.fromiter(scores.values(), np.float64, len(scores))
+    by_id = np.array(names.order(), np.int64)
+    ranked = [names[i] for i in by_id[np.argsort(-s[by_id], kind="stable")].tolist()]
     T = int(len(ranked) * Fraction(str(ratio)))  # as the ratio is written: 0.29 of 100 is 29, 28 in floating point
     return ranked[:T], ranked[T:]

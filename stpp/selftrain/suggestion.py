@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 
 
 @dataclass(frozen=True)
@@ -33,16 +34,22 @@ def suggest(
     least: part of an image from which on it shows a class.
     """
     counts = list(shown)
-    left = {i: 1 - s for i, s in stability.items()}
     taken: list[Suggestion] = []
 
     def worth(i: str) -> float:
-        return left[i] * sum(p / (1 + n_c) for p, n_c in zip(shares[i], counts, strict=True))
+        return (1 - stability[i]) * sum(p / (1 + n_c) for p, n_c in zip(shares[i], counts, strict=True))
 
-    while left and len(taken) < n:
-        best = max(left, key=lambda i: (worth(i), i))
-        if not alike(best):
-            taken.append(Suggestion(best, stability[best], worth(best), shares[best]))
+    # Counts only grow, so a worth only falls: what is worth most by now is so among what once was worth more than it.
+    ids = sorted(stability)
+    heap = [(-worth(i), -at) for at, i in enumerate(ids)]
+    heapify(heap)
+    while heap and len(taken) < n:
+        _, at = heappop(heap)
+        best = ids[-at]
+        now = worth(best)
+        if heap and (-now, at) > heap[0]:
+            heappush(heap, (-now, at))
+        elif not alike(best):
+            taken.append(Suggestion(best, stability[best], now, shares[best]))
             counts = [n_c + (p >= least) for n_c, p in zip(counts, shares[best], strict=True)]
-        del left[best]
     return taken

@@ -10,6 +10,7 @@ from typer import Argument, Exit, Option
 from stpp.files import StppError, read_ids, write_json, write_text
 from stpp.lineage import Content
 from stpp.manifest import read_dataset, split_digest
+from stpp.packed import Strings
 from stpp.resume import root
 from stpp.tracking.read import artifact_of, datasets_of, run_of, runs_like, splits_named, tags_of
 
@@ -194,11 +195,11 @@ def _look_at_split(project: "Project", server: Server, source: "Source", found: 
 @cache
 def _alike(split: Path, data: Path, images: Path) -> "list[tuple[Pair, Path, Path]]":
     """Pairs of a held-out and a training image that look alike, with their files; looked for once for all models."""
-    from stpp.audit.duplicates import suspects
+    from stpp.audit.duplicates import Files, suspects
 
     records = read_dataset(data).records
     files = {
-        path.stem: {i: images / records[i].image for i in read_ids(path) if i in records}
+        path.stem: Files(images, records, Strings(i for i in read_ids(path) if i in records))
         for path in sorted(split.glob("*.txt"))
     }
     return [

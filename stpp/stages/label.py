@@ -1,6 +1,6 @@
 """Stage label: pseudo labels of a list of images by test-time augmentation (paper, 4.1)."""
 
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,9 +61,9 @@ def _label(job: Job, run: Run, p: "Params", model: Path, ids: Path, data: Path, 
     from stpp.engine import device as devices
     from stpp.engine.evaluate import decisions
     from stpp.engine.predict import labelling, window_of
-    from stpp.files import raise_all, read_csv, write_csv
+    from stpp.files import raise_all
     from stpp.manifest import listed, read_dataset
-    from stpp.masks import COLUMNS, MaskSet, encode_mask, mask_sha256, shard_name, shards_of, write_shard
+    from stpp.masks import MaskSet, ShardWriter, encode_mask, mask_sha256, merge_manifests, packed_shards, shard_name
     from stpp.models import build
     from stpp.params import IGNORE
     from stpp.progress import progress
@@ -72,40 +72,43 @@ def _label(job: Job, run: Run, p: "Params", model: Path, ids: Path, data: Path, 
     dataset = read_dataset(data)
     found, problems = listed(ids, dataset)
     raise_all(problems, "label")
-    wanted = list(found)
     photos = Photos(dataset, Path(p.data.root))
     where = devices.start(p.runtime)
     classes = len(dataset.classes)
     network = build.load(build.build(p.model, classes), model).to(where)
     kept = MaskSet(keep) if keep else None
 
-    def label_shard(name: str, ids: list[str], rows: Path, path: Path) -> None:
+    def label_shard(shard: Path, part: Path, ids: Sequence[str]) -> None:
         images = Plain(photos, ids)
         batches = equal_sized(images, p.label.batch_size, p.label.max_pixels)
         loader = prediction_loader(images, batches, p.runtime, where)
-        masks, about = {}, []
-        for batch in decisions([network], loader, p.model, where, labelling(p.label)):
-            for i, mask, confidence in zip(batch.ids, batch.masks[0], batch.confidence, strict=True):
-                labels, mean = pseudo_mask(mask, confidence, p.label.threshold)
-                if kept:
-                    labels = fill(kept.read(i), labels)
-                masks[i] = encode_mask(labels, dataset.palette)
-                pixels = " ".join(map(str, np.bincount(labels[labels != IGNORE], minlength=classes)))
-                window = window_of(labels.shape[0], labels.shape[1], p.label.max_pixels)
-                about.append((i, name, mask_sha256(labels), pixels, f"{mean:.6f}", window or ""))
-        write_csv(rows, COLUMNS, about)
-        write_shard(path, masks)
+        with ShardWriter(shard, part) as writer:
+            for batch in decisions([network], loader, p.model, where, labelling(p.label)):
+                for i, mask, confidence in zip(batch.ids, batch.masks[0], batch.confidence, strict=True):
+                    labels, mean = pseudo_mask(mask, confidence, p.label.threshold)
+                    if kept:
+                        labels = fill(kept.read(i), labels)
+                    row = {
+                        "id": i,
+                        "shard": shard.name,
+                        "sha256": mask_sha256(labels),
+                        "classes": " ".join(map(str, np.bincount(labels[labels != IGNORE], minlength=classes))),
+                        "confidence": f"{mean:.6f}",
+                        "window": str(window_of(labels.shape[0], labels.shape[1], p.label.max_pixels) or ""),
+                    }
+                    writer.add(row, encode_mask(labels, dataset.palette))
 
-    shards = shards_of(sorted(wanted), p.label.shards)
-    names = [shard_name(index, p.label.shards) for index in range(len(shards))]
-    mine = distributed.share(list(zip(names, shards, strict=True)))
-    for name, shard in progress(mine, f"label {len(wanted)} images", len(mine)):
-        job.once(f"masks/{name}", partial(label_shard, name, shard, job.folder / f"{name}.csv"))
+    names = [shard_name(index, p.label.shards) for index in range(p.label.shards)]
+    shards = zip(names, packed_shards(sorted(found), p.label.shards), strict=True)
+    parts = [job.folder / f"{name}.csv" for name in names]
+    mine = distributed.share(list(zip(shards, parts, strict=True)))
+    for (name, shard), part in progress(mine, f"label {len(found)} images", len(mine)):
+        if not part.exists():  # it is the last that takes its name
+            label_shard(job.folder / "masks" / name, part, shard)
     distributed.together()
     if not distributed.first():
         return
 
-    rows = [tuple(row[c] for c in COLUMNS) for name in names for row in read_csv(job.folder / f"{name}.csv", COLUMNS)]
-    write_csv(job.folder / "masks" / "manifest.csv", COLUMNS, sorted(rows))
-    confidences = [float(row[4]) for row in rows]
-    run.log({"pseudo/images": float(len(rows)), "pseudo/confidence": sum(confidences) / len(rows)}, 0)
+    merge_manifests(parts, job.folder / "masks" / "manifest.csv")
+    confidence = sum(float(row["confidence"]) for row in MaskSet(job.folder / "masks").rows.values())
+    run.log({"pseudo/images": float(len(found)), "pseudo/confidence": confidence / len(found)}, 0)

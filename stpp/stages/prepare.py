@@ -2,6 +2,7 @@
 
 from stpp.files import raise_all, replacing_folder, write_text
 from stpp.manifest import write_dataset
+from stpp.resume import root
 from stpp.stages import options
 
 
@@ -14,7 +15,7 @@ def prepare(out: options.Out, params: options.Params = None) -> None:
     from stpp.params_file import load
 
     p = load(options.params_files(params))
-    dataset, warnings, problems = inspect(p.data, p.runtime.workers)
+    dataset, warnings, problems = inspect(p.data, p.runtime.workers, root() / ".stpp")
     for warning in warnings:
         print(f"warning: {warning}")
     raise_all(problems, p.data.root)

@@ -1,5 +1,6 @@
 """Stage score: the stability of every unlabelled image over the teacher's checkpoints (paper, 3.4)."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -61,7 +62,7 @@ def _score(job: Job, run: Run, p: "Params", checkpoints: Path, data: Path, split
     from stpp.engine.predict import decided, plain
     from stpp.files import StppError, read_csv, read_ids, write_csv
     from stpp.manifest import read_dataset
-    from stpp.masks import shards_of
+    from stpp.masks import packed_shards
     from stpp.models import build
     from stpp.progress import progress
     from stpp.selftrain.stability import stabilities
@@ -80,7 +81,7 @@ def _score(job: Job, run: Run, p: "Params", checkpoints: Path, data: Path, split
 
     columns = ("id", "stability", "confidence", "quality")
 
-    def score_shard(ids: list[str], path: Path) -> None:
+    def score_shard(ids: Sequence[str], path: Path) -> None:
         images = WithTruth(photos, ids)
         batches = equal_sized(images, p.score.batch_size, p.score.max_pixels)
         loader = prediction_loader(images, batches, p.runtime, where)
@@ -96,7 +97,7 @@ def _score(job: Job, run: Run, p: "Params", checkpoints: Path, data: Path, split
         write_csv(path, columns, rows)
 
     ids = read_ids(split / "unlabeled.txt")
-    shards = shards_of(ids, p.score.shards)
+    shards = packed_shards(ids, p.score.shards)
     names = [f"part-{index:05d}.csv" for index in range(len(shards))]
     mine = distributed.share(list(zip(names, shards, strict=True)))
     for name, shard in progress(mine, f"score {len(ids)} images, K = {len(files)}", len(mine)):

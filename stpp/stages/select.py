@@ -1,13 +1,14 @@
 """Stage select: the reliable and the unreliable images (paper, Algorithm 2)."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 from typer import Option
 
-from stpp.files import StppError, read_csv, replacing_folder, write_ids
-from stpp.selftrain.selection import rank
-from stpp.selftrain.selection import select as select_ids
+from stpp.files import StppError, replacing_folder, write_ids
+from stpp.manifest import read_table
+from stpp.packed import Table
 from stpp.stages import options
 
 
@@ -18,18 +19,20 @@ def select(
 ) -> None:
     """Call the top `select.ratio` of the unlabelled images reliable, by falling stability or what `select.by` names."""
     from stpp.params_file import load
+    from stpp.selftrain.selection import rank
+    from stpp.selftrain.selection import select as select_ids
 
     p = load(options.params_files(params)).select
-    rows = read_csv(scores / "scores.csv", ("id", "stability", "confidence"))
-    known = {key: {row["id"]: float(row[key]) for row in rows} for key in ("stability", "confidence")}
-    quality = read_csv(scores / "quality.csv", ("id", "miou"))
-    known["quality"] = {row["id"]: float(row["miou"]) for row in quality}
-    if p.by == "oracle" and set(known["quality"]) != set(known["stability"]):
-        unknown = sorted(set(known["stability"]) - set(known["quality"]))
-        raise StppError(
-            f"select.by `oracle` needs the true masks of all unlabelled images, but {len(unknown)} have none "
-            f"({unknown[0]}, ...): choose another"
-        )
+    known = {"stability": _scores(scores / "scores.csv", 1)}
+    if p.by == "confidence":
+        known["confidence"] = _scores(scores / "scores.csv", 2)
+    if p.by == "oracle":
+        known["quality"] = read_table(scores / "quality.csv", ("id", "miou"), _number(1))
+        if unknown := sorted(known["stability"].keys() - known["quality"].keys()):
+            raise StppError(
+                f"select.by `oracle` needs the true masks of all unlabelled images, but {len(unknown)} have none "
+                f"({unknown[0]}, ...): choose another"
+            )
     ratio = p.ratio
     reliable, unreliable = select_ids(rank(p.by, known, p.seed), ratio)
     if not reliable or not unreliable:
@@ -41,3 +44,11 @@ def select(
         write_ids(partial / "reliable.txt", reliable)
         write_ids(partial / "unreliable.txt", unreliable)
     print(f"{len(reliable)} reliable, {len(unreliable)} unreliable, by {p.by}")
+
+
+def _scores(path: Path, column: int) -> Table[float]:
+    return read_table(path, ("id", "stability", "confidence"), _number(column))
+
+
+def _number(column: int) -> Callable[[list[str]], float]:
+    return lambda row: float(row[column])

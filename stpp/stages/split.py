@@ -1,5 +1,6 @@
 """Stage split: which images are labelled, unlabelled, for validation and for the test; and its pins."""
 
+import filecmp
 import re
 import tempfile
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from stpp.files import StppError, publish, raise_all, read_csv, replacing_folder, write_csv, write_ids, write_text
+from stpp.files import StppError, publish, raise_all, replacing_folder, scan_csv, write_csv, write_ids, write_text
 from stpp.git import git
 from stpp.manifest import read_dataset, split_digest
 from stpp.stages import options
@@ -35,24 +36,26 @@ def split(data: options.Data, lists: Lists, out: options.Out, params: options.Pa
     raise_all([*dict.fromkeys(problems + more)], f"split {p.split.name}")
     for warning in warnings:
         print(f"warning: {warning}")
-    rows = [
-        (i, name, dataset.records[i].image_sha256, dataset.records[i].mask_sha256 if name != "unlabeled" else "")
+    rows = (
+        (i, name, record.image_sha256, record.mask_sha256 if name != "unlabeled" else "")
         for name, ids in sorted(sets.items())
-        for i in ids
-    ]
-    _keep_to_pin(lists, p.split.name, {i: (name, image, mask) for i, name, image, mask in rows})
+        for i, record in ((i, dataset.records[i]) for i in ids)
+    )
     with replacing_folder(out) as partial:
         for name, ids in sets.items():
             write_ids(partial / f"{name}.txt", ids)
         write_csv(partial / "manifest.csv", MANIFEST, rows)
+        _keep_to_pin(lists, p.split.name, partial / "manifest.csv")
     counts = ", ".join(f"{len(sets[n])} {n}" for n in reversed(SETS) if n in sets)
     print(f"split {p.split.name}: {counts}, {split_digest(out)}")
 
 
-def _keep_to_pin(lists: Path, name: str, sets: Sets) -> None:
+def _keep_to_pin(lists: Path, name: str, manifest: Path) -> None:
     """Raises StppError if the name is pinned with another content."""
     path = _pin_of(lists, name)
-    if path.is_file() and (pinned := _read(path)) != sets:
+    if not path.is_file() or filecmp.cmp(path, manifest, shallow=False):
+        return
+    if (pinned := _read(path)) != (sets := _read(manifest)):
         raise StppError(
             "\n".join(
                 (
@@ -108,8 +111,7 @@ def _named(name: str, lists: Path) -> Sets:
 
 
 def _read(manifest: Path) -> Sets:
-    rows = read_csv(manifest, MANIFEST)
-    return {row["id"]: (row["set"], row["image_sha256"], row["mask_sha256"]) for row in rows}
+    return {i: (name, image, mask) for i, name, image, mask in scan_csv(manifest, MANIFEST)}
 
 
 def _moved(before: Sets, after: Sets, shown: int | None = SHOWN) -> list[str]:

@@ -1,12 +1,15 @@
 """Command suggest: which images to label next."""
 
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
 from typer import Option
 
-from stpp.files import StppError, read_csv, read_ids, replacing_folder, write_csv, write_ids
-from stpp.manifest import read_dataset
+from stpp.files import StppError, read_ids, replacing_folder, write_csv, write_ids
+from stpp.manifest import read_dataset, read_table
+from stpp.packed import Strings
 from stpp.stages import options
 
 MASKS = ("runs/label_reliable/masks", "runs/label_unreliable/masks")
@@ -26,7 +29,7 @@ def suggest(
 
     Give the masks of those you label to `stpp label add`.
     """
-    from stpp.audit.duplicates import Looks
+    from stpp.audit.duplicates import Files, Looks
     from stpp.data.datasets import Photos
     from stpp.masks import MaskSet
     from stpp.params_file import load
@@ -37,26 +40,36 @@ def suggest(
         raise StppError(f"{out}: is there already; remove it, or give another folder")
     dataset = read_dataset(data)
     photos = Photos(dataset, Path(load(options.params_files(params)).data.root))
-    stability = {row["id"]: float(row["stability"]) for row in read_csv(scores / "scores.csv", ("id", "stability"))}
+    stability = read_table(scores / "scores.csv", ("id", "stability"), lambda row: float(row[1]))
     sets = [MaskSet(folder) for folder in (masks or map(Path, MASKS))]
-    holder = {name: one for one in sets for name in one.ids}
-    if missing := sorted(stability.keys() - holder.keys()):
-        raise StppError(
-            f"{missing[0]}: no mask in {', '.join(str(one.folder) for one in sets)}; name the --masks of D_u"
-        )
-    if unknown := sorted(stability.keys() - dataset.records.keys()):
-        raise StppError(f"{unknown[0]}: in {scores}, but not in {data}; run `dvc repro`")
+    if missing := next((name for name in stability if not any(name in one.rows for one in sets)), None):
+        raise StppError(f"{missing}: no mask in {', '.join(str(one.folder) for one in sets)}; name the --masks of D_u")
+    if unknown := next((name for name in stability if name not in dataset.records), None):
+        raise StppError(f"{unknown}: in {scores}, but not in {data}; run `dvc repro`")
 
-    def shares(name: str) -> list[float]:
-        pixels = [int(count) for count in holder[name].rows[name]["classes"].split()]
-        return [count / max(1, sum(pixels)) for count in pixels]
+    def holder(name: str) -> MaskSet:
+        return next(one for one in sets if name in one.rows)
+
+    class Shares(Mapping[str, list[float]]):
+        """Part of each image that its pseudo mask gives to each class."""
+
+        def __getitem__(self, name: str) -> list[float]:
+            pixels = [int(count) for count in holder(name).rows[name]["classes"].split()]
+            return [count / max(1, sum(pixels)) for count in pixels]
+
+        def __iter__(self) -> Iterator[str]:
+            return iter(stability)
+
+        def __len__(self) -> int:
+            return len(stability)
 
     labeled = read_ids(split / "labeled.txt")
-    shown = [sum(c in dataset.records[i].classes for i in labeled) for c in range(len(dataset.classes))]
-    looks = Looks({i: photos.root / dataset.records[i].image for i in labeled})
+    known = Counter(c for i in labeled for c in dataset.records[i].classes)
+    shown = [known[c] for c in range(len(dataset.classes))]
+    looks = Looks(Files(photos.root, dataset.records, Strings(labeled)))
     taken = choose(
         stability,
-        {name: shares(name) for name in stability},
+        Shares(),
         shown,
         n,
         lambda name: looks.alike(photos.root / dataset.records[name].image),
@@ -72,7 +85,7 @@ def suggest(
         write_ids(partial / LIST, [one.id for one in taken])
         write_csv(partial / TABLE, columns, rows)
         pictures = [
-            (f"{number}. {one.id}  s {one.stability:.2f}", photos.image(one.id), holder[one.id].read(one.id))
+            (f"{number}. {one.id}  s {one.stability:.2f}", photos.image(one.id), holder(one.id).read(one.id))
             for number, one in enumerate(taken, 1)
         ]
         contact_sheet(pictures, dataset.palette, dataset.classes, partial / SHEET)

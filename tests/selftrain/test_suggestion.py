@@ -42,3 +42,24 @@ def test_suggestions_are_distinct_and_as_many_as_there_are(known: list[tuple[flo
     best = found[0]
     for i, s in stability.items():
         assert (1 - s) * sum(p / (1 + c) for p, c in zip(shares[i], [0, 1, 2], strict=True)) <= best.worth
+
+
+def plainly(stability: dict[str, float], shares: dict[str, list[float]], shown: list[int], n: int) -> list[str]:
+    """Look at every image for every suggestion."""
+    counts, left, taken = list(shown), dict(stability), []
+    while left and len(taken) < n:
+        worth = {i: (1 - s) * sum(p / (1 + c) for p, c in zip(shares[i], counts, strict=True)) for i, s in left.items()}
+        taken.append(max(left, key=lambda i: (worth[i], i)))
+        counts = [c + (p >= 0.01) for c, p in zip(counts, shares[taken[-1]], strict=True)]
+        del left[taken[-1]]
+    return taken
+
+
+@given(images, st.integers(1, 15))
+def test_suggestions_are_those_of_looking_at_every_image_every_time(
+    known: list[tuple[float, list[float]]], n: int
+) -> None:
+    stability = {f"{i:02d}": round(s, 1) for i, (s, _) in enumerate(known)}
+    shares = {f"{i:02d}": p for i, (_, p) in enumerate(known)}
+    found = suggest(stability, shares, [0, 1, 2], n)
+    assert [one.id for one in found] == plainly(stability, shares, [0, 1, 2], n)

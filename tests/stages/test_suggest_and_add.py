@@ -30,7 +30,7 @@ def scored(prepared: Project) -> Project:
                 mask = np.asarray(image, np.uint8)
             masks[i] = encode_mask(mask, dataset.palette)
             pixels = " ".join(map(str, np.bincount(mask.ravel(), minlength=len(dataset.classes))))
-            about.append((i, "masks-00000-of-00001.zip", mask_sha256(mask), pixels, "0.9"))
+            about.append((i, "masks-00000-of-00001.zip", mask_sha256(mask), pixels, "0.9", ""))
         write_shard(place / "masks-00000-of-00001.zip", masks)
         write_csv(place / "manifest.csv", COLUMNS, about)
     return prepared

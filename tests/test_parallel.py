@@ -1,0 +1,27 @@
+"""Results come in the order of the items, errors come through, and no more is in work than needed."""
+
+import itertools
+
+import pytest
+
+from stpp.parallel import TOGETHER, in_order
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+@pytest.mark.parametrize("count", [0, 1, 1000])
+def test_results_come_in_the_order_of_the_items(workers: int, count: int) -> None:
+    assert list(in_order(lambda item: 2 * item, range(count), workers)) == [2 * item for item in range(count)]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_items_are_taken_as_results_are(workers: int) -> None:
+    asked = itertools.count()
+    for result in itertools.islice(in_order(lambda item: item, asked, workers), 500):
+        assert result <= 500
+    assert next(asked) <= 500 + (4 * workers + 2) * TOGETHER
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_comes_through(workers: int) -> None:
+    with pytest.raises(ZeroDivisionError):
+        list(in_order(lambda item: 1 / item, [1, 0, 1], workers))
