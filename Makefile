@@ -9,7 +9,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 TEST_THREADS := OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro test test-slow check format ui
+.PHONY: help install repro test test-slow check bench format ui
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -36,6 +36,9 @@ check: install ## Lint, format and types
 	ruff check .
 	ruff format --check .
 	mypy
+
+bench: install ## How fast, as ratios to plain code: a table, and benchmarks.json; ten minutes on an idle machine
+	python benchmarks
 
 format: install ## Put the code into its form
 	ruff check --fix .

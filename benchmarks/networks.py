@@ -85,7 +85,7 @@ def rows_of(part: str, units: int, times: dict[str, float], agreement: str) -> l
     ]
 
 
-def scoring(images: int = 256 if ON_GPU else 4, repeats: int = 3) -> list[Row]:
+def scoring(images: int = 256 if ON_GPU else 4, repeats: int = 2) -> list[Row]:
     networks = [network(seed) for seed in range(K)]
     references = [as_reference(n) for n in networks]
     with tempfile.TemporaryDirectory() as folder:
@@ -115,7 +115,7 @@ def scoring(images: int = 256 if ON_GPU else 4, repeats: int = 3) -> list[Row]:
     )
 
 
-def pseudo_labelling(images: int = 64 if ON_GPU else 2, repeats: int = 2) -> list[Row]:
+def pseudo_labelling(images: int = 64 if ON_GPU else 1, repeats: int = 2) -> list[Row]:
     labeller = network(0)
     reference_ = as_reference(labeller)
     with tempfile.TemporaryDirectory() as folder:
@@ -148,7 +148,7 @@ def pseudo_labelling(images: int = 64 if ON_GPU else 2, repeats: int = 2) -> lis
     return rows_of("pseudo labelling with TTA", images, times, f"{equal['float32']:.2%} of pixels equal in float32")
 
 
-def training_step(batch: int = 16 if ON_GPU else 4, repeats: int = 20 if ON_GPU else 3) -> list[Row]:
+def training_step(batch: int = 16 if ON_GPU else 4, repeats: int = 20 if ON_GPU else 2) -> list[Row]:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(batch, 3, CROP, CROP, generator=generator).to(DEVICE)
     y = torch.randint(0, CLASSES, (batch, CROP, CROP), generator=generator).to(DEVICE)
@@ -181,7 +181,7 @@ def training_step(batch: int = 16 if ON_GPU else 4, repeats: int = 20 if ON_GPU 
     )
 
 
-def evaluation(images: int = 256 if ON_GPU else 6, repeats: int = 3) -> list[Row]:
+def evaluation(images: int = 256 if ON_GPU else 4, repeats: int = 2) -> list[Row]:
     one = network(0)
     reference_ = as_reference(one)
     with tempfile.TemporaryDirectory() as folder:

@@ -13,6 +13,7 @@ from stpp.tracking.run import Run
 
 if TYPE_CHECKING:
     from stpp.data.datasets import Photos
+    from stpp.data.decoded import opened
     from stpp.engine.evaluate import Scores
     from stpp.manifest import Dataset
     from stpp.masks import MaskSet
@@ -93,7 +94,7 @@ def _evaluate(
     from stpp.masks import MaskSet
 
     dataset = read_dataset(data)
-    photos = Photos(dataset, Path(p.data.root))
+    photos = Photos(dataset, Path(p.data.root), opened(p.runtime, job.folder.parent))
     subsets = {name: _with_masks(path, dataset) for name, path in lists.items()}
     first, candidates = next(iter(subsets.items()))
     count = p.evaluate.panels

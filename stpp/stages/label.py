@@ -57,6 +57,7 @@ def _label(job: Job, run: Run, p: "Params", model: Path, ids: Path, data: Path, 
 
     from stpp import distributed
     from stpp.data.datasets import Photos, Plain
+    from stpp.data.decoded import opened
     from stpp.data.loaders import equal_sized, prediction_loader
     from stpp.engine import device as devices
     from stpp.engine.evaluate import decisions
@@ -72,7 +73,7 @@ def _label(job: Job, run: Run, p: "Params", model: Path, ids: Path, data: Path, 
     dataset = read_dataset(data)
     found, problems = listed(ids, dataset)
     raise_all(problems, "label")
-    photos = Photos(dataset, Path(p.data.root))
+    photos = Photos(dataset, Path(p.data.root), opened(p.runtime, job.folder.parent))
     where = devices.start(p.runtime)
     classes = len(dataset.classes)
     network = build.load(build.build(p.model, classes), model).to(where)

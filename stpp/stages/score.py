@@ -55,6 +55,7 @@ def score(
 def _score(job: Job, run: Run, p: "Params", checkpoints: Path, data: Path, split: Path) -> None:
     from stpp import distributed
     from stpp.data.datasets import Photos, WithTruth
+    from stpp.data.decoded import opened
     from stpp.data.loaders import equal_sized, prediction_loader
     from stpp.engine import device as devices
     from stpp.engine.evaluate import decisions
@@ -68,7 +69,7 @@ def _score(job: Job, run: Run, p: "Params", checkpoints: Path, data: Path, split
     from stpp.selftrain.stability import stabilities
 
     dataset = read_dataset(data)
-    photos = Photos(dataset, Path(p.data.root))
+    photos = Photos(dataset, Path(p.data.root), opened(p.runtime, job.folder.parent))
     where = devices.start(p.runtime)
     classes = len(dataset.classes)
     # f_1 .. f_K by number, not by name: "10" comes after "9".

@@ -87,6 +87,7 @@ def _train(
     import torch
 
     from stpp.data.datasets import Photos
+    from stpp.data.decoded import opened
     from stpp.distributed import first
     from stpp.engine import device as devices
     from stpp.engine.fit import fit
@@ -96,7 +97,7 @@ def _train(
     from stpp.seeds import seed_of
 
     dataset = read_dataset(data)
-    photos = Photos(dataset, Path(p.data.root))
+    photos = Photos(dataset, Path(p.data.root), opened(p.runtime, job.folder.parent))
     samples = samples_of(photos)
     _say(p, name, samples)
 
