@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `stpp` sets it, for both ways
 
 PARTS = ("samples", "networks", "whole", "many")
 PACKAGES = ("torch", "torchvision", "albumentations", "opencv-python-headless", "pillow", "numpy", "mlflow", "dvc")

@@ -21,7 +21,7 @@ from stpp.data.loaders import equal_sized, prediction_loader
 from stpp.engine.device import precision
 from stpp.engine.evaluate import decisions, evaluate
 from stpp.engine.fit import supervised
-from stpp.engine.predict import decided, labelling
+from stpp.engine.predict import decided, folded, labelling
 from stpp.engine.predict import plain as plain_pass
 from stpp.manifest import Dataset, Record
 from stpp.masks import encode_mask
@@ -85,7 +85,7 @@ def rows_of(part: str, units: int, times: dict[str, float], agreement: str) -> l
     ]
 
 
-def scoring(images: int = 256 if ON_GPU else 4, repeats: int = 2) -> list[Row]:
+def scoring(images: int = 256 if ON_GPU else 2, repeats: int = 2) -> list[Row]:
     networks = [network(seed) for seed in range(K)]
     references = [as_reference(n) for n in networks]
     with tempfile.TemporaryDirectory() as folder:
@@ -101,7 +101,7 @@ def scoring(images: int = 256 if ON_GPU else 4, repeats: int = 2) -> list[Row]:
             loader = prediction_loader(data, equal_sized(data, 8, PIXELS), RUNTIME, DEVICE)
             model = Model(precision=p)  # type: ignore[arg-type]
             scores: list[float] = []
-            for batch in decisions(networks, loader, model, DEVICE, decided(plain_pass, PIXELS)):
+            for batch in decisions([folded(n) for n in networks], loader, model, DEVICE, decided(plain_pass, PIXELS)):
                 scores += stabilities(batch.masks, CLASSES).tolist()
             found[p] = scores
 
@@ -115,7 +115,7 @@ def scoring(images: int = 256 if ON_GPU else 4, repeats: int = 2) -> list[Row]:
     )
 
 
-def pseudo_labelling(images: int = 64 if ON_GPU else 1, repeats: int = 2) -> list[Row]:
+def pseudo_labelling(images: int = 64 if ON_GPU else 1, repeats: int = 1) -> list[Row]:
     labeller = network(0)
     reference_ = as_reference(labeller)
     with tempfile.TemporaryDirectory() as folder:
@@ -131,7 +131,7 @@ def pseudo_labelling(images: int = 64 if ON_GPU else 1, repeats: int = 2) -> lis
             data = Plain(photos, list(photos.dataset.records))
             loader = prediction_loader(data, equal_sized(data, 8, PIXELS), RUNTIME, DEVICE)
             masks = []
-            for batch in decisions([labeller], loader, Model(precision=p), DEVICE, labelling(Label())):  # type: ignore[arg-type]
+            for batch in decisions([folded(labeller)], loader, Model(precision=p), DEVICE, labelling(Label())):  # type: ignore[arg-type]
                 for mask, confidence in zip(batch.masks[0], batch.confidence, strict=True):
                     masks.append(pseudo_mask(mask, confidence)[0])
                     encode_mask(masks[-1], photos.dataset.palette)
@@ -196,7 +196,7 @@ def evaluation(images: int = 256 if ON_GPU else 4, repeats: int = 2) -> list[Row
             data = WithTruth(photos, list(photos.dataset.records))
             loader = prediction_loader(data, equal_sized(data, 8, PIXELS), RUNTIME, DEVICE)
             model = Model(precision=p)  # type: ignore[arg-type]
-            found[p] = evaluate(one, loader, CLASSES, model, DEVICE, decided(plain_pass, PIXELS)).matrix.numpy()
+            found[p] = evaluate(folded(one), loader, CLASSES, model, DEVICE, decided(plain_pass, PIXELS)).matrix.numpy()
 
         ways = {"reference": reference, **{p: lambda p=p: ours(p) for p in PRECISIONS}}
         times = seconds(ways, repeats)

@@ -25,10 +25,10 @@ from stpp.models.build import build
 from stpp.params_file import load
 
 SETTING: dict[str, Any] = {
-    "toy": {"images": 66, "size": 160, "seed": 0},
+    "toy": {"images": 84, "size": 160, "seed": 0},
     "data": {"name": "toy", "kind": "toy", "root": "data/toy"},
-    "split": {"name": "bench", "labeled": {"count": 10}, "val": {"count": 8}},
-    "model": {"backbone": "resnet18", "output_stride": 8},
+    "split": {"name": "bench", "labeled": {"count": 8}, "val": {"count": 6}},
+    "model": {"backbone": "resnet18", "output_stride": 16},
     "train": {"epochs": 3, "batch_size": 8, "lr": 0.1, "head_lr_factor": 1.0, "checkpoints": 3},
     "augment": {"weak": {"base": 160, "crop": 129}},
     "score": {"shards": 2},

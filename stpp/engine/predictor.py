@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stpp.engine.device import precision
-from stpp.engine.predict import augmented, decided, normalized, plain, sliding, step_of, window_of
+from stpp.engine.predict import augmented, decided, folded, normalized, plain, sliding, step_of, window_of
 from stpp.models import build
 from stpp.params import Label
 
@@ -26,7 +26,7 @@ class Predictor:
 
     def __init__(self, model: Path, device: torch.device, *, window: int | None = None, tta: bool = False) -> None:
         self.about = build.about(model)
-        self.network = build.load(build.build(self.about.model, len(self.about.classes)), model).to(device).eval()
+        self.network = folded(build.load(build.build(self.about.model, len(self.about.classes)), model).to(device))
         self.device = device
         self.window = window
         self.way = augmented(plain, Label().scales, flip=True) if tta else plain

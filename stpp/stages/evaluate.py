@@ -13,7 +13,6 @@ from stpp.tracking.run import Run
 
 if TYPE_CHECKING:
     from stpp.data.datasets import Photos
-    from stpp.data.decoded import opened
     from stpp.engine.evaluate import Scores
     from stpp.manifest import Dataset
     from stpp.masks import MaskSet
@@ -87,6 +86,7 @@ def _evaluate(
 
     from stpp import distributed
     from stpp.data.datasets import Photos
+    from stpp.data.decoded import opened
     from stpp.engine.evaluate import Scores
     from stpp.engine.predict import described
     from stpp.files import read_json, write_csv, write_json
@@ -160,7 +160,7 @@ def _confusion_matrix(
     from stpp.engine import device as devices
     from stpp.engine.evaluate import decisions
     from stpp.engine.metrics import confusions
-    from stpp.engine.predict import evaluation
+    from stpp.engine.predict import evaluation, folded
     from stpp.files import replacing
     from stpp.masks import encode_mask
     from stpp.models import build
@@ -168,7 +168,7 @@ def _confusion_matrix(
 
     where = devices.start(p.runtime)
     classes = len(photos.dataset.classes)
-    network = build.of_checkpoint(model, p.model, classes).to(where)
+    network = folded(build.of_checkpoint(model, p.model, classes).to(where))
     images = WithTruth(photos, ids)
     mine = distributed.share(equal_sized(images, p.evaluate.batch_size, p.evaluate.max_pixels))
     loader = prediction_loader(images, mine, p.runtime, where)

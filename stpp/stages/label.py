@@ -61,7 +61,7 @@ def _label(job: Job, run: Run, p: "Params", model: Path, ids: Path, data: Path, 
     from stpp.data.loaders import equal_sized, prediction_loader
     from stpp.engine import device as devices
     from stpp.engine.evaluate import decisions
-    from stpp.engine.predict import labelling, window_of
+    from stpp.engine.predict import folded, labelling, window_of
     from stpp.files import raise_all
     from stpp.manifest import listed, read_dataset
     from stpp.masks import MaskSet, ShardWriter, encode_mask, mask_sha256, merge_manifests, packed_shards, shard_name
@@ -76,7 +76,7 @@ def _label(job: Job, run: Run, p: "Params", model: Path, ids: Path, data: Path, 
     photos = Photos(dataset, Path(p.data.root), opened(p.runtime, job.folder.parent))
     where = devices.start(p.runtime)
     classes = len(dataset.classes)
-    network = build.load(build.build(p.model, classes), model).to(where)
+    network = folded(build.load(build.build(p.model, classes), model).to(where))
     kept = MaskSet(keep) if keep else None
 
     def label_shard(shard: Path, part: Path, ids: Sequence[str]) -> None:

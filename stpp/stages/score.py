@@ -60,7 +60,7 @@ def _score(job: Job, run: Run, p: "Params", checkpoints: Path, data: Path, split
     from stpp.engine import device as devices
     from stpp.engine.evaluate import decisions
     from stpp.engine.metrics import confusions, iou
-    from stpp.engine.predict import decided, plain
+    from stpp.engine.predict import decided, folded, plain
     from stpp.files import StppError, read_csv, read_ids, write_csv
     from stpp.manifest import read_dataset
     from stpp.masks import packed_shards
@@ -78,7 +78,7 @@ def _score(job: Job, run: Run, p: "Params", checkpoints: Path, data: Path, split
         raise StppError(
             f"{checkpoints}: {len(files)} checkpoints 1.safetensors, 2.safetensors, ...; stability needs two"
         )
-    networks = [build.load(build.build(p.model, classes), file).to(where) for file in files]
+    networks = [folded(build.load(build.build(p.model, classes), file).to(where)) for file in files]
 
     columns = ("id", "stability", "confidence", "quality")
 

@@ -19,13 +19,15 @@ from stpp.engine.predict import (
     decided,
     described,
     evaluation,
+    folded,
     normalized,
     plain,
     sliding,
     starts,
     window_of,
 )
-from stpp.params import Evaluate, Label
+from stpp.models.build import build
+from stpp.params import Evaluate, Label, Model
 
 Array = NDArray[np.float64]
 SCALES = Label().scales
@@ -265,6 +267,24 @@ def test_an_image_above_the_bound_is_decided_in_windows_each_at_all_scales(
     found, sure = decided(way, 1024)(network, x)
     torch.testing.assert_close(sure, confidence, rtol=0, atol=1e-6)
     assert (found == mask).float().mean() > 0.99  # equal but for ties within rounding
+
+
+@pytest.mark.parametrize("name", ["deeplabv2", "deeplabv3plus", "pspnet"])
+def test_a_folded_network_computes_the_same(name: str) -> None:
+    torch.manual_seed(0)
+    network = build(Model(network=name, backbone="resnet18", output_stride=16), 5)  # type: ignore[arg-type]
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+            module.weight.data.uniform_(0.5, 1.5)
+    x = torch.randn(2, 3, 65, 49)
+    with torch.inference_mode():
+        expected = network.eval()(x)
+        found = folded(network)(x)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded(network).modules())
+    assert any(isinstance(m, nn.BatchNorm2d) for m in network.modules()), "the network itself stays"
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 
 def test_an_image_at_the_bound_is_whole_and_windows_are_never_larger_than_the_bound_or_1024() -> None:
