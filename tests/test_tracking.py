@@ -208,7 +208,7 @@ def test_the_champion_is_beaten_only_by_a_better_model_on_the_same_images(
     assert "MLFLOW_TRACKING_URI" not in os.environ, "another project in this process has another store"
     models = client(root).search_logged_models([runs(root)[0].info.experiment_id])
     assert {model.source_run_id for model in models} >= {first, better}
-    metrics = [metric for model in models for metric in model.metrics]
+    metrics = [metric for model in models for metric in model.metrics or ()]
     assert {(m.key, m.dataset_digest) for m in metrics} == {("val/miou_final", VAL), ("val/miou_final", "w" * 32)}
 
 

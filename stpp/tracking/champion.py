@@ -3,13 +3,11 @@
 import json
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stpp.tracking.client import client, reason, tracking_uri
+from stpp.tracking.client import by_default, client, reason, tracking_uri
 from stpp.tracking.models import Checkpoint, logged
 
 ALIAS = "champion"
@@ -40,24 +38,11 @@ def register(run_json: Path, name: str, checkpoint: Checkpoint, root: Path) -> N
         return
     try:
         mlflow = client(root)
-        with _by_default(tracking_uri(root)):
+        with by_default(tracking_uri(root)):
             version = _version(mlflow, about["run_id"], name, checkpoint)
         print(f"model {name}: {_decide(mlflow, name, version)}")
     except Exception as error:  # noqa: BLE001 - whatever fails in tracking, the stage goes on
         print(f"{run_json}: its model was not registered in MLflow: {reason(error)}")
-
-
-@contextmanager
-def _by_default(uri: str) -> Iterator[None]:
-    """A database's registry asks for the logged model through a client of its own, which knows this address alone."""
-    before = os.environ.get("MLFLOW_TRACKING_URI")
-    os.environ["MLFLOW_TRACKING_URI"] = uri
-    try:
-        yield
-    finally:
-        os.environ.pop("MLFLOW_TRACKING_URI")
-        if before is not None:
-            os.environ["MLFLOW_TRACKING_URI"] = before
 
 
 def _version(mlflow: Any, run_id: str, name: str, checkpoint: Checkpoint) -> Any:

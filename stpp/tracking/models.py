@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stpp.tracking.client import client, reason
+from stpp.tracking.client import by_default, client, reason
 
 FILE, SHA256 = "stpp.file", "stpp.sha256"
 
@@ -47,17 +47,17 @@ def log_checkpoints(run_json: Path, checkpoints: Sequence[Checkpoint], data: str
 
 def logged(mlflow: Any, run_id: str, one: Checkpoint, data: str) -> str:
     """The id of the logged model of a checkpoint, measured so; made where it is not there."""
+    from mlflow import create_external_model
+
     experiment = mlflow.get_run(run_id).info.experiment_id
-    # A model without files here: MLflow marks such a one as external, and says so to whoever would load it.
-    marks = {"mlflow.model.isExternal": "true", FILE: one.file.as_posix(), SHA256: one.sha256}
-    tags = one.tags | marks
+    tags = one.tags | {FILE: one.file.as_posix(), SHA256: one.sha256}
     for known in mlflow.search_logged_models([experiment], f"source_run_id = '{run_id}' AND name = '{one.name}'"):
         if tags.items() <= known.tags.items():
             return str(known.model_id)
-    model = mlflow.create_logged_model(
-        experiment, name=one.name, source_run_id=run_id, tags=tags, model_type="segmentation"
-    )
-    mlflow.finalize_logged_model(model.model_id, "READY")
+    with by_default(mlflow.tracking_uri):
+        model = create_external_model(
+            one.name, source_run_id=run_id, tags=tags, model_type="segmentation", experiment_id=experiment
+        )
     on = {"model_id": model.model_id, "dataset_name": f"{data} val", "dataset_digest": one.val}
     for key, value in one.metrics.items():
         if not math.isnan(value):  # of a val that shows no class
