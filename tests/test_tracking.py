@@ -21,6 +21,7 @@ from stpp.params import Params
 from stpp.tracking.attach import attach, link
 from stpp.tracking.champion import Measured, register
 from stpp.tracking.client import client, tracking_uri
+from stpp.tracking.models import Checkpoint, log_checkpoints
 from stpp.tracking.read import datasets_of, run_of
 from stpp.tracking.run import Run, track
 
@@ -161,6 +162,13 @@ def test_the_data_and_the_split_of_a_run_find_it(root: Path, params: Params) -> 
 VAL = "v" * 32
 
 
+def measured_as(measured: Measured) -> Checkpoint:
+    """A final student that was measured so."""
+    file = Path("runs/student/model.safetensors")
+    on = {"val/miou_final": measured.miou}
+    return Checkpoint("student", file, "a" * 64, on, 3, measured.val, measured.tags)
+
+
 def test_the_champion_is_beaten_only_by_a_better_model_on_the_same_images(
     root: Path, params: Params, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -170,7 +178,7 @@ def test_the_champion_is_beaten_only_by_a_better_model_on_the_same_images(
             run.log({"val/miou": measured.miou}, 1)
         run_json = root / f"{name}.json"
         run_json.write_text(json.dumps({"run_id": run.run_id, "stage": "student"}))
-        register(run_json, "tiny", measured, root)
+        register(run_json, "tiny", measured_as(measured), root)
         return str(run.run_id), capsys.readouterr().out
 
     def champion() -> str:
@@ -193,15 +201,33 @@ def test_the_champion_is_beaten_only_by_a_better_model_on_the_same_images(
     better, said = student("better", Measured(0.6, VAL, "whole"))
     assert champion() == better
     assert "before it was version 2 (50.0)" in said
-    register(root / "better.json", "tiny", Measured(0.6, VAL, "whole"), root)
+    register(root / "better.json", "tiny", measured_as(Measured(0.6, VAL, "whole")), root)
     assert len(client(root).search_model_versions("name = 'tiny'")) == 7, "a report drawn again registers nothing"
     assert run_of("models:/tiny/2", root) == first
 
     assert "MLFLOW_TRACKING_URI" not in os.environ, "another project in this process has another store"
     models = client(root).search_logged_models([runs(root)[0].info.experiment_id])
     assert {model.source_run_id for model in models} >= {first, better}
-    metrics = [metric for model in models for metric in model.metrics]
+    metrics = [metric for model in models for metric in model.metrics or ()]
     assert {(m.key, m.dataset_digest) for m in metrics} == {("val/miou_final", VAL), ("val/miou_final", "w" * 32)}
+
+
+def test_checkpoints_are_logged_models_with_their_metrics_once(root: Path, params: Params) -> None:
+    with track("teacher", "k", params, params, TAGS, root, root / "memory") as run:
+        run.log({"val/miou": 0.2}, 2)
+    (root / "run.json").write_text(json.dumps({"run_id": run.run_id, "stage": "teacher"}))
+    kept = [
+        Checkpoint(f"teacher_f{j}", Path(f"runs/teacher/checkpoints/{j}.safetensors"), str(j) * 64, metrics, j, VAL)
+        for j, metrics in ((1, {"val/miou_checkpoint": 0.1}), (2, {"val/miou_checkpoint": float("nan")}))
+    ]
+    for _ in range(2):
+        log_checkpoints(root / "run.json", kept, "tiny", root)
+    experiment = runs(root)[0].info.experiment_id
+    one, two = sorted(client(root).search_logged_models([experiment]), key=lambda model: model.name)
+    assert [(m.key, m.value, m.step, m.dataset_digest) for m in one.metrics] == [("val/miou_checkpoint", 0.1, 1, VAL)]
+    assert not two.metrics
+    assert one.source_run_id == run.run_id
+    assert (one.tags["stpp.file"], one.tags["stpp.sha256"]) == ("runs/teacher/checkpoints/1.safetensors", "1" * 64)
 
 
 def test_a_registry_that_fails_stops_nothing(
@@ -209,7 +235,7 @@ def test_a_registry_that_fails_stops_nothing(
 ) -> None:
     (root / "run.json").write_text(json.dumps({"run_id": "nobody", "stage": "student"}))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
-    register(root / "run.json", "tiny", Measured(0.5, VAL, "whole"), root)
+    register(root / "run.json", "tiny", measured_as(Measured(0.5, VAL, "whole")), root)
     out = capsys.readouterr().out
     assert "was not registered in MLflow" in out
     assert "secret" not in out

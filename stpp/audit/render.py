@@ -11,6 +11,7 @@ from stpp.audit.duplicates import Pair
 from stpp.audit.project import ABSENT, CHANGED, VERIFIED
 from stpp.audit.trace import Link, Step, problems_of, steps_of
 from stpp.files import printable
+from stpp.lineage import Content
 
 MARK = {VERIFIED: "ok", CHANGED: "CHANGED", ABSENT: "absent"}
 SIGN = {VERIFIED: "\N{CHECK MARK}", CHANGED: "\N{MULTIPLICATION X}", ABSENT: "\N{EM DASH}"}
@@ -41,7 +42,12 @@ class Audit:
             return f"{len(self.problems)} contradiction(s)"
         links = [self.link, *(one for step in steps_of(self.link) for one in (*step.code, *step.inputs, *step.outs))]
         absent = len({one.content.path for one in links if one.verdict == ABSENT})
-        return "nothing contradicts" + (f"; {absent} files are pinned by hash, but not here" if absent else "")
+        held_out = len({pair.held_out for pair, *_ in self.suspects})
+        return (
+            "nothing contradicts"
+            + (f"; {absent} files are pinned by hash, but not here" if absent else "")
+            + (f"; {held_out} held-out images look like training images" if held_out else "")
+        )
 
 
 def text(audit: Audit) -> str:
@@ -204,11 +210,15 @@ def _table(links: list[Link]) -> str:
         f"<tr><td class='{one.verdict}'>{SIGN[one.verdict]} {one.verdict}</td>"
         f"<td><code>{_e(one.content.path)}</code></td>"
         f"<td>{_e(_what(one).removeprefix('; '))}</td><td>{_e(one.where)}</td>"
-        f"<td><code>{_e(one.content.sha256 or one.content.md5)}</code></td></tr>"
+        f"<td><code>{_e(_hash(one.content))}</code></td></tr>"
         for one in links
     )
     titles = "".join(f"<th>{title}</th>" for title in ("", "file or folder", "what is in it", "where", "hash"))
     return f"<table><tr>{titles}</tr>{rows}</table>"
+
+
+def _hash(content: Content) -> str:
+    return f"sha256 {content.sha256}" if content.sha256 else f"md5 {content.md5}"
 
 
 def _figure(path: Path, name: str, which: str) -> str:

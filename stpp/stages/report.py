@@ -1,17 +1,19 @@
 """Stage report: figures of a whole run, for DVC and in the MLflow runs they belong to."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from stpp.files import read_csv, read_ids, read_json, replacing_folder
+from stpp.files import read_csv, read_ids, read_json, replacing_folder, sha256
+from stpp.lineage import from_json
 from stpp.manifest import read_dataset
 from stpp.report.table import table
 from stpp.resume import root
 from stpp.stages import options
 from stpp.tracking.attach import attach, link
 from stpp.tracking.champion import Measured, register
+from stpp.tracking.models import Checkpoint, log_checkpoints
 
 if TYPE_CHECKING:
     from stpp.data.datasets import Photos
@@ -79,10 +81,31 @@ def report(
     attach(evaluation / "run.json", sorted(out.glob("*.png")), root())
     members = [*models.values(), *([scores] if scores else []), *(masks or []), evaluation]
     link(evaluation / "run.json", [f / "run.json" for f in members], root())
-    final, folder = list(models.items())[-1]
-    on = Measured(metrics["val"][final]["miou"], metrics["lists"]["val"], metrics["evaluation"])
-    register(folder / "run.json", dataset.name, on, root())
+    checkpoints: list[Checkpoint] = []
+    for name, folder in models.items():
+        checkpoints = _checkpoints(folder, name, metrics)
+        log_checkpoints(folder / "run.json", checkpoints, dataset.name, root())
+    register(folder / "run.json", dataset.name, checkpoints[-1], root())  # the last model is the system's
     print(table([metrics], dataset.name))
+
+
+def _checkpoints(folder: Path, name: str, metrics: dict[str, Any]) -> list[Checkpoint]:
+    """What a training has kept, for MLflow: f_1 .. f_K, as far as they are here, and the model, if it was evaluated."""
+    about, val = read_json(folder / "run.json"), metrics["lists"]["val"]
+    rows = read_csv(folder / "curve.csv", ("epoch", "val/miou"))
+    kept = sorted((folder / "checkpoints").glob("*.safetensors"), key=lambda file: int(file.stem))
+    found = []
+    for j, file in enumerate(kept, 1):
+        epoch = j * len(rows) // len(kept)  # as `engine.fit.checkpoint_epochs` says
+        on = {"val/miou_checkpoint": float(rows[epoch - 1]["val/miou"])}
+        found.append(Checkpoint(f"{about['stage']}_f{j}", file, sha256(file), on, epoch, val))
+    if name in metrics["val"]:
+        file, miou = folder / "model.safetensors", metrics["val"][name]["miou"]
+        made = from_json(about["lineage"])[0].out(file.as_posix()) if "lineage" in about else None
+        tags = Measured(miou, val, metrics["evaluation"]).tags | {"stpp.role": about["stage"]}
+        on = {"val/miou_final": miou}
+        found.append(Checkpoint(about["stage"], file, made.sha256 if made else "", on, len(rows), val, tags))
+    return found
 
 
 def _predictions(photos: "Photos", folder: Path, models: list[str], path: Path) -> None:

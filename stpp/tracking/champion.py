@@ -3,13 +3,12 @@
 import json
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stpp.tracking.client import client, reason, tracking_uri
+from stpp.tracking.client import by_default, client, reason, tracking_uri
+from stpp.tracking.models import Checkpoint, logged
 
 ALIAS = "champion"
 VAL, HOW, MIOU = "stpp.val.digest", "stpp.evaluation", "stpp.val.miou"
@@ -28,55 +27,35 @@ class Measured:
         return {VAL: self.val, HOW: self.how, MIOU: f"{self.miou:.6f}"}
 
 
-def register(run_json: Path, name: str, measured: Measured, root: Path) -> None:
+def register(run_json: Path, name: str, checkpoint: Checkpoint, root: Path) -> None:
     """Register the model of a run, and make it the champion if its mIoU on val is higher than the present one's.
 
-    Two that were measured on other images, masks or in another way are not compared, and the champion stays; what is
-    done and why is said. A failure is said and stops nothing.
+    checkpoint: of the model, with the tags of `Measured`. Two that were measured on other images, masks or in another
+    way are not compared, and the champion stays; what is done and why is said. A failure is said and stops nothing.
     """
     about = json.loads(run_json.read_text(encoding="utf-8"))
     if about["run_id"] is None or os.environ.get("STPP_TRACKING") == "off":
         return
     try:
         mlflow = client(root)
-        with _by_default(tracking_uri(root)):
-            version = _version(mlflow, about, name, measured)
+        with by_default(tracking_uri(root)):
+            version = _version(mlflow, about["run_id"], name, checkpoint)
         print(f"model {name}: {_decide(mlflow, name, version)}")
     except Exception as error:  # noqa: BLE001 - whatever fails in tracking, the stage goes on
         print(f"{run_json}: its model was not registered in MLflow: {reason(error)}")
 
 
-@contextmanager
-def _by_default(uri: str) -> Iterator[None]:
-    """A database's registry asks for the logged model through a client of its own, which knows this address alone."""
-    before = os.environ.get("MLFLOW_TRACKING_URI")
-    os.environ["MLFLOW_TRACKING_URI"] = uri
-    try:
-        yield
-    finally:
-        os.environ.pop("MLFLOW_TRACKING_URI")
-        if before is not None:
-            os.environ["MLFLOW_TRACKING_URI"] = before
-
-
-def _version(mlflow: Any, about: dict[str, Any], name: str, measured: Measured) -> Any:
+def _version(mlflow: Any, run_id: str, name: str, checkpoint: Checkpoint) -> Any:
     """The version of a run's model, measured so; made where it is not there."""
-    run_id = about["run_id"]
-    tags = measured.tags | {"stpp.role": about["stage"]}
     if not mlflow.search_registered_models(filter_string=f"name = '{name}'"):
         mlflow.create_registered_model(name)
     for known in mlflow.search_model_versions(f"name = '{name}'"):
-        if known.run_id == run_id and measured.tags.items() <= known.tags.items():
+        if known.run_id == run_id and checkpoint.tags.items() <= known.tags.items():
             return known
-    experiment = mlflow.get_run(run_id).info.experiment_id
-    model = mlflow.create_logged_model(
-        experiment, name=about["stage"], source_run_id=run_id, tags=tags, model_type="segmentation"
+    model_id = logged(mlflow, run_id, checkpoint, name)
+    return mlflow.create_model_version(
+        name, f"models:/{model_id}", run_id=run_id, model_id=model_id, tags=checkpoint.tags
     )
-    mlflow.finalize_logged_model(model.model_id, "READY")
-    on = {"model_id": model.model_id, "dataset_name": f"{name} val", "dataset_digest": measured.val}
-    mlflow.log_metric(run_id, "val/miou_final", measured.miou, **on)
-    source = f"models:/{model.model_id}"
-    return mlflow.create_model_version(name, source, run_id=run_id, model_id=model.model_id, tags=tags)
 
 
 def _decide(mlflow: Any, name: str, new: Any) -> str:

@@ -3,7 +3,8 @@
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,19 @@ def client(root: Path) -> Any:
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri(root))
+
+
+@contextmanager
+def by_default(uri: str) -> Iterator[None]:
+    """MLFLOW_TRACKING_URI is this: what of MLflow makes a client of its own knows that address alone."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    os.environ["MLFLOW_TRACKING_URI"] = uri
+    try:
+        yield
+    finally:
+        os.environ.pop("MLFLOW_TRACKING_URI")
+        if before is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = before
 
 
 def experiment_of(mlflow: Any, name: str, root: Path) -> str:

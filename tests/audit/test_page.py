@@ -77,6 +77,17 @@ def test_every_form_has_the_same_verdict(verdict: str, problems: tuple[str, ...]
     assert bool(re.search(r"<p class='verdict bad'>", page([one]))) == bool(problems)
 
 
+def test_a_suspect_is_part_of_the_verdict_and_contradicts_nothing(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "a.png")
+    one = audit_of("data/toy")
+    one.suspects = [
+        (Pair("a", "val", name, "labeled", 0.5), tmp_path / "a.png", tmp_path / "a.png") for name in ("b", "c")
+    ]
+    assert one.verdict == "nothing contradicts; 1 held-out images look like training images"
+    assert one.problems == []
+    assert "a (val) and c (labeled)" in text(one) and "<p class='verdict'>" in page([one])
+
+
 @pytest.mark.parametrize("change", ["none", "smaller", "larger", "jpeg", "brighter", "mirrored"])
 def test_a_copy_is_found_whatever_was_done_to_it_and_others_are_not(tmp_path: Path, change: str) -> None:
     rng = np.random.default_rng(0)

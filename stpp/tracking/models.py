@@ -1,0 +1,65 @@
+"""Checkpoints as MLflow's logged models: what was measured of each, and where it is. The weights stay with DVC."""
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stpp.tracking.client import by_default, client, reason
+
+FILE, SHA256 = "stpp.file", "stpp.sha256"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file of weights that a run wrote, and what was measured of it on val."""
+
+    name: str
+    """Of the logged model."""
+    file: Path
+    sha256: str
+    metrics: dict[str, float]
+    step: int
+    """The epoch after which it was kept."""
+    val: str
+    """Digest of val's images and masks."""
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+def log_checkpoints(run_json: Path, checkpoints: Sequence[Checkpoint], data: str, root: Path) -> None:
+    """Log checkpoints as models of the run that run.json names; a failure is said and stops nothing.
+
+    data: name of the data set that they were measured on.
+    """
+    about = json.loads(run_json.read_text(encoding="utf-8"))
+    if about["run_id"] is None or os.environ.get("STPP_TRACKING") == "off":
+        return
+    try:
+        mlflow = client(root)
+        for one in checkpoints:
+            logged(mlflow, about["run_id"], one, data)
+    except Exception as error:  # noqa: BLE001 - whatever fails in tracking, the stage goes on
+        print(f"{run_json}: its checkpoints were not logged in MLflow: {reason(error)}")
+
+
+def logged(mlflow: Any, run_id: str, one: Checkpoint, data: str) -> str:
+    """The id of the logged model of a checkpoint, measured so; made where it is not there."""
+    from mlflow import create_external_model
+
+    experiment = mlflow.get_run(run_id).info.experiment_id
+    tags = one.tags | {FILE: one.file.as_posix(), SHA256: one.sha256}
+    for known in mlflow.search_logged_models([experiment], f"source_run_id = '{run_id}' AND name = '{one.name}'"):
+        if tags.items() <= known.tags.items():
+            return str(known.model_id)
+    with by_default(mlflow.tracking_uri):
+        model = create_external_model(
+            one.name, source_run_id=run_id, tags=tags, model_type="segmentation", experiment_id=experiment
+        )
+    on = {"model_id": model.model_id, "dataset_name": f"{data} val", "dataset_digest": one.val}
+    for key, value in one.metrics.items():
+        if not math.isnan(value):  # of a val that shows no class
+            mlflow.log_metric(run_id, key, value, step=one.step, **on)
+    return str(model.model_id)
