@@ -110,19 +110,18 @@ def _store(nodes: int, node: int, master: bool = False) -> "TCPStore":
 
 def _wait(store: "TCPStore", key: str, limit: timedelta | None = None) -> dict[str, Any]:
     """What is said under a key, however long that takes unless there is a limit."""
-    from torch.distributed import DistNetworkError, DistStoreError
+    from torch.distributed import DistNetworkError  # type: ignore[attr-defined]
 
     began = time.monotonic()
-    while True:
-        try:
-            store.wait([key], timedelta(seconds=5))
-            value: dict[str, Any] = json.loads(store.get(key))
-            return value
-        except DistStoreError:
+    try:
+        while not store.check([key]):
             if limit is not None and time.monotonic() - began > limit.total_seconds():
                 return {}
-        except DistNetworkError:
-            raise StppError(f"{MASTER}: the first machine is gone; start again") from None
+            time.sleep(0.5)
+        value: dict[str, Any] = json.loads(store.get(key))
+    except DistNetworkError:
+        raise StppError(f"{MASTER}: the first machine is gone; start again") from None
+    return value
 
 
 def _watched(store: "TCPStore", number: int, arguments: list[str], nodes: int, node: int, endpoint: str) -> int:

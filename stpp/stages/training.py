@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from stpp.models.build import About
     from stpp.params import Params
 
+LARGE = 2**22
+"""Pixels above which an image is validated in windows after an epoch, as by default in the final evaluation."""
 STATE, BEST = "state.pt", "best.safetensors"
 SHOWN_IMAGES, SHOWN_TIMES = 4, 10
 """Predictions of so many val images go to MLflow after so many epochs, evenly spaced."""
@@ -59,7 +61,6 @@ def trained(
             "train": params.train.model_dump(),
             "augment": params.augment.model_dump(),
             "evaluate.batch_size": params.evaluate.batch_size,
-            "evaluate.max_pixels": params.evaluate.max_pixels,
             **sections,
         },
         data=data,
@@ -185,10 +186,10 @@ def _hooks(
     from stpp.models import build
 
     where = devices.start(p.runtime)
-    decide = decided(plain, p.evaluate.max_pixels)
+    decide = decided(plain, LARGE)
 
     def loader_of(data: Plain, share: bool) -> "Iterable[Batch]":
-        batches = equal_sized(data, p.evaluate.batch_size, p.evaluate.max_pixels)
+        batches = equal_sized(data, p.evaluate.batch_size, LARGE)
         return prediction_loader(data, distributed.share(batches) if share else batches, p.runtime, where)
 
     loader = loader_of(WithTruth(photos, val), share=True)
