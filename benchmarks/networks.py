@@ -155,21 +155,21 @@ def training_step(batch: int = 16 if ON_GPU else 4, repeats: int = 20 if ON_GPU 
     start = network(0).train()
     losses: dict[str, list[float]] = {name: [] for name in ("reference", *PRECISIONS)}
     ways = {}
-    for name in losses:
+    for name, told in losses.items():
         one = copy.deepcopy(start) if name != "reference" else as_reference(start)
         sgd = torch.optim.SGD(one.parameters(), lr=0.001, momentum=0.9, weight_decay=1e-4)
 
-        def go(one: nn.Module = one, sgd: torch.optim.SGD = sgd, name: str = name) -> None:
+        def go(one: nn.Module = one, sgd: torch.optim.SGD = sgd, name: str = name, own: list[float] = told) -> None:
             torch.manual_seed(0)
             if name == "reference":
-                losses[name].append(plain.step(one, sgd, x, y))
+                own.append(plain.step(one, sgd, x, y))
                 return
             with precision(Model(precision=name), DEVICE):  # type: ignore[arg-type]
                 loss: Tensor = supervised(one, x, y)
             sgd.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             sgd.step()
-            losses[name].append(float(loss.detach()))  # waits for a GPU, as a measurement must
+            own.append(float(loss.detach()))  # waits for a GPU, as a measurement must
 
         ways[name] = go
     times = seconds(ways, repeats)

@@ -110,7 +110,7 @@ def _store(nodes: int, node: int, master: bool = False) -> "TCPStore":
 
 def _wait(store: "TCPStore", key: str, limit: timedelta | None = None) -> dict[str, Any]:
     """What is said under a key, however long that takes unless there is a limit."""
-    from torch.distributed import DistNetworkError  # type: ignore[attr-defined]
+    from torch.distributed import DistNetworkError
 
     began = time.monotonic()
     try:
