@@ -38,7 +38,7 @@ def kill_and_repeat(project: Project, command: list[str], seed: int, seconds: fl
     process = project.start(*command)
     wait_for(lambda: kept(project) - before)
     kills = 0
-    for delay in (chance.uniform(0, 0.2), *(chance.uniform(0.2, 0.9) * seconds for _ in range(2))):
+    for delay in (chance.uniform(0, 0.05), *(chance.uniform(0.2, 0.9) * seconds for _ in range(2))):
         try:
             output, _ = process.communicate(timeout=delay)
         except subprocess.TimeoutExpired:
@@ -79,7 +79,7 @@ def test_a_training_killed_at_random_ends_in_the_same_bytes(prepared: Project, w
 
 def test_what_models_predict_is_the_same_bytes_when_killed_at_random(prepared: Project) -> None:
     """Scoring, labelling and evaluating."""
-    prepared.params(evaluate={"batch_size": 1})
+    prepared.params(evaluate={"batch_size": 1}, score={"shards": 12}, label={"shards": 12})
     prepared.run(*[w.replace("OUT", "runs/teacher") for w in TRAIN])
     teacher = "runs/teacher/model.safetensors"
     commands = (

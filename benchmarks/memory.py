@@ -1,0 +1,56 @@
+"""Peak memory of labelling one image of 8192 x 4096 pixels by test-time augmentation, in a process of its own.
+
+python benchmarks/memory.py
+
+DeepLabv3+ ResNet-50, 21 classes, float32, all parameters at their defaults. All windows and scales are gone through. On a
+CPU that takes hours, so the network itself computes the largest passes of the first windows only; those that follow
+get zeros in place of logits, which need the same memory outside the network.
+"""
+
+import resource
+import subprocess
+import sys
+
+HEIGHT, WIDTH, CLASSES, REAL = 4096, 8192, 21, 4
+
+
+def main() -> None:
+    import torch
+    from torch import Tensor, nn
+
+    from stpp.engine.predict import folded, labelling
+    from stpp.models.build import build
+    from stpp.params import Label, Model
+
+    class Largest(nn.Module):
+        """The network where an image is as large as any, for the first few of such; else zeros."""
+
+        def __init__(self, network: nn.Module) -> None:
+            super().__init__()
+            self.network = network
+            self.real = self.passes = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.passes += 1
+            if self.real < REAL and x.shape[2] * x.shape[3] >= 2048 * 2048:
+                self.real += 1
+                out: Tensor = self.network(x)
+                return out
+            return x.new_zeros(len(x), CLASSES, *x.shape[2:])
+
+    torch.manual_seed(0)
+    network = Largest(folded(build(Model(), CLASSES)))
+    image = torch.randint(0, 256, (1, HEIGHT, WIDTH, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        mask, _ = labelling(Label())(network, image)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"{mask.shape[2]} x {mask.shape[1]}: {network.passes} passes, {network.real} of them whole; peak {peak:.2f} GiB")
+    assert network.real == REAL
+    assert peak < 4, "the bound of 4 GiB"
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["here"]:
+        main()
+    else:
+        subprocess.run([sys.executable, __file__, "here"], check=True)

@@ -1,0 +1,19 @@
+"""What runtime.* says changes no result."""
+
+import sys
+
+from small import TINY, Project
+
+COMMON = ("--data", "runs/data", "--split", "runs/split")
+TRAIN = (sys.executable, "-m", "stpp", "train", "--name", "teacher", *COMMON, "--backbone", "runs/backbone.safetensors")
+
+
+def test_decoded_files_are_kept_where_asked_and_change_no_weight(prepared: Project) -> None:
+    weights = {}
+    for cache in (None, 0.5):
+        prepared.params(train={"epochs": 3}, runtime={**TINY["runtime"], "cache_gb": cache})
+        prepared.run(*TRAIN, "--out", f"runs/with_{cache}")
+        weights[cache] = (prepared.folder / f"runs/with_{cache}/model.safetensors").read_bytes()
+        kept = list((prepared.folder / ".stpp/decoded").rglob("*.npy"))
+        assert bool(kept) == bool(cache)
+    assert weights[None] == weights[0.5]
