@@ -44,7 +44,9 @@ def main() -> None:
     with torch.inference_mode():
         mask, _ = labelling(Label())(network, image)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"{mask.shape[2]} x {mask.shape[1]}: {network.passes} passes, {network.real} of them whole; peak {peak:.2f} GiB")
+    print(
+        f"{mask.shape[2]} x {mask.shape[1]}: {network.passes} passes, {network.real} of them whole; peak {peak:.2f} GiB"
+    )
     assert network.real == REAL
     assert peak < 4, "the bound of 4 GiB"
 

@@ -233,7 +233,11 @@ def test_a_full_disk_is_said_leaves_nothing_half_written_and_is_survived(prepare
     command = " ".join(TRAIN).replace("OUT", "runs/teacher")
     output = prepared.run("bash", "-c", f"ulimit -f 20000; {command}", rc=2)
     assert "the disk is full" in output and "Traceback" not in output
-    left = [f for f in (prepared.folder / ".stpp").rglob("*") if f.is_file() and f.suffix != ".lock"]
+    left = [
+        f
+        for f in (prepared.folder / ".stpp").rglob("*")
+        if f.is_file() and f.suffix != ".lock" and not f.name.startswith("seen-")
+    ]
     assert left == [] and not (prepared.folder / "runs/teacher").exists()
     prepared.run(*command.split())
     assert (prepared.folder / "runs/teacher/model.safetensors").exists()
