@@ -2,8 +2,8 @@
 
 python benchmarks/memory.py
 
-DeepLabv3+ ResNet-50, 21 classes, float32, all parameters at their defaults. All windows and scales are gone through. On a
-CPU that takes hours, so the network itself computes the largest passes of the first windows only; those that follow
+DeepLabv3+ ResNet-50, 21 classes, float32, all parameters at their defaults. All windows and scales are gone through. On
+a CPU that takes hours, so the network itself computes the largest passes of the first windows only; those that follow
 get zeros in place of logits, which need the same memory outside the network.
 """
 

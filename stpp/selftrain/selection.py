@@ -6,7 +6,6 @@ from math import isnan
 
 import numpy as np
 
-from stpp.packed import Strings
 from stpp.seeds import seed_of
 
 Scores = Mapping[str, float]
@@ -32,8 +31,8 @@ def select(scores: Scores, ratio: float) -> tuple[list[str], list[str]]:
     T = floor(N * ratio), as in the authors' code; equal scores are ordered by id, so the result is one of its inputs
     alone. ratio lies in (0, 1).
     """
-    names, s = Strings(scores), np.fromiter(scores.values(), np.float64, len(scores))
-    by_id = np.array(names.order(), np.int64)
+    names, s = list(scores), np.fromiter(scores.values(), np.float64, len(scores))
+    by_id = np.array(sorted(range(len(names)), key=names.__getitem__), np.int64)
     ranked = [names[i] for i in by_id[np.argsort(-s[by_id], kind="stable")].tolist()]
     T = int(len(ranked) * Fraction(str(ratio)))  # as the ratio is written: 0.29 of 100 is 29, 28 in floating point
     return ranked[:T], ranked[T:]
