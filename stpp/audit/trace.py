@@ -112,7 +112,9 @@ def _fill(project: Project, source: Source, step: Step, steps: dict[str, Step]) 
         if step.record is not None:
             step.problems += _against_record(step.record, source, execution)
         elif execution.cmd.split()[3:4] and execution.cmd.split()[3] in RECORDED:
-            step.notes.append(f"{execution.stage}: keeps no record to compare {source.name} with (of an older stpp?)")
+            kept = any(Path(out.path).name == RECORD for out in execution.outs)
+            why = "its record is not here" if kept else "it keeps no record (of an older stpp?)"
+            step.notes.append(f"{execution.stage}: {why}, so {source.name} is not compared with it")
 
 
 def told(source: Source, section: str, key: str) -> str:

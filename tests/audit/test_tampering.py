@@ -1,6 +1,7 @@
 """An audit finds what was changed behind a model, whatever it was. Real runs, really tampered with."""
 
 import json
+import re
 import shutil
 import subprocess
 import zipfile
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from ruamel.yaml import YAML
-from small import Project
+from small import ROOT, Project
 
 from stpp.files import digest
 from stpp.lineage import lock_files, locked_now, md5_of
@@ -20,6 +21,7 @@ from stpp.tracking.client import client
 
 pytestmark = pytest.mark.slow
 MODEL = "runs/student/model.safetensors"
+DOCS = ROOT / "docs/audit.md"
 
 
 def ids(project: Project, name: str) -> list[str]:
@@ -296,10 +298,16 @@ def test_a_run_of_mlflow_is_traced(copied: Project) -> None:
 def test_a_clone_without_data_proves_that_lock_params_code_and_split_agree(copied: Project, tmp_path: Path) -> None:
     project = Project(tmp_path / "clone", copied.env)
     subprocess.run(["git", "clone", "-q", str(copied.folder), str(project.folder)], check=True)
-    project.run("dvc", "repro", "--dry", "--allow-missing")
+    would_run, offline = re.findall(r"(?m)^((?:dvc repro --dry|stpp audit --offline).*?) +#", DOCS.read_text())
+    project.run("bash", "-c", would_run)
+    project.run("bash", "-c", offline)
+    (project.folder / "weights/README.md").write_text("another")
+    project.run("bash", "-c", would_run, rc=1)
+    project.run("git", "checkout", "-q", ".")
     output = project.run("stpp", "audit", MODEL, "--offline")
     assert "nothing contradicts; " in output.splitlines()[0]
     assert "pinned by hash" in output
+    assert "train_student: its record is not here, so dvc.lock" in output
     with (project.folder / "runs/split/labeled.txt").open("a") as file:
         file.write("toy_00001\n")
     assert "runs/split: is not" in project.run("stpp", "audit", MODEL, "--offline", rc=1)
