@@ -81,7 +81,9 @@ def _link(project: Project, source: Source, content: Content, since: str, steps:
     if made is not None:
         name = made[0].stage
         if name not in steps:
-            steps[name] = Step(made[0], project.record(made[0]))
+            # A record that was handed in speaks of its own execution.
+            own = source if source.digests and made[0] is source.executions[0] else None
+            steps[name] = Step(made[0], own or project.record(made[0], source.today))
             _fill(project, source, steps[name], steps)
         link.made = steps[name]
     return link

@@ -262,6 +262,12 @@ def test_a_held_out_image_under_another_name_and_encoding_is_shown_beside_it(cop
     assert page.count("<img alt='' src='data:image/jpeg;base64,") == 2
 
 
+def test_without_the_split_it_is_said_what_was_not_looked_at(copied: Project) -> None:
+    shutil.rmtree(copied.folder / "runs/split")
+    output = copied.run("stpp", "audit", MODEL)
+    assert "not looked at:\n  the history of the split's name, and held-out images that look like others" in output
+
+
 def test_a_model_of_an_old_commit_is_traced_from_git_dvcs_cache_and_mlflow(copied: Project, tmp_path: Path) -> None:
     model = tmp_path / "handed over.safetensors"
     shutil.copyfile(copied.folder / MODEL, model)
@@ -284,6 +290,18 @@ def test_a_model_of_an_old_commit_is_traced_from_git_dvcs_cache_and_mlflow(copie
     output = copied.run("stpp", "audit", str(model), "--offline", rc=2)
     assert "no dvc.lock, run.json, commit or MLflow run here names a file with its hash" in output
     assert "Traceback" not in output
+
+
+def test_an_older_model_is_traced_while_a_newer_one_is_in_its_place(copied: Project) -> None:
+    copied.params(train={"epochs": 2, "checkpoints": 2})
+    copied.run("dvc", "repro", "-q")
+    output = copied.run("stpp", "audit", "models:/tiny/1")
+    assert output.splitlines()[0].startswith("models:/tiny/1: nothing contradicts")
+    assert "runs/student/model.safetensors  md5" in output and "in DVC's cache" in output
+
+    run_id = client(copied.folder).get_model_version("tiny", "1").run_id
+    client(copied.folder).set_tag(run_id, "stpp.split.digest", "another")
+    assert "was logged against another content" in copied.run("stpp", "audit", "models:/tiny/1", rc=1)
 
 
 def test_a_run_of_mlflow_is_traced(copied: Project) -> None:
