@@ -55,6 +55,14 @@ def test_what_lasts_has_a_health_check_and_every_image_a_version(name: str) -> N
         assert "healthcheck" in service or "HEALTHCHECK --interval" in stage(service["build"]["target"])
 
 
+def test_what_a_training_leaves_outlives_its_container_and_is_not_roots() -> None:
+    """dvc.lock and DVC's cache, without which there is no audit; the folder is a person's, and so is its user."""
+    train = SERVICES["train"]
+    assert train["volumes"] == [".:/app"]
+    assert "WORKDIR /app\n" in stage("train")
+    assert int(filled(train["user"]).split(":")[0]) >= 1000
+
+
 def test_there_is_no_default_password() -> None:
     for service in SERVICES.values():
         for key, value in service.get("environment", {}).items():
@@ -64,7 +72,7 @@ def test_there_is_no_default_password() -> None:
 
 def test_every_volume_name_and_dependency_is_there() -> None:
     for service in SERVICES.values():
-        named = {v.split(":")[0] for v in service.get("volumes", []) if not v.startswith(("./", "/"))}
+        named = {v.split(":")[0] for v in service.get("volumes", []) if not v.startswith((".", "/"))}
         assert named <= set(COMPOSE["volumes"])
         assert set(service.get("depends_on", {})) <= set(SERVICES)
 

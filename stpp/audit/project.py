@@ -53,16 +53,20 @@ class Project:
                 found[name.parent.as_posix()] = record
         return found
 
-    def record(self, execution: Execution) -> Source | None:
-        """The record that an execution left: its run.json, in place or in DVC's cache."""
+    def record(self, execution: Execution, today: bool) -> Source | None:
+        """The record that an execution left: its run.json, in place or in DVC's cache.
+
+        today: whether what is in place should be its; else a record there counts only if it is of this execution.
+        """
         out = next((out for out in execution.outs if Path(out.path).name == "run.json"), None)
         if out is None:
             folders = [out.path.rpartition("/")[0] for out in execution.outs]
-            return next((self.records[folder] for folder in folders if folder in self.records), None)
-        cached = self._cached(out)
-        here = self.root / out.path
-        path = here if here.is_file() and (not cached.is_file() or self.md5(here) == out.md5) else cached
-        return record_of(read_json(path), out.path) if path.is_file() else None
+            found = next((self.records[folder] for folder in folders if folder in self.records), None)
+            return found if found is None or today or _equal(found.executions[0].outs, execution.outs) else None
+        cached, here = self._cached(out), self.root / out.path
+        if here.is_file() and (self.md5(here) == out.md5 or (today and not cached.is_file())):
+            return record_of(read_json(here), out.path)
+        return record_of(read_json(cached), out.path) if cached.is_file() else None
 
     def check(self, content: Content, today: bool) -> tuple[str, str]:
         """Whether a file or folder is what it should be, and where such a one was found."""
@@ -189,6 +193,10 @@ def sources(project: Project, content: Content, remote: Callable[[Content], Sour
     yield from project.past(content.md5)
     if (found := remote(content)) is not None and _made(found, content):
         yield found
+
+
+def _equal(one: tuple[Content, ...], other: tuple[Content, ...]) -> bool:
+    return {(c.path, c.md5) for c in one} == {(c.path, c.md5) for c in other}
 
 
 def _made(source: Source, content: Content) -> bool:

@@ -81,7 +81,9 @@ def _link(project: Project, source: Source, content: Content, since: str, steps:
     if made is not None:
         name = made[0].stage
         if name not in steps:
-            steps[name] = Step(made[0], project.record(made[0]))
+            # A record that was handed in speaks of its own execution.
+            own = source if source.digests and made[0] is source.executions[0] else None
+            steps[name] = Step(made[0], own or project.record(made[0], source.today))
             _fill(project, source, steps[name], steps)
         link.made = steps[name]
     return link
@@ -112,7 +114,9 @@ def _fill(project: Project, source: Source, step: Step, steps: dict[str, Step]) 
         if step.record is not None:
             step.problems += _against_record(step.record, source, execution)
         elif execution.cmd.split()[3:4] and execution.cmd.split()[3] in RECORDED:
-            step.notes.append(f"{execution.stage}: keeps no record to compare {source.name} with (of an older stpp?)")
+            kept = any(Path(out.path).name == RECORD for out in execution.outs)
+            why = "its record is not here" if kept else "it keeps no record (of an older stpp?)"
+            step.notes.append(f"{execution.stage}: {why}, so {source.name} is not compared with it")
 
 
 def told(source: Source, section: str, key: str) -> str:

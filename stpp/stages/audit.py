@@ -171,6 +171,9 @@ def _look_at_split(project: "Project", server: Server, source: "Source", found: 
     split = next((folder for folder in outs if (folder / "labeled.txt").is_file()), None)
     dataset = next((folder for folder in outs if (folder / "dataset.json").is_file()), None)
     if split is None:
+        found.notes.append(
+            "the history of the split's name, and held-out images that look like others: no split is here"
+        )
         return
     try:
         data, name = told(source, "data", "name"), told(source, "split", "name")

@@ -1,6 +1,7 @@
 """An audit finds what was changed behind a model, whatever it was. Real runs, really tampered with."""
 
 import json
+import re
 import shutil
 import subprocess
 import zipfile
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from ruamel.yaml import YAML
-from small import Project
+from small import ROOT, Project
 
 from stpp.files import digest
 from stpp.lineage import lock_files, locked_now, md5_of
@@ -20,6 +21,7 @@ from stpp.tracking.client import client
 
 pytestmark = pytest.mark.slow
 MODEL = "runs/student/model.safetensors"
+DOCS = ROOT / "docs/audit.md"
 
 
 def ids(project: Project, name: str) -> list[str]:
@@ -260,6 +262,12 @@ def test_a_held_out_image_under_another_name_and_encoding_is_shown_beside_it(cop
     assert page.count("<img alt='' src='data:image/jpeg;base64,") == 2
 
 
+def test_without_the_split_it_is_said_what_was_not_looked_at(copied: Project) -> None:
+    shutil.rmtree(copied.folder / "runs/split")
+    output = copied.run("stpp", "audit", MODEL)
+    assert "not looked at:\n  the history of the split's name, and held-out images that look like others" in output
+
+
 def test_a_model_of_an_old_commit_is_traced_from_git_dvcs_cache_and_mlflow(copied: Project, tmp_path: Path) -> None:
     model = tmp_path / "handed over.safetensors"
     shutil.copyfile(copied.folder / MODEL, model)
@@ -284,6 +292,18 @@ def test_a_model_of_an_old_commit_is_traced_from_git_dvcs_cache_and_mlflow(copie
     assert "Traceback" not in output
 
 
+def test_an_older_model_is_traced_while_a_newer_one_is_in_its_place(copied: Project) -> None:
+    copied.params(train={"epochs": 2, "checkpoints": 2})
+    copied.run("dvc", "repro", "-q")
+    output = copied.run("stpp", "audit", "models:/tiny/1")
+    assert output.splitlines()[0].startswith("models:/tiny/1: nothing contradicts")
+    assert "runs/student/model.safetensors  md5" in output and "in DVC's cache" in output
+
+    run_id = client(copied.folder).get_model_version("tiny", "1").run_id
+    client(copied.folder).set_tag(run_id, "stpp.split.digest", "another")
+    assert "was logged against another content" in copied.run("stpp", "audit", "models:/tiny/1", rc=1)
+
+
 def test_a_run_of_mlflow_is_traced(copied: Project) -> None:
     run_id = json.loads((copied.folder / "runs/student/run.json").read_text())["run_id"]
     shutil.rmtree(copied.folder / "runs")
@@ -296,10 +316,16 @@ def test_a_run_of_mlflow_is_traced(copied: Project) -> None:
 def test_a_clone_without_data_proves_that_lock_params_code_and_split_agree(copied: Project, tmp_path: Path) -> None:
     project = Project(tmp_path / "clone", copied.env)
     subprocess.run(["git", "clone", "-q", str(copied.folder), str(project.folder)], check=True)
-    project.run("dvc", "repro", "--dry", "--allow-missing")
+    would_run, offline = re.findall(r"(?m)^((?:dvc repro --dry|stpp audit --offline).*?) +#", DOCS.read_text())
+    project.run("bash", "-c", would_run)
+    project.run("bash", "-c", offline)
+    (project.folder / "weights/README.md").write_text("another")
+    project.run("bash", "-c", would_run, rc=1)
+    project.run("git", "checkout", "-q", ".")
     output = project.run("stpp", "audit", MODEL, "--offline")
     assert "nothing contradicts; " in output.splitlines()[0]
     assert "pinned by hash" in output
+    assert "train_student: its record is not here, so dvc.lock" in output
     with (project.folder / "runs/split/labeled.txt").open("a") as file:
         file.write("toy_00001\n")
     assert "runs/split: is not" in project.run("stpp", "audit", MODEL, "--offline", rc=1)
