@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypedDict
 
 
@@ -18,18 +18,20 @@ class Row(TypedDict):
     note: str
 
 
-def seconds(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+def seconds(
+    ways: Mapping[str, Callable[[], object]], repeats: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
     """The median time of every way over `repeats` rounds in which each has its turn."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, way in ways.items():
-            began = time.perf_counter()
+            began = clock()
             way()
-            times[name].append(time.perf_counter() - began)
+            times[name].append(clock() - began)
     return {name: statistics.median(several) for name, several in times.items()}
 
 
-def row(part: str, unit: str, units: int, reference: float, ours: float, target: float, note: str = "") -> Row:
+def row(part: str, unit: str, units: int, reference: float, ours: float, target: float, note: str) -> Row:
     """reference, ours: seconds for `units`."""
     return Row(
         part=part,

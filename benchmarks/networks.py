@@ -7,47 +7,84 @@ import copy
 import json
 import sys
 import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
-import plain
+import reference
 import torch
 from measure import Row, row, seconds
+from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from stpp.data.datasets import Photos, Plain, WithTruth
 from stpp.data.loaders import equal_sized, prediction_loader
 from stpp.engine.device import precision
-from stpp.engine.evaluate import decisions, evaluate
+from stpp.engine.evaluate import Decided, decisions, evaluate
 from stpp.engine.fit import supervised
-from stpp.engine.predict import decided, folded, labelling
-from stpp.engine.predict import plain as plain_pass
+from stpp.engine.predict import LARGE, Decide, decided, folded, labelling, plain
 from stpp.manifest import Dataset, Record
 from stpp.masks import encode_mask
 from stpp.models.build import build
 from stpp.params import Label, Model, Runtime
-from stpp.selftrain.pseudo import pseudo_mask
+from stpp.selftrain.pseudo import pseudo_masks
 from stpp.selftrain.stability import stabilities
 
 HEIGHT, WIDTH, CLASSES, K, CROP = 375, 500, 21, 3, 321
-PRECISIONS = ("float32", "bfloat16")
+MODELS = {"float32": Model(weights="none"), "bfloat16": Model(weights="none", precision="bfloat16")}
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ON_GPU = DEVICE.type == "cuda"
-PIXELS = 2**22
 RUNTIME = Runtime(workers=8 if ON_GPU else 0)
-TARGETS = {
-    "stability scoring, K = 3": {"float32": 1.3, "bfloat16": 2.5, "cuda": 5.0},
-    "pseudo labelling with TTA": {"float32": 1.3, "bfloat16": 2.5, "cuda": 5.0},
-    "training step, crop 321": {"float32": 1.1, "bfloat16": 2.0, "cuda": 3.0},
-    "evaluation": {"float32": 1.3, "bfloat16": 2.5, "cuda": 5.0},
-}
+WHOLE = decided(plain, LARGE)
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is measured, and what is asked of it."""
+
+    name: str
+    targets: tuple[float, float, float]
+    """In float32 and bfloat16 on a CPU, and on a GPU."""
+    bounds: tuple[float, float]
+    """How far results may be from the reference's in float32 and bfloat16."""
+    agreement: str
+    """Says the difference in float32."""
+
+    def rows(
+        self,
+        units: int,
+        repeats: int,
+        plainly: Callable[[], Found],
+        ours: Callable[[Model], Found],
+        difference: Callable[[Found, Found], float],
+    ) -> list[Row]:
+        """Time the reference and both precisions, and see that they agree."""
+        found: dict[str, Found] = {}
+
+        def keep(name: str, work: Callable[[], Found]) -> Callable[[], None]:
+            return lambda: found.update({name: work()})
+
+        ways = {"reference": keep("reference", plainly)}
+        ways |= {p: keep(p, lambda model=model: ours(model)) for p, model in MODELS.items()}  # type: ignore[misc]
+        times = seconds(ways, repeats)
+        off = {p: difference(found[p], found["reference"]) for p in MODELS}
+        assert all(off[p] < bound for p, bound in zip(MODELS, self.bounds, strict=True)), (self.name, off)
+        targets = dict(zip(MODELS, [self.targets[2]] * 2 if ON_GPU else self.targets[:2], strict=True))
+        said = self.agreement.format(off["float32"])
+        return [
+            row(f"{self.name} ({p})", "images/s", units, times["reference"], times[p], targets[p], said) for p in MODELS
+        ]
 
 
 def network(seed: int) -> nn.Module:
     """Random weights, with running statistics that keep activations in range."""
     torch.manual_seed(seed)
-    made = build(Model(weights="none"), CLASSES)
+    made = build(MODELS["float32"], CLASSES)
     made.train()
     with torch.no_grad():
         made(torch.randn(2, 3, 129, 129))
@@ -58,161 +95,140 @@ def as_reference(ours: nn.Module) -> nn.Module:
     return copy.deepcopy(ours).to(memory_format=torch.contiguous_format)
 
 
-def drawn(root: Path, images: int) -> Photos:
-    """Photo-like JPEGs with masks."""
+@contextmanager
+def drawn(images: int) -> Iterator[Photos]:
+    """Photo-like JPEGs with masks, for a while."""
     draws = np.random.default_rng(0)
     records = {}
-    for i in range(images):
-        coarse = Image.fromarray(draws.integers(0, 256, (12, 16, 3), dtype=np.uint8))
-        pixels = np.asarray(coarse.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC), dtype=np.int16)
-        noisy = np.clip(pixels + draws.normal(0, 8, pixels.shape), 0, 255).astype(np.uint8)
-        Image.fromarray(noisy).save(root / f"{i}.jpg", quality=90)
-        mask = Image.fromarray(draws.integers(0, CLASSES, (6, 8), dtype=np.uint8))
-        mask.resize((WIDTH, HEIGHT), Image.Resampling.NEAREST).save(root / f"{i}.png")
-        records[str(i)] = Record(str(i), f"{i}.jpg", f"{i}.png", WIDTH, HEIGHT, "", "", ())
-    names = tuple(map(str, range(CLASSES)))
-    dataset = Dataset("drawn", names, tuple((i, i, i) for i in range(CLASSES)), {i: i for i in range(256)}, records)
-    return Photos(dataset, root)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for i in range(images):
+            coarse = Image.fromarray(draws.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+            pixels = np.asarray(coarse.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC), dtype=np.int16)
+            noisy = np.clip(pixels + draws.normal(0, 8, pixels.shape), 0, 255).astype(np.uint8)
+            Image.fromarray(noisy).save(root / f"{i}.jpg", quality=90)
+            mask = Image.fromarray(draws.integers(0, CLASSES, (6, 8), dtype=np.uint8))
+            mask.resize((WIDTH, HEIGHT), Image.Resampling.NEAREST).save(root / f"{i}.png")
+            records[str(i)] = Record(str(i), f"{i}.jpg", f"{i}.png", WIDTH, HEIGHT, "", "", ())
+        names = tuple(map(str, range(CLASSES)))
+        palette = tuple((i, i, i) for i in range(CLASSES))
+        yield Photos(Dataset("drawn", names, palette, {i: i for i in range(256)}, records), root)
 
 
-def rows_of(part: str, units: int, times: dict[str, float], agreement: str) -> list[Row]:
-    target = TARGETS[part]
-    return [
-        row(
-            f"{part} ({p})", "images/s", units, times["reference"], times[p], target["cuda" if ON_GPU else p], agreement
-        )
-        for p in PRECISIONS
-    ]
+def files(photos: Photos) -> list[tuple[Path, Path]]:
+    return [(photos.root / r.image, photos.root / r.mask) for r in photos.dataset.records.values()]
+
+
+def predicted(networks: Sequence[nn.Module], data: Plain, model: Model, decide: Decide) -> Iterator[Decided]:
+    loader = prediction_loader(data, equal_sized(data, 8, LARGE), RUNTIME, DEVICE)
+    return decisions([folded(n) for n in networks], loader, model, DEVICE, decide)
 
 
 def scoring(images: int = 256 if ON_GPU else 2, repeats: int = 2) -> list[Row]:
+    part = Part("stability scoring, K = 3", (1.3, 2.5, 5.0), (0.01, 0.2), "scores differ by {:.4f} at most in float32")
     networks = [network(seed) for seed in range(K)]
     references = [as_reference(n) for n in networks]
-    with tempfile.TemporaryDirectory() as folder:
-        photos = drawn(Path(folder), images)
-        paths = [photos.root / r.image for r in photos.dataset.records.values()]
-        found: dict[str, list[float]] = {}
+    with drawn(images) as photos:
+        ids = list(photos.dataset.records)
 
-        def reference() -> None:
-            found["reference"] = plain.score(references, paths, CLASSES, DEVICE)
+        def ours(model: Model) -> list[float]:
+            batches = predicted(networks, Plain(photos, ids), model, WHOLE)
+            return [s for batch in batches for s in stabilities(batch.masks, CLASSES).tolist()]
 
-        def ours(p: str) -> None:
-            data = WithTruth(photos, list(photos.dataset.records))
-            loader = prediction_loader(data, equal_sized(data, 8, PIXELS), RUNTIME, DEVICE)
-            model = Model(precision=p)  # type: ignore[arg-type]
-            scores: list[float] = []
-            for batch in decisions([folded(n) for n in networks], loader, model, DEVICE, decided(plain_pass, PIXELS)):
-                scores += stabilities(batch.masks, CLASSES).tolist()
-            found[p] = scores
-
-        ways = {"reference": reference, **{p: lambda p=p: ours(p) for p in PRECISIONS}}
-        times = seconds(ways, repeats)
-    worst = {p: max(abs(a - b) for a, b in zip(found[p], found["reference"], strict=True)) for p in PRECISIONS}
-    assert worst["float32"] < 0.01, worst
-    assert worst["bfloat16"] < 0.2, worst
-    return rows_of(
-        "stability scoring, K = 3", images, times, f"scores differ by {worst['float32']:.4f} at most in float32"
-    )
+        return part.rows(
+            images,
+            repeats,
+            lambda: reference.score(references, [image for image, _ in files(photos)], CLASSES, DEVICE),
+            ours,
+            lambda a, b: max(abs(x - y) for x, y in zip(a, b, strict=True)),
+        )
 
 
 def pseudo_labelling(images: int = 64 if ON_GPU else 1, repeats: int = 1) -> list[Row]:
+    part = Part("pseudo labelling with TTA", (1.3, 2.5, 5.0), (0.001, 0.1), "{:.3%} of pixels differ in float32")
     labeller = network(0)
     reference_ = as_reference(labeller)
-    with tempfile.TemporaryDirectory() as folder:
-        photos = drawn(Path(folder), images)
-        (Path(folder) / "out").mkdir()
-        paths = [photos.root / r.image for r in photos.dataset.records.values()]
-        found: dict[str, list[plain.Mask]] = {}
+    with drawn(images) as photos, tempfile.TemporaryDirectory() as out:
+        ids = list(photos.dataset.records)
 
-        def reference() -> None:
-            found["reference"] = plain.label(reference_, paths, Label().scales, Path(folder) / "out", DEVICE)
+        def ours(model: Model) -> list[reference.Mask]:
+            masks: list[reference.Mask] = []
+            for batch in predicted([labeller], Plain(photos, ids), model, labelling(Label())):
+                masks.extend(pseudo_masks(batch.masks[0], batch.confidence)[0])
+            for mask in masks:
+                encode_mask(mask, photos.dataset.palette)
+            return masks
 
-        def ours(p: str) -> None:
-            data = Plain(photos, list(photos.dataset.records))
-            loader = prediction_loader(data, equal_sized(data, 8, PIXELS), RUNTIME, DEVICE)
-            masks = []
-            for batch in decisions([folded(labeller)], loader, Model(precision=p), DEVICE, labelling(Label())):  # type: ignore[arg-type]
-                for mask, confidence in zip(batch.masks[0], batch.confidence, strict=True):
-                    masks.append(pseudo_mask(mask, confidence)[0])
-                    encode_mask(masks[-1], photos.dataset.palette)
-            found[p] = masks
-
-        ways = {"reference": reference, **{p: lambda p=p: ours(p) for p in PRECISIONS}}
-        times = seconds(ways, repeats)
-    equal = {
-        p: float(np.mean([np.mean(a == b) for a, b in zip(found[p], found["reference"], strict=True)]))
-        for p in PRECISIONS
-    }
-    assert equal["float32"] > 0.999, equal
-    assert equal["bfloat16"] > 0.9, equal
-    return rows_of("pseudo labelling with TTA", images, times, f"{equal['float32']:.2%} of pixels equal in float32")
+        return part.rows(
+            images,
+            repeats,
+            lambda: reference.label(
+                reference_, [image for image, _ in files(photos)], Label().scales, Path(out), DEVICE
+            ),
+            ours,
+            lambda a, b: float(np.mean([np.mean(x != y) for x, y in zip(a, b, strict=True)])),
+        )
 
 
 def training_step(batch: int = 16 if ON_GPU else 4, repeats: int = 20 if ON_GPU else 2) -> list[Row]:
+    part = Part("training step, crop 321", (1.1, 2.0, 3.0), (1e-4, 0.05), "first losses differ by {:.1e} in float32")
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(batch, 3, CROP, CROP, generator=generator).to(DEVICE)
     y = torch.randint(0, CLASSES, (batch, CROP, CROP), generator=generator).to(DEVICE)
     start = network(0).train()
-    losses: dict[str, list[float]] = {name: [] for name in ("reference", *PRECISIONS)}
-    ways = {}
-    for name, told in losses.items():
-        one = copy.deepcopy(start) if name != "reference" else as_reference(start)
-        sgd = torch.optim.SGD(one.parameters(), lr=0.001, momentum=0.9, weight_decay=1e-4)
 
-        def go(one: nn.Module = one, sgd: torch.optim.SGD = sgd, name: str = name, own: list[float] = told) -> None:
-            torch.manual_seed(0)
-            if name == "reference":
-                own.append(plain.step(one, sgd, x, y))
-                return
-            with precision(Model(precision=name), DEVICE):  # type: ignore[arg-type]
-                loss: Tensor = supervised(one, x, y)
-            sgd.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            sgd.step()
-            own.append(float(loss.detach()))  # waits for a GPU, as a measurement must
+    def trained(one: nn.Module) -> tuple[nn.Module, torch.optim.SGD, list[float]]:
+        return one, torch.optim.SGD(one.parameters(), lr=0.001, momentum=0.9, weight_decay=1e-4), []
 
-        ways[name] = go
-    times = seconds(ways, repeats)
-    worst = {p: max(abs(a - b) for a, b in zip(losses[p], losses["reference"], strict=True)) for p in PRECISIONS}
-    assert worst["float32"] < 1e-3, losses
-    assert worst["bfloat16"] < 0.05, losses
-    return rows_of(
-        "training step, crop 321", batch, times, f"losses differ by {worst['float32']:.1e} at most in float32"
-    )
+    plain_one = trained(as_reference(start))
+    own = {model.precision: trained(copy.deepcopy(start)) for model in MODELS.values()}
+
+    def plainly() -> list[float]:
+        torch.manual_seed(0)
+        one, sgd, losses = plain_one
+        losses.append(reference.step(one, sgd, x, y))
+        return losses
+
+    def ours(model: Model) -> list[float]:
+        torch.manual_seed(0)
+        one, sgd, losses = own[model.precision]
+        with precision(model, DEVICE):
+            loss = supervised(one, x, y)
+        sgd.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        sgd.step()
+        losses.append(float(loss.detach()))  # waits for a GPU, as a measurement must
+        return losses
+
+    return part.rows(batch, repeats, plainly, ours, lambda a, b: abs(a[0] - b[0]))
 
 
 def evaluation(images: int = 256 if ON_GPU else 4, repeats: int = 2) -> list[Row]:
+    part = Part("evaluation", (1.3, 2.5, 5.0), (0.001, 0.1), "{:.3%} of pixels elsewhere in the matrix in float32")
     one = network(0)
     reference_ = as_reference(one)
-    with tempfile.TemporaryDirectory() as folder:
-        photos = drawn(Path(folder), images)
-        pairs = [(photos.root / r.image, photos.root / r.mask) for r in photos.dataset.records.values()]
-        found: dict[str, np.ndarray] = {}
+    with drawn(images) as photos:
 
-        def reference() -> None:
-            found["reference"] = plain.evaluate(reference_, pairs, CLASSES, DEVICE)[1]
-
-        def ours(p: str) -> None:
+        def ours(model: Model) -> NDArray[np.float64]:
             data = WithTruth(photos, list(photos.dataset.records))
-            loader = prediction_loader(data, equal_sized(data, 8, PIXELS), RUNTIME, DEVICE)
-            model = Model(precision=p)  # type: ignore[arg-type]
-            found[p] = evaluate(folded(one), loader, CLASSES, model, DEVICE, decided(plain_pass, PIXELS)).matrix.numpy()
+            loader = prediction_loader(data, equal_sized(data, 8, LARGE), RUNTIME, DEVICE)
+            return evaluate(folded(one), loader, CLASSES, model, DEVICE, WHOLE).matrix.double().numpy()
 
-        ways = {"reference": reference, **{p: lambda p=p: ours(p) for p in PRECISIONS}}
-        times = seconds(ways, repeats)
-    total = found["reference"].sum()
-    moved = {p: float(np.abs(found[p] - found["reference"]).sum() / 2 / total) for p in PRECISIONS}
-    assert moved["float32"] < 0.001, moved
-    assert moved["bfloat16"] < 0.1, moved
-    return rows_of("evaluation", images, times, f"{moved['float32']:.3%} of pixels elsewhere in the matrix in float32")
+        return part.rows(
+            images,
+            repeats,
+            lambda: reference.evaluate(reference_, files(photos), CLASSES, DEVICE)[1],
+            ours,
+            lambda a, b: float(np.abs(a - b).sum() / 2 / b.sum()),
+        )
 
 
 PARTS = {"score": scoring, "label": pseudo_labelling, "step": training_step, "evaluate": evaluation}
 
 
-def run(parts: list[str] | None = None) -> list[Row]:
-    return [line for part in parts or list(PARTS) for line in PARTS[part]()]
+def run(parts: Sequence[str] = tuple(PARTS)) -> list[Row]:
+    return [line for part in parts for line in PARTS[part]()]
 
 
 if __name__ == "__main__":
-    print(json.dumps(run(sys.argv[1:]), indent=2))
+    print(json.dumps(run(sys.argv[1:] or tuple(PARTS)), indent=2))

@@ -1,22 +1,32 @@
-"""The way research code does it, plainly: what benchmarks measure this project against."""
+"""The way research code does it, plainly: what benchmarks measure this project against.
+
+One image at a time, Pillow and NumPy, the whole image resized before it is cropped, confusion matrices by a loop over
+images with mIoU recomputed at each, a synchronising `.item()` every step, float32, default memory layout. Written here
+after the paper and common practice.
+"""
 
 import random
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision import transforms as T
 
 from stpp.params import Augment, Strong, Weak
 
-# -- one training sample ----------------------------------------------------------------------------------------------
-
+Mask = NDArray[np.uint8]
 NORMALIZE = T.Compose([T.ToTensor(), T.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])])
+
+# -- one training sample ----------------------------------------------------------------------------------------------
 
 
 def sample(
-    image_path: str, mask_path: str, augment: Augment, strong: bool, draw: random.Random
+    image_path: Path, mask_path: Path, augment: Augment, strong: bool, draw: random.Random
 ) -> tuple[Tensor, Tensor]:
     """Normalised image (3, crop, crop) and mask int64 (crop, crop) of one image: A_w, and A_s if `strong`."""
     image = Image.open(image_path).convert("RGB")
@@ -81,3 +91,126 @@ def cut_out(
     pixels[y : y + h, x : x + w] = np.random.uniform(0, 255, (h, w, channels))
     labels[y : y + h, x : x + w] = 255
     return Image.fromarray(pixels), Image.fromarray(labels)
+
+
+# -- networks ---------------------------------------------------------------------------------------------------------
+
+
+class Meter:
+    """A confusion matrix in NumPy, whose mIoU is asked for after every image."""
+
+    def __init__(self, classes: int) -> None:
+        self.classes = classes
+        self.matrix = np.zeros((classes, classes))
+
+    def add(self, predicted: Mask, target: Mask) -> float:
+        valid = target < self.classes
+        pairs = self.classes * target[valid].astype(int) + predicted[valid]
+        self.matrix += np.bincount(pairs, minlength=self.classes**2).reshape(self.classes, self.classes)
+        with np.errstate(invalid="ignore"):
+            iou = np.diag(self.matrix) / (self.matrix.sum(0) + self.matrix.sum(1) - np.diag(self.matrix))
+        return float(np.nanmean(iou))
+
+
+def to_input(path: Path, device: torch.device) -> Tensor:
+    x: Tensor = NORMALIZE(Image.open(path).convert("RGB"))
+    return x[None].to(device)
+
+
+def score(networks: Sequence[nn.Module], images: Iterable[Path], classes: int, device: torch.device) -> list[float]:
+    """s_i / (K - 1) of every image."""
+    scores = []
+    for path in images:
+        x = to_input(path, device)
+        masks = []
+        for network in networks:
+            network.eval()
+            with torch.no_grad():
+                masks.append(network(x).argmax(1)[0].cpu().numpy().astype(np.uint8))
+        meters = [Meter(classes).add(mask, masks[-1]) for mask in masks[:-1]]
+        scores.append(sum(meters) / len(meters))
+    return scores
+
+
+def label(
+    network: nn.Module, images: Iterable[Path], scales: Sequence[float], out: Path, device: torch.device
+) -> list[Mask]:
+    """Masks by test-time augmentation, one forward pass after the other, each saved as a PNG."""
+    masks = []
+    network.eval()
+    for path in images:
+        x = to_input(path, device)
+        height, width = x.shape[2:]
+        total = torch.zeros(1, 1, height, width, device=device)
+        with torch.no_grad():
+            for scale in scales:
+                size = (int(height * scale), int(width * scale))
+                scaled = F.interpolate(x, size, mode="bilinear", align_corners=True)
+                for flip in (False, True):
+                    out_ = F.softmax(network(scaled.flip(3) if flip else scaled), dim=1)
+                    out_ = out_.flip(3) if flip else out_
+                    total = total + F.interpolate(out_, (height, width), mode="bilinear", align_corners=True)
+        mask = total.argmax(1)[0].cpu().numpy().astype(np.uint8)
+        Image.fromarray(mask).save(out / f"{path.stem}.png")
+        masks.append(mask)
+    return masks
+
+
+def evaluate(
+    network: nn.Module, pairs: Iterable[tuple[Path, Path]], classes: int, device: torch.device
+) -> tuple[float, NDArray[np.float64]]:
+    meter, miou = Meter(classes), 0.0
+    network.eval()
+    for image, mask in pairs:
+        with torch.no_grad():
+            predicted = network(to_input(image, device)).argmax(1)[0].cpu().numpy().astype(np.uint8)
+        miou = meter.add(predicted, np.array(Image.open(mask)))
+    return miou, meter.matrix
+
+
+def step(network: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> float:
+    loss = nn.CrossEntropyLoss(ignore_index=255)(network(x), y)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return float(loss.item())
+
+
+Sample = Callable[[Path, Path, bool, random.Random], tuple[Tensor, Tensor]]
+"""(image, mask, whether strongly augmented, draws) -> x (3, crop, crop), y (crop, crop)."""
+
+
+def train(
+    network: nn.Module,
+    labeled: Sequence[tuple[Path, Path]],
+    pseudo: Sequence[tuple[Path, Path]],
+    val: Sequence[tuple[Path, Path]],
+    sample: Sample,
+    *,
+    classes: int,
+    epochs: int,
+    batch_size: int,
+    lr: float,
+    checkpoints: int,
+    device: torch.device,
+) -> list[dict[str, Tensor]]:
+    """SGD with the poly schedule; the state dicts of `checkpoints` epochs, evenly spaced; val mIoU after each epoch."""
+    draws = random.Random(0)
+    samples = [(pair, False) for pair in labeled] * max(1, -(-len(pseudo) // len(labeled)))
+    samples += [(pair, True) for pair in pseudo]
+    optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=0.9, weight_decay=1e-4)
+    total, iteration, kept = epochs * (len(samples) // batch_size), 0, []
+    for epoch in range(epochs):
+        network.train()
+        order = draws.sample(range(len(samples)), len(samples))
+        for start in range(0, len(samples) - batch_size + 1, batch_size):
+            batch = [sample(*samples[i][0], samples[i][1], draws) for i in order[start : start + batch_size]]
+            x, y = (torch.stack(several).to(device) for several in zip(*batch, strict=True))
+            step(network, optimizer, x, y)
+            iteration += 1
+            for group in optimizer.param_groups:
+                group["lr"] = lr * (1 - iteration / total) ** 0.9
+        evaluate(network, val, classes, device)
+        if (epoch + 1) in {j * epochs // checkpoints for j in range(1, checkpoints + 1)}:
+            kept.append({k: v.detach().clone() for k, v in network.state_dict().items()})
+    return kept

@@ -1,4 +1,4 @@
-"""Training samples a second on one core: `python benchmarks/samples.py [--seconds N]`.
+"""Training samples a second on one core: `python benchmarks/samples.py`.
 
 Half of the samples are labelled (A_w), half pseudo-labelled (A_s after A_w), as in ST. Draws and images are the same
 for the reference and for this project, which take turns; time is that of the processor, so that little of what else
@@ -6,38 +6,38 @@ runs on the machine is in it. The images are made here: noise of the spectrum of
 those of Pascal VOC and Cityscapes.
 """
 
-import argparse
+import itertools
+import json
 import random
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
-from typing import Any
 
 import albumentations as A
 import cv2
 import numpy as np
+import reference
 import torch
+from measure import Row, row, seconds
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from torchvision.transforms import functional as TF
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from benchmarks import reference
 from stpp.data.datasets import Labeled, Photos, Training
 from stpp.data.decoded import Decoded
 from stpp.data.transforms import normalize, reseed, strong, weak
-from stpp.files import sha256, write_csv
+from stpp.files import sha256
 from stpp.manifest import Dataset, Record
-from stpp.masks import COLUMNS, MaskSet, encode_mask, mask_sha256, write_shard
+from stpp.masks import MaskSet, ShardWriter, encode_mask, mask_sha256
 from stpp.params import Augment, Strong, Weak
 from stpp.seeds import seed_of
 
 Pixels = NDArray[np.uint8]
+Sample = tuple[torch.Tensor, torch.Tensor]
+Way = Callable[[int, int], Sample]
+"""(epoch, position) -> the sample."""
 SEED, ROLE = 0, "student"
 
 
@@ -54,30 +54,31 @@ class Kind:
     classes: int
     weak: Weak
     images: int
+    rounds: int
+    """Of timing."""
     target: float
     target_decoded: float
     """With decoded files kept on disk."""
 
 
 KINDS = (
-    Kind("Pascal-like", 500, 375, "jpg", 1.2, 21, Weak(base=400, crop=321), 16, 3.0, 3.0),
-    Kind("Cityscapes-like", 2048, 1024, "png", 1.6, 19, Weak(base=2048, crop=721), 4, 2.5, 8.0),
+    Kind("Pascal-like", 500, 375, "jpg", 1.2, 21, Weak(base=400, crop=321), 16, 30, 3.0, 3.0),
+    Kind("Cityscapes-like", 2048, 1024, "png", 1.6, 19, Weak(base=2048, crop=721), 4, 15, 2.5, 8.0),
 )
 
 
-def run(seconds: float = 30.0) -> list[dict[str, Any]]:
-    """Rows of part, unit, reference, ours, ratio, target, note; about `seconds` are spent on measuring."""
+def run() -> list[Row]:
     threads = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     try:
-        return [row for kind in KINDS for row in _measured(kind, seconds / len(KINDS))]
+        return [line for kind in KINDS for line in _measured(kind)]
     finally:
         torch.set_num_threads(threads[0])
         cv2.setNumThreads(threads[1])
 
 
-def _measured(kind: Kind, seconds: float) -> list[dict[str, Any]]:
+def _measured(kind: Kind) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         augment = Augment(weak=kind.weak)
         files, dataset, masks = _drawn(kind, Path(folder))
@@ -87,38 +88,45 @@ def _measured(kind: Kind, seconds: float) -> list[dict[str, Any]]:
         def training(photos: Photos) -> Training:
             return Training(Labeled(photos, ids[:half]), 1, [Labeled(photos, ids[half:], masks)], augment, SEED, ROLE)
 
-        def plainly(epoch: int, position: int) -> tuple[torch.Tensor, torch.Tensor]:
+        def plainly(epoch: int, position: int) -> Sample:
             draw = random.Random(seed_of(SEED, ROLE, epoch, position, "weak"))
             draw.random()  # albumentations asks first whether to do anything
-            return reference.sample(*map(str, files[ids[position]]), augment, position >= half, draw)
+            return reference.sample(*files[ids[position]], augment, position >= half, draw)
 
         photos = Photos(dataset, Path(folder))
-        ways: dict[str, Callable[[int, int], Any]] = {"reference": plainly}
         direct = training(photos)
-        ways["direct"] = lambda epoch, position: direct[epoch, position]
         decoded = training(Photos(dataset, Path(folder), Decoded(Path(folder) / "decoded", 10**9)))
-        ways["decoded"] = lambda epoch, position: decoded[epoch, position]
-        _check(kind, files, photos, augment, half, ways)
-        rates = _rates(ways, len(ids), seconds)
-        reading = _reading(photos, masks, ids, half)
+        ways: dict[str, Way] = {
+            "reference": plainly,
+            "direct": lambda epoch, position: direct[epoch, position],
+            "decoded": lambda epoch, position: decoded[epoch, position],
+        }
+        _check(files, photos, augment, half, ways)
+        epochs = {name: _epochs(way, len(ids)) for name, way in ways.items()}
+        times = seconds(epochs, kind.rounds, time.process_time)
+        reading = _reading(photos, masks, ids, half) / times["direct"]
         size = sum(file.stat().st_size for file in (Path(folder) / "decoded").rglob("*.npy")) / len(ids) / 1e6
-        note = f"{size:.1f} MB a sample on disk; resampling, A_s, pseudo masks from zip"
+        part, unit = f"training samples, {kind.name}", "samples/s on one core"
+        note = f"{size:.1f} MB a sample on disk; the rest is resampling, A_s, and reading pseudo masks"
         return [
-            _row(kind.name, rates, "direct", kind.target, f"{reading * rates['direct']:.0%} is decoding"),
-            _row(f"{kind.name}, decoded", rates, "decoded", kind.target_decoded, note),
+            row(part + how, unit, len(ids), times["reference"], times[way], target, f"{kind.name}{how}: {said}")
+            for way, how, target, said in (
+                ("direct", "", kind.target, f"{reading:.0%} is decoding"),
+                ("decoded", ", decoded", kind.target_decoded, note),
+            )
         ]
 
 
-def _row(part: str, rates: dict[str, float], way: str, target: float, note: str) -> dict[str, Any]:
-    return {
-        "part": f"training samples, {part}",
-        "unit": "samples/s on one core",
-        "reference": round(rates["reference"], 1),
-        "ours": round(rates[way], 1),
-        "ratio": round(rates[way] / rates["reference"], 2),
-        "target": target,
-        "note": note,
-    }
+def _epochs(way: Way, positions: int) -> Callable[[], None]:
+    """An epoch of samples, another one at each call."""
+    epochs = itertools.count()
+
+    def one() -> None:
+        epoch = next(epochs)
+        for position in range(positions):
+            way(epoch, position)
+
+    return one
 
 
 # -- data -------------------------------------------------------------------------------------------------------------
@@ -144,8 +152,10 @@ def _drawn(kind: Kind, root: Path) -> tuple[dict[str, tuple[Path, Path]], Datase
         if i >= kind.images // 2:
             pseudo[name] = labels
     folder = root / "pseudo"
-    write_shard(folder / "s.zip", {name: encode_mask(mask, palette) for name, mask in pseudo.items()})
-    write_csv(folder / "manifest.csv", COLUMNS, [(n, "s.zip", mask_sha256(m), "", "") for n, m in pseudo.items()])
+    with ShardWriter(folder / "s.zip", folder / "manifest.csv") as writer:
+        for name, mask in sorted(pseudo.items()):
+            about = {"id": name, "shard": "s.zip", "sha256": mask_sha256(mask)}
+            writer.add(about | {"classes": "", "confidence": "", "window": ""}, encode_mask(mask, palette))
     values = {c: c for c in range(kind.classes)} | {255: 255}
     names = tuple(str(c) for c in range(kind.classes))
     return files, Dataset("samples", names, palette, values, records), MaskSet(folder)
@@ -183,12 +193,11 @@ def _regions(kind: Kind, rng: np.random.Generator) -> Pixels:
 
 
 def _check(
-    kind: Kind,
     files: dict[str, tuple[Path, Path]],
     photos: Photos,
     augment: Augment,
     half: int,
-    ways: dict[str, Callable[[int, int], Any]],
+    ways: dict[str, Way],
 ) -> None:
     """Both ways give the same for equal draws: pixels and masks equally, crops within 1 of 255, colours within 2."""
     for position, (image, mask) in enumerate(files.values()):
@@ -227,37 +236,16 @@ def _check(
         assert (difference.mean() if part == "blur" else difference.max()) <= 1, part
 
 
-def _rates(ways: dict[str, Callable[[int, int], Any]], positions: int, seconds: float) -> dict[str, float]:
-    """Samples a second of each way: the median over epochs, in which they take turns."""
-    rates: dict[str, list[float]] = {name: [] for name in ways}
-    until = time.monotonic() + seconds
-    epoch = 0
-    while time.monotonic() < until or epoch < 3:
-        for name, way in ways.items():
-            start = time.process_time()
-            for position in range(positions):
-                way(epoch, position)
-            rates[name].append(positions / (time.process_time() - start))
-        epoch += 1
-    return {name: median(found) for name, found in rates.items()}
-
-
 def _reading(photos: Photos, masks: MaskSet, ids: list[str], half: int) -> float:
-    """Seconds that it takes to read what one sample is made of, in the mean."""
-    times = []
-    for _ in range(3):
-        start = time.process_time()
+    """Seconds that it takes to read what an epoch is made of."""
+
+    def read() -> None:
         for position, name in enumerate(ids):
             photos.image(name)
             photos.mask(name) if position < half else masks.read(name)
-        times.append((time.process_time() - start) / len(ids))
-    return median(times)
+
+    return seconds({"read": read}, 3, time.process_time)["read"]
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Training samples a second on one core, against a plain reference.")
-    parser.add_argument("--seconds", type=float, default=30.0, help="spent on measuring")
-    rows = run(parser.parse_args().seconds)
-    print(f"{'part':46}{'reference':>10}{'ours':>10}{'ratio':>8}{'target':>8}  samples/s on one core")
-    for row in rows:
-        print(f"{row['part']:46}{row['reference']:10}{row['ours']:10}{row['ratio']:8}{row['target']:8}  {row['note']}")
+    print(json.dumps(run(), indent=2))

@@ -13,7 +13,6 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import plain
 import reference
 import torch
 from measure import Row, row
@@ -87,7 +86,7 @@ def plainly(device: torch.device) -> float:
     classes = len(dataset.classes)
 
     def sample(image: Path, mask: Path, strong: bool, draws: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
-        return reference.sample(str(image), str(mask), p.augment, strong, draws)
+        return reference.sample(image, mask, p.augment, strong, draws)
 
     def network() -> torch.nn.Module:
         return build(p.model, classes).to(device).to(memory_format=torch.contiguous_format)
@@ -95,7 +94,7 @@ def plainly(device: torch.device) -> float:
     def trained(labeled: list[str], pseudo: list[tuple[Path, Path]]) -> tuple[torch.nn.Module, list[Any]]:
         torch.manual_seed(0)
         one = network()
-        kept = plain.train(
+        kept = reference.train(
             one,
             [pairs[i] for i in labeled],
             pseudo,
@@ -112,7 +111,7 @@ def plainly(device: torch.device) -> float:
 
     def labelled(labeller: torch.nn.Module, ids: list[str], out: Path) -> list[tuple[Path, Path]]:
         out.mkdir()
-        plain.label(labeller, [pairs[i][0] for i in ids], p.label.scales, out, device)
+        reference.label(labeller, [pairs[i][0] for i in ids], p.label.scales, out, device)
         return [(pairs[i][0], out / f"{pairs[i][0].stem}.png") for i in ids]
 
     teacher, kept = trained(sets["labeled"] * 2, [])
@@ -120,14 +119,14 @@ def plainly(device: torch.device) -> float:
     for state in kept:
         networks.append(network())
         networks[-1].load_state_dict(state)
-    scores = plain.score(networks, [pairs[i][0] for i in sets["unlabeled"]], classes, device)
+    scores = reference.score(networks, [pairs[i][0] for i in sets["unlabeled"]], classes, device)
     ranked = [i for _, i in sorted(zip(scores, sets["unlabeled"], strict=True), key=lambda pair: -pair[0])]
     T = len(ranked) // 2
     masks = labelled(teacher, ranked[:T], Path("reliable"))
     student_1, _ = trained(sets["labeled"], masks)
     masks += labelled(student_1, ranked[T:], Path("unreliable"))
     student, _ = trained(sets["labeled"], masks)
-    return plain.evaluate(student, [pairs[i] for i in sets["val"]], classes, device)[0]
+    return reference.evaluate(student, [pairs[i] for i in sets["val"]], classes, device)[0]
 
 
 def run() -> list[Row]:

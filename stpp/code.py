@@ -1,6 +1,7 @@
 """The code behind a stage, read from the source: what DVC watches and what a resumed run must not mix."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
@@ -28,7 +29,8 @@ def closure(module: str) -> set[str]:
     return found
 
 
-def imports(module: str) -> set[str]:
+@cache
+def imports(module: str) -> frozenset[str]:
     """The project's modules that `module` names in an import statement."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(source(module).read_text(encoding="utf-8"))):
@@ -36,7 +38,7 @@ def imports(module: str) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return {n for n in names if n.startswith("stpp.") and source(n).is_file()}
+    return frozenset(n for n in names if n.startswith("stpp.") and source(n).is_file())
 
 
 def source(module: str) -> Path:

@@ -4,11 +4,11 @@ The first one alone writes what they have in common, and tracks. Alone, a proces
 """
 
 import os
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from stpp.files import StppError
@@ -56,14 +56,13 @@ def processes() -> Iterator[None]:
     import torch
     import torch.distributed as dist
 
-    if not first():
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - what is said is said once
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(local_rank())
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=TIMEOUT)
     try:
-        yield
+        with Path(os.devnull).open("w") as silence, nullcontext() if first() else redirect_stdout(silence):
+            yield
     except (StppError, RuntimeError) as error:
         # What all find the first one says; and who lost a peer is ended with it, and has nothing to say.
         if (isinstance(error, StppError) and not first()) or isinstance(error, dist.DistError) or "gloo" in str(error):

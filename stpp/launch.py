@@ -4,6 +4,7 @@
 STPP_NNODES, STPP_NODE_RANK and STPP_MASTER (the first machine's host:port), so many start on each of several.
 """
 
+import itertools
 import json
 import logging
 import os
@@ -28,57 +29,57 @@ CALLER = "STPP_CALLER"
 
 def wanted() -> bool:
     """Whether the environment asks for several processes, and this is none of them yet."""
-    return "RANK" not in os.environ and (_number(NPROC, 1) > 1 or _number(NNODES, 1) > 1)
+    return "RANK" not in os.environ and (_number(NPROC, 1) > 1 or _nodes() > 1)
 
 
 def launch(arguments: list[str]) -> int:
     """Run `python -m stpp ARGUMENTS` in all the processes asked for; the exit code of the first that failed, or 0."""
-    nodes, node = _number(NNODES, 1), _number(NODE, 0)
-    if nodes == 1:
-        return _run(arguments, nodes, node, "localhost:0")
-    store = _store(nodes, node)
+    if _nodes() == 1:
+        return _run(arguments, "localhost:0")
+    store = _store()
     with socket.create_server(("", 0)) as free:
         port = free.getsockname()[1]
     number = store.add("launches", 1)
     store.set(f"launch/{number}", json.dumps({"arguments": arguments, "port": port}))
-    return _watched(store, number, arguments, nodes, node, f"{_master()[0]}:{port}")
+    return _watched(store, number, arguments, port)
 
 
-def follow() -> int:
-    """Take part in every stage that the first machine launches, until it ends; its exit code."""
-    nodes, node = _number(NNODES, 1), _number(NODE, 0)
-    store = _store(nodes, node)
-    number = 0
-    while True:
-        number += 1
-        message = _wait(store, f"launch/{number}")
-        if "end" in message:
-            return int(message["end"])
-        _watched(store, number, message["arguments"], nodes, node, f"{_master()[0]}:{message['port']}")
+def cluster(command: list[str]) -> int:
+    """Run a command on the first machine, and its stages on all; its exit code, on all of them."""
+    return _lead(command) if _node() == 0 else _follow()
 
 
-def lead(command: list[str]) -> int:
-    """Run a command whose stages are launched on all machines, and tell the others when it has ended."""
-    store = _store(_number(NNODES, 1), 0, master=True)
+def _lead(command: list[str]) -> int:
+    """Run the command, and tell the others when it has ended."""
+    store = _store(listen=True)
     code = 1
     try:
         code = subprocess.run(command, check=False).returncode
     finally:
         store.set(f"launch/{store.add('launches', 1)}", json.dumps({"end": code}))
-        for other in range(1, _number(NNODES, 1)):  # the store ends with this process
+        for other in range(1, _nodes()):  # the store ends with this process
             _wait(store, f"ended/{other}", timedelta(seconds=30))
     return code
 
 
-def cluster(command: list[str]) -> int:
-    """`lead` on the first machine, `follow` on the others."""
-    if _number(NNODES, 1) > 1 and not os.environ.get(MASTER):
-        raise StppError(f"{MASTER} is not set: give the first machine's address and a free port, host:29500")
-    if _number(NODE, 0) == 0:
-        return lead(command)
-    code = follow()
-    _store(_number(NNODES, 1), _number(NODE, 0)).set(f"ended/{_number(NODE, 0)}", "{}")
-    return code
+def _follow() -> int:
+    """Take part in every stage that the first machine launches, until it ends."""
+    store = _store()
+    for number in itertools.count(1):
+        message = _wait(store, f"launch/{number}")
+        if "end" in message:
+            break
+        _watched(store, number, message["arguments"], message["port"])
+    store.set(f"ended/{_node()}", "{}")
+    return int(message["end"])
+
+
+def _nodes() -> int:
+    return _number(NNODES, 1)
+
+
+def _node() -> int:
+    return _number(NODE, 0)
 
 
 def _number(name: str, default: int) -> int:
@@ -95,16 +96,15 @@ def _master() -> tuple[str, int]:
     return host, int(port)
 
 
-def _store(nodes: int, node: int, master: bool = False) -> "TCPStore":
+def _store(listen: bool = False) -> "TCPStore":
+    """What the machines tell each other, kept by the first one's `stpp cluster`."""
     from torch.distributed import DistNetworkError, DistStoreError, TCPStore  # type: ignore[attr-defined]
 
     host, port = _master()
     try:
-        return TCPStore(
-            host, port, is_master=master, wait_for_workers=False, timeout=timedelta(minutes=10), use_libuv=True
-        )
+        return TCPStore(host, port, is_master=listen, wait_for_workers=False, timeout=timedelta(minutes=10))
     except (DistNetworkError, DistStoreError) as error:
-        doing = "cannot listen there" if master else f"machine {node} of {nodes} finds nobody there"
+        doing = "cannot listen there" if listen else "nobody is there; is `stpp cluster` running on the first machine?"
         raise StppError(f"{MASTER}={host}:{port}: {doing} ({str(error).splitlines()[0]})") from None
 
 
@@ -124,26 +124,41 @@ def _wait(store: "TCPStore", key: str, limit: timedelta | None = None) -> dict[s
     return value
 
 
-def _watched(store: "TCPStore", number: int, arguments: list[str], nodes: int, node: int, endpoint: str) -> int:
-    """`_run`, ended here when it fails on another machine, and the other way round."""
+def _watched(store: "TCPStore", number: int, arguments: list[str], port: int) -> int:
+    """`_run` as one of several machines: ended here when it fails on another, and the other way round."""
+    from torch.distributed import DistNetworkError
+    from torch.distributed.elastic.multiprocessing import SignalException
+
     over = threading.Event()
 
+    def failed_elsewhere() -> bool:
+        try:
+            return bool(store.check([f"failed/{number}"]))
+        except DistNetworkError:  # the first machine is gone
+            return True
+
     def watch() -> None:
-        while not over.is_set():
-            time.sleep(1)
-            if not over.is_set() and store.check([f"failed/{number}"]):
-                os.kill(os.getpid(), signal.SIGTERM)
+        while not over.wait(1):
+            if failed_elsewhere():
+                os.kill(os.getpid(), signal.SIGTERM)  # which torch's engine turns into the end of its processes
                 return
 
-    threading.Thread(target=watch, daemon=True).start()
-    code = _run(arguments, nodes, node, endpoint)
-    over.set()
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    code = 1
+    try:
+        code = _run(arguments, f"{_master()[0]}:{port}")
+        over.set()
+        watcher.join()
+    except SignalException:  # it came just as all had ended
+        pass
     if code:
-        store.set(f"failed/{number}", str(node))
+        store.set(f"failed/{number}", str(_node()))
     return code
 
 
-def _run(arguments: list[str], nodes: int, node: int, endpoint: str) -> int:
+def _run(arguments: list[str], endpoint: str) -> int:
+    """The processes of this machine; endpoint: host:port where they meet those of the others."""
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -154,12 +169,12 @@ def _run(arguments: list[str], nodes: int, node: int, endpoint: str) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     os.environ[CALLER] = str(os.getppid())
     config = LaunchConfig(
-        min_nodes=nodes,
-        max_nodes=nodes,
+        min_nodes=_nodes(),
+        max_nodes=_nodes(),
         nproc_per_node=processes,
-        rdzv_backend="c10d" if nodes == 1 else "static",
+        rdzv_backend="c10d" if _nodes() == 1 else "static",
         rdzv_endpoint=endpoint,
-        rdzv_configs={"rank": node},
+        rdzv_configs={"rank": _node()},
         run_id="stpp",
         max_restarts=0,
         monitor_interval=0.1,

@@ -38,16 +38,8 @@ def shard_of(name: str, shards: int) -> int:
     return zlib.crc32(name.encode()) % shards
 
 
-def shards_of(ids: Iterable[str], shards: int) -> list[list[str]]:
+def shards_of(ids: Iterable[str], shards: int) -> list[Strings]:
     """The ids of every shard, each in the given order; some may be empty."""
-    parts: list[list[str]] = [[] for _ in range(shards)]
-    for name in ids:
-        parts[shard_of(name, shards)].append(name)
-    return parts
-
-
-def packed_shards(ids: Iterable[str], shards: int) -> list[Strings]:
-    """`shards_of` for many ids, of which none costs an object."""
     ids = Strings(ids)
     of = np.fromiter((shard_of(name, shards) for name in ids), np.int64, len(ids))
     by_shard = np.argsort(of, kind="stable")
@@ -114,24 +106,13 @@ class ShardWriter:
         if name <= self._last:
             raise ValueError(f"{name} comes after {self._last}: a shard is written in the order of ids")
         self._last = name
-        _store(self._archive, name, png)
+        info = zipfile.ZipInfo(f"{name}.png", date_time=(1980, 1, 1, 0, 0, 0))
+        info.external_attr = 0o644 << 16
+        self._archive.writestr(info, png)
         self._rows.writerow([row[column] for column in COLUMNS])
 
     def __exit__(self, *error: object) -> None:
         self._stack.__exit__(*error)  # type: ignore[arg-type]
-
-
-def write_shard(path: Path, masks: dict[str, bytes]) -> None:
-    """PNGs by id, stored in the order of ids with a fixed date: equal content gives equal bytes."""
-    with replacing(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
-        for name in sorted(masks):
-            _store(archive, name, masks[name])
-
-
-def _store(archive: zipfile.ZipFile, name: str, png: bytes) -> None:
-    info = zipfile.ZipInfo(f"{name}.png", date_time=(1980, 1, 1, 0, 0, 0))
-    info.external_attr = 0o644 << 16
-    archive.writestr(info, png)
 
 
 AT_ONCE = 64

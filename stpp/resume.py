@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from stpp import distributed
+from stpp import distributed, launch
 from stpp.code import closure, source
 from stpp.files import StppError, alive, digest, publish, replacing, sha256, write_json
 from stpp.lineage import lock_files
@@ -96,7 +96,7 @@ def run_once(
 
 def _caller() -> int:
     """The process that called the stage; 1 if it is gone."""
-    if not (caller := os.environ.get("STPP_CALLER")):
+    if not (caller := os.environ.get(launch.CALLER)):
         return os.getppid()
     return int(caller) if alive(caller) else 1
 

@@ -2,10 +2,17 @@
 
 import subprocess
 import sys
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from ruamel.yaml import YAML
+
+from stpp.manifest import Rgb
+from stpp.masks import MaskSet, ShardWriter, encode_mask, mask_sha256, merge_manifests, shard_name, shards_of
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -67,3 +74,20 @@ class Project:
         merged = {name: {**section, **sections.get(name, {})} for name, section in TINY.items()}
         with (self.folder / "params.yaml").open("w") as file:
             YAML().dump(merged, file)
+
+
+def mask_set(folder: Path, masks: Mapping[str, NDArray[np.uint8]], palette: Sequence[Rgb], shards: int = 1) -> MaskSet:
+    """Masks as `stpp label` leaves them, each with confidence 0.9."""
+    with tempfile.TemporaryDirectory() as parts_folder:
+        parts = [Path(parts_folder) / f"{at}.csv" for at in range(shards)]
+        for at, (part, names) in enumerate(zip(parts, shards_of(sorted(masks), shards), strict=True)):
+            shard = folder / shard_name(at, shards)
+            with ShardWriter(shard, part) as writer:
+                for name in names:
+                    mask = masks[name]
+                    pixels = np.bincount(mask[mask != 255], minlength=len(palette))
+                    about = {"id": name, "shard": shard.name, "sha256": mask_sha256(mask), "window": ""}
+                    about |= {"classes": " ".join(map(str, pixels)), "confidence": "0.9"}
+                    writer.add(about, encode_mask(mask, palette))
+        merge_manifests(parts, folder / "manifest.csv")
+    return MaskSet(folder)

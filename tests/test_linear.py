@@ -16,7 +16,7 @@ from stpp.data.splits import check, draw
 from stpp.files import write_csv, write_ids
 from stpp.lineage import md5_of
 from stpp.manifest import RECORD, Dataset, Record, listed, read_dataset, write_dataset
-from stpp.masks import COLUMNS, MaskSet, merge_manifests, packed_shards
+from stpp.masks import COLUMNS, MaskSet, merge_manifests, shards_of
 from stpp.params import Data, Split
 from stpp.selftrain.selection import select
 from stpp.selftrain.suggestion import suggest
@@ -110,12 +110,12 @@ def selection(folder: Path, count: int) -> Callable[[], Any]:
 def suggestions(folder: Path, count: int) -> Callable[[], Any]:
     drawn = np.random.default_rng(0)
     shares = {i: drawn.random(3).tolist() for i in ids(count)}
-    return lambda: suggest(dict.fromkeys(shares, 0.5), shares, [0, 1, 2], 20)
+    return lambda: suggest(dict.fromkeys(shares, 0.5), shares.__getitem__, [0, 1, 2], 20)
 
 
 def merging(folder: Path, count: int) -> Callable[[], Any]:
     parts = []
-    for at, names in enumerate(packed_shards(sorted(ids(count)), count // 30)):
+    for at, names in enumerate(shards_of(sorted(ids(count)), count // 30)):
         parts.append(folder / f"{at}.csv")
         write_csv(parts[-1], COLUMNS, [(i, "s.zip", "", "", "", "") for i in names])
 

@@ -1,6 +1,7 @@
 """Mask sets: what is read is what was written, or an error; and where a mask lies depends on its id alone."""
 
 import hashlib
+import io
 import multiprocessing
 import pickle
 import resource
@@ -8,7 +9,6 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import cv2
 import numpy as np
@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from small import mask_set
 
 from stpp.files import StppError, write_csv
 from stpp.masks import (
@@ -27,11 +28,9 @@ from stpp.masks import (
     encode_mask,
     mask_sha256,
     merge_manifests,
-    packed_shards,
     shard_name,
     shard_of,
     shards_of,
-    write_shard,
 )
 
 FEW = settings(max_examples=30, deadline=None)
@@ -43,13 +42,11 @@ PALETTES = st.integers(1, 255).map(lambda n: [(i, 255 - i, i // 2) for i in rang
 PALETTE = [(0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204, 121, 167)]
 
 
-def write_set(folder: Path, masks: dict[str, Mask], shards: int = 1, palette: Any = PALETTE) -> MaskSet:
-    rows = []
-    for index, names in enumerate(shards_of(masks, shards)):
-        write_shard(folder / shard_name(index, shards), {i: encode_mask(masks[i], palette) for i in names})
-        rows += [(i, shard_name(index, shards), mask_sha256(masks[i]), "", "", "") for i in names]
-    write_csv(folder / "manifest.csv", COLUMNS, rows)
-    return MaskSet(folder)
+def write_shard(shard: Path, pngs: dict[str, bytes]) -> None:
+    """A shard alone, whose manifest knows nothing of it."""
+    with TemporaryDirectory() as folder, ShardWriter(shard, Path(folder, "part")) as writer:
+        for name in sorted(pngs):
+            writer.add(dict.fromkeys(COLUMNS, "") | {"id": name}, pngs[name])
 
 
 def some_masks(count: int = 6) -> dict[str, Mask]:
@@ -94,26 +91,14 @@ def test_the_same_pixels_in_another_shape_have_another_hash() -> None:
 @given(st.dictionaries(IDS, MASKS, max_size=6), st.integers(1, 5))
 def test_a_mask_set_is_read_as_it_was_written(masks: dict[str, Mask], shards: int) -> None:
     with TemporaryDirectory() as folder:
-        found = write_set(Path(folder), masks, shards)
+        found = mask_set(Path(folder), masks, PALETTE, shards)
         assert sorted(found.ids) == sorted(masks)
         for name, mask in masks.items():
             assert np.array_equal(found.read(name), mask)
 
 
-@FEW
-@given(st.dictionaries(IDS, MASKS, max_size=6), st.randoms(use_true_random=False))
-def test_equal_content_gives_equal_bytes_in_any_order(masks: dict[str, Mask], random: Any) -> None:
-    names = list(masks)
-    random.shuffle(names)
-    with TemporaryDirectory() as folder:
-        a, b = Path(folder, "a.zip"), Path(folder, "b.zip")
-        write_shard(a, {i: encode_mask(masks[i], PALETTE) for i in masks})
-        write_shard(b, {i: encode_mask(masks[i], PALETTE) for i in names})
-        assert a.read_bytes() == b.read_bytes()
-
-
 def test_nothing_of_the_time_of_writing_is_in_a_shard(tmp_path: Path) -> None:
-    write_set(tmp_path, some_masks())
+    mask_set(tmp_path, some_masks(), PALETTE)
     with zipfile.ZipFile(tmp_path / shard_name(0, 1)) as archive:
         assert {i.date_time for i in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
         assert archive.namelist() == [f"train/{i}.png" for i in range(6)]
@@ -161,7 +146,7 @@ def test_a_mask_that_is_not_the_one_written_is_found_and_named(
     change: Callable[[Path, dict[str, Mask]], None], tmp_path: Path
 ) -> None:
     masks = some_masks()
-    found = write_set(tmp_path, masks)
+    found = mask_set(tmp_path, masks, PALETTE)
     change(tmp_path, masks)
     with pytest.raises(StppError, match=rf"{shard_name(0, 1)}: mask train/2"):
         found.read("train/2")
@@ -169,7 +154,7 @@ def test_a_mask_that_is_not_the_one_written_is_found_and_named(
 
 def test_exchanged_shards_are_found(tmp_path: Path) -> None:
     masks = some_masks(12)
-    found = write_set(tmp_path, masks, shards=2)
+    found = mask_set(tmp_path, masks, PALETTE, shards=2)
     first, second = (tmp_path / shard_name(i, 2) for i in range(2))
     content = first.read_bytes()
     first.write_bytes(second.read_bytes())
@@ -181,7 +166,7 @@ def test_exchanged_shards_are_found(tmp_path: Path) -> None:
 
 def test_any_changed_byte_gives_the_same_masks_or_an_error(tmp_path: Path) -> None:
     masks = some_masks(2)
-    write_set(tmp_path, masks)
+    mask_set(tmp_path, masks, PALETTE)
     shard = tmp_path / shard_name(0, 1)
     whole = shard.read_bytes()
     damaged = [whole[:at] for at in range(0, len(whole), 9)]
@@ -204,7 +189,7 @@ def test_any_changed_byte_gives_the_same_masks_or_an_error(tmp_path: Path) -> No
 
 def test_a_mask_set_can_be_pickled_after_reading(tmp_path: Path) -> None:
     masks = some_masks()
-    found = write_set(tmp_path, masks, shards=2)
+    found = mask_set(tmp_path, masks, PALETTE, shards=2)
     for name in masks:
         found.read(name)
     again = pickle.loads(pickle.dumps(found))
@@ -221,7 +206,7 @@ def _read(found: MaskSet, masks: dict[str, Mask], rounds: int) -> None:
 
 def test_forked_processes_do_not_disturb_each_others_reading(tmp_path: Path) -> None:
     masks = some_masks(20)
-    found = write_set(tmp_path, masks, shards=2)
+    found = mask_set(tmp_path, masks, PALETTE, shards=2)
     _read(found, masks, 1)
     workers = [multiprocessing.get_context("fork").Process(target=_read, args=(found, masks, 20)) for _ in range(2)]
     for worker in workers:
@@ -241,10 +226,7 @@ MANY = st.lists(IDS, max_size=20, unique=True)
 @given(MANY, st.integers(1, 9))
 def test_shards_are_a_partition_that_keeps_the_order(ids: list[str], shards: int) -> None:
     parts = shards_of(ids, shards)
-    assert len(parts) == shards
-    assert sorted(i for part in parts for i in part) == sorted(ids)
-    for part in parts:
-        assert part == [i for i in ids if i in part]
+    assert [list(part) for part in parts] == [[i for i in ids if shard_of(i, shards) == at] for at in range(shards)]
 
 
 @FEW
@@ -279,33 +261,20 @@ def test_a_manifest_that_leads_out_of_its_folder_is_refused(name: str, shard: st
 # -- written as a stream ----------------------------------------------------------------------------------------------
 
 
-def row_of(name: str, shard: str, mask: Mask) -> dict[str, str]:
-    return dict(zip(COLUMNS, (name, shard, mask_sha256(mask), "1 2", "0.5", "321"), strict=True))
-
-
-def write_stream(folder: Path, masks: dict[str, Mask], shards: int) -> MaskSet:
-    parts = []
-    for index, names in enumerate(shards_of(sorted(masks), shards)):
-        parts.append(folder.parent / f"parts/{index}.csv")
-        with ShardWriter(folder / shard_name(index, shards), parts[-1]) as writer:
-            for name in names:
-                writer.add(row_of(name, shard_name(index, shards), masks[name]), encode_mask(masks[name], PALETTE))
-    merge_manifests(parts, folder / "manifest.csv")
-    return MaskSet(folder)
-
-
 @FEW
 @given(st.dictionaries(IDS, MASKS, max_size=8), st.integers(1, 5))
-def test_a_stream_of_masks_is_the_set_written_at_once(masks: dict[str, Mask], shards: int) -> None:
+def test_a_shard_is_a_plain_zip_of_its_masks_in_the_order_of_ids(masks: dict[str, Mask], shards: int) -> None:
     with TemporaryDirectory() as folder:
-        found = write_stream(Path(folder, "set"), masks, shards)
-        for index, names in enumerate(shards_of(masks, shards)):
-            write_shard(Path(folder, "s.zip"), {i: encode_mask(masks[i], PALETTE) for i in names})
-            assert Path(folder, "s.zip").read_bytes() == Path(folder, "set", shard_name(index, shards)).read_bytes()
+        found = mask_set(Path(folder), masks, PALETTE, shards)
         assert list(found.ids) == sorted(masks)
-        assert all(row["window"] == "321" for row in found.rows.values())
-        for name, mask in masks.items():
-            assert np.array_equal(found.read(name), mask)
+        for at in range(shards):
+            content = io.BytesIO()
+            with zipfile.ZipFile(content, "w") as archive:
+                for name in sorted(i for i in masks if shard_of(i, shards) == at):
+                    entry = zipfile.ZipInfo(f"{name}.png")  # of 1980, by default
+                    entry.external_attr = 0o644 << 16
+                    archive.writestr(entry, encode_mask(masks[name], PALETTE))
+            assert Path(folder, shard_name(at, shards)).read_bytes() == content.getvalue()
 
 
 def test_a_shard_takes_masks_in_the_order_of_ids_only(tmp_path: Path) -> None:
@@ -313,14 +282,8 @@ def test_a_shard_takes_masks_in_the_order_of_ids_only(tmp_path: Path) -> None:
     for names in (("train/1", "train/0"), ("train/1", "train/1")):
         with pytest.raises(ValueError, match="order of ids"), ShardWriter(tmp_path / "s.zip", tmp_path / "p") as writer:
             for name in names:
-                writer.add(row_of(name, "s.zip", masks[name]), encode_mask(masks[name], PALETTE))
+                writer.add(dict.fromkeys(COLUMNS, "") | {"id": name}, encode_mask(masks[name], PALETTE))
         assert list(tmp_path.iterdir()) == []
-
-
-def test_packed_shards_are_the_shards() -> None:
-    ids = [f"a/{i * 7919 % 1000}" for i in range(1000)]
-    assert [list(part) for part in packed_shards(ids, 7)] == shards_of(ids, 7)
-    assert [list(part) for part in packed_shards([], 3)] == [[], [], []]
 
 
 def test_any_number_of_shards_is_merged_and_read_with_few_files_open(tmp_path: Path) -> None:
@@ -329,15 +292,15 @@ def test_any_number_of_shards_is_merged_and_read_with_few_files_open(tmp_path: P
     few = len(list(Path("/proc/self/fd").iterdir())) + 80
     resource.setrlimit(resource.RLIMIT_NOFILE, (few, hard))
     try:
-        found = write_stream(tmp_path / "set", masks, 300)
+        found = mask_set(tmp_path, masks, PALETTE, 300)
         before = len(list(Path("/proc/self/fd").iterdir()))
         for name, mask in masks.items():
             assert np.array_equal(found.read(name), mask)
         assert len(list(Path("/proc/self/fd").iterdir())) == before
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["parts", "set"]
-    assert (tmp_path / "set/manifest.csv").read_text().count("\n") == 401
+    assert {path.name for path in tmp_path.iterdir()} == {"manifest.csv", *(shard_name(i, 300) for i in range(300))}
+    assert (tmp_path / "manifest.csv").read_text().count("\n") == 401
 
 
 @pytest.mark.parametrize("content", ["", "id,shard\n", "b,,,,,\na,,,,,\n", "a,,,,,\na,,,,,\n", "a,,\n"])
@@ -350,7 +313,7 @@ def test_a_damaged_part_of_a_manifest_is_named(content: str, tmp_path: Path) -> 
 
 def test_a_set_of_an_older_stpp_has_no_windows(tmp_path: Path) -> None:
     masks = some_masks()
-    write_set(tmp_path, masks)
+    mask_set(tmp_path, masks, PALETTE)
     text = (tmp_path / "manifest.csv").read_text().splitlines()
     (tmp_path / "manifest.csv").write_text("".join(f"{line.rpartition(',')[0]}\n" for line in text))
     found = MaskSet(tmp_path)
@@ -359,7 +322,7 @@ def test_a_set_of_an_older_stpp_has_no_windows(tmp_path: Path) -> None:
 
 
 def test_a_shard_that_was_compressed_since_is_refused(tmp_path: Path) -> None:
-    found = write_set(tmp_path, some_masks())
+    found = mask_set(tmp_path, some_masks(), PALETTE)
     shard = tmp_path / shard_name(0, 1)
     with zipfile.ZipFile(shard) as archive:
         entries = {name: archive.read(name) for name in archive.namelist()}

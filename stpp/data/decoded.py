@@ -59,7 +59,8 @@ class Decoded:
         except OSError:  # not there, as a rule
             pass
         except (ValueError, EOFError):  # of a disk that lost what it had written
-            kept.unlink(missing_ok=True)
+            with self._trying():
+                kept.unlink(missing_ok=True)
         with images.opened(path) as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != digest:
                 raise StppError(f"{path}: has changed since `prepare` read it; run `dvc repro` again, or restore it")

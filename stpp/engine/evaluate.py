@@ -1,6 +1,6 @@
 """A network on a list of images: one confusion matrix over all of them (paper, 4.1)."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -68,10 +68,15 @@ def evaluate(
     model: Model,
     device: torch.device,
     decide: Decide,
+    seen: Callable[[Decided], None] = lambda _: None,
 ) -> Scores:
-    """The confusion matrix over all images of a loader with true masks; of several processes, over those of all."""
+    """The confusion matrix over all images of a loader with true masks; of several processes, over those of all.
+
+    seen: called with what was decided of every batch.
+    """
     matrix = torch.zeros(classes, classes, dtype=torch.int64, device=device)
     for decided in decisions([network], loader, model, device, decide):
         assert decided.truth is not None
         matrix += confusions(decided.masks[0], decided.truth, classes).sum(0)
+        seen(decided)
     return Scores(distributed.summed(matrix).cpu())

@@ -4,7 +4,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -88,6 +88,8 @@ def fit(
     Every draw of an iteration has its own seed, so a run that goes on from a saved state ends, on a CPU with the same
     thread count, in the same weights as one that was never stopped. Raises StppError if the loss is no number.
     """
+    if not first():  # of several processes, that alone tells the world
+        hooks = replace(hooks, checkpoint=_nothing, save=_nothing, log=_nothing)
     network.to(device)
     replica = replicated(network, device)
     sgd = optimizer(network, train, started)
@@ -99,7 +101,7 @@ def fit(
         sgd.load_state_dict(state["optimizer"])
         poly.load_state_dict(state["schedule"])
         iteration, loss_sum, curve = state["iteration"], state["loss_sum"].to(device), state["curve"]
-        for row in curve if first() else ():
+        for row in curve:
             hooks.log(row, int(row["epoch"]))
 
     def saved() -> State:
@@ -129,7 +131,7 @@ def fit(
         loss_sum += summed(loss.detach()) / world()
         iteration += 1
         if iteration % batches.per_epoch:
-            if first() and time.monotonic() - last_save > SAVE_EVERY_S:
+            if time.monotonic() - last_save > SAVE_EVERY_S:
                 hooks.save(saved())
                 last_save = time.monotonic()
             continue
@@ -145,13 +147,12 @@ def fit(
         best = max((row["val/miou"] for row in curve), default=-1.0)
         row = {"epoch": float(epoch), "train/loss": mean_loss, "train/lr": lr, **_named(scores)}
         curve.append(row)
-        if first():
-            if epoch in keep_after:
-                hooks.checkpoint(keep_after[epoch], network)
-            if scores.miou > best:
-                hooks.checkpoint("best", network)
-            hooks.save(saved())
-            hooks.log(row | {"train/images_per_second": rate}, epoch)
+        if epoch in keep_after:
+            hooks.checkpoint(keep_after[epoch], network)
+        if scores.miou > best:
+            hooks.checkpoint("best", network)
+        hooks.save(saved())
+        hooks.log(row | {"train/images_per_second": rate}, epoch)
         began, since, last_save = time.monotonic(), iteration, time.monotonic()
     return curve
 
@@ -177,6 +178,10 @@ def align(network: nn.Module) -> None:
     if world() > 1:
         for buffer in network.buffers():
             torch.distributed.broadcast(buffer, 0)
+
+
+def _nothing(*_: Any) -> None:
+    pass
 
 
 def _named(scores: Scores) -> dict[str, float]:

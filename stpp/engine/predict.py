@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,8 @@ Predict = Callable[[nn.Module, Tensor], Tensor]
 Decide = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]
 """(network, RGB uint8 (B, H, W, 3)) -> class ids uint8 (B, H, W), and the winning probability float32 (B, H, W)."""
 
+LARGE = 2**22
+"""Pixels above which an image is predicted in windows where no parameter says so: the default of `max_pixels`."""
 WINDOW = 1024
 """Side in pixels of the windows in which an image above `max_pixels` is predicted; less where `max_pixels` is."""
 
@@ -106,8 +109,14 @@ def step_of(window: int) -> int:
 
 def normalized(pixels: Tensor) -> Tensor:
     """RGB uint8 (B, 3, H, W) -> float32 of ImageNet's mean and deviation, as `stpp.data.transforms.normalize`."""
-    mean, std = (torch.from_numpy(v).to(pixels.device).reshape(1, 3, 1, 1) for v in (MEAN, STD))
+    mean, std = _moments(pixels.device)
     return pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
+
+
+@cache
+def _moments(device: torch.device) -> tuple[Tensor, Tensor]:
+    mean, std = (torch.from_numpy(v).to(device).reshape(1, 3, 1, 1) for v in (MEAN, STD))
+    return mean, std
 
 
 def _bands(predict: Predict, network: nn.Module, x: Tensor, window: int, stride: int) -> Iterator[Tensor]:

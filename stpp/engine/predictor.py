@@ -8,12 +8,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stpp.engine.device import precision
-from stpp.engine.predict import augmented, decided, folded, normalized, plain, sliding, step_of, window_of
+from stpp.engine.predict import LARGE, augmented, decided, folded, normalized, plain, sliding, step_of, window_of
 from stpp.models import build
 from stpp.params import Label
-
-LARGE = 2**22
-"""An image of more pixels is predicted in windows, as in labelling and evaluation."""
 
 
 class Predictor:

@@ -2,20 +2,24 @@
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from stpp.masks import Mask
 from stpp.params import IGNORE
 
 
-def pseudo_mask(mask: Tensor, confidence: Tensor, threshold: float | None = None) -> tuple[Mask, float]:
-    """The arg max, uint8 (H, W), and its probability (H, W) -> the pseudo mask, and the mean probability in (0, 1].
+def pseudo_masks(
+    masks: Tensor, confidence: Tensor, threshold: float | None = None
+) -> tuple[NDArray[np.uint8], list[float]]:
+    """The arg max of a batch, uint8 (B, H, W), and its probability (B, H, W) -> pseudo masks, and mean probabilities.
 
     Pixels whose winning probability is below `threshold` are 255; without one, as in ST and ST++, all are labelled.
+    The means are over the pixels of each image, in (0, 1].
     """
     if threshold is not None:
-        mask = torch.where(confidence < threshold, IGNORE, mask)
-    return mask.cpu().numpy(), float(confidence.double().mean())
+        masks = torch.where(confidence < threshold, IGNORE, masks)
+    return masks.cpu().numpy(), confidence.double().mean((1, 2)).tolist()
 
 
 def fill(kept: Mask, mask: Mask) -> Mask:

@@ -18,7 +18,7 @@ class Suggestion:
 
 def suggest(
     stability: Mapping[str, float],
-    shares: Mapping[str, Sequence[float]],
+    shares: Callable[[str], Sequence[float]],
     shown: Sequence[int],
     n: int,
     alike: Callable[[str], bool] = lambda name: False,
@@ -30,14 +30,14 @@ def suggest(
     p_ic the part of its pseudo mask that is of class c, and n_c how many images with masks show c, those taken so far
     included. An unstable image is worth more, and so is one whose classes are rare among the masks.
 
-    shown: n_c before. alike: whether an image looks like one that is taken or labelled; such a one is passed over.
-    least: part of an image from which on it shows a class.
+    shares: p_ic of an image, by class. shown: n_c before. alike: whether an image looks like one that is taken or
+    labelled; such a one is passed over. least: part of an image from which on it shows a class.
     """
     counts = list(shown)
     taken: list[Suggestion] = []
 
     def worth(i: str) -> float:
-        return (1 - stability[i]) * sum(p / (1 + n_c) for p, n_c in zip(shares[i], counts, strict=True))
+        return (1 - stability[i]) * sum(p / (1 + n_c) for p, n_c in zip(shares(i), counts, strict=True))
 
     # Counts only grow, so a worth only falls: what is worth most by now is so among what once was worth more than it.
     ids = sorted(stability)
@@ -50,6 +50,6 @@ def suggest(
         if heap and (-now, at) > heap[0]:
             heappush(heap, (-now, at))
         elif not alike(best):
-            taken.append(Suggestion(best, stability[best], now, shares[best]))
-            counts = [n_c + (p >= least) for n_c, p in zip(counts, shares[best], strict=True)]
+            taken.append(Suggestion(best, stability[best], now, shares(best)))
+            counts = [n_c + (p >= least) for n_c, p in zip(counts, shares(best), strict=True)]
     return taken

@@ -13,7 +13,7 @@ from stpp.tracking.run import Run
 
 if TYPE_CHECKING:
     from stpp.data.datasets import Photos
-    from stpp.engine.evaluate import Scores
+    from stpp.engine.evaluate import Decided, Scores
     from stpp.manifest import Dataset
     from stpp.masks import MaskSet
     from stpp.params import Params
@@ -99,67 +99,63 @@ def _evaluate(
     first, candidates = next(iter(subsets.items()))
     count = p.evaluate.panels
     shown = candidates[:: max(1, len(candidates) // count)][:count] if count else []
-    run.tag("stpp.evaluation", described(p.evaluate))
     print(f"evaluation: {described(p.evaluate)}", flush=True)
 
-    lists_ = {name: digest_of(dataset, ids) for name, ids in subsets.items()}
-    metrics: dict[str, Any] = {"evaluation": described(p.evaluate), "lists": lists_}
-    matrices: dict[str, dict[str, list[list[int]]]] = {}
-    per_class = []
     for subset, ids in subsets.items():
         for name, model in models.items():
-            panels = {i: job.folder / "panels" / name / f"{i}.png" for i in shown if subset == first}
-            what = f"evaluate {name} on {subset}"
-            path = job.folder / f"on-{subset}" / f"{name}.json"
+            path = _counted(job, subset, name)
             if distributed.told(not path.exists()):
-                counted = _confusion_matrix(p, photos, model, ids, panels, what)
+                panels = {i: job.folder / "panels" / name / f"{i}.png" for i in shown if subset == first}
+                matrix = _confusion_matrix(p, photos, model, ids, panels, f"evaluate {name} on {subset}")
                 if distributed.first():
-                    write_json(path, counted)
-            if not distributed.first():
-                continue
-            matrix = read_json(path)
-            scores = Scores(torch.tensor(matrix))
-            matrices.setdefault(subset, {})[name] = matrix
-            metrics.setdefault(subset, {})[name] = {"miou": scores.miou, "pixel_accuracy": scores.pixel_accuracy}
-            per_class += [(subset, name, c, v) for c, v in zip(dataset.classes, scores.iou, strict=True)]
-            final = {f"{subset}/{name}/miou": scores.miou, f"{subset}/{name}/pixel_accuracy": scores.pixel_accuracy}
-            run.log(final, 0)
-            run.summary(final)
-
+                    write_json(path, matrix)
     distributed.together()  # panels are written by whoever has the image
     if not distributed.first():
         return
 
+    (job.folder / "panels").mkdir(exist_ok=True)
+    matrices = {subset: {name: read_json(_counted(job, subset, name)) for name in models} for subset in subsets}
+    scores = {(s, name): Scores(torch.tensor(m)) for s, by_model in matrices.items() for name, m in by_model.items()}
+    metrics: dict[str, Any] = {
+        "evaluation": described(p.evaluate),
+        "lists": {subset: digest_of(dataset, ids) for subset, ids in subsets.items()},
+    }
+    run.tag("stpp.evaluation", described(p.evaluate))
+    for (subset, name), one in scores.items():
+        metrics.setdefault(subset, {})[name] = {"miou": one.miou, "pixel_accuracy": one.pixel_accuracy}
+        final = {f"{subset}/{name}/{what}": value for what, value in metrics[subset][name].items()}
+        run.log(final, 0)
+        run.summary(final)
     quality = []
     for group, folder in sets.items():
-        rows, scores = _quality(MaskSet(folder), photos, group)
+        rows, one = _quality(MaskSet(folder), photos, group)
         quality += rows
         if rows:
-            metrics.setdefault("pseudo", {})[group] = {"miou": scores.miou, "images": len(rows)}
-            run.log({f"pseudo/{group}/miou": scores.miou}, 0)
-
-    (job.folder / "panels").mkdir(exist_ok=True)
+            metrics.setdefault("pseudo", {})[group] = {"miou": one.miou, "images": len(rows)}
+            run.log({f"pseudo/{group}/miou": one.miou}, 0)
+    per_class = [(*key, c, v) for key, one in scores.items() for c, v in zip(dataset.classes, one.iou, strict=True)]
     write_csv(job.folder / "per_class.csv", PER_CLASS, per_class)
     write_csv(job.folder / "quality.csv", ("id", "group", "miou"), quality)
     write_json(job.folder / "scores.json", matrices)
     write_json(job.folder / "metrics.json", metrics)
     run.artifact(job.folder / "metrics.json")
-    columns = [list(column) for column in zip(*per_class, strict=True)]
-    run.table(dict(zip(PER_CLASS, columns, strict=True)), "per_class.json")
+    run.table({name: [row[at] for row in per_class] for at, name in enumerate(PER_CLASS)}, "per_class.json")
+
+
+def _counted(job: Job, subset: str, model: str) -> Path:
+    """Where a confusion matrix is kept until all are there."""
+    return job.folder / f"on-{subset}" / f"{model}.json"
 
 
 def _confusion_matrix(
     p: "Params", photos: "Photos", model: Path, ids: list[str], panels: dict[str, Path], what: str
 ) -> list[list[int]]:
     """A model's confusion matrix over `ids`, of all processes together; its masks of some as PNGs at `panels`."""
-    import torch
-
     from stpp import distributed
     from stpp.data.datasets import WithTruth
     from stpp.data.loaders import equal_sized, prediction_loader
     from stpp.engine import device as devices
-    from stpp.engine.evaluate import decisions
-    from stpp.engine.metrics import confusions
+    from stpp.engine.evaluate import evaluate
     from stpp.engine.predict import evaluation, folded
     from stpp.files import replacing
     from stpp.masks import encode_mask
@@ -172,16 +168,15 @@ def _confusion_matrix(
     images = WithTruth(photos, ids)
     mine = distributed.share(equal_sized(images, p.evaluate.batch_size, p.evaluate.max_pixels))
     loader = prediction_loader(images, mine, p.runtime, where)
-    matrix = torch.zeros(classes, classes, dtype=torch.int64, device=where)
-    stream = decisions([network], loader, p.model, where, evaluation(p.evaluate))
-    for batch in progress(stream, what, len(mine)):
-        assert batch.truth is not None
-        matrix += confusions(batch.masks[0], batch.truth, classes).sum(0)
+
+    def show(batch: "Decided") -> None:
         for i, mask in zip(batch.ids, batch.masks[0], strict=True):
             if i in panels:
                 with replacing(panels[i]) as partial:
                     partial.write_bytes(encode_mask(mask.cpu().numpy(), photos.dataset.palette))
-    counted: list[list[int]] = distributed.summed(matrix).tolist()
+
+    scores = evaluate(network, progress(loader, what, len(mine)), classes, p.model, where, evaluation(p.evaluate), show)
+    counted: list[list[int]] = scores.matrix.tolist()
     return counted
 
 

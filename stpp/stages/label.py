@@ -64,11 +64,11 @@ def _label(job: Job, run: Run, p: "Params", model: Path, ids: Path, data: Path, 
     from stpp.engine.predict import folded, labelling, window_of
     from stpp.files import raise_all
     from stpp.manifest import listed, read_dataset
-    from stpp.masks import MaskSet, ShardWriter, encode_mask, mask_sha256, merge_manifests, packed_shards, shard_name
+    from stpp.masks import MaskSet, ShardWriter, encode_mask, mask_sha256, merge_manifests, shard_name, shards_of
     from stpp.models import build
     from stpp.params import IGNORE
     from stpp.progress import progress
-    from stpp.selftrain.pseudo import fill, pseudo_mask
+    from stpp.selftrain.pseudo import fill, pseudo_masks
 
     dataset = read_dataset(data)
     found, problems = listed(ids, dataset)
@@ -85,10 +85,9 @@ def _label(job: Job, run: Run, p: "Params", model: Path, ids: Path, data: Path, 
         loader = prediction_loader(images, batches, p.runtime, where)
         with ShardWriter(shard, part) as writer:
             for batch in decisions([network], loader, p.model, where, labelling(p.label)):
-                for i, mask, confidence in zip(batch.ids, batch.masks[0], batch.confidence, strict=True):
-                    labels, mean = pseudo_mask(mask, confidence, p.label.threshold)
-                    if kept:
-                        labels = fill(kept.read(i), labels)
+                decided = pseudo_masks(batch.masks[0], batch.confidence, p.label.threshold)
+                for i, mask, mean in zip(batch.ids, *decided, strict=True):
+                    labels = fill(kept.read(i), mask) if kept else mask
                     row = {
                         "id": i,
                         "shard": shard.name,
@@ -100,7 +99,7 @@ def _label(job: Job, run: Run, p: "Params", model: Path, ids: Path, data: Path, 
                     writer.add(row, encode_mask(labels, dataset.palette))
 
     names = [shard_name(index, p.label.shards) for index in range(p.label.shards)]
-    shards = zip(names, packed_shards(sorted(found), p.label.shards), strict=True)
+    shards = zip(names, shards_of(sorted(found), p.label.shards), strict=True)
     parts = [job.folder / f"{name}.csv" for name in names]
     mine = distributed.share(list(zip(shards, parts, strict=True)))
     for (name, shard), part in progress(mine, f"label {len(found)} images", len(mine)):

@@ -75,12 +75,12 @@ def report(
     from stpp.resume import root
     from stpp.tracking.attach import publish
 
-    written = []
+    written, said = [], []
     for name in names or TABLES:
         one = table(name)
         found, left_out = results_.of_table(results, name)
         rows, notes = reports.rows(one, found), reports.notes(found, left_out)
-        print(reports.text(one.title, rows), *notes[1:], sep="\n", end="\n\n")
+        said.append("\n".join([reports.text(one.title, rows), *notes[1:]]))
         for suffix, text in (
             ("md", reports.markdown(one.title, rows, notes)),
             ("csv", reports.as_csv(rows)),
@@ -89,6 +89,7 @@ def report(
             written.append(out / f"{name}.{suffix}")
             write_text(written[-1], text)
     publish("paper", "report", written, root())
+    print(*said, sep="\n\n", end="\n\n")  # after all is written, since who reads may have had enough: `| head`
     print(f"written to {out}/")
 
 

@@ -61,9 +61,9 @@ def _score(job: Job, run: Run, p: "Params", checkpoints: Path, data: Path, split
     from stpp.engine.evaluate import decisions
     from stpp.engine.metrics import confusions, iou
     from stpp.engine.predict import decided, folded, plain
-    from stpp.files import StppError, read_csv, read_ids, write_csv
+    from stpp.files import StppError, read_ids, scan_csv, write_csv
     from stpp.manifest import read_dataset
-    from stpp.masks import packed_shards
+    from stpp.masks import shards_of
     from stpp.models import build
     from stpp.progress import progress
     from stpp.selftrain.stability import stabilities
@@ -98,7 +98,7 @@ def _score(job: Job, run: Run, p: "Params", checkpoints: Path, data: Path, split
         write_csv(path, columns, rows)
 
     ids = read_ids(split / "unlabeled.txt")
-    shards = packed_shards(ids, p.score.shards)
+    shards = shards_of(ids, p.score.shards)
     names = [f"part-{index:05d}.csv" for index in range(len(shards))]
     mine = distributed.share(list(zip(names, shards, strict=True)))
     for name, shard in progress(mine, f"score {len(ids)} images, K = {len(files)}", len(mine)):
@@ -107,12 +107,11 @@ def _score(job: Job, run: Run, p: "Params", checkpoints: Path, data: Path, split
     if not distributed.first():
         return
 
-    scored = [row for name in names for row in read_csv(job.folder / name, columns)]
-    rows = sorted((row["id"], float(row["stability"]), float(row["confidence"])) for row in scored)
-    write_csv(job.folder / "scores.csv", columns[:3], rows)
+    scored = sorted(row for name in names for row in scan_csv(job.folder / name, columns))
+    write_csv(job.folder / "scores.csv", columns[:3], (row[:3] for row in scored))
     # The true quality of M_iK where an unlabelled image has a mask: for the report, and for `select.by: oracle` alone.
-    known = sorted((row["id"], row["quality"]) for row in scored if row["quality"])
-    write_csv(job.folder / "quality.csv", ("id", "miou"), known)
-    run.table(dict(zip(columns, map(list, zip(*rows, strict=True)), strict=False)), "scores.json")
-    values = [r[1] for r in rows]
-    run.log({"stability/mean": sum(values) / len(values), "stability/min": min(values)}, 0)
+    write_csv(job.folder / "quality.csv", ("id", "miou"), ((row[0], row[3]) for row in scored if row[3]))
+    s = [float(row[1]) for row in scored]
+    confidence = [float(row[2]) for row in scored]
+    run.table({"id": [row[0] for row in scored], "stability": s, "confidence": confidence}, "scores.json")
+    run.log({"stability/mean": sum(s) / len(s), "stability/min": min(s)}, 0)

@@ -1,16 +1,17 @@
 """Command suggest: which images to label next."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
 from stpp.files import StppError, read_ids, replacing_folder, write_csv, write_ids
-from stpp.manifest import read_dataset, read_table
-from stpp.packed import Strings
+from stpp.manifest import Dataset, read_dataset, read_table
 from stpp.stages import options
+
+if TYPE_CHECKING:
+    from stpp.selftrain.suggestion import Suggestion
 
 MASKS = ("runs/label_reliable/masks", "runs/label_unreliable/masks")
 LIST, TABLE, SHEET = "suggested.txt", "suggested.csv", "suggested.png"
@@ -29,7 +30,7 @@ def suggest(
 
     Give the masks of those you label to `stpp label add`.
     """
-    from stpp.audit.duplicates import Files, Looks
+    from stpp.audit.duplicates import Looks
     from stpp.data.datasets import Photos
     from stpp.masks import MaskSet
     from stpp.params_file import load
@@ -42,51 +43,41 @@ def suggest(
     photos = Photos(dataset, Path(load(options.params_files(params)).data.root))
     stability = read_table(scores / "scores.csv", ("id", "stability"), lambda row: float(row[1]))
     sets = [MaskSet(folder) for folder in (masks or map(Path, MASKS))]
-    if missing := next((name for name in stability if not any(name in one.rows for one in sets)), None):
-        raise StppError(f"{missing}: no mask in {', '.join(str(one.folder) for one in sets)}; name the --masks of D_u")
-    if unknown := next((name for name in stability if name not in dataset.records), None):
-        raise StppError(f"{unknown}: in {scores}, but not in {data}; run `dvc repro`")
+    for name in stability:
+        if not any(name in one.rows for one in sets):
+            folders = ", ".join(str(one.folder) for one in sets)
+            raise StppError(f"{name}: no mask in {folders}; name the --masks of D_u")
+        if name not in dataset.records:
+            raise StppError(f"{name}: in {scores}, but not in {data}; run `dvc repro`")
 
     def holder(name: str) -> MaskSet:
         return next(one for one in sets if name in one.rows)
 
-    class Shares(Mapping[str, list[float]]):
-        """Part of each image that its pseudo mask gives to each class."""
-
-        def __getitem__(self, name: str) -> list[float]:
-            pixels = [int(count) for count in holder(name).rows[name]["classes"].split()]
-            return [count / max(1, sum(pixels)) for count in pixels]
-
-        def __iter__(self) -> Iterator[str]:
-            return iter(stability)
-
-        def __len__(self) -> int:
-            return len(stability)
+    def shares(name: str) -> list[float]:
+        pixels = [int(count) for count in holder(name).rows[name]["classes"].split()]
+        return [count / max(1, sum(pixels)) for count in pixels]
 
     labeled = read_ids(split / "labeled.txt")
     known = Counter(c for i in labeled for c in dataset.records[i].classes)
     shown = [known[c] for c in range(len(dataset.classes))]
-    looks = Looks(Files(photos.root, dataset.records, Strings(labeled)))
-    taken = choose(
-        stability,
-        Shares(),
-        shown,
-        n,
-        lambda name: looks.alike(photos.root / dataset.records[name].image),
-    )
-
-    columns = ("id", "image", "stability", "worth", "classes")
-    rows = []
-    for one in taken:
-        largest = sorted(range(len(dataset.classes)), key=lambda c: -one.shares[c])
-        named = "; ".join(f"{dataset.classes[c]} {100 * one.shares[c]:.0f} %" for c in largest if one.shares[c] >= 0.01)
-        rows.append((one.id, dataset.records[one.id].image, f"{one.stability:.4f}", f"{one.worth:.6f}", named))
+    looks = Looks({i: photos.root / dataset.records[i].image for i in labeled})
+    taken = choose(stability, shares, shown, n, lambda i: looks.alike(photos.root / dataset.records[i].image))
     with replacing_folder(out) as partial:
         write_ids(partial / LIST, [one.id for one in taken])
-        write_csv(partial / TABLE, columns, rows)
+        _write_table(partial / TABLE, taken, dataset)
         pictures = [
             (f"{number}. {one.id}  s {one.stability:.2f}", photos.image(one.id), holder(one.id).read(one.id))
             for number, one in enumerate(taken, 1)
         ]
         contact_sheet(pictures, dataset.palette, dataset.classes, partial / SHEET)
     print(f"{out}: {len(taken)} of {len(stability)} images; their pictures and pseudo masks are in {out / SHEET}")
+
+
+def _write_table(path: Path, taken: "list[Suggestion]", dataset: Dataset) -> None:
+    """Why each image was taken: its stability and worth, and the classes of its pseudo mask."""
+    rows = []
+    for one in taken:
+        largest = sorted(range(len(dataset.classes)), key=lambda c: -one.shares[c])
+        named = "; ".join(f"{dataset.classes[c]} {100 * one.shares[c]:.0f} %" for c in largest if one.shares[c] >= 0.01)
+        rows.append((one.id, dataset.records[one.id].image, f"{one.stability:.4f}", f"{one.worth:.6f}", named))
+    write_csv(path, ("id", "image", "stability", "worth", "classes"), rows)

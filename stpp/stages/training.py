@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from stpp.models.build import About
     from stpp.params import Params
 
-LARGE = 2**22
-"""Pixels above which an image is validated in windows after an epoch, as by default in the final evaluation."""
 STATE, BEST = "state.pt", "best.safetensors"
 SHOWN_IMAGES, SHOWN_TIMES = 4, 10
 """Predictions of so many val images go to MLflow after so many epochs, evenly spaced."""
@@ -181,7 +179,7 @@ def _hooks(
     from stpp.engine import device as devices
     from stpp.engine.evaluate import Scores, decisions, evaluate
     from stpp.engine.fit import Hooks, State, checkpoint_epochs
-    from stpp.engine.predict import decided, plain
+    from stpp.engine.predict import LARGE, decided, plain
     from stpp.files import replacing
     from stpp.models import build
 

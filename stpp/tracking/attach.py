@@ -1,23 +1,21 @@
 """What is put into MLflow runs after they have ended: figures, files, and which runs belong together."""
 
-import json
 import os
 from pathlib import Path
+from typing import Any
 
-from stpp.tracking.client import client, experiment_of, reason
+from stpp.files import read_json
+from stpp.tracking.client import client, experiment_of, in_run, reason
 
 
 def attach(run_json: Path, figures: list[Path], root: Path) -> None:
     """Put figures into the run that run.json names, under `figures/`; a failure is said and stops nothing."""
-    about = json.loads(run_json.read_text(encoding="utf-8"))
-    if about["run_id"] is None or os.environ.get("STPP_TRACKING") == "off":
-        return
-    try:
-        mlflow = client(root)
+
+    def send(mlflow: Any, run_id: str) -> None:
         for figure in figures:
-            mlflow.log_artifact(about["run_id"], str(figure), "figures")
-    except Exception as error:  # noqa: BLE001 - whatever fails in tracking, the stage goes on
-        print(f"{run_json}: figures did not reach MLflow: {reason(error)}")
+            mlflow.log_artifact(run_id, str(figure), "figures")
+
+    in_run(run_json, root, "figures did not reach MLflow", send)
 
 
 def publish(experiment: str, name: str, files: list[Path], root: Path) -> None:
@@ -39,14 +37,11 @@ def link(run_json: Path, members: list[Path], root: Path) -> None:
 
     A run has one parent: a teacher that several systems share keeps its first, and the others name it so.
     """
-    about = json.loads(run_json.read_text(encoding="utf-8"))
-    if about["run_id"] is None or os.environ.get("STPP_TRACKING") == "off":
-        return
-    try:
-        mlflow = client(root)
-        parent = mlflow.get_run(about["run_id"]).data.tags["mlflow.parentRunId"]
+
+    def name(mlflow: Any, run_id: str) -> None:
+        parent = mlflow.get_run(run_id).data.tags["mlflow.parentRunId"]
         for member in members:
-            other = json.loads(member.read_text(encoding="utf-8"))
+            other = read_json(member)
             mlflow.set_tag(parent, f"stpp.run.{other['stage']}", other["run_id"])
-    except Exception as error:  # noqa: BLE001 - whatever fails in tracking, the stage goes on
-        print(f"{run_json}: its runs could not be linked in MLflow: {reason(error)}")
+
+    in_run(run_json, root, "its runs could not be linked in MLflow", name)

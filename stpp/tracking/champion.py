@@ -1,13 +1,11 @@
 """The registered model of a data set: a version for every final student, and the alias `champion` for the best."""
 
-import json
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stpp.tracking.client import by_default, client, reason, tracking_uri
+from stpp.tracking.client import by_default, in_run, tracking_uri
 from stpp.tracking.models import Checkpoint, logged
 
 ALIAS = "champion"
@@ -33,16 +31,13 @@ def register(run_json: Path, name: str, checkpoint: Checkpoint, root: Path) -> N
     checkpoint: of the model, with the tags of `Measured`. Two that were measured on other images, masks or in another
     way are not compared, and the champion stays; what is done and why is said. A failure is said and stops nothing.
     """
-    about = json.loads(run_json.read_text(encoding="utf-8"))
-    if about["run_id"] is None or os.environ.get("STPP_TRACKING") == "off":
-        return
-    try:
-        mlflow = client(root)
+
+    def send(mlflow: Any, run_id: str) -> None:
         with by_default(tracking_uri(root)):
-            version = _version(mlflow, about["run_id"], name, checkpoint)
+            version = _version(mlflow, run_id, name, checkpoint)
         print(f"model {name}: {_decide(mlflow, name, version)}")
-    except Exception as error:  # noqa: BLE001 - whatever fails in tracking, the stage goes on
-        print(f"{run_json}: its model was not registered in MLflow: {reason(error)}")
+
+    in_run(run_json, root, "its model was not registered in MLflow", send)
 
 
 def _version(mlflow: Any, run_id: str, name: str, checkpoint: Checkpoint) -> Any:

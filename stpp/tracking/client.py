@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stpp.files import StppError
+from stpp.files import StppError, read_json
 
 
 def tracking_uri(root: Path) -> str:
@@ -63,6 +63,20 @@ def asked(root: Path, ask: Callable[[Any], Any]) -> Any:
         return ask(client(root))
     except Exception as error:  # noqa: BLE001 - whatever fails in tracking, the command says it in one line
         raise StppError(f"MLflow at {without_password(uri)}: {reason(error)}") from None
+
+
+def in_run(run_json: Path, root: Path, failed: str, do: Callable[[Any, str], None]) -> None:
+    """Call do(MlflowClient, run id) for the run that run.json names, if there is one.
+
+    A failure is said, "run.json: FAILED: its reason", and stops nothing.
+    """
+    run_id = read_json(run_json)["run_id"]
+    if run_id is None or os.environ.get("STPP_TRACKING") == "off":
+        return
+    try:
+        do(client(root), run_id)
+    except Exception as error:  # noqa: BLE001 - whatever fails in tracking, the stage goes on
+        print(f"{run_json}: {failed}: {reason(error)}")
 
 
 def reason(error: Exception) -> str:

@@ -1,14 +1,12 @@
 """Checkpoints as MLflow's logged models: what was measured of each, and where it is. The weights stay with DVC."""
 
-import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stpp.tracking.client import by_default, client, reason
+from stpp.tracking.client import by_default, in_run
 
 FILE, SHA256 = "stpp.file", "stpp.sha256"
 
@@ -34,15 +32,12 @@ def log_checkpoints(run_json: Path, checkpoints: Sequence[Checkpoint], data: str
 
     data: name of the data set that they were measured on.
     """
-    about = json.loads(run_json.read_text(encoding="utf-8"))
-    if about["run_id"] is None or os.environ.get("STPP_TRACKING") == "off":
-        return
-    try:
-        mlflow = client(root)
+
+    def send(mlflow: Any, run_id: str) -> None:
         for one in checkpoints:
-            logged(mlflow, about["run_id"], one, data)
-    except Exception as error:  # noqa: BLE001 - whatever fails in tracking, the stage goes on
-        print(f"{run_json}: its checkpoints were not logged in MLflow: {reason(error)}")
+            logged(mlflow, run_id, one, data)
+
+    in_run(run_json, root, "its checkpoints were not logged in MLflow", send)
 
 
 def logged(mlflow: Any, run_id: str, one: Checkpoint, data: str) -> str:

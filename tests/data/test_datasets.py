@@ -9,13 +9,14 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from small import mask_set
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from stpp.data.datasets import Draw, Labeled, Photos, Plain, Training, WeakStrong, WithTruth
 from stpp.data.transforms import normalize
-from stpp.files import StppError, write_csv
-from stpp.masks import COLUMNS, MaskSet, encode_mask, mask_sha256, write_shard
+from stpp.files import StppError
+from stpp.masks import MaskSet
 from stpp.params import Augment, Strong, Weak
 
 Make = Callable[..., Training]
@@ -35,9 +36,7 @@ def pseudo_masks(photos: Photos, tmp_path: Path) -> MaskSet:
     for name in UNLABELED:
         record = photos.dataset.records[name]
         masks[name] = np.full((record.height, record.width), 2, dtype=np.uint8)
-    write_shard(tmp_path / "s.zip", {name: encode_mask(mask, photos.dataset.palette) for name, mask in masks.items()})
-    write_csv(tmp_path / "manifest.csv", COLUMNS, [(n, "s.zip", mask_sha256(m), "", "", "") for n, m in masks.items()])
-    return MaskSet(tmp_path)
+    return mask_set(tmp_path, masks, photos.dataset.palette)
 
 
 @pytest.fixture

@@ -54,12 +54,16 @@ def up(x: Tensor, like: Tensor) -> Tensor:
     return rows[..., left] * (1 - h) + rows[..., right] * h
 
 
-def resnet(x: Tensor, s: State) -> tuple[Tensor, Tensor]:
-    """ResNet with bottlenecks at output stride 8: the strides of layers 3 and 4 are dilation, a block late."""
+def resnet(x: Tensor, s: State, stride: int) -> tuple[Tensor, Tensor]:
+    """ResNet with bottlenecks: at output stride 8 the strides of layers 3 and 4 are dilation, a block late.
+
+    At 16 that of layer 4 alone is.
+    """
+    last = ((3, 1, (1, 2)), (4, 1, (2, 4))) if stride == 8 else ((3, 2, (1, 1)), (4, 1, (1, 2)))
     x = F.relu(bn(F.conv2d(x, s["backbone.conv1.weight"], stride=2, padding=3), s, "backbone.bn1"))
     x = F.max_pool2d(x, 3, 2, 1)
     maps = []
-    for layer, strides, rates in ((1, 1, (1, 1)), (2, 2, (1, 1)), (3, 1, (1, 2)), (4, 1, (2, 4))):
+    for layer, strides, rates in ((1, 1, (1, 1)), (2, 2, (1, 1)), *last):
         block = 0
         while f"backbone.layer{layer}.{block}.conv1.weight" in s:
             key, stride, rate = f"backbone.layer{layer}.{block}", strides if block == 0 else 1, rates[block > 0]
@@ -73,18 +77,18 @@ def resnet(x: Tensor, s: State) -> tuple[Tensor, Tensor]:
     return maps[0], maps[3]
 
 
-def deeplabv3plus(x: Tensor, s: State) -> Tensor:
-    c1, c4 = resnet(x, s)
+def deeplabv3plus(x: Tensor, s: State, stride: int) -> Tensor:
+    c1, c4 = resnet(x, s, stride)
     pooled = unit(c4.mean((2, 3), keepdim=True), s, "head.b4.gap", first=1)
-    branches = [unit(c4, s, "head.b0"), *(unit(c4, s, f"head.b{i}", rate=12 * i) for i in (1, 2, 3))]
+    branches = [unit(c4, s, "head.b0"), *(unit(c4, s, f"head.b{i}", rate=96 // stride * i) for i in (1, 2, 3))]
     c4 = unit(torch.cat([*branches, pooled.expand_as(branches[0])], 1), s, "head.project")
     fused = unit(torch.cat([unit(c1, s, "reduce"), up(c4, c1)], 1), s, "fuse")
     fused = unit(fused, s, "fuse", first=3)
     return up(F.conv2d(fused, s["classifier.weight"], s["classifier.bias"]), x)
 
 
-def pspnet(x: Tensor, s: State) -> Tensor:
-    _, c4 = resnet(x, s)
+def pspnet(x: Tensor, s: State, stride: int) -> Tensor:
+    _, c4 = resnet(x, s, stride)
     parts = [c4]
     for i, n in enumerate((1, 2, 3, 6), 1):
         parts.append(up(unit(F.adaptive_avg_pool2d(c4, n), s, f"head.conv5.0.conv{i}"), c4))
@@ -92,10 +96,10 @@ def pspnet(x: Tensor, s: State) -> Tensor:
     return up(F.conv2d(y, s["head.conv5.5.weight"], s["head.conv5.5.bias"]), x)
 
 
-def deeplabv2(x: Tensor, s: State) -> Tensor:
-    _, c4 = resnet(x, s)
+def deeplabv2(x: Tensor, s: State, stride: int) -> Tensor:
+    _, c4 = resnet(x, s, stride)
     y = torch.zeros(1)
-    for i, rate in enumerate((6, 12, 18, 24)):
+    for i, rate in enumerate((6, 12, 18, 24) if stride == 8 else (3, 6, 9, 12)):
         y = y + F.conv2d(c4, s[f"classifier.{i}.weight"], s[f"classifier.{i}.bias"], padding=rate, dilation=rate)
     return up(y, x)
 
@@ -103,10 +107,10 @@ def deeplabv2(x: Tensor, s: State) -> Tensor:
 ORACLES = {"deeplabv2": deeplabv2, "deeplabv3plus": deeplabv3plus, "pspnet": pspnet}
 
 
-def published(network: str, classes: int = 5) -> State:
+def published(network: str, classes: int = 5, backbone: str = "resnet50") -> State:
     """A state dict in the public code's layout, with running statistics that are not those of a fresh network."""
     torch.manual_seed(3)
-    state = build.build(Model(network=network, backbone="resnet50"), classes).state_dict()
+    state = build.build(Model(network=network, backbone=backbone), classes).state_dict()
     generator = torch.Generator().manual_seed(4)
     for key, value in state.items():
         if key.endswith("running_mean"):
@@ -117,14 +121,19 @@ def published(network: str, classes: int = 5) -> State:
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("size", [(65, 97), (64, 48)])
-def test_a_loaded_network_computes_what_the_published_one_computes(network: str, size: tuple[int, int]) -> None:
-    state = published(network)
-    ours = build.build(Model(network=network, backbone="resnet50"), 5).eval()
-    ours.load_state_dict(place(state, network, "resnet50", "test").state)
+@pytest.mark.parametrize(
+    ("backbone", "stride", "size"),
+    [("resnet50", 8, (65, 97)), ("resnet50", 8, (64, 48)), ("resnet50", 16, (65, 97)), ("resnet101", 8, (65, 97))],
+)
+def test_a_loaded_network_computes_what_the_published_one_computes(
+    network: str, backbone: str, stride: int, size: tuple[int, int]
+) -> None:
+    state = published(network, backbone=backbone)
+    ours = build.build(Model(network=network, backbone=backbone, output_stride=stride), 5).eval()
+    ours.load_state_dict(place(state, network, backbone, "test").state)
     x = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(5))
     with torch.inference_mode():
-        expected, got = ORACLES[network](x, state), ours(x)
+        expected, got = ORACLES[network](x, state, stride), ours(x)
     scale = expected.abs().max()
     torch.testing.assert_close(got / scale, expected / scale, rtol=0, atol=1e-5)
     assert expected.std() > 0.01 * scale, "a constant answer would prove nothing"

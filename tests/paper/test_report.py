@@ -2,7 +2,10 @@
 
 import csv
 import io
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -206,3 +209,11 @@ def test_runs_of_several_commits_are_said(tmp_path: Path) -> None:
         cell(tmp_path, "table-4", setting, "st", seed, 0.7, commit=commit)
     notes = report.notes(*results.of_table(tmp_path, "table-4"))
     assert "The code is that of 2 commits: aaaa, bbbb." in notes
+
+
+def test_reports_are_written_whoever_reads_what_is_printed(tmp_path: Path) -> None:
+    reading = f"{sys.executable} -m stpp paper report | head -n 1"
+    env = os.environ | {"STPP_TRACKING": "off"}
+    subprocess.run(["bash", "-c", reading], cwd=tmp_path, env=env, check=True, capture_output=True)
+    written = {path.name for path in (tmp_path / "results/report").iterdir()}
+    assert written == {f"{name}.{suffix}" for name in TABLES for suffix in ("md", "csv", "html")}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from stpp.selftrain.pseudo import fill, pseudo_mask
+from stpp.selftrain.pseudo import fill, pseudo_masks
 
 Scores = NDArray[np.float32]
 SCORES = hnp.arrays(
@@ -19,8 +19,12 @@ SCORES = hnp.arrays(
 
 
 def labelled(scores: torch.Tensor, threshold: float | None = None) -> tuple[NDArray[np.uint8], float]:
-    confidence, mask = scores.max(0)
-    return pseudo_mask(mask.to(torch.uint8), confidence, threshold)
+    """In a batch, behind an image of which everything is class 0."""
+    confidence, mask = torch.stack([torch.ones_like(scores), scores]).max(1)
+    masks, confidences = pseudo_masks(mask.to(torch.uint8), confidence, threshold)
+    assert not masks[0].any()
+    assert confidences[0] == 1
+    return masks[1], confidences[1]
 
 
 @settings(max_examples=50, deadline=None)

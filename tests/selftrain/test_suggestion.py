@@ -14,21 +14,21 @@ images = st.integers(2, 12).flatmap(
 
 def test_of_equal_pictures_the_least_stable_comes_first() -> None:
     shares = {i: [0.5, 0.5] for i in "abc"}
-    found = suggest({"a": 0.9, "b": 0.2, "c": 0.5}, shares, [3, 3], 3)
+    found = suggest({"a": 0.9, "b": 0.2, "c": 0.5}, shares.__getitem__, [3, 3], 3)
     assert [one.id for one in found] == ["b", "c", "a"]
 
 
 def test_of_equal_stability_the_class_that_fewest_masks_show_comes_first_and_then_in_turn() -> None:
     shares = {"a1": [1.0, 0.0], "a2": [1.0, 0.0], "b1": [0.0, 1.0], "b2": [0.0, 1.0]}
-    found = suggest(dict.fromkeys(shares, 0.5), shares, [1, 0], 4)
+    found = suggest(dict.fromkeys(shares, 0.5), shares.__getitem__, [1, 0], 4)
     assert [one.id for one in found][:1] == ["b2"], "nothing shows b yet"
-    evenly = suggest(dict.fromkeys(shares, 0.5), shares, [0, 0], 4)
+    evenly = suggest(dict.fromkeys(shares, 0.5), shares.__getitem__, [0, 0], 4)
     assert [one.id[0] for one in evenly][:2] in (["a", "b"], ["b", "a"])
 
 
 def test_an_image_like_one_that_is_taken_is_passed_over() -> None:
     shares = {i: [1.0] for i in "abc"}
-    found = suggest({"a": 0.1, "b": 0.2, "c": 0.3}, shares, [0], 2, alike=lambda name: name == "b")
+    found = suggest({"a": 0.1, "b": 0.2, "c": 0.3}, shares.__getitem__, [0], 2, alike=lambda name: name == "b")
     assert [one.id for one in found] == ["a", "c"]
 
 
@@ -36,9 +36,9 @@ def test_an_image_like_one_that_is_taken_is_passed_over() -> None:
 def test_suggestions_are_distinct_and_as_many_as_there_are(known: list[tuple[float, list[float]]], n: int) -> None:
     stability = {f"{i:02d}": s for i, (s, _) in enumerate(known)}
     shares = {f"{i:02d}": [v / sum(p) for v in p] for i, (_, p) in enumerate(known)}
-    found = suggest(stability, shares, [0, 1, 2], n)
+    found = suggest(stability, shares.__getitem__, [0, 1, 2], n)
     assert len({one.id for one in found}) == len(found) == min(n, len(known))
-    assert found == suggest(dict(reversed(stability.items())), shares, [0, 1, 2], n)
+    assert found == suggest(dict(reversed(stability.items())), shares.__getitem__, [0, 1, 2], n)
     best = found[0]
     for i, s in stability.items():
         assert (1 - s) * sum(p / (1 + c) for p, c in zip(shares[i], [0, 1, 2], strict=True)) <= best.worth
@@ -61,5 +61,5 @@ def test_suggestions_are_those_of_looking_at_every_image_every_time(
 ) -> None:
     stability = {f"{i:02d}": round(s, 1) for i, (s, _) in enumerate(known)}
     shares = {f"{i:02d}": p for i, (_, p) in enumerate(known)}
-    found = suggest(stability, shares, [0, 1, 2], n)
+    found = suggest(stability, shares.__getitem__, [0, 1, 2], n)
     assert [one.id for one in found] == plainly(stability, shares, [0, 1, 2], n)

@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from small import TINY, Project
+from small import TINY, Project, mask_set
 
 from stpp.files import read_csv, read_ids, write_csv
 from stpp.manifest import read_dataset
-from stpp.masks import COLUMNS, encode_mask, mask_sha256, write_shard
 from stpp.params_file import load
 
 
@@ -24,15 +23,11 @@ def scored(prepared: Project) -> Project:
     write_csv(folder / "runs/score/scores.csv", ("id", "stability", "confidence"), rows)
     for which, ids in (("reliable", unlabeled[::2]), ("unreliable", unlabeled[1::2])):
         place = folder / f"runs/label_{which}/masks"
-        masks, about = {}, []
+        masks = {}
         for i in ids:
             with Image.open(folder / "data/toy" / dataset.records[i].mask) as image:
-                mask = np.asarray(image, np.uint8)
-            masks[i] = encode_mask(mask, dataset.palette)
-            pixels = " ".join(map(str, np.bincount(mask.ravel(), minlength=len(dataset.classes))))
-            about.append((i, "masks-00000-of-00001.zip", mask_sha256(mask), pixels, "0.9", ""))
-        write_shard(place / "masks-00000-of-00001.zip", masks)
-        write_csv(place / "manifest.csv", COLUMNS, about)
+                masks[i] = np.asarray(image, np.uint8)
+        mask_set(place, masks, dataset.palette)
     return prepared
 
 

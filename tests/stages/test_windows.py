@@ -1,0 +1,31 @@
+"""Images above `max_pixels` are predicted in windows, and the mask set says so."""
+
+import sys
+
+from small import TINY, Project
+
+from stpp.masks import MaskSet
+
+COMMON = ("--data", "runs/data", "--split", "runs/split")
+STPP = (sys.executable, "-m", "stpp")
+
+
+def test_a_mask_set_names_the_windows_it_was_made_in_and_windows_change_what_is_predicted(project: Project) -> None:
+    found = {}
+    for max_pixels in (48 * 48, 48 * 48 - 1):
+        project.params(toy={"size": 48}, label={**TINY["label"], "scales": [1.0], "max_pixels": max_pixels})
+        if not found:  # both label with one teacher
+            project.run("stpp", "draw", "--out", "data/toy")
+            project.run("stpp", "prepare", "--out", "runs/data")
+            project.run("stpp", "split", "--data", "runs/data", "--lists", "splits", "--out", "runs/split")
+            project.run("stpp", "backbone", "--weights", "weights", "--out", "runs/backbone.safetensors")
+            backbone = ("--backbone", "runs/backbone.safetensors")
+            project.run(*STPP, "train", "--name", "teacher", *COMMON, *backbone, "--out", "runs/teacher")
+        to_label = ("--model", "runs/teacher/model.safetensors", "--ids", "runs/split/unlabeled.txt")
+        project.run(*STPP, "label", *to_label, *COMMON, "--out", f"runs/label_{max_pixels}")
+        found[max_pixels] = MaskSet(project.folder / f"runs/label_{max_pixels}/masks").rows
+    whole, windows = found.values()
+    assert {row["window"] for row in whole.values()} == {""}
+    assert {row["window"] for row in windows.values()} == {"47"}
+    assert list(whole) == list(windows)
+    assert any(whole[i]["confidence"] != windows[i]["confidence"] for i in whole)

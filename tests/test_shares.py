@@ -1,0 +1,48 @@
+"""What falls to each of several processes is, all together, what one process has."""
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stpp.data.loaders import Batches
+from stpp.distributed import first, share
+
+FEW = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def as_process(monkeypatch: pytest.MonkeyPatch, rank: int, world: int) -> None:
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setenv("WORLD_SIZE", str(world))
+
+
+@FEW
+@given(st.lists(st.integers(), unique=True, max_size=20), st.integers(1, 6))
+def test_every_item_falls_to_one_process_and_shares_are_even(
+    monkeypatch: pytest.MonkeyPatch, items: list[int], world: int
+) -> None:
+    shares = []
+    for rank in range(world):
+        as_process(monkeypatch, rank, world)
+        shares.append(share(items))
+        assert first() == (rank == 0)
+    assert sorted(i for one in shares for i in one) == sorted(items)
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@FEW
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 4), st.integers(0, 5))
+def test_the_parts_of_every_batch_make_up_the_batch_of_one_process(
+    monkeypatch: pytest.MonkeyPatch, world: int, each: int, epochs: int, start: int
+) -> None:
+    size = world * each
+
+    def batches(rank: int, world: int) -> list[list[tuple[int, int]]]:
+        as_process(monkeypatch, rank, world)
+        return list(Batches(3 * size + size // 2, size, epochs, 0, "teacher", min(start, 3 * epochs)))
+
+    alone = batches(0, 1)
+    parts = [batches(rank, world) for rank in range(world)]
+    assert len(alone) == 3 * epochs - min(start, 3 * epochs)
+    for at, whole in enumerate(alone):
+        assert sorted(draw for part in parts for draw in part[at]) == sorted(whole)
+        assert all(len(part[at]) == each for part in parts), "each has as much to do"
