@@ -1,4 +1,4 @@
-"""A training as one process of several, for tests/stages/test_distributed.py to start: part_of_fit.py OUT."""
+"""A training as one process of several, for tests/stages/test_distributed.py to start: part_of_fit.py STEP OUT."""
 
 import sys
 from pathlib import Path
@@ -39,7 +39,10 @@ def frozen(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return supervised(network.eval(), x, y)
 
 
-def main(out: Path) -> None:
+STEPS = {"frozen": frozen, "supervised": supervised}
+
+
+def main(step: str, out: Path) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.5), nn.Conv2d(8, CLASSES, 1)
@@ -66,11 +69,11 @@ def main(out: Path) -> None:
             device=torch.device("cpu"),
             role="teacher",
             hooks=Hooks(validate=validate, checkpoint=ignored, save=ignored, log=ignored),
-            step=frozen,
+            step=STEPS[step],
         )
         weights = {name: value.flatten().tolist() for name, value in network.state_dict().items()}
         write_json(out / f"{distributed.rank()}.json", {"curve": curve, "weights": weights})
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(sys.argv[1], Path(sys.argv[2]))
