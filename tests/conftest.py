@@ -11,6 +11,11 @@ import pytest
 from small import BIN, ROOT, Project
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest test first: begun last, it would keep one process busy long after the others."""
+    items.sort(key=lambda item: "test_systems" not in item.nodeid)
+
+
 def project_in(folder: Path) -> Project:
     """A new project in `folder`, a git repository without a commit."""
     folder.mkdir()
