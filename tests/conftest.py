@@ -50,13 +50,20 @@ def project(tmp_path: Path) -> Iterator[Project]:
     subprocess.run(["pkill", "-KILL", "-f", str(made.folder)], check=False)
 
 
+@pytest.fixture(scope="session")
+def prepared_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = project_in(tmp_path_factory.mktemp("prepared") / "project")
+    made.run("stpp", "draw", "--out", "data/toy")
+    made.run("stpp", "prepare", "--out", "runs/data")
+    made.run("stpp", "split", "--data", "runs/data", "--lists", "splits", "--out", "runs/split")
+    made.run("stpp", "backbone", "--weights", "weights", "--out", "runs/backbone.safetensors")
+    return made.folder
+
+
 @pytest.fixture
-def prepared(project: Project) -> Project:
+def prepared(prepared_once: Path, project: Project) -> Project:
     """A project whose data set, split and backbone are there, made without DVC."""
-    project.run("stpp", "draw", "--out", "data/toy")
-    project.run("stpp", "prepare", "--out", "runs/data")
-    project.run("stpp", "split", "--data", "runs/data", "--lists", "splits", "--out", "runs/split")
-    project.run("stpp", "backbone", "--weights", "weights", "--out", "runs/backbone.safetensors")
+    shutil.copytree(prepared_once, project.folder, symlinks=True, dirs_exist_ok=True)
     return project
 
 
