@@ -36,7 +36,7 @@ def launch(arguments: list[str]) -> int:
     """Run `python -m stpp ARGUMENTS` in all the processes asked for; the exit code of the first that failed, or 0."""
     if _nodes() == 1:
         return _run(arguments, "localhost:0")
-    store = _store()
+    store = _store(patience=timedelta(seconds=30))  # `stpp cluster` called this, and listens already
     with socket.create_server(("", 0)) as free:
         port = free.getsockname()[1]
     number = store.add("launches", 1)
@@ -96,16 +96,25 @@ def _master() -> tuple[str, int]:
     return host, int(port)
 
 
-def _store(listen: bool = False) -> "TCPStore":
+def _store(listen: bool = False, patience: timedelta = timedelta(minutes=10)) -> "TCPStore":
     """What the machines tell each other, kept by the first one's `stpp cluster`."""
     from torch.distributed import DistNetworkError, DistStoreError, TCPStore  # type: ignore[attr-defined]
 
     host, port = _master()
+    until = time.monotonic() + patience.total_seconds()
+    while not listen:  # not left to torch, which says pages while nobody is there
+        try:
+            socket.create_connection((host, port), timeout=5).close()
+            break
+        except OSError as error:
+            if time.monotonic() > until:
+                asked = "nobody is there; is `stpp cluster` running on the first machine?"
+                raise StppError(f"{MASTER}={host}:{port}: {asked} ({error})") from None
+            time.sleep(0.5)
     try:
         return TCPStore(host, port, is_master=listen, wait_for_workers=False, timeout=timedelta(minutes=10))
     except (DistNetworkError, DistStoreError) as error:
-        doing = "cannot listen there" if listen else "nobody is there; is `stpp cluster` running on the first machine?"
-        raise StppError(f"{MASTER}={host}:{port}: {doing} ({str(error).splitlines()[0]})") from None
+        raise StppError(f"{MASTER}={host}:{port}: {str(error).splitlines()[0]}") from None
 
 
 def _wait(store: "TCPStore", key: str, limit: timedelta | None = None) -> dict[str, Any]:
