@@ -40,7 +40,7 @@ class RandomResizedCrop(DualTransform):
     The long side after the resize is an integer drawn uniformly from base * scale, the aspect is kept; the crop starts
     anywhere in what is resized and padded. Only the part of the source that the crop shows is then resampled: what
     comes out is the crop of the wholly resized image, within 1 of 255 of Pillow's bilinear (which, unlike OpenCV's,
-    does not alias when it shrinks), and for masks exactly Pillow's nearest.
+    does not alias when it shrinks; a pixel in thousands of noise is off by 2), and for masks exactly Pillow's nearest.
     """
 
     def __init__(self, base: int, scale: tuple[float, float], crop: int, flip: float, p: float = 1.0) -> None:
@@ -116,9 +116,11 @@ def _up_to(img: Image, size: tuple[int, int], end: tuple[int, int]) -> tuple[Ima
     """The part of `img` that the first `end` rows and columns of it depend on when it is resized, and the factors."""
     lasts, factors = [], []
     for before, after, last in zip(img.shape, size, end, strict=False):
-        step = before / after
-        lasts.append(min(before, int((last + 1) * step + max(1.0, step)) + 2))
-        factors.append((1 + 1e-9) * after / before)  # sizes are rounded down
+        step, factor = before / after, (1 + 1e-9) * after / before  # sizes are rounded down
+        needed = min(before, int((last + 1) * step + max(1.0, step)) + 2)
+        # A side that would keep its length is not resampled at all; as a whole it has another.
+        lasts.append(before if after > before and int(needed * factor) == needed else needed)
+        factors.append(factor)
     return img[: lasts[0], : lasts[1]], factors
 
 
