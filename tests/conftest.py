@@ -53,10 +53,7 @@ def project(tmp_path: Path) -> Iterator[Project]:
 @pytest.fixture(scope="session")
 def prepared_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = project_in(tmp_path_factory.mktemp("prepared") / "project")
-    made.run("stpp", "draw", "--out", "data/toy")
-    made.run("stpp", "prepare", "--out", "runs/data")
-    made.run("stpp", "split", "--data", "runs/data", "--lists", "splits", "--out", "runs/split")
-    made.run("stpp", "backbone", "--weights", "weights", "--out", "runs/backbone.safetensors")
+    made.prepare()
     return made.folder
 
 

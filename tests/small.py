@@ -65,6 +65,13 @@ class Project:
         assert process.returncode == rc, f"{' '.join(command)}: {process.returncode}\n{output}"
         return output
 
+    def prepare(self) -> None:
+        """Make the data set, the split and the backbone, without DVC."""
+        self.run("stpp", "draw", "--out", "data/toy")
+        self.run("stpp", "prepare", "--out", "runs/data")
+        self.run("stpp", "split", "--data", "runs/data", "--lists", "splits", "--out", "runs/split")
+        self.run("stpp", "backbone", "--weights", "weights", "--out", "runs/backbone.safetensors")
+
     def commit(self, *paths: str) -> None:
         self.run("git", "add", *paths)
         self.run("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "a commit")

@@ -15,10 +15,7 @@ def test_a_mask_set_names_the_windows_it_was_made_in_and_windows_change_what_is_
     for max_pixels in (48 * 48, 48 * 48 - 1):
         project.params(toy={"size": 48}, label={**TINY["label"], "scales": [1.0], "max_pixels": max_pixels})
         if not found:  # both label with one teacher
-            project.run("stpp", "draw", "--out", "data/toy")
-            project.run("stpp", "prepare", "--out", "runs/data")
-            project.run("stpp", "split", "--data", "runs/data", "--lists", "splits", "--out", "runs/split")
-            project.run("stpp", "backbone", "--weights", "weights", "--out", "runs/backbone.safetensors")
+            project.prepare()
             backbone = ("--backbone", "runs/backbone.safetensors")
             project.run(*STPP, "train", "--name", "teacher", *COMMON, *backbone, "--out", "runs/teacher")
         to_label = ("--model", "runs/teacher/model.safetensors", "--ids", "runs/split/unlabeled.txt")
