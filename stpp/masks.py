@@ -53,7 +53,9 @@ def shard_name(index: int, shards: int) -> str:
 
 def mask_sha256(mask: Mask) -> str:
     """Hash of a mask's shape and pixels, whatever file holds it."""
-    return hashlib.sha256(f"{mask.shape[0]}x{mask.shape[1]}:".encode() + mask.tobytes()).hexdigest()
+    found = hashlib.sha256(f"{mask.shape[0]}x{mask.shape[1]}:".encode())
+    found.update(np.ascontiguousarray(mask).data)
+    return found.hexdigest()
 
 
 def encode_mask(mask: Mask, palette: Sequence[Rgb]) -> bytes:
@@ -73,8 +75,11 @@ def encode_mask(mask: Mask, palette: Sequence[Rgb]) -> bytes:
 def decode_mask(data: bytes) -> Mask:
     from PIL import Image
 
+    from stpp import png
+
     with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-        return np.asarray(image, dtype=np.uint8)
+        soon = png.decoded(data, image)
+        return np.asarray(image, dtype=np.uint8) if soon is None else soon
 
 
 class ShardWriter:

@@ -18,6 +18,7 @@ LAYERS = {
     "git": 0,
     "launch": 1,
     "packed": 0,
+    "png": 0,
     "parallel": 0,
     "lineage": 1,
     "manifest": 1,

@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from io import BufferedReader
 from pathlib import Path
 
@@ -11,13 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from stpp import png
 from stpp.files import StppError
 from stpp.masks import Mask
-
-try:
-    from kornia_rs.io import decode_image_png_u8
-except ImportError:  # not built for every platform; OpenCV reads the same pixels in twice the time
-    decode_image_png_u8 = None
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF")
 MAX_PIXELS = 2**28
@@ -49,11 +46,6 @@ HANDLED = {
     "I;16B": "16-bit: scaled to 8",
     "I;16L": "16-bit: scaled to 8",
 }
-
-
-# Chunks of a PNG by which Pillow neither turns it nor changes its colours; of text, some kinds may hold EXIF.
-PLAIN = {b"IHDR", b"IDAT", b"IEND", b"PLTE", *(b"gAMA cHRM sRGB iCCP sBIT bKGD hIST pHYs tIME".split())}
-TEXT, OF_EXIF = (b"tEXt", b"zTXt", b"iTXt"), (b"Raw profile", b"XML:")
 
 
 @contextmanager
@@ -121,19 +113,12 @@ def _fast(image: Image.Image, file: BufferedReader) -> NDArray[np.uint8] | None:
     if image.format not in ("JPEG", "PNG"):
         return None
     data = _whole(image, file)
-    if image.format == "JPEG" and image.mode == "RGB":
-        upright = UPRIGHT.get(image.getexif().get(0x0112, 1)) is None
-        if upright and data.endswith(b"\xff\xd9"):  # of a truncated one OpenCV would make up the rest
-            return _opencv(data, image.size)
-    elif data[24:29] in (b"\x08\x02\0\0\0", b"\x08\0\0\0\0") and _chunks(data) <= PLAIN:
-        if decode_image_png_u8 is None:
-            return _opencv(data, image.size) if image.mode == "RGB" else None
-        try:
-            pixels = decode_image_png_u8(data, image.size[::-1], "rgb" if image.mode == "RGB" else "mono")
-        except Exception:  # noqa: BLE001 - of any damage; Pillow will say what it is
-            return None
-        return np.asarray(pixels if image.mode == "RGB" else pixels[:, :, 0], dtype=np.uint8)
-    return None
+    if image.format == "PNG":
+        return png.decoded(data, image)
+    upright = UPRIGHT.get(image.getexif().get(0x0112, 1)) is None
+    # Of a truncated file OpenCV would make up the rest.
+    plain = image.mode == "RGB" and upright and data.endswith(b"\xff\xd9")
+    return png.opencv(data, image.size) if plain else None
 
 
 def _whole(image: Image.Image, file: BufferedReader) -> bytes:
@@ -143,25 +128,6 @@ def _whole(image: Image.Image, file: BufferedReader) -> bytes:
     data = file.read() if size <= 4 * image.width * image.height + 2**20 else b""
     file.seek(at)
     return data
-
-
-def _opencv(data: bytes, size: tuple[int, int]) -> NDArray[np.uint8] | None:
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error:
-        return None
-    return pixels if pixels is not None and pixels.shape == (*size[::-1], 3) else None  # type: ignore[return-value]
-
-
-def _chunks(data: bytes) -> set[bytes]:
-    """The kinds of chunks of a PNG; an empty one among them if it does not end as it should."""
-    kinds, at = set(), 8
-    while at + 12 <= len(data):
-        kind = data[at + 4 : at + 8]
-        if kind not in TEXT or data[at + 8 : at + 19].startswith(OF_EXIF):
-            kinds.add(kind)
-        at += 12 + int.from_bytes(data[at : at + 4], "big")
-    return kinds if at == len(data) and data[-8:-4] == b"IEND" else {b""}
 
 
 def read_mask(path: Path) -> NDArray[np.uint8] | NDArray[np.int32]:
@@ -179,7 +145,7 @@ def decode_mask(file: BufferedReader, path: Path) -> NDArray[np.uint8] | NDArray
     file.seek(0)
     with Image.open(file, formats=FORMATS) as header:
         scaled = _scaled(start, header)
-        pixels = _fast(header, file) if header.mode == "L" else None
+        pixels = _fast(header, file) if header.mode in ("L", "P") else None
         if pixels is not None:
             return pixels
         image, _ = _upright(header)
@@ -209,13 +175,8 @@ def _scaled(start: bytes, image: Image.Image) -> bool:
 
 def to_classes(values: NDArray[np.uint8] | NDArray[np.int32], meaning: dict[int, int]) -> Mask:
     """Mask values -> class ids, 255 to be ignored (H, W). Raises KeyError with the first value that has no meaning."""
-    free = set(range(256)).difference(meaning.values())
-    if values.dtype == np.uint8 and free:
-        nothing = min(free)
-        few = np.full(256, nothing, dtype=np.uint8)
-        for value, label in meaning.items():
-            if value < len(few):
-                few[value] = label
+    few, nothing = _few(tuple(meaning.items()))
+    if values.dtype == np.uint8 and nothing is not None:
         classes = np.asarray(cv2.LUT(values, few), dtype=np.uint8)
         if (classes == nothing).any():
             raise KeyError(int(values[classes == nothing][0]))
@@ -228,3 +189,14 @@ def to_classes(values: NDArray[np.uint8] | NDArray[np.int32], meaning: dict[int,
     if (labels < 0).any():
         raise KeyError(int(values[labels < 0][0]))
     return np.asarray(labels, dtype=np.uint8)
+
+
+@lru_cache(maxsize=8)
+def _few(meaning: tuple[tuple[int, int], ...]) -> tuple[Mask, int | None]:
+    """The class of every value of 8 bits, and what stands for one without a meaning; None: all 256 are classes."""
+    nothing = min(set(range(256)).difference(label for _, label in meaning), default=None)
+    few = np.full(256, nothing or 0, dtype=np.uint8)
+    for value, label in meaning:
+        if value < len(few):
+            few[value] = label
+    return few, nothing

@@ -27,8 +27,8 @@ STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
 NORMALIZED = ((np.arange(256, dtype=np.float32)[:, None] / np.float32(255) - MEAN) / STD).T.copy()
 """Normalised value of every channel and grey level, (3, 256)."""
 
-NEAR = 1.8
-"""What a pixel costs in OpenCV's warp over what it costs in its resize, which cannot start at the first one shown."""
+OFF = 1 / 512
+"""Of a pixel of the source: how far from their places in the wholly resized image those of a crop may be sampled."""
 
 CUTOUT_DRAWS = 10_000
 """After so many rectangles that do not fit, none is cut out; with the published ranges every third fits."""
@@ -64,8 +64,7 @@ class RandomResizedCrop(DualTransform):
 
     def apply(self, img: Image, size: tuple[int, int], origin: tuple[int, int], flip: bool, **_: Any) -> Image:
         shown = self._shown(size, origin)
-        shrinks = size[0] < img.shape[0] or size[1] < img.shape[1]
-        return self._placed((_shrunk if shrinks else _enlarged)(img, size, origin, shown), flip, 0)
+        return self._placed(_resized(img, size, origin, shown), flip, 0)
 
     def apply_to_mask(self, mask: Mask, size: tuple[int, int], origin: tuple[int, int], flip: bool, **_: Any) -> Mask:
         (height, width), (top, left) = self._shown(size, origin), origin
@@ -84,44 +83,41 @@ class RandomResizedCrop(DualTransform):
         return cv2.flip(shown, 1) if flip else shown  # type: ignore[return-value]
 
 
-def _enlarged(img: Image, size: tuple[int, int], origin: tuple[int, int], shown: tuple[int, int]) -> Image:
-    """The part `shown` from `origin` on of `img` resized to `size`, neither side of which is smaller."""
-    (top, left), (height, width) = origin, shown
-    if (top + height) * (left + width) < NEAR * height * width:
-        part, factors = _up_to(img, size, (top + height, left + width))
-        out = cv2.resize(part, None, fx=factors[1], fy=factors[0], interpolation=cv2.INTER_LINEAR)
-        return np.ascontiguousarray(out[top : top + height, left : left + width], dtype=np.uint8)
-    steps = [before / after for before, after in zip(img.shape, size, strict=False)]
-    # Where the first pixel shown lies in the source, pixels being squares around their centres.
-    starts = [(at + 0.5) * step - 0.5 for at, step in zip(origin, steps, strict=True)]
-    firsts = [max(0, int(start)) for start in starts]
-    lasts = [int(start + side * step) + 2 for start, side, step in zip(starts, shown, steps, strict=True)]
-    part = img[firsts[0] : lasts[0], firsts[1] : lasts[1]]
-    to_source = np.array([[steps[1], 0, starts[1] - firsts[1]], [0, steps[0], starts[0] - firsts[0]]])
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(part, to_source, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[return-value]
+def _resized(img: Image, size: tuple[int, int], origin: tuple[int, int], shown: tuple[int, int]) -> Image:
+    """The part `shown` from `origin` on of `img` resized to `size`; antialiased as Pillow does it where it shrinks."""
+    (rows, top, fy), (columns, left, fx) = (_side(*side) for side in zip(img.shape, size, origin, shown, strict=False))
+    part = img[rows, columns]
+    if size[0] < img.shape[0] or size[1] < img.shape[1]:
+        # OpenCV does not antialias; Pillow, whose kernel could start anywhere, takes four times as long as this.
+        pixels = torch.from_numpy(np.require(part, requirements=["C", "W"]))[None].permute(0, 3, 1, 2)
+        out = F.interpolate(
+            pixels, scale_factor=(fy, fx), mode="bilinear", antialias=True, recompute_scale_factor=False
+        )
+        resized = out[0].permute(1, 2, 0).numpy()
+    else:
+        resized = cv2.resize(part, None, fx=fx, fy=fy, interpolation=cv2.INTER_LINEAR)
+    return np.ascontiguousarray(resized[top : top + shown[0], left : left + shown[1]], dtype=np.uint8)
 
 
-def _shrunk(img: Image, size: tuple[int, int], origin: tuple[int, int], shown: tuple[int, int]) -> Image:
-    """The part `shown` from `origin` on of `img` resized to `size`, antialiased as Pillow does it."""
-    (top, left), (height, width) = origin, shown
-    part, factors = _up_to(img, size, (top + height, left + width))
-    # A quarter of the time of Pillow, whose kernel could start at the first pixel shown.
-    pixels = torch.from_numpy(np.require(part, requirements=["C", "W"]))[None].permute(0, 3, 1, 2)
-    out = F.interpolate(pixels, scale_factor=factors, mode="bilinear", antialias=True, recompute_scale_factor=False)
-    return np.ascontiguousarray(out[0].permute(1, 2, 0).numpy()[top : top + height, left : left + width])
+def _side(before: int, after: int, start: int, length: int) -> tuple[slice, int, float]:
+    """How to get `length` pixels from `start` on of a side resized from `before` pixels to `after`.
 
-
-def _up_to(img: Image, size: tuple[int, int], end: tuple[int, int]) -> tuple[Image, list[float]]:
-    """The part of `img` that the first `end` rows and columns of it depend on when it is resized, and the factors."""
-    lasts, factors = [], []
-    for before, after, last in zip(img.shape, size, end, strict=False):
-        step, factor = before / after, (1 + 1e-9) * after / before  # sizes are rounded down
-        needed = min(before, int((last + 1) * step + max(1.0, step)) + 2)
-        # A side that would keep its length is not resampled at all; as a whole it has another.
-        lasts.append(before if after > before and int(needed * factor) == needed else needed)
-        factors.append(factor)
-    return img[: lasts[0], : lasts[1]], factors
+    Returns the pixels of the source that have to be resized, how many of the result come before `start`, and the
+    factor. A resize begins at the edge of a pixel: the source is cut where edges of both lie on each other, or nearly.
+    """
+    step, factor = before / after, (1 + 1e-9) * after / before  # sizes are rounded down
+    reach = max(1.0, step)  # how far from its centre a pixel of the result looks
+    nearest = start  # pixels before `start` at which the resize begins: with all of them, at the source's own edge
+    for back in range(int(reach / step) + 2, start):
+        if abs((start - back) * step - round((start - back) * step)) < OFF:
+            nearest = back
+            break
+    first = round((start - nearest) * step)
+    needed = min(before, int((start + length) * step + step + reach) + 2)
+    # A side that would keep its length is not resampled at all; as a whole it has another.
+    if after > before and int((needed - first) * factor) == needed - first:
+        first, needed, nearest = 0, before, start
+    return slice(first, needed), nearest, factor
 
 
 def _nearest(before: int, after: int) -> NDArray[np.intp]:

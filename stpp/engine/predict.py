@@ -1,12 +1,13 @@
 """From images to class probabilities: one plain forward pass, sliding windows, test-time augmentation (paper, 4.1)."""
 
 import math
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
 
 from stpp.data.transforms import MEAN, STD
@@ -28,7 +29,15 @@ def folded(network: nn.Module) -> nn.Module:
 
     Logits differ by rounding.
     """
-    return fuse(network.eval()).to(memory_format=torch.channels_last)
+    copy = fuse(network.eval())
+    assert isinstance(copy, fx.GraphModule)
+    convolutions = {name for name, module in copy.named_modules() if isinstance(module, nn.Conv2d)}
+    for node in copy.graph.find_nodes(op="call_function", target=operator.add):
+        first = node.args[0]
+        if isinstance(first, fx.Node) and first.target in convolutions and len(first.users) == 1:
+            node.target = operator.iadd  # torchvision adds residuals in place; tracing has made a sum of its own of it
+    copy.recompile()
+    return copy.to(memory_format=torch.channels_last)
 
 
 def plain(network: nn.Module, x: Tensor) -> Tensor:

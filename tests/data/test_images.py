@@ -17,9 +17,10 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from PIL import Image
 
-from stpp.data import images
+from stpp import png
 from stpp.data.images import read_image, read_mask, to_classes
 from stpp.files import StppError
+from stpp.masks import decode_mask
 
 Pixels = NDArray[np.uint8]
 
@@ -317,8 +318,8 @@ def test_no_file_stays_open(tmp_path: Path) -> None:
 def png_reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Each of the two decoders of PNGs: whichever is installed, pixels are the same."""
     if request.param == "opencv":
-        monkeypatch.setattr(images, "decode_image_png_u8", None)
-    elif images.decode_image_png_u8 is None:
+        monkeypatch.setattr(png, "decode_image_png_u8", None)
+    elif png.decode_image_png_u8 is None:
         pytest.skip("kornia-rs is not installed")
     return str(request.param)
 
@@ -348,11 +349,16 @@ def test_jpegs_are_read_as_pillow_reads_them_bit_for_bit(
 def test_pngs_are_read_bit_for_bit_whatever_the_decoder(size: tuple[int, int], level: int, tmp_path: Path) -> None:
     pixels = photograph(*size, 1)
     Image.fromarray(pixels).save(tmp_path / "a.png", compress_level=level)
-    Image.fromarray(pixels[:, :, 0]).save(tmp_path / "m.png", compress_level=level)
+    values = Image.fromarray(pixels[:, :, 0])
+    values.save(tmp_path / "m.png", compress_level=level)
+    values.putpalette(bytes(range(60)))  # of 20 colours: values beyond are values all the same
+    values.save(tmp_path / "p.png", compress_level=level, bits=8)
     image, notes = read_image(tmp_path / "a.png")
     assert np.array_equal(image, pixels)
     assert notes == []
-    assert np.array_equal(read_mask(tmp_path / "m.png"), pixels[:, :, 0])
+    for name in ("m.png", "p.png"):
+        assert np.array_equal(read_mask(tmp_path / name), pixels[:, :, 0])
+        assert np.array_equal(decode_mask((tmp_path / name).read_bytes()), pixels[:, :, 0])
 
 
 @pytest.mark.usefixtures("png_reader")
@@ -380,10 +386,16 @@ def test_an_orientation_that_comes_after_the_pixels_of_a_png_counts(tmp_path: Pa
 
 
 @pytest.mark.usefixtures("png_reader")
-def test_truncated_and_changed_pngs_are_read_as_without_a_fast_way(tmp_path: Path) -> None:
-    """Never in part, never more than what is there: right, or an error that names the file."""
+@pytest.mark.parametrize("kind", ["image", "palette"])
+def test_truncated_and_changed_pngs_are_read_as_without_a_fast_way(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never in part, never more than what is there: as Pillow reads it, or its error, which names the file."""
     path = tmp_path / "a.png"
-    Image.fromarray(SMOOTH).save(path)
+    picture = Image.fromarray(SMOOTH if kind == "image" else SMOOTH[:, :, 0])
+    if kind == "palette":
+        picture.putpalette(bytes(range(256)) * 3)
+    picture.save(path)
     whole = path.read_bytes()
     rng = np.random.default_rng(1)
     damaged = [whole[:cut] for cut in range(0, len(whole), max(1, len(whole) // 40))]
@@ -392,12 +404,21 @@ def test_truncated_and_changed_pngs_are_read_as_without_a_fast_way(tmp_path: Pat
         changed = bytearray(whole)
         changed[rng.integers(len(whole))] = rng.integers(256)
         damaged.append(bytes(changed))
+
+    def outcome() -> tuple[Any, ...]:
+        try:
+            read = read_image(path)[0] if kind == "image" else read_mask(path)
+            return read.shape, read.tobytes()
+        except StppError as error:
+            return (str(error),)
+
     for content in damaged:
         path.write_bytes(content)
-        try:
-            assert read_image(path)[0].shape[2] == 3
-        except StppError as error:
-            assert str(error).startswith(f"{path}: ")
+        soon = outcome()
+        with monkeypatch.context() as without:
+            without.setattr(png, "decoded", lambda *_: None)
+            assert soon == outcome()
+        assert len(soon) == 2 or soon[0].startswith(f"{path}: ")
 
 
 # -- masks ------------------------------------------------------------------------------------------------------------

@@ -166,7 +166,9 @@ def test_large_images_are_cut_as_small_ones_are(shape: tuple[int, int], base: in
         out, classes = apply(weak(params), seed, image, mask)
         expected, expected_classes = in_order(image, mask, params, seed)
         assert np.array_equal(classes, expected_classes)
-        assert np.abs(out.astype(int) - expected).max() <= 1
+        difference = np.abs(out.astype(int) - expected)
+        assert difference.max() <= 2
+        assert (difference == 2).mean() < 1e-4
 
 
 def test_read_only_arrays_on_disk_give_the_same_samples(tmp_path: Path) -> None:

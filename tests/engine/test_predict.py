@@ -282,6 +282,7 @@ def test_a_folded_network_computes_the_same(name: str) -> None:
     with torch.inference_mode():
         expected = network.eval()(x)
         found = folded(network)(x)
+    assert torch.equal(folded(network)(x), found)  # nothing of the network or of x was written to
     assert not any(isinstance(m, nn.BatchNorm2d) for m in folded(network).modules())
     assert any(isinstance(m, nn.BatchNorm2d) for m in network.modules()), "the network itself stays"
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
