@@ -5,6 +5,7 @@ import hashlib
 import heapq
 import io
 import re
+import shutil
 import struct
 import tempfile
 import zipfile
@@ -18,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from stpp.files import ID, StppError, replacing, write_csv
+from stpp.files import ID, StppError, replacing, scan_csv, write_csv
 from stpp.manifest import Rgb, read_table
 from stpp.packed import Strings
 
@@ -118,6 +119,31 @@ class ShardWriter:
 
     def __exit__(self, *error: object) -> None:
         self._stack.__exit__(*error)  # type: ignore[arg-type]
+
+
+SHARDS = "shards.csv"
+"""Of a mask set, beside its manifest: a hash for every shard of all that it was made from."""
+OF_SHARD = ("shard", "key")
+
+
+def write_shards(folder: Path, keys: Mapping[str, str]) -> None:
+    """Note in a mask set what each of its shards was made from, by name."""
+    write_csv(folder / SHARDS, OF_SHARD, keys.items())
+
+
+def read_shards(folder: Path) -> dict[str, str]:
+    """What each shard of a mask set was made from; of an older set, which does not say so, nothing."""
+    return {row[0]: row[1] for row in scan_csv(folder / SHARDS, OF_SHARD)} if (folder / SHARDS).exists() else {}
+
+
+def take_over(earlier: "MaskSet", ids: Iterable[str], shard: Path, part: Path) -> None:
+    """Copy a shard of an earlier mask set, as `ShardWriter` would write it: the file, and its part of the manifest.
+
+    ids: those of the shard, in order.
+    """
+    with replacing(shard) as partial:
+        shutil.copyfile(earlier.folder / shard.name, partial)
+    write_csv(part, COLUMNS, ([earlier.rows[name][column] for column in COLUMNS] for name in ids))
 
 
 AT_ONCE = 64

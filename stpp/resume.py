@@ -102,10 +102,15 @@ def _caller() -> int:
 
 
 def _key(module: str, sections: dict[str, Any], inputs: Iterable[Path]) -> str:
-    parts: list[Any] = [sections]
-    parts += [digest([path]) for path in inputs]
-    parts += [(name, sha256(source(name))) for name in sorted(closure(module))]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps([way(module, sections), *(digest([path]) for path in inputs)]).encode()
+    ).hexdigest()
+
+
+def way(module: str, sections: dict[str, Any]) -> str:
+    """Hash of how a stage comes from its inputs to its results: the parameters and the code that count."""
+    code = [(name, sha256(source(name))) for name in sorted(closure(module))]
+    return hashlib.sha256(json.dumps([sections, code], sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from stpp.resume import Job
+from stpp import distributed
+from stpp.resume import Job, way
 from stpp.stages import options
 from stpp.stages.tracked import tracked
 from stpp.tracking.run import Run
@@ -28,21 +29,26 @@ def label(
     keep: Keep = None,
     params: options.Params = None,
 ) -> None:
-    """Label images with a model: a mask set of zip shards and manifest.csv."""
+    """Label images with a model: a mask set of zip shards and manifest.csv.
+
+    Of an earlier mask set in its place those shards stay that would be made from the same images in the same way.
+    """
     from stpp.params_file import load
 
     files = options.params_files(params)
     p = load(files)
 
+    sections = {"model": p.model.model_dump(), "label": p.label.model_dump()}
+
     def work(job: Job, run: Run) -> None:
-        _label(job, run, p, model, ids, data, keep)
+        _label(job, run, p, way(__name__, sections), model, ids, data, keep, out)
 
     tracked(
         out.name,
         module=__name__,
         files=files,
         params=p,
-        sections={"model": p.model.model_dump(), "label": p.label.model_dump()},
+        sections=sections,
         data=data,
         split=split,
         inputs=[model, ids] if keep is None else [model, ids, keep],
@@ -52,19 +58,32 @@ def label(
     )
 
 
-def _label(job: Job, run: Run, p: "Params", model: Path, ids: Path, data: Path, keep: Path | None) -> None:
+def _label(
+    job: Job, run: Run, p: "Params", how: str, model: Path, ids: Path, data: Path, keep: Path | None, out: Path
+) -> None:
+    import hashlib
+
     import numpy as np
 
-    from stpp import distributed
     from stpp.data.datasets import Photos, Plain
     from stpp.data.decoded import opened
     from stpp.data.loaders import equal_sized, prediction_loader
     from stpp.engine import device as devices
     from stpp.engine.evaluate import decisions
     from stpp.engine.predict import folded, labelling, window_of
-    from stpp.files import raise_all
+    from stpp.files import raise_all, sha256
     from stpp.manifest import listed, read_dataset
-    from stpp.masks import MaskSet, ShardWriter, encode_mask, mask_sha256, merge_manifests, shard_name, shards_of
+    from stpp.masks import (
+        MaskSet,
+        ShardWriter,
+        encode_mask,
+        mask_sha256,
+        merge_manifests,
+        shard_name,
+        shards_of,
+        take_over,
+        write_shards,
+    )
     from stpp.models import build
     from stpp.params import IGNORE
     from stpp.progress import progress
@@ -99,16 +118,56 @@ def _label(job: Job, run: Run, p: "Params", model: Path, ids: Path, data: Path, 
                     writer.add(row, encode_mask(labels, dataset.palette))
 
     names = [shard_name(index, p.label.shards) for index in range(p.label.shards)]
-    shards = zip(names, shards_of(sorted(found), p.label.shards), strict=True)
+    shards = shards_of(sorted(found), p.label.shards)
     parts = [job.folder / f"{name}.csv" for name in names]
-    mine = distributed.share(list(zip(shards, parts, strict=True)))
-    for (name, shard), part in progress(mine, f"label {len(found)} images", len(mine)):
-        if not part.exists():  # it is the last that takes its name
+    with_what = f"{how} {sha256(model)} {dataset.classes} {dataset.palette}"
+
+    def key_of(shard: Sequence[str]) -> str:
+        """A hash of all that the masks of a shard depend on."""
+        total = hashlib.sha256(with_what.encode())
+        for i in shard:
+            total.update(f"\n{i} {dataset.records[i].image_sha256} {kept.rows[i]['sha256'] if kept else ''}".encode())
+        return total.hexdigest()
+
+    keys = {name: key_of(shard) for name, shard in zip(names, shards, strict=True)}
+    before = distributed.told(_before(job, out))
+    same = {name for name, key in keys.items() if before.get(name) == key}
+    earlier = MaskSet(out / "masks") if same else None
+    mine = distributed.share(list(zip(names, shards, parts, strict=True)))
+    for name, shard, part in progress(mine, f"label {len(found)} images", len(mine)):
+        if part.exists():  # it is the last that takes its name
+            continue
+        if earlier is not None and name in same:
+            take_over(earlier, shard, job.folder / "masks" / name, part)
+        else:
             label_shard(job.folder / "masks" / name, part, shard)
     distributed.together()
     if not distributed.first():
         return
 
+    if same:
+        print(f"label: {len(same)} of {len(names)} shards stay as they were: the same images, labelled in the same way")
     merge_manifests(parts, job.folder / "masks" / "manifest.csv")
+    write_shards(job.folder / "masks", keys)
     confidence = sum(float(row["confidence"]) for row in MaskSet(job.folder / "masks").rows.values())
     run.log({"pseudo/images": float(len(found)), "pseudo/confidence": confidence / len(found)}, 0)
+
+
+def _before(job: Job, out: Path) -> dict[str, str]:
+    """What the shards of the mask set in `out` were made from, if it is as a run of this stage has left it.
+
+    Nothing of a run with the same inputs: to do the same once more (`dvc repro -f`) is to do all of it.
+    """
+    from stpp.files import read_json
+    from stpp.lineage import from_json, sha256_of
+    from stpp.masks import read_shards
+
+    masks, record = out / "masks", out / "run.json"
+    if not distributed.first() or not masks.is_dir() or not record.is_file():
+        return {}
+    about = read_json(record)
+    try:
+        own = next(content for content in from_json(about["lineage"])[0].outs if Path(content.path).name == "masks")
+        return read_shards(masks) if about["key"] != job.key and own.sha256 == sha256_of(masks) else {}
+    except (KeyError, IndexError, StopIteration, TypeError, ValueError):
+        return {}  # of another stpp

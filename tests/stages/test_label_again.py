@@ -1,0 +1,137 @@
+"""`label` over a mask set that is there: shards stay that would be made from the same in the same way, no others."""
+
+import re
+import shutil
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import project_in
+from PIL import Image
+from small import Project
+
+from stpp.files import read_ids
+from stpp.manifest import read_dataset
+from stpp.masks import MaskSet
+from stpp.models.build import build, save
+from stpp.params import Model
+
+COMMON = ("--data", "runs/data", "--split", "runs/split")
+IDS, MODEL, SHARDS = "runs/split/unlabeled.txt", "runs/model.safetensors", 3
+
+
+def label(project: Project, out: str = "runs/label", ids: str = IDS) -> int:
+    """Label, and say how many shards stayed."""
+    command = ("--model", MODEL, "--ids", ids, *COMMON, "--out", out)
+    return stayed(project.run(sys.executable, "-m", "stpp", "label", *command))
+
+
+def stayed(said: str) -> int:
+    found = re.search(rf"(\d+) of {SHARDS} shards stay", said)
+    return int(found[1]) if found else 0
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (folder / "masks").iterdir()}
+
+
+def as_anew(project: Project, ids: str = IDS) -> bool:
+    """Whether what was labelled last has the bytes of what is labelled where nothing was."""
+    anew = f"runs/anew_{len(list((project.folder / 'runs').iterdir()))}"
+    assert label(project, anew, ids) == 0
+    return files(project.folder / "runs/label") == files(project.folder / anew)
+
+
+def draw_weights(project: Project, seed: int) -> None:
+    torch.manual_seed(seed)
+    model = Model(backbone="resnet18", output_stride=16, weights="none")
+    classes = len(read_dataset(project.folder / "runs/data").classes)
+    save(project.folder / MODEL, build(model, classes).state_dict())
+
+
+def shorter(project: Project) -> None:
+    """Write shorter.txt, the list without its first id."""
+    (project.folder / "shorter.txt").write_text("".join(f"{i}\n" for i in read_ids(project.folder / IDS)[1:]))
+
+
+def change(project: Project, name: str) -> None:
+    """Put another photograph in place of one."""
+    dataset = read_dataset(project.folder / "runs/data")
+    path = project.folder / "data/toy" / dataset.records[name].image
+    Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    project.run("stpp", "prepare", "--out", "runs/data")
+    project.run("stpp", "split", "--data", "runs/data", "--lists", "splits", "--out", "runs/split")
+
+
+@pytest.fixture(scope="module")
+def labelled_once(prepared_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = project_in(tmp_path_factory.mktemp("labelled") / "project")
+    shutil.copytree(prepared_once, made.folder, symlinks=True, dirs_exist_ok=True)
+    draw_weights(made, 0)
+    assert label(made) == 0
+    return made.folder
+
+
+@pytest.fixture
+def labelled(labelled_once: Path, project: Project) -> Project:
+    shutil.copytree(labelled_once, project.folder, symlinks=True, dirs_exist_ok=True)
+    return project
+
+
+def test_only_the_shard_of_a_changed_photograph_is_labelled_again(labelled: Project) -> None:
+    before = files(labelled.folder / "runs/label")
+    name = read_ids(labelled.folder / IDS)[0]
+    change(labelled, name)
+    assert label(labelled) == SHARDS - 1
+    now = files(labelled.folder / "runs/label")
+    (touched,) = [shard for shard in before if shard.endswith(".zip") and before[shard] != now[shard]]
+    with zipfile.ZipFile(labelled.folder / "runs/label/masks" / touched) as archive:
+        assert f"{name}.png" in archive.namelist()
+    assert as_anew(labelled)
+
+
+def test_a_list_with_an_id_less_touches_its_shard_alone(labelled: Project) -> None:
+    shorter(labelled)
+    assert label(labelled, ids="shorter.txt") == SHARDS - 1
+    assert as_anew(labelled, "shorter.txt")
+
+
+def test_other_weights_and_other_parameters_leave_no_shard(labelled: Project) -> None:
+    draw_weights(labelled, 1)
+    assert label(labelled) == 0
+    labelled.params(label={"scales": [1.0], "batch_size": 4, "shards": SHARDS})
+    assert label(labelled) == 0
+
+
+@pytest.mark.parametrize("damage", ["a shard", "the manifest", "shards.csv", "run.json", "a file more"])
+def test_a_mask_set_that_is_not_as_it_was_left_is_not_taken_over(labelled: Project, damage: str) -> None:
+    place = labelled.folder / "runs/label"
+    shards = sorted((place / "masks").glob("*.zip"))
+    if damage == "a shard":
+        shards[0].write_bytes(shards[1].read_bytes())
+    elif damage == "the manifest":
+        manifest = place / "masks/manifest.csv"
+        manifest.write_text(re.sub(r"0\.\d{6}", "0.999999", manifest.read_text()))
+    elif damage == "shards.csv":
+        (place / "masks/shards.csv").write_text("shard,key\n")
+    elif damage == "run.json":
+        (place / "run.json").write_text('{"key": "x", "lineage": 3}')
+    else:
+        (place / "masks/more.txt").write_text("more")
+    shorter(labelled)
+    assert label(labelled, ids="shorter.txt") == 0
+
+
+def test_dvc_leaves_the_mask_set_in_place_and_forced_it_is_made_anew(copied: Project) -> None:
+    place, ids = copied.folder / "runs/label_unreliable", copied.folder / "runs/selection/unreliable.txt"
+    before = files(copied.folder / "runs/label_unreliable")
+    assert stayed(copied.run("dvc", "repro", "-f", "-s", "label_unreliable")) == 0
+    assert files(place) == before
+    rest = read_ids(ids)[1:]
+    ids.unlink()
+    ids.write_text("".join(f"{i}\n" for i in rest))
+    assert stayed(copied.run("dvc", "repro", "-s", "label_unreliable")) == SHARDS - 1
+    assert [*MaskSet(place / "masks").ids] == rest
