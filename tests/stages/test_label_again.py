@@ -125,6 +125,7 @@ def test_a_mask_set_that_is_not_as_it_was_left_is_not_taken_over(labelled: Proje
     assert label(labelled, ids="shorter.txt") == 0
 
 
+@pytest.mark.slow
 def test_dvc_leaves_the_mask_set_in_place_and_forced_it_is_made_anew(copied: Project) -> None:
     place, ids = copied.folder / "runs/label_unreliable", copied.folder / "runs/selection/unreliable.txt"
     before = files(copied.folder / "runs/label_unreliable")
