@@ -19,23 +19,18 @@ PACKAGES = ("torch", "torchvision", "albumentations", "opencv-python-headless", 
 
 def machine() -> dict[str, Any]:
     import torch
+    from measure import cpuinfo, instructions
 
-    names = [line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")]
-    flags = next((line.split() for line in _cpuinfo() if line.startswith("flags")), [])
+    names = [line.partition(":")[2].strip() for line in cpuinfo() if line.startswith("model name")]
     return {
         "processor": names[0] if names else platform.processor(),
         "cores": len(os.sched_getaffinity(0)),
-        "instructions": [f for f in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f in flags],
+        "instructions": [f for f in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f in instructions()],
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "load_before": os.getloadavg()[0],
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in PACKAGES if _installed(name)},
     }
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
 
 
 def _installed(name: str) -> bool:

@@ -8,14 +8,16 @@ import os
 import random
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import chdir, redirect_stderr, redirect_stdout
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import reference
 import torch
-from measure import Row, row
+from measure import PRECISIONS, Row, row
 from ruamel.yaml import YAML
 
 from stpp.files import read_ids, read_json
@@ -133,11 +135,8 @@ def run() -> list[Row]:
     os.environ["STPP_TRACKING"] = "off"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     times, mious = {}, {}
-    ways = {
-        "float32": lambda: ours("float32"),
-        "reference": lambda: plainly(device),
-        "bfloat16": lambda: ours("bfloat16"),
-    }
+    ways: dict[str, Callable[[], float]] = {"reference": lambda: plainly(device)}
+    ways |= {precision: partial(ours, precision) for precision in PRECISIONS}
     with (
         tempfile.TemporaryDirectory() as folder,
         chdir(folder),
@@ -160,7 +159,7 @@ def run() -> list[Row]:
             TARGETS["cuda" if device.type == "cuda" else name],
             f"mIoU on val after so few iterations, in %: {said}",
         )
-        for name in ("float32", "bfloat16")
+        for name in PRECISIONS
     ]
 
 

@@ -158,16 +158,16 @@ def _before(job: Job, out: Path) -> dict[str, str]:
 
     Nothing of a run with the same inputs: to do the same once more (`dvc repro -f`) is to do all of it.
     """
-    from stpp.files import read_json
+    from stpp.files import StppError, read_json
     from stpp.lineage import from_json, sha256_of
     from stpp.masks import read_shards
 
     masks, record = out / "masks", out / "run.json"
     if not distributed.first() or not masks.is_dir() or not record.is_file():
         return {}
-    about = read_json(record)
     try:
+        about = read_json(record)
         own = next(content for content in from_json(about["lineage"])[0].outs if Path(content.path).name == "masks")
         return read_shards(masks) if about["key"] != job.key and own.sha256 == sha256_of(masks) else {}
-    except (KeyError, IndexError, StopIteration, TypeError, ValueError):
-        return {}  # of another stpp
+    except (StppError, KeyError, IndexError, StopIteration, TypeError, ValueError):
+        return {}  # of another stpp, or damaged

@@ -106,7 +106,7 @@ def test_other_weights_and_other_parameters_leave_no_shard(labelled: Project) ->
     assert label(labelled) == 0
 
 
-@pytest.mark.parametrize("damage", ["a shard", "the manifest", "shards.csv", "run.json", "a file more"])
+@pytest.mark.parametrize("damage", ["a shard", "the manifest", "shards.csv", "{}", "{", "a file more"])
 def test_a_mask_set_that_is_not_as_it_was_left_is_not_taken_over(labelled: Project, damage: str) -> None:
     place = labelled.folder / "runs/label"
     shards = sorted((place / "masks").glob("*.zip"))
@@ -117,8 +117,8 @@ def test_a_mask_set_that_is_not_as_it_was_left_is_not_taken_over(labelled: Proje
         manifest.write_text(re.sub(r"0\.\d{6}", "0.999999", manifest.read_text()))
     elif damage == "shards.csv":
         (place / "masks/shards.csv").write_text("shard,key\n")
-    elif damage == "run.json":
-        (place / "run.json").write_text('{"key": "x", "lineage": 3}')
+    elif damage.startswith("{"):
+        (place / "run.json").write_text(damage)
     else:
         (place / "masks/more.txt").write_text("more")
     shorter(labelled)
