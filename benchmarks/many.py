@@ -31,7 +31,7 @@ def _alone(part: str, ids: int, work: Path) -> dict[str, Any]:
     return said
 
 
-def run(sizes: tuple[int, ...] = (3_000, 30_000), parts: tuple[str, ...] = tuple(PARTS)) -> list[dict[str, Any]]:
+def run(sizes: tuple[int, ...] = (1_000, 10_000), parts: tuple[str, ...] = tuple(PARTS)) -> list[dict[str, Any]]:
     """Measure every part at every size: part, unit, ids, seconds, us_per_id, cpu_us_per_id, peak_mib, note."""
     rows = []
     for ids in sizes:
@@ -72,7 +72,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--ids", type=int, nargs="+", default=[3_000, 30_000], help="How many images.")
+    parser.add_argument("--ids", type=int, nargs="+", default=[1_000, 10_000], help="How many images.")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS), help="Only these.")
     parser.add_argument("--json", type=Path, help="File for the same as JSON.")
     asked = parser.parse_args()
