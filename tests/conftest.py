@@ -1,6 +1,5 @@
 """Projects in temporary folders."""
 
-import os
 import shutil
 import signal
 import subprocess
@@ -8,37 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from small import BIN, ROOT, Project
+from small import Project, project_in
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest test first: begun last, it would keep one process busy long after the others."""
     items.sort(key=lambda item: "test_systems" not in item.nodeid)
-
-
-def project_in(folder: Path) -> Project:
-    """A new project in `folder`, a git repository without a commit."""
-    folder.mkdir()
-    for name in ("dvc.yaml", "pipelines", "stpp", "splits", "weights", ".dvc/config", ".dvcignore", ".gitignore"):
-        source, target = ROOT / name, folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "dvc.lock", "*.pth"))
-        else:
-            shutil.copyfile(source, target)
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_", "STPP_", "GIT_"))}
-    env |= {
-        "PATH": f"{BIN}:{env['PATH']}",
-        "OMP_NUM_THREADS": "1",
-        "STPP_TRACKING": "off",
-        "DO_NOT_TRACK": "true",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "PYTHONUNBUFFERED": "1",
-    }
-    made = Project(folder, env)
-    made.params()
-    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
-    return made
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """A small project: the real dvc.yaml, real DVC, real stages, on data that trains in seconds."""
 
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -81,6 +83,31 @@ class Project:
         merged = {name: {**section, **sections.get(name, {})} for name, section in TINY.items()}
         with (self.folder / "params.yaml").open("w") as file:
             YAML().dump(merged, file)
+
+
+def project_in(folder: Path) -> Project:
+    """A new project in `folder`, a git repository without a commit."""
+    folder.mkdir()
+    for name in ("dvc.yaml", "pipelines", "stpp", "splits", "weights", ".dvc/config", ".dvcignore", ".gitignore"):
+        source, target = ROOT / name, folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "dvc.lock", "*.pth"))
+        else:
+            shutil.copyfile(source, target)
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_", "STPP_", "GIT_"))}
+    env |= {
+        "PATH": f"{BIN}:{env['PATH']}",
+        "OMP_NUM_THREADS": "1",
+        "STPP_TRACKING": "off",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PYTHONUNBUFFERED": "1",
+    }
+    made = Project(folder, env)
+    made.params()
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+    return made
 
 
 def mask_set(folder: Path, masks: Mapping[str, NDArray[np.uint8]], palette: Sequence[Rgb], shards: int = 1) -> MaskSet:

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import project_in
 from PIL import Image
-from small import Project
+from small import Project, project_in
 
 from stpp.files import read_ids
 from stpp.manifest import read_dataset
