@@ -151,8 +151,8 @@ def test_under_dvc_a_killed_training_goes_on_with_the_next_repro(project: Projec
     before = kept(project)
     for _ in range(2):
         dvc = project.start("dvc", "repro", "train_teacher")
-        wait_for(lambda: kept(project) - before)
-        time.sleep(chance.uniform(0, 0.1 * seconds))
+        wait_for(lambda: kept(project) - before and children(dvc.pid))  # noqa: B023 - asked at once
+        time.sleep(chance.uniform(0, 0.2 * seconds))
         assert dvc.poll() is None, "too late to kill it"
         if who == "stage":
             os.kill(children(dvc.pid)[-1], signal.SIGKILL)
