@@ -76,10 +76,10 @@ def encode_mask(mask: Mask, palette: Sequence[Rgb]) -> bytes:
 def decode_mask(data: bytes) -> Mask:
     from PIL import Image
 
-    from stpp import png
+    from stpp import decoding
 
     with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-        soon = png.decoded(data, image)
+        soon = decoding.png(data, image)
         return np.asarray(image, dtype=np.uint8) if soon is None else soon
 
 

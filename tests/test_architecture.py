@@ -13,12 +13,12 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = [f"stpp.{'.'.join(f.relative_to(PACKAGE).with_suffix('').parts)}" for f in FILES if f.stem != "__init__"]
 
 LAYERS = {
+    "decoding": 0,
     "distributed": 1,
     "files": 0,
     "git": 0,
     "launch": 1,
     "packed": 0,
-    "png": 0,
     "parallel": 0,
     "lineage": 1,
     "manifest": 1,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from stpp import png
+from stpp import decoding
 from stpp.files import StppError
 from stpp.masks import Mask
 
@@ -114,11 +114,11 @@ def _fast(image: Image.Image, file: BufferedReader) -> NDArray[np.uint8] | None:
         return None
     data = _whole(image, file)
     if image.format == "PNG":
-        return png.decoded(data, image)
+        return decoding.png(data, image)
     upright = UPRIGHT.get(image.getexif().get(0x0112, 1)) is None
     # Of a truncated file OpenCV would make up the rest.
     plain = image.mode == "RGB" and upright and data.endswith(b"\xff\xd9")
-    return png.opencv(data, image.size) if plain else None
+    return decoding.opencv(data, image.size) if plain else None
 
 
 def _whole(image: Image.Image, file: BufferedReader) -> bytes:

@@ -107,11 +107,9 @@ def _side(before: int, after: int, start: int, length: int) -> tuple[slice, int,
     """
     step, factor = before / after, (1 + 1e-9) * after / before  # sizes are rounded down
     reach = max(1.0, step)  # how far from its centre a pixel of the result looks
-    nearest = start  # pixels before `start` at which the resize begins: with all of them, at the source's own edge
-    for back in range(int(reach / step) + 2, start):
-        if abs((start - back) * step - round((start - back) * step)) < OFF:
-            nearest = back
-            break
+    edges = ((back, (start - back) * step) for back in range(int(reach / step) + 2, start))
+    # How many pixels before `start` the resize begins: with all of them, at the source's own edge.
+    nearest = next((back for back, edge in edges if abs(edge - round(edge)) < OFF), start)
     first = round((start - nearest) * step)
     needed = min(before, int((start + length) * step + step + reach) + 2)
     # A side that would keep its length is not resampled at all; as a whole it has another.

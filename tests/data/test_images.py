@@ -17,7 +17,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from PIL import Image
 
-from stpp import png
+from stpp import decoding
 from stpp.data.images import read_image, read_mask, to_classes
 from stpp.files import StppError
 from stpp.masks import decode_mask
@@ -318,8 +318,8 @@ def test_no_file_stays_open(tmp_path: Path) -> None:
 def png_reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Each of the two decoders of PNGs: whichever is installed, pixels are the same."""
     if request.param == "opencv":
-        monkeypatch.setattr(png, "decode_image_png_u8", None)
-    elif png.decode_image_png_u8 is None:
+        monkeypatch.setattr(decoding, "decode_image_png_u8", None)
+    elif decoding.decode_image_png_u8 is None:
         pytest.skip("kornia-rs is not installed")
     return str(request.param)
 
@@ -416,7 +416,7 @@ def test_truncated_and_changed_pngs_are_read_as_without_a_fast_way(
         path.write_bytes(content)
         soon = outcome()
         with monkeypatch.context() as without:
-            without.setattr(png, "decoded", lambda *_: None)
+            without.setattr(decoding, "png", lambda *_: None)
             assert soon == outcome()
         assert len(soon) == 2 or soon[0].startswith(f"{path}: ")
 

@@ -1,5 +1,6 @@
 """Test-time augmentation and sliding windows against their definitions in plain loops."""
 
+import operator
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -282,7 +283,8 @@ def test_a_folded_network_computes_the_same(name: str) -> None:
     with torch.inference_mode():
         expected = network.eval()(x)
         found = folded(network)(x)
-    assert torch.equal(folded(network)(x), found)  # nothing of the network or of x was written to
+    in_place = [node for node in folded(network).graph.nodes if node.target is operator.iadd]  # type: ignore[union-attr]
+    assert len(in_place) >= 8, "the residuals of ResNet-18's blocks"
     assert not any(isinstance(m, nn.BatchNorm2d) for m in folded(network).modules())
     assert any(isinstance(m, nn.BatchNorm2d) for m in network.modules()), "the network itself stays"
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))

@@ -1,22 +1,16 @@
-"""The commonest PNGs, those of 8 bits a channel, decoded sooner than by Pillow and to the same values."""
-
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+"""The commonest image files, PNG and JPEG of 8 bits a channel, decoded sooner than by Pillow and to the same values."""
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from PIL import Image
+from PIL import Image
 
 try:
     from kornia_rs.io import decode_image_png_u8
 except ImportError:  # not built for every platform; OpenCV reads the same pixels in twice the time
     decode_image_png_u8 = None
 
-# Bits of a channel, kind of colour, and that nothing is interlaced: as they stand in a header, by Pillow's mode.
+# Of a PNG's header: bits of a channel, kind of colour, and that nothing is interlaced; by Pillow's mode.
 HEADERS = {"RGB": b"\x08\x02\0\0\0", "L": b"\x08\0\0\0\0", "P": b"\x08\x03\0\0\0"}
 
 # Chunks by which Pillow neither turns a picture nor changes its colours; of text, some kinds may hold EXIF.
@@ -24,7 +18,7 @@ PLAIN = {b"IHDR", b"IDAT", b"IEND", b"PLTE", *(b"gAMA cHRM sRGB iCCP sBIT bKGD h
 TEXT, OF_EXIF = (b"tEXt", b"zTXt", b"iTXt"), (b"Raw profile", b"XML:")
 
 
-def decoded(data: bytes, header: Image.Image) -> NDArray[np.uint8] | None:
+def png(data: bytes, header: Image.Image) -> NDArray[np.uint8] | None:
     """RGB (H, W, 3), or of a grey or a palette picture the values that stand in the file, (H, W).
 
     header: what Pillow has read of `data`, having refused what is too large. None: the file is another, or damaged.
@@ -50,7 +44,7 @@ def opencv(data: bytes, size: tuple[int, int]) -> NDArray[np.uint8] | None:
 
 
 def _chunks(data: bytes) -> set[bytes]:
-    """The kinds of chunks; an empty one among them if the file does not end as it should."""
+    """The kinds of chunks of a PNG; an empty one among them if the file does not end as it should."""
     kinds, at = set(), 8
     while at + 12 <= len(data):
         kind = data[at + 4 : at + 8]
