@@ -1,6 +1,7 @@
 """Stage label: pseudo labels of a list of images by test-time augmentation (paper, 4.1)."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,8 @@ from stpp.stages.tracked import tracked
 from stpp.tracking.run import Run
 
 if TYPE_CHECKING:
+    from stpp.manifest import Dataset
+    from stpp.masks import MaskSet
     from stpp.params import Params
 
 Ids = Annotated[Path, Option(help="List of the images to label.")]
@@ -61,8 +64,6 @@ def label(
 def _label(
     job: Job, run: Run, p: "Params", how: str, model: Path, ids: Path, data: Path, keep: Path | None, out: Path
 ) -> None:
-    import hashlib
-
     import numpy as np
 
     from stpp.data.datasets import Photos, Plain
@@ -120,16 +121,8 @@ def _label(
     names = [shard_name(index, p.label.shards) for index in range(p.label.shards)]
     shards = shards_of(sorted(found), p.label.shards)
     parts = [job.folder / f"{name}.csv" for name in names]
-    with_what = f"{how} {sha256(model)} {dataset.classes} {dataset.palette}"
-
-    def key_of(shard: Sequence[str]) -> str:
-        """A hash of all that the masks of a shard depend on."""
-        total = hashlib.sha256(with_what.encode())
-        for i in shard:
-            total.update(f"\n{i} {dataset.records[i].image_sha256} {kept.rows[i]['sha256'] if kept else ''}".encode())
-        return total.hexdigest()
-
-    keys = {name: key_of(shard) for name, shard in zip(names, shards, strict=True)}
+    labeller = f"{how} {sha256(model)}"
+    keys = {name: _key(labeller, dataset, kept, shard) for name, shard in zip(names, shards, strict=True)}
     before = distributed.told(_before(job, out))
     same = {name for name, key in keys.items() if before.get(name) == key}
     earlier = MaskSet(out / "masks") if same else None
@@ -151,6 +144,14 @@ def _label(
     write_shards(job.folder / "masks", keys)
     confidence = sum(float(row["confidence"]) for row in MaskSet(job.folder / "masks").rows.values())
     run.log({"pseudo/images": float(len(found)), "pseudo/confidence": confidence / len(found)}, 0)
+
+
+def _key(labeller: str, dataset: "Dataset", kept: "MaskSet | None", shard: Iterable[str]) -> str:
+    """A hash of all that the masks of a shard depend on."""
+    total = hashlib.sha256(f"{labeller} {dataset.classes} {dataset.palette}".encode())
+    for i in shard:
+        total.update(f"\n{i} {dataset.records[i].image_sha256} {kept.rows[i]['sha256'] if kept else ''}".encode())
+    return total.hexdigest()
 
 
 def _before(job: Job, out: Path) -> dict[str, str]:
