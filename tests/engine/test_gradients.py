@@ -1,0 +1,123 @@
+"""Weight gradients as products of matrices, against torch's own in double precision."""
+
+import copy
+from collections.abc import Sequence
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from stpp.engine import gradients
+from stpp.engine.gradients import weight_gradients
+from stpp.models.build import build
+from stpp.params import Model
+
+CPU = torch.device("cpu")
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def is_ours(output: Tensor) -> bool:
+    return type(output.grad_fn).__name__ == "_ConvolutionBackward"
+
+
+def backward(one: nn.Conv2d, x: Tensor, towards: Tensor) -> Sequence[Tensor]:
+    """Gradients of the weight, the bias and the input."""
+    x = x.requires_grad_()
+    wanted = [one.weight, x] if one.bias is None else [one.weight, one.bias, x]
+    return torch.autograd.grad((one(x) * towards).sum(), wanted)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    height=st.integers(1, 30),
+    width=st.integers(1, 30),
+    kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    padding=st.tuples(st.integers(0, 40), st.integers(0, 40)),
+    dilation=st.tuples(st.integers(1, 20), st.integers(1, 20)),
+    bias=st.booleans(),
+)
+def test_gradients_are_those_of_torch_for_every_geometry(
+    height: int,
+    width: int,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    bias: bool,
+) -> None:
+    spans = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
+    if height + 2 * padding[0] < spans[0] or width + 2 * padding[1] < spans[1]:
+        return
+    one = nn.Conv2d(3, 4, kernel, stride, padding, dilation, bias=bias).double()
+    x = drawn(2, 3, height, width)
+    towards = drawn(*one(x).shape, seed=1)
+    expected = backward(one, x.clone(), towards)
+    with pytest.MonkeyPatch.context() as patch, weight_gradients(CPU):
+        patch.setattr(gradients, "_suits", lambda *_: True)
+        found = backward(one, x.clone(), towards)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_network_has_the_gradients_that_it_has_in_double_precision() -> None:
+    torch.manual_seed(0)
+    network = build(Model(backbone="resnet18", weights="none"), 4).train()
+    x, y = torch.randn(2, 3, 65, 65), torch.randint(0, 4, (2, 65, 65))
+
+    def found(one: nn.Module, x: Tensor) -> dict[str, Tensor]:
+        torch.manual_seed(1)
+        F.cross_entropy(one(x), y).backward()  # type: ignore[no-untyped-call]
+        return {name: p.grad for name, p in one.named_parameters() if p.grad is not None}
+
+    exact = found(copy.deepcopy(network).double(), x.double())
+    plain = found(copy.deepcopy(network), x)
+    with weight_gradients(CPU):
+        ours = found(network, x)
+    assert ours.keys() == exact.keys()
+
+    def error(of: dict[str, Tensor]) -> float:
+        return max(float((of[k] - exact[k]).norm() / exact[k].norm()) for k in exact)
+
+    assert error(ours) < 2 * error(plain) + 1e-5
+
+
+@pytest.mark.parametrize(
+    ("one", "ours"),
+    [
+        (nn.Conv2d(128, 128, 3), True),
+        (nn.Conv2d(128, 300, 1, stride=2, bias=False), True),
+        (nn.Conv2d(128, 21, 3, padding=12, dilation=12), True),
+        (nn.Conv2d(128, 64, 3), False),
+        (nn.Conv2d(256, 256, 3, groups=2), False),
+        (nn.Conv2d(128, 128, 3, padding="same"), False),
+        (nn.Conv2d(128, 128, 3).requires_grad_(False), False),
+    ],
+)
+def test_convolutions_of_few_channels_in_groups_or_without_gradients_are_left_alone(one: nn.Conv2d, ours: bool) -> None:
+    x = torch.randn(1, one.in_channels, 9, 9)
+    with weight_gradients(CPU):
+        assert is_ours(one(x)) is ours
+        with torch.no_grad():
+            assert not is_ours(one(x))
+        with torch.autocast("cpu", torch.bfloat16):
+            assert not is_ours(one(x))
+    assert not is_ours(one(x))
+
+
+def test_the_input_of_a_network_needs_no_gradient_and_gets_none() -> None:
+    one = nn.Conv2d(128, 128, 3)
+    with weight_gradients(CPU):
+        one(torch.randn(1, 128, 9, 9)).sum().backward()  # type: ignore[no-untyped-call]
+    assert one.weight.grad is not None
+
+
+def test_on_other_devices_nothing_is_changed() -> None:
+    with weight_gradients(torch.device("cuda")):
+        assert not torch.overrides._get_current_function_mode_stack()
