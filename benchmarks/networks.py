@@ -125,7 +125,7 @@ def predicted(networks: Sequence[nn.Module], data: Plain, model: Model, decide: 
     return decisions([folded(n) for n in networks], loader, model, DEVICE, decide)
 
 
-def scoring(images: int = 256 if ON_GPU else 2, repeats: int = 2) -> list[Row]:
+def scoring(images: int = 256 if ON_GPU else 4, repeats: int = 2 if ON_GPU else 1) -> list[Row]:
     part = Part("stability scoring, K = 3", (1.3, 2.5, 5.0), (0.01, 0.2), "scores differ by {:.4f} at most in float32")
     networks = [network(seed) for seed in range(K)]
     references = [as_reference(n) for n in networks]

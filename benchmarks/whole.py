@@ -26,7 +26,7 @@ from stpp.models.build import build
 from stpp.params_file import load
 
 SETTING: dict[str, Any] = {
-    "toy": {"images": 60, "size": 160, "seed": 0},
+    "toy": {"images": 52, "size": 160, "seed": 0},
     "data": {"name": "toy", "kind": "toy", "root": "data/toy"},
     "split": {"name": "bench", "labeled": {"count": 8}, "val": {"count": 6}},
     "model": {"backbone": "resnet18", "output_stride": 16},

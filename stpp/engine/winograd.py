@@ -14,7 +14,7 @@ from torch import Tensor, nn
 G = torch.tensor(
     [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]], dtype=torch.float64
 ) / torch.tensor([24], dtype=torch.float64)
-BLOCK = 2**23
+BLOCK = 2**25
 """Bytes of transformed pixels at once: what a processor's last cache may hold."""
 
 
