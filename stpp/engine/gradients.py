@@ -24,7 +24,7 @@ def weight_gradients(device: torch.device) -> AbstractContextManager[object]:
 
 class _Products(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.conv2d and not kwargs and _suits(*args):
+        if func is torch.conv2d and len(args) == 7 and _suits(*args):  # as a layer calls it
             return _Convolution.apply(*args[:6])
         return func(*args, **(kwargs or {}))
 
@@ -35,7 +35,7 @@ def _suits(
     """Below 128 channels the products are too small to be sooner, except where much is padding."""
     many = 128 if dilation[0] <= 4 else 16
     learns = torch.is_grad_enabled() and weight.requires_grad and not torch.is_autocast_enabled("cpu")
-    return learns and groups == 1 and not isinstance(padding, str) and min(weight.shape[:2]) >= many
+    return learns and groups == 1 and isinstance(padding, tuple) and min(weight.shape[:2]) >= many
 
 
 class _Convolution(torch.autograd.Function):

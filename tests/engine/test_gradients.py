@@ -118,6 +118,13 @@ def test_the_input_of_a_network_needs_no_gradient_and_gets_none() -> None:
     assert one.weight.grad is not None
 
 
+def test_convolutions_that_are_no_layers_are_left_alone() -> None:
+    x, weight = torch.randn(1, 128, 9, 9), torch.randn(128, 128, 3, 3, requires_grad=True)
+    with weight_gradients(CPU):
+        for found in (F.conv2d(x, weight), F.conv2d(x, weight, None, 1, 0), F.conv2d(x, weight, stride=2)):
+            assert not is_ours(found)
+
+
 def test_on_other_devices_nothing_is_changed() -> None:
     with weight_gradients(torch.device("cuda")):
         assert not torch.overrides._get_current_function_mode_stack()

@@ -27,6 +27,7 @@ from stpp.engine.predict import (
     starts,
     window_of,
 )
+from stpp.engine.winograd import Winograd
 from stpp.models.build import build
 from stpp.params import Evaluate, Label, Model
 
@@ -279,10 +280,11 @@ def test_a_folded_network_computes_the_same(name: str) -> None:
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 2)
             module.weight.data.uniform_(0.5, 1.5)
-    x = torch.randn(2, 3, 65, 49)
+    x = torch.randn(2, 3, 161, 129)  # large enough for Winograd's tiles
     with torch.inference_mode():
         expected = network.eval()(x)
         found = folded(network)(x)
+    assert any(isinstance(m, Winograd) for m in folded(network).modules())
     in_place = [node for node in folded(network).graph.nodes if node.target is operator.iadd]  # type: ignore[union-attr]
     assert len(in_place) >= 8, "the residuals of ResNet-18's blocks"
     assert not any(isinstance(m, nn.BatchNorm2d) for m in folded(network).modules())
