@@ -30,7 +30,7 @@ from stpp.data.decoded import Decoded
 from stpp.data.transforms import normalize, reseed, strong, weak
 from stpp.files import sha256
 from stpp.manifest import Dataset, Record
-from stpp.masks import MaskSet, ShardWriter, encode_mask, mask_sha256
+from stpp.masks import MaskSet, ShardWriter
 from stpp.params import Augment, Strong, Weak
 from stpp.seeds import seed_of
 
@@ -152,10 +152,9 @@ def _drawn(kind: Kind, root: Path) -> tuple[dict[str, tuple[Path, Path]], Datase
         if i >= kind.images // 2:
             pseudo[name] = labels
     folder = root / "pseudo"
-    with ShardWriter(folder / "s.zip", folder / "manifest.csv") as writer:
+    with ShardWriter(folder / "s.zip", folder / "manifest.csv", palette) as writer:
         for name, mask in sorted(pseudo.items()):
-            about = {"id": name, "shard": "s.zip", "sha256": mask_sha256(mask)}
-            writer.add(about | {"classes": "", "confidence": "", "window": ""}, encode_mask(mask, palette))
+            writer.add(name, mask, 1.0)
     values = {c: c for c in range(kind.classes)} | {255: 255}
     names = tuple(str(c) for c in range(kind.classes))
     return files, Dataset("samples", names, palette, values, records), MaskSet(folder)

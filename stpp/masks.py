@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from stpp.files import ID, StppError, replacing, scan_csv, write_csv
 from stpp.manifest import Rgb, read_table
 from stpp.packed import Strings
+from stpp.params import IGNORE
 
 Mask = NDArray[np.uint8]
 SHARD = re.compile(r"^[\w.-]+\.zip$")
@@ -89,9 +90,9 @@ class ShardWriter:
     Both take their names when the `with` block ends without an error.
     """
 
-    def __init__(self, shard: Path, part: Path) -> None:
-        """part: what `merge_manifests` takes; outside the mask set."""
-        self._shard, self._part = shard, part
+    def __init__(self, shard: Path, part: Path, palette: Sequence[Rgb]) -> None:
+        """part: what `merge_manifests` takes; outside the mask set. palette: a colour for every class."""
+        self._shard, self._part, self._palette = shard, part, palette
         self._last = ""
         self._stack = ExitStack()
 
@@ -106,16 +107,20 @@ class ShardWriter:
             self._stack = stack.pop_all()
         return self
 
-    def add(self, row: Mapping[str, str], png: bytes) -> None:
-        """One mask, and its row of the manifest by COLUMNS. Raises ValueError if its id is not after the last one's."""
-        name = row["id"]
+    def add(self, name: str, mask: Mask, confidence: float, window: int | None = None) -> None:
+        """One mask of class ids, and its row of the manifest. Raises ValueError if its id is not after the last one's.
+
+        confidence: the mean over its pixels, in [0, 1]. window: side of the windows in which the image was predicted.
+        """
         if name <= self._last:
             raise ValueError(f"{name} comes after {self._last}: a shard is written in the order of ids")
         self._last = name
         info = zipfile.ZipInfo(f"{name}.png", date_time=(1980, 1, 1, 0, 0, 0))
         info.external_attr = 0o644 << 16
-        self._archive.writestr(info, png)
-        self._rows.writerow([row[column] for column in COLUMNS])
+        self._archive.writestr(info, encode_mask(mask, self._palette))
+        pixels = " ".join(map(str, np.bincount(mask[mask != IGNORE], minlength=len(self._palette))))
+        row = name, self._shard.name, mask_sha256(mask), pixels, f"{confidence:.6f}", window or ""
+        self._rows.writerow(row)
 
     def __exit__(self, *error: object) -> None:
         self._stack.__exit__(*error)  # type: ignore[arg-type]

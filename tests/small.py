@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ruamel.yaml import YAML
 
 from stpp.manifest import Rgb
-from stpp.masks import MaskSet, ShardWriter, encode_mask, mask_sha256, merge_manifests, shard_name, shards_of
+from stpp.masks import MaskSet, ShardWriter, merge_manifests, shard_name, shards_of
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -116,12 +116,8 @@ def mask_set(folder: Path, masks: Mapping[str, NDArray[np.uint8]], palette: Sequ
         parts = [Path(parts_folder) / f"{at}.csv" for at in range(shards)]
         for at, (part, names) in enumerate(zip(parts, shards_of(sorted(masks), shards), strict=True)):
             shard = folder / shard_name(at, shards)
-            with ShardWriter(shard, part) as writer:
+            with ShardWriter(shard, part, palette) as writer:
                 for name in names:
-                    mask = masks[name]
-                    pixels = np.bincount(mask[mask != 255], minlength=len(palette))
-                    about = {"id": name, "shard": shard.name, "sha256": mask_sha256(mask), "window": ""}
-                    about |= {"classes": " ".join(map(str, pixels)), "confidence": "0.9"}
-                    writer.add(about, encode_mask(mask, palette))
+                    writer.add(name, masks[name], 0.9)
         merge_manifests(parts, folder / "manifest.csv")
     return MaskSet(folder)

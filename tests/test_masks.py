@@ -44,9 +44,9 @@ PALETTE = [(0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 6
 
 def write_shard(shard: Path, pngs: dict[str, bytes]) -> None:
     """A shard alone, whose manifest knows nothing of it."""
-    with TemporaryDirectory() as folder, ShardWriter(shard, Path(folder, "part")) as writer:
-        for name in sorted(pngs):
-            writer.add(dict.fromkeys(COLUMNS, "") | {"id": name}, pngs[name])
+    with zipfile.ZipFile(shard, "w") as archive:
+        for name, png in pngs.items():
+            archive.writestr(f"{name}.png", png)
 
 
 def some_masks(count: int = 6) -> dict[str, Mask]:
@@ -95,6 +95,22 @@ def test_a_mask_set_is_read_as_it_was_written(masks: dict[str, Mask], shards: in
         assert sorted(found.ids) == sorted(masks)
         for name, mask in masks.items():
             assert np.array_equal(found.read(name), mask)
+
+
+@FEW
+@given(MASKS, st.floats(0, 1), st.none() | st.integers(1, 1024))
+def test_the_manifest_says_what_was_written(mask: Mask, confidence: float, window: int | None) -> None:
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        with ShardWriter(folder / "s.zip", folder / "manifest.csv", PALETTE) as writer:
+            writer.add("a/b", mask, confidence, window)
+        row = MaskSet(folder).rows["a/b"]
+    pixels = mask.flatten().tolist()
+    counted = [int(n) for n in row["classes"].split()]
+    assert counted == [pixels.count(c) for c in range(max(len(PALETTE), *(c + 1 for c in [*pixels, 0] if c != 255)))]
+    assert row["sha256"] == hashlib.sha256(f"{len(mask)}x{len(mask[0])}:".encode() + bytes(pixels)).hexdigest()
+    assert float(row["confidence"]) == pytest.approx(confidence, abs=1e-6)
+    assert (row["id"], row["shard"], row["window"]) == ("a/b", "s.zip", str(window or ""))
 
 
 def test_nothing_of_the_time_of_writing_is_in_a_shard(tmp_path: Path) -> None:
@@ -280,9 +296,10 @@ def test_a_shard_is_a_plain_zip_of_its_masks_in_the_order_of_ids(masks: dict[str
 def test_a_shard_takes_masks_in_the_order_of_ids_only(tmp_path: Path) -> None:
     masks = some_masks(3)
     for names in (("train/1", "train/0"), ("train/1", "train/1")):
-        with pytest.raises(ValueError, match="order of ids"), ShardWriter(tmp_path / "s.zip", tmp_path / "p") as writer:
+        files = tmp_path / "s.zip", tmp_path / "p"
+        with pytest.raises(ValueError, match="order of ids"), ShardWriter(*files, PALETTE) as writer:
             for name in names:
-                writer.add(dict.fromkeys(COLUMNS, "") | {"id": name}, encode_mask(masks[name], PALETTE))
+                writer.add(name, masks[name], 1.0)
         assert list(tmp_path.iterdir()) == []
 
 

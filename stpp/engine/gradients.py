@@ -24,14 +24,14 @@ def weight_gradients(device: torch.device) -> AbstractContextManager[object]:
 
 class _Products(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.conv2d and len(args) == 7 and _suits(*args):  # as a layer calls it
-            return _Convolution.apply(*args[:6])
+        if func is torch.conv2d and len(args) == 7:  # as a layer calls it
+            _, weight, _, _, padding, dilation, groups = args
+            if _suits(weight, padding, dilation, groups):
+                return _Convolution.apply(*args[:6])
         return func(*args, **(kwargs or {}))
 
 
-def _suits(
-    x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, dilation: Pair, groups: int
-) -> bool:
+def _suits(weight: Tensor, padding: Pair | str, dilation: Pair, groups: int) -> bool:
     """Below 128 channels the products are too small to be sooner, except where much is padding."""
     many = 128 if dilation[0] <= 4 else 16
     learns = torch.is_grad_enabled() and weight.requires_grad and not torch.is_autocast_enabled("cpu")
@@ -44,7 +44,7 @@ class _Convolution(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, dilation: Pair
     ) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.biased, ctx.geometry = bias is not None, (stride, padding, dilation)
+        ctx.geometry = stride, padding, dilation
         return torch.conv2d(x, weight, bias, stride, padding, dilation)
 
     @staticmethod
@@ -54,13 +54,13 @@ class _Convolution(torch.autograd.Function):
         of_x = None
         if ctx.needs_input_grad[0]:
             of_x = conv2d_input(x.shape, weight, gradient, *ctx.geometry)  # type: ignore[no-untyped-call]
-        of_bias = gradient.sum((0, 2, 3)) if ctx.biased else None
+        of_bias = gradient.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
         return of_x, _of_weight(x, weight, gradient, *ctx.geometry), of_bias, None, None, None
 
 
 def _of_weight(x: Tensor, weight: Tensor, gradient: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> Tensor:
     """(outputs, channels, kernel height, kernel width) of x (B, channels, H, W) and of the output's gradient."""
-    out = torch.zeros_like(weight, memory_format=torch.channels_last)
+    out = torch.empty_like(weight, memory_format=torch.channels_last)
     x, gradient = x.permute(0, 2, 3, 1), gradient.permute(0, 2, 3, 1)
     for i in range(weight.shape[2]):
         rows, seen_rows = _overlap(x.shape[1], gradient.shape[1], i * dilation[0] - padding[0], stride[0])

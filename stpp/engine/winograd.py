@@ -2,20 +2,19 @@
 
 Y = A^T [(G g G^T) * (B^T d B)] A: of a tile d of 6 x 6 pixels and a kernel g, 36 multiplications in place of 144 make
 4 x 4 pixels, and summed over channels they are 36 products of matrices. oneDNN, behind torch's convolutions on a CPU,
-does not have it. Rounding is some 1e-5 of the values, as in cuDNN's.
+does not have it. Rounding is some 1e-5 of the values.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-G = torch.tensor(
-    [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]], dtype=torch.float64
-) / torch.tensor([24], dtype=torch.float64)
+G = torch.tensor([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]], dtype=torch.float64) / 24
 BLOCK = 2**25
-"""Bytes of transformed pixels at once: what a processor's last cache may hold."""
+"""Bytes of transformed pixels at once: few enough for a large cache, and so many that waking threads takes less."""
 
 
 class Winograd(nn.Module):
@@ -24,15 +23,16 @@ class Winograd(nn.Module):
     Under autocast, and for an image so small that it does not pay, it is the convolution that was given.
     """
 
-    U: Tensor
-
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
         self.convolution = convolution
-        outputs, channels = convolution.weight.shape[:2]
-        g = convolution.weight.detach().permute(2, 3, 1, 0).reshape(9, channels * outputs)
-        U = torch.kron(G, G).to(g) @ g
-        self.register_buffer("U", U.view(36, channels, outputs), persistent=False)
+
+    @cached_property
+    def kernels(self) -> Tensor:
+        """G g G^T, (36, channels, outputs): four times as large as the weights, and made when it is first needed."""
+        outputs, channels = self.convolution.weight.shape[:2]
+        g = self.convolution.weight.detach().permute(2, 3, 1, 0).reshape(9, channels * outputs)
+        return (torch.kron(G, G).to(g) @ g).view(36, channels, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_autocast_enabled(x.device.type) or not _pays(x.shape[2], x.shape[3], self.convolution.dilation[0]):
@@ -61,7 +61,7 @@ class Winograd(nn.Module):
             _into_tiles([d[i : i + 4 * n - 3 : 4] for i in range(6)], half)
             V = d.new_empty(6, 6, n, s, across, s, channels)
             _into_tiles([half[..., i : i + 4 * across - 3 : 4, :, :] for i in range(6)], V.transpose(0, 1))
-            M = torch.bmm(V.view(36, -1, channels), self.U).view(6, 6, n, s, across, s, outputs)
+            M = torch.bmm(V.view(36, -1, channels), self.kernels).view(6, 6, n, s, across, s, outputs)
             half = d.new_empty(4, 6, n, s, across, s, outputs)
             _out_of_tiles(M, half)
             Y = d.new_empty(n, 4, s, across, 4, s, outputs)
@@ -87,12 +87,12 @@ def suits(convolution: nn.Conv2d) -> bool:
 
 
 def _tiles(side: int, dilation: int) -> int:
-    """Tiles along a side, of the pixels of every so manieth row or column."""
+    """Tiles along a side of an image that a dilation splits into so many."""
     return -(-side // (4 * dilation))
 
 
 def _pays(height: int, width: int, dilation: int) -> bool:
-    """Reading U takes longer than some 32 tiles save; nor is there much to save where tiles reach beyond the border."""
+    """Reading `kernels` takes longer than 32 tiles save, and tiles that reach beyond the border save less."""
     tiles = _tiles(height, dilation) * _tiles(width, dilation) * dilation**2
     return tiles >= 32 and 16 * tiles <= 1.5 * height * width
 

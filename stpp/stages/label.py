@@ -64,8 +64,6 @@ def label(
 def _label(
     job: Job, run: Run, p: "Params", how: str, model: Path, ids: Path, data: Path, keep: Path | None, out: Path
 ) -> None:
-    import numpy as np
-
     from stpp.data.datasets import Photos, Plain
     from stpp.data.decoded import opened
     from stpp.data.loaders import equal_sized, prediction_loader
@@ -74,19 +72,8 @@ def _label(
     from stpp.engine.predict import folded, labelling, window_of
     from stpp.files import raise_all, sha256
     from stpp.manifest import listed, read_dataset
-    from stpp.masks import (
-        MaskSet,
-        ShardWriter,
-        encode_mask,
-        mask_sha256,
-        merge_manifests,
-        shard_name,
-        shards_of,
-        take_over,
-        write_shards,
-    )
+    from stpp.masks import MaskSet, ShardWriter, merge_manifests, shard_name, shards_of, take_over, write_shards
     from stpp.models import build
-    from stpp.params import IGNORE
     from stpp.progress import progress
     from stpp.selftrain.pseudo import fill, pseudo_masks
 
@@ -95,28 +82,19 @@ def _label(
     raise_all(problems, "label")
     photos = Photos(dataset, Path(p.data.root), opened(p.runtime, job.folder.parent))
     where = devices.start(p.runtime)
-    classes = len(dataset.classes)
-    network = folded(build.load(build.build(p.model, classes), model).to(where))
+    network = folded(build.load(build.build(p.model, len(dataset.classes)), model).to(where))
     kept = MaskSet(keep) if keep else None
 
     def label_shard(shard: Path, part: Path, ids: Sequence[str]) -> None:
         images = Plain(photos, ids)
         batches = equal_sized(images, p.label.batch_size, p.label.max_pixels)
         loader = prediction_loader(images, batches, p.runtime, where)
-        with ShardWriter(shard, part) as writer:
+        with ShardWriter(shard, part, dataset.palette) as writer:
             for batch in decisions([network], loader, p.model, where, labelling(p.label)):
                 decided = pseudo_masks(batch.masks[0], batch.confidence, p.label.threshold)
                 for i, mask, mean in zip(batch.ids, *decided, strict=True):
                     labels = fill(kept.read(i), mask) if kept else mask
-                    row = {
-                        "id": i,
-                        "shard": shard.name,
-                        "sha256": mask_sha256(labels),
-                        "classes": " ".join(map(str, np.bincount(labels[labels != IGNORE], minlength=classes))),
-                        "confidence": f"{mean:.6f}",
-                        "window": str(window_of(labels.shape[0], labels.shape[1], p.label.max_pixels) or ""),
-                    }
-                    writer.add(row, encode_mask(labels, dataset.palette))
+                    writer.add(i, labels, mean, window_of(labels.shape[0], labels.shape[1], p.label.max_pixels))
 
     names = [shard_name(index, p.label.shards) for index in range(p.label.shards)]
     shards = shards_of(sorted(found), p.label.shards)
