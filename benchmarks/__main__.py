@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `stpp` sets it, for both ways
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `stpp` sets them, for both ways
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 PARTS = ("samples", "networks", "whole", "many")
 PACKAGES = ("torch", "torchvision", "albumentations", "opencv-python-headless", "pillow", "numpy", "mlflow", "dvc")

@@ -1,12 +1,16 @@
 """Timing of two or more ways to do the same, in turn, so that what else the machine does falls on all of them."""
 
+import ctypes
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypedDict
 
 import torch
+
+from stpp.engine.device import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
 
 
 def instructions() -> set[str]:
@@ -23,6 +27,13 @@ PRECISIONS = ["float32"]
 """In which networks are measured. Without instructions for bfloat16 a processor takes eight times as long for it."""
 if torch.cuda.is_available() or instructions() & {"avx512_bf16", "amx_bf16", "bf16"}:
     PRECISIONS.append("bfloat16")
+
+
+def plain_memory() -> None:
+    """Undo `keep_memory`: to what GNU's malloc comes to by itself once a few large tensors were freed."""
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
+        mallopt(M_MMAP_THRESHOLD, 2**25)
+        mallopt(M_TRIM_THRESHOLD, 2**26)
 
 
 class Row(TypedDict):

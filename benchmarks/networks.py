@@ -10,20 +10,21 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import reference
 import torch
-from measure import PRECISIONS, Row, row, seconds
+from measure import PRECISIONS, Row, plain_memory, row, seconds
 from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
 from stpp.data.datasets import Photos, Plain, WithTruth
 from stpp.data.loaders import equal_sized, prediction_loader
-from stpp.engine.device import precision
+from stpp.engine.device import keep_memory, precision
 from stpp.engine.evaluate import Decided, decisions, evaluate
 from stpp.engine.fit import supervised
 from stpp.engine.gradients import weight_gradients
@@ -67,11 +68,15 @@ class Part:
         """Time the reference and both precisions, and see that they agree."""
         found: dict[str, Found] = {}
 
-        def keep(name: str, work: Callable[[], Found]) -> Callable[[], None]:
-            return lambda: found.update({name: work()})
+        def way(name: str, memory: Callable[[], None], work: Callable[[], Found]) -> Callable[[], None]:
+            def timed() -> None:
+                memory()
+                found[name] = work()
 
-        ways = {"reference": keep("reference", plainly)}
-        ways |= {p: keep(p, lambda model=model: ours(model)) for p, model in MODELS.items()}  # type: ignore[misc]
+            return timed
+
+        ways = {"reference": way("reference", plain_memory, plainly)}
+        ways |= {p: way(p, keep_memory, partial(ours, model)) for p, model in MODELS.items()}
         times = seconds(ways, repeats)
         off = {p: difference(found[p], found["reference"]) for p in MODELS}
         assert all(off[p] < bound for p, bound in zip(MODELS, self.bounds, strict=False)), (self.name, off)

@@ -17,7 +17,7 @@ from typing import Any
 
 import reference
 import torch
-from measure import PRECISIONS, Row, row
+from measure import PRECISIONS, Row, plain_memory, row
 from ruamel.yaml import YAML
 
 from stpp.files import read_ids, read_json
@@ -81,6 +81,7 @@ def ours(precision: str) -> float:
 
 def plainly(device: torch.device) -> float:
     """Algorithm 2 in plain code on the same split, of the same length; mIoU on val."""
+    plain_memory()
     p = load([Path("params.yaml")])
     dataset, root = read_dataset(Path("runs/data")), Path("data/toy")
     pairs = {i: (root / r.image, root / r.mask) for i, r in dataset.records.items()}

@@ -38,9 +38,11 @@ from stpp.stages import (
     weights,
 )
 
-# Threads that wait for each other must not spin: where anything else wants a core (image loading does), spinning
-# makes torch several times slower. It has to be set before torch loads its OpenMP.
+# Threads that wait for each other must not spin for long: where anything else wants a core (image loading does), that
+# makes torch several times slower. GNU's OpenMP, where it is that, may spin for about as long as waking a thread takes.
+# It has to be set before torch loads its OpenMP.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 app = typer.Typer(
     help="ST++ self-training for semi-supervised semantic segmentation.",

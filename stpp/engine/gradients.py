@@ -1,8 +1,8 @@
-"""Weight gradients of convolutions as products of matrices, for training in float32 on a CPU.
+"""Weight gradients of widely dilated convolutions (ASPP) without their padding, for training on a CPU.
 
 The gradient of the weights at place (i, j) of a kernel is that of the output times the pixels that (i, j) saw, summed
-over batch and pixels: one product of matrices, from which the padding is left out. oneDNN, behind torch's convolutions
-on a CPU, multiplies the padding as well, which is 36 pixels in ASPP, and is slower besides in the channels-last layout.
+over batch and pixels: the weight gradient of a 1 x 1 convolution of those pixels. oneDNN, behind torch's convolutions
+on a CPU, multiplies the padding as well when it does all places at once: 36 pixels on every side of 41 x 41.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -11,31 +11,32 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.grad import conv2d_input
+from torch.nn.grad import conv2d_input, conv2d_weight
 from torch.overrides import TorchFunctionMode
 
 Pair = tuple[int, int]
 
 
 def weight_gradients(device: torch.device) -> AbstractContextManager[object]:
-    """Within it, convolutions on a CPU in float32 get weight gradients this way, the same but for rounding."""
-    return _Products() if device.type == "cpu" else nullcontext()
+    """Within it, such convolutions on a CPU get weight gradients this way, the same but for rounding."""
+    return _Places() if device.type == "cpu" else nullcontext()
 
 
-class _Products(TorchFunctionMode):
+class _Places(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.conv2d and len(args) == 7:  # as a layer calls it
-            _, weight, _, _, padding, dilation, groups = args
+            x, weight, bias, stride, padding, dilation, groups = args
             if _suits(weight, padding, dilation, groups):
-                return _Convolution.apply(*args[:6])
+                if torch.is_autocast_enabled("cpu"):
+                    x, weight, bias = (t if t is None else t.to(torch.bfloat16) for t in (x, weight, bias))
+                return _Convolution.apply(x, weight, bias, stride, padding, dilation)
         return func(*args, **(kwargs or {}))
 
 
 def _suits(weight: Tensor, padding: Pair | str, dilation: Pair, groups: int) -> bool:
-    """Below 128 channels the products are too small to be sooner, except where much is padding."""
-    many = 128 if dilation[0] <= 4 else 16
-    learns = torch.is_grad_enabled() and weight.requires_grad and not torch.is_autocast_enabled("cpu")
-    return learns and groups == 1 and isinstance(padding, tuple) and min(weight.shape[:2]) >= many
+    """A dilation of 4 or less, as in the backbones, has so little padding that all places at once are no slower."""
+    learns = torch.is_grad_enabled() and weight.requires_grad
+    return learns and groups == 1 and isinstance(padding, tuple) and min(dilation) > 4 and min(padding) > 0
 
 
 class _Convolution(torch.autograd.Function):
@@ -60,14 +61,15 @@ class _Convolution(torch.autograd.Function):
 
 def _of_weight(x: Tensor, weight: Tensor, gradient: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> Tensor:
     """(outputs, channels, kernel height, kernel width) of x (B, channels, H, W) and of the output's gradient."""
-    out = torch.empty_like(weight, memory_format=torch.channels_last)
-    x, gradient = x.permute(0, 2, 3, 1), gradient.permute(0, 2, 3, 1)
+    out = torch.zeros_like(weight)
     for i in range(weight.shape[2]):
-        rows, seen_rows = _overlap(x.shape[1], gradient.shape[1], i * dilation[0] - padding[0], stride[0])
+        rows, seen_rows = _overlap(x.shape[2], gradient.shape[2], i * dilation[0] - padding[0], stride[0])
         for j in range(weight.shape[3]):
-            columns, seen_columns = _overlap(x.shape[2], gradient.shape[2], j * dilation[1] - padding[1], stride[1])
-            there = gradient[:, rows, columns].flatten(0, 2)
-            out[:, :, i, j] = there.t() @ x[:, seen_rows, seen_columns].flatten(0, 2)
+            columns, seen_columns = _overlap(x.shape[3], gradient.shape[3], j * dilation[1] - padding[1], stride[1])
+            there, seen = gradient[:, :, rows, columns], x[:, :, seen_rows, seen_columns]
+            if there.numel():
+                place = out[:, :, i : i + 1, j : j + 1]
+                place.copy_(conv2d_weight(seen, place.shape, there))  # type: ignore[no-untyped-call]
     return out
 
 

@@ -1,8 +1,9 @@
 """Convolutions of 3 x 3 with a quarter of the multiplications: F(4 x 4, 3 x 3) of Lavin and Gray (2016).
 
 Y = A^T [(G g G^T) * (B^T d B)] A: of a tile d of 6 x 6 pixels and a kernel g, 36 multiplications in place of 144 make
-4 x 4 pixels, and summed over channels they are 36 products of matrices. oneDNN, behind torch's convolutions on a CPU,
-does not have it. Rounding is some 1e-5 of the values.
+4 x 4 pixels, and summed over channels they are 36 convolutions of 1 x 1 over the tiles: these, since oneDNN, behind
+torch's convolutions on a CPU, uses AVX-512 on any processor that has it, and `torch.bmm`, which is MKL, on Intel's
+alone. oneDNN itself does not have Winograd's method. Rounding is some 1e-5 of the values.
 """
 
 from collections.abc import Sequence
@@ -29,10 +30,10 @@ class Winograd(nn.Module):
 
     @cached_property
     def kernels(self) -> Tensor:
-        """G g G^T, (36, channels, outputs): four times as large as the weights, and made when it is first needed."""
+        """G g G^T, (6, 6, outputs, channels, 1, 1): four times the weights, and made when it is first needed."""
         outputs, channels = self.convolution.weight.shape[:2]
-        g = self.convolution.weight.detach().permute(2, 3, 1, 0).reshape(9, channels * outputs)
-        return (torch.kron(G, G).to(g) @ g).view(36, channels, outputs)
+        g = self.convolution.weight.detach().permute(2, 3, 0, 1).reshape(9, outputs * channels)
+        return (torch.kron(G, G).to(g) @ g).view(6, 6, outputs, channels, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_autocast_enabled(x.device.type) or not _pays(x.shape[2], x.shape[3], self.convolution.dilation[0]):
@@ -59,13 +60,13 @@ class Winograd(nn.Module):
             d = F.pad(image[max(0, top) : bottom], border).view(4 * n + 2, s, 4 * across + 2, s, channels)
             half = d.new_empty(6, n, s, 4 * across + 2, s, channels)
             _into_tiles([d[i : i + 4 * n - 3 : 4] for i in range(6)], half)
-            V = d.new_empty(6, 6, n, s, across, s, channels)
-            _into_tiles([half[..., i : i + 4 * across - 3 : 4, :, :] for i in range(6)], V.transpose(0, 1))
-            M = torch.bmm(V.view(36, -1, channels), self.kernels).view(6, 6, n, s, across, s, outputs)
-            half = d.new_empty(4, 6, n, s, across, s, outputs)
-            _out_of_tiles(M, half)
+            V = d.new_empty(6, 6, n, s, across, s, channels)  # columns of tiles, rows
+            _into_tiles([half[..., j : j + 4 * across - 3 : 4, :, :] for j in range(6)], V)
+            half = d.new_empty(6, 4, n, s, across, s, outputs)
+            for j in range(6):
+                _out_of_tiles([_product(V[j, i], self.kernels[i, j]) for i in range(6)], half[j])
             Y = d.new_empty(n, 4, s, across, 4, s, outputs)
-            _out_of_tiles(half.transpose(0, 1), Y.permute(4, 1, 0, 2, 3, 5, 6))
+            _out_of_tiles(half, Y.permute(4, 1, 0, 2, 3, 5, 6))
             rows = out[4 * first * s : 4 * (first + n) * s]
             found = Y.view(4 * n * s, 4 * across * s, outputs)[: len(rows), :width]
             if self.convolution.bias is None:
@@ -77,13 +78,13 @@ class Winograd(nn.Module):
 def suits(convolution: nn.Conv2d) -> bool:
     """Whether `Winograd` computes this convolution, and sooner: 3 x 3 at every pixel, of many channels.
 
-    Beyond a dilation of 4 tiles are larger than what is left of an image; below 128 channels the transforms take longer
+    Beyond a dilation of 4 tiles are larger than what is left of an image; below 256 channels the transforms take longer
     than the multiplications that they save.
     """
     s = convolution.dilation[0]
     same = convolution.kernel_size == (3, 3) and convolution.stride == (1, 1) and convolution.groups == 1
     same = same and convolution.dilation == convolution.padding == (s, s) and convolution.padding_mode == "zeros"
-    return same and s <= 4 and min(convolution.in_channels, convolution.out_channels) >= 128
+    return same and s <= 4 and min(convolution.in_channels, convolution.out_channels) >= 256
 
 
 def _tiles(side: int, dilation: int) -> int:
@@ -92,9 +93,9 @@ def _tiles(side: int, dilation: int) -> int:
 
 
 def _pays(height: int, width: int, dilation: int) -> bool:
-    """Reading `kernels` takes longer than 32 tiles save, and tiles that reach beyond the border save less."""
+    """Reading `kernels` takes longer than fewer tiles save, and tiles that reach beyond the border save less."""
     tiles = _tiles(height, dilation) * _tiles(width, dilation) * dilation**2
-    return tiles >= 32 and 16 * tiles <= 1.5 * height * width
+    return tiles >= 96 and 16 * tiles <= 1.5 * height * width
 
 
 def _into_tiles(d: Sequence[Tensor], out: Tensor) -> None:
@@ -110,7 +111,16 @@ def _into_tiles(d: Sequence[Tensor], out: Tensor) -> None:
     torch.sub(d[5], d[3], alpha=5, out=out[5]).add_(d[1], alpha=4)
 
 
-def _out_of_tiles(m: Tensor, out: Tensor) -> None:
+def _product(tiles: Tensor, kernel: Tensor) -> Tensor:
+    """tiles (..., channels), kernel (outputs, channels, 1, 1) -> (..., outputs).
+
+    A kernel of 1 x 1 does not feel a dilation, but torch asks oneDNN for it on a single thread, too.
+    """
+    x = tiles.view(1, 1, -1, tiles.shape[-1]).permute(0, 3, 1, 2)
+    return F.conv2d(x, kernel, dilation=2).permute(0, 2, 3, 1).view(*tiles.shape[:-1], -1)
+
+
+def _out_of_tiles(m: Sequence[Tensor] | Tensor, out: Tensor) -> None:
     """A^T m along one axis: m[0], ..., m[5] -> out[0], ..., out[3]."""
     even, odd, even_2, odd_2 = m[1] + m[2], m[1] - m[2], m[3] + m[4], m[3] - m[4]
     torch.add(m[0], even, out=out[0]).add_(even_2)

@@ -11,12 +11,12 @@ from stpp.engine import winograd
 from stpp.engine.winograd import Winograd, suits
 
 
-def convolution(dilation: int = 1, channels: int = 128, outputs: int = 128, bias: bool = True) -> nn.Conv2d:
+def convolution(dilation: int = 1, channels: int = 256, outputs: int = 256, bias: bool = True) -> nn.Conv2d:
     torch.manual_seed(dilation)
     return nn.Conv2d(channels, outputs, 3, padding=dilation, dilation=dilation, bias=bias).requires_grad_(False)
 
 
-def images(height: int, width: int, channels: int = 128, batch: int = 1) -> Tensor:
+def images(height: int, width: int, channels: int = 256, batch: int = 1) -> Tensor:
     return torch.randn(batch, channels, height, width, generator=torch.Generator().manual_seed(height * width))
 
 
@@ -53,12 +53,12 @@ def test_with_many_channels_rounding_stays_within_some_1e_5(dilation: int, layou
     one = convolution(dilation, 512, 512)
     x = images(47, 63, 512).relu().to(memory_format=layout)
     found = Winograd(one)(x)
-    torch.testing.assert_close(found.double(), exact(one, x), rtol=0, atol=3e-5)
+    torch.testing.assert_close(found.double(), exact(one, x), rtol=0, atol=5e-5)
     assert not torch.equal(found, one(x)), "it is the plain convolution"
 
 
 def test_an_image_gives_the_same_bytes_alone_in_a_batch_and_with_any_number_of_threads() -> None:
-    one = Winograd(convolution(2, 256, 160))
+    one = Winograd(convolution(2, 256, 300))
     x = images(47, 63, 256, batch=3).to(memory_format=torch.channels_last)
     together = one(x)
     before = torch.get_num_threads()
@@ -96,19 +96,19 @@ def test_autocast_is_left_to_the_plain_convolution() -> None:
 @pytest.mark.parametrize(
     ("one", "yes"),
     [
-        (nn.Conv2d(128, 128, 3, padding=1), True),
-        (nn.Conv2d(128, 300, 3, padding=4, dilation=4, bias=False), True),
-        (nn.Conv2d(128, 128, 3), False),
-        (nn.Conv2d(128, 128, 3, padding="same"), False),
-        (nn.Conv2d(128, 128, 3, padding=1, stride=2), False),
-        (nn.Conv2d(128, 128, 3, padding=1, groups=2), False),
-        (nn.Conv2d(128, 128, 3, padding=1, padding_mode="reflect"), False),
-        (nn.Conv2d(128, 128, 1), False),
-        (nn.Conv2d(128, 128, 5, padding=1), False),
-        (nn.Conv2d(128, 128, 3, padding=2), False),
-        (nn.Conv2d(128, 128, 3, padding=(1, 2), dilation=(1, 2)), False),
-        (nn.Conv2d(128, 128, 3, padding=12, dilation=12), False),
-        (nn.Conv2d(127, 128, 3, padding=1), False),
+        (nn.Conv2d(256, 256, 3, padding=1), True),
+        (nn.Conv2d(256, 300, 3, padding=4, dilation=4, bias=False), True),
+        (nn.Conv2d(256, 256, 3), False),
+        (nn.Conv2d(256, 256, 3, padding="same"), False),
+        (nn.Conv2d(256, 256, 3, padding=1, stride=2), False),
+        (nn.Conv2d(256, 256, 3, padding=1, groups=2), False),
+        (nn.Conv2d(256, 256, 3, padding=1, padding_mode="reflect"), False),
+        (nn.Conv2d(256, 256, 1), False),
+        (nn.Conv2d(256, 256, 5, padding=1), False),
+        (nn.Conv2d(256, 256, 3, padding=2), False),
+        (nn.Conv2d(256, 256, 3, padding=(1, 2), dilation=(1, 2)), False),
+        (nn.Conv2d(256, 256, 3, padding=12, dilation=12), False),
+        (nn.Conv2d(255, 256, 3, padding=1), False),
     ],
 )
 def test_only_what_it_computes_suits(one: nn.Conv2d, yes: bool) -> None:
