@@ -25,6 +25,8 @@ from stpp.seeds import seed_of
 
 SAVE_EVERY_S = 120.0
 """Within an epoch, state is saved about this often."""
+SAVING = 0.05
+"""The share of the time that saving state takes at most: where epochs are short, it is not saved after every one."""
 
 State = dict[str, Any]
 Step = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -117,7 +119,15 @@ def fit(
 
     batches.start = iteration
     keep_after = {e: str(j) for j, e in enumerate(checkpoint_epochs(train.checkpoints, train.epochs), 1)}
-    began, since, last_save = time.monotonic(), iteration, time.monotonic()
+    began, since, last_save, due = time.monotonic(), iteration, time.monotonic(), 0.0
+
+    def save() -> None:
+        nonlocal last_save, due
+        before = time.monotonic()
+        hooks.save(saved())
+        last_save = time.monotonic()
+        due = last_save + (last_save - before) / SAVING
+
     loader = training_loader(data, batches, runtime, device)
     for x, y in progress(loader, f"train {role}", batches.total, iteration):
         torch.manual_seed(seed_of(train.seed, role, iteration, "dropout") + rank())
@@ -132,9 +142,8 @@ def fit(
         loss_sum += summed(loss.detach()) / world()
         iteration += 1
         if iteration % batches.per_epoch:
-            if time.monotonic() - last_save > SAVE_EVERY_S:
-                hooks.save(saved())
-                last_save = time.monotonic()
+            if time.monotonic() > max(last_save + SAVE_EVERY_S, due):
+                save()
             continue
 
         epoch = iteration // batches.per_epoch
@@ -152,9 +161,10 @@ def fit(
             hooks.checkpoint(keep_after[epoch], network)
         if scores.miou > best:
             hooks.checkpoint("best", network)
-        hooks.save(saved())
+        if time.monotonic() >= due:
+            save()
         hooks.log(row | {"train/images_per_second": rate}, epoch)
-        began, since, last_save = time.monotonic(), iteration, time.monotonic()
+        began, since = time.monotonic(), iteration
     return curve
 
 

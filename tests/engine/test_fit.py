@@ -44,6 +44,14 @@ class Tiny(nn.Module):
         return out
 
 
+@pytest.fixture(autouse=True, scope="module")
+def saved_after_every_epoch() -> Iterator[None]:
+    """Whatever the time that it takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit_module, "SAVING", math.inf)
+        yield
+
+
 def tiny(seed: int = 0) -> Tiny:
     torch.manual_seed(seed)
     return Tiny()
@@ -459,6 +467,30 @@ def test_a_finished_run_goes_on_by_logging_alone(undisturbed: Undisturbed) -> No
     assert world.calls == ["log"] * 3
     assert curve == undisturbed.curve
     assert equal(network.state_dict(), undisturbed.weights)
+
+
+@pytest.mark.parametrize(("a_save", "saves"), [(0.0, 8), (0.4, 8), (1.0, 4), (1000.0, 1)])
+def test_saving_takes_the_share_of_the_time_that_it_may(
+    monkeypatch: pytest.MonkeyPatch, a_save: float, saves: int
+) -> None:
+    now = 0.0
+
+    class Slow(World):
+        def step(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+            nonlocal now
+            now += 5.0  # an epoch has two
+            return super().step(network, x, y)
+
+        def save(self, state: State) -> None:
+            nonlocal now
+            now += a_save
+            super().save(state)
+
+    monkeypatch.setattr(fit_module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(fit_module, "SAVING", 0.05)
+    world = Slow()
+    run(tiny(), Noise(4), Train(epochs=8, batch_size=2, checkpoints=2), world, step=world.step)
+    assert world.calls.count("save") == saves
 
 
 def test_the_state_within_an_epoch_is_saved_about_as_often_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
