@@ -18,6 +18,7 @@ def main() -> None:
     import torch
     from torch import Tensor, nn
 
+    from stpp.engine.device import keep_memory
     from stpp.engine.predict import folded, labelling
     from stpp.models.build import build
     from stpp.params import Label, Model
@@ -38,6 +39,7 @@ def main() -> None:
                 return out
             return x.new_zeros(len(x), CLASSES, *x.shape[2:])
 
+    keep_memory()
     torch.manual_seed(0)
     network = Largest(folded(build(Model(), CLASSES)))
     image = torch.randint(0, 256, (1, HEIGHT, WIDTH, 3), dtype=torch.uint8)

@@ -59,15 +59,17 @@ def augmented(predict: Predict, scales: Sequence[float], flip: bool) -> Predict:
         height, width = x.shape[2:]
         total = torch.zeros((), device=x.device)
         for scale in scales:
-            size = max(1, int(height * scale)), max(1, int(width * scale))
-            scaled = F.interpolate(x, size=size, mode="bilinear", align_corners=True)
-            scores = predict(network, scaled)
-            if flip:
-                scores = scores + predict(network, scaled.flip(3)).flip(3)
-            total = total + F.interpolate(scores, size=(height, width), mode="bilinear", align_corners=True)
+            scaled = _resized(x, max(1, int(height * scale)), max(1, int(width * scale)))
+            total = total + _resized(predict(network, scaled), height, width)
+            if flip:  # a sum of its own, since scores take more memory before they are resized
+                total = total + _resized(predict(network, scaled.flip(3)).flip(3), height, width)
         return total / (len(scales) * (2 if flip else 1))
 
     return over_scales
+
+
+def _resized(x: Tensor, height: int, width: int) -> Tensor:
+    return F.interpolate(x, size=(height, width), mode="bilinear", align_corners=True)
 
 
 def sliding(window: int, stride: int, predict: Predict = plain) -> Predict:
@@ -151,13 +153,15 @@ def _bands(predict: Predict, network: nn.Module, x: Tensor, window: int, stride:
             times.narrow(across, left, part.shape[across]).add_(1)
         done = following - top
         yield total.narrow(along, 0, done) / times.narrow(along, 0, done)
-        total, times = (_shifted(t, along, done) for t in (total, times))
+        for t in (total, times):
+            _shift(t, along, done)
 
 
-def _shifted(t: Tensor, dim: int, by: int) -> Tensor:
-    """`t` moved on by so many places along a dimension, with zeros behind."""
+def _shift(t: Tensor, dim: int, by: int) -> None:
+    """Move `t` on by so many places along a dimension, with zeros behind."""
     rest = t.shape[dim] - by
-    return torch.cat([t.narrow(dim, by, rest), torch.zeros_like(t.narrow(dim, 0, by))], dim)
+    t.narrow(dim, 0, rest).copy_(t.narrow(dim, by, rest).clone())
+    t.narrow(dim, rest, by).zero_()
 
 
 def _long_side(x: Tensor) -> int:
