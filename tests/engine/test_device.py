@@ -1,0 +1,47 @@
+"""What a process that computes asks of the machine."""
+
+import ctypes
+import subprocess
+import sys
+
+import pytest
+
+from stpp.engine.device import start
+from stpp.files import StppError
+from stpp.params import Runtime
+
+FAULTS = """
+import resource, sys
+import torch
+from stpp.engine.device import start
+from stpp.params import Runtime
+if sys.argv[1] == "start":
+    start(Runtime())
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(2):  # the second time places have been found
+    before = faults()
+    for _ in range(20):
+        torch.ones(10_000_000)  # 40 MB
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not GNU's"
+)
+def test_memory_that_was_freed_is_not_asked_of_the_kernel_again() -> None:
+    def faults(way: str) -> int:
+        done = subprocess.run([sys.executable, "-c", FAULTS, way], capture_output=True, text=True, check=True)
+        return int(done.stdout)
+
+    assert faults("start") < faults("plain") / 5
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("it is there")
+    with pytest.raises(StppError, match=r"runtime\.device is `cuda`"):
+        start(Runtime(device="cuda"))
