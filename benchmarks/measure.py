@@ -1,8 +1,6 @@
 """Timing of two or more ways to do the same, in turn, so that what else the machine does falls on all of them."""
 
-import ctypes
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import TypedDict
 
 import torch
 
-from stpp.engine.device import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+from stpp.engine.device import keep_memory
 
 
 def instructions() -> set[str]:
@@ -30,10 +28,8 @@ if torch.cuda.is_available() or instructions() & {"avx512_bf16", "amx_bf16", "bf
 
 
 def plain_memory() -> None:
-    """Undo `keep_memory`: to what GNU's malloc comes to by itself once a few large tensors were freed."""
-    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
-        mallopt(M_MMAP_THRESHOLD, 2**25)
-        mallopt(M_TRIM_THRESHOLD, 2**26)
+    """Keep no more than GNU's malloc comes to by itself once a few large tensors were freed."""
+    keep_memory(2**25, 2**26)
 
 
 class Row(TypedDict):

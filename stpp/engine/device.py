@@ -10,8 +10,7 @@ from stpp.distributed import local_rank, world
 from stpp.files import StppError
 from stpp.params import Model, Runtime
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""As in GNU's malloc.h."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as in GNU's malloc.h
 
 
 def start(runtime: Runtime) -> torch.device:
@@ -30,16 +29,17 @@ def start(runtime: Runtime) -> torch.device:
     return torch.device(f"cuda:{local_rank()}" if name == "cuda" and world() > 1 else name)
 
 
-def keep_memory() -> None:
-    """Let this process keep memory that it frees, up to 256 MiB of it at once, where the C library is GNU's.
+def keep_memory(block: int = 2**26, free: int = 2**28) -> None:
+    """Let this process keep memory that it frees, where the C library is GNU's.
 
-    It gives back half as much by itself, and the kernel clears it anew for every layer of every step: a quarter of the
-    time of training on a CPU. Keeping more is no sooner, and large images would leave gaps of gigabytes.
+    block: bytes below which a tensor's memory is kept; free: bytes of it that may lie unused at the end of the heap.
+    Otherwise the kernel takes it back and clears it anew for every layer of every step: a quarter of the time of
+    training on a CPU. Keeping more is no sooner, and large images would leave gaps of gigabytes.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:
-        mallopt(M_MMAP_THRESHOLD, 2**26)
-        mallopt(M_TRIM_THRESHOLD, 2**28)
+        mallopt(M_MMAP_THRESHOLD, block)
+        mallopt(M_TRIM_THRESHOLD, free)
 
 
 def precision(model: Model, device: torch.device) -> AbstractContextManager[object]:

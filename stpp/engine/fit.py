@@ -119,15 +119,7 @@ def fit(
 
     batches.start = iteration
     keep_after = {e: str(j) for j, e in enumerate(checkpoint_epochs(train.checkpoints, train.epochs), 1)}
-    began, since, last_save, due = time.monotonic(), iteration, time.monotonic(), 0.0
-
-    def save() -> None:
-        nonlocal last_save, due
-        before = time.monotonic()
-        hooks.save(saved())
-        last_save = time.monotonic()
-        due = last_save + (last_save - before) / SAVING
-
+    pace, began, since = _Pace(), time.monotonic(), iteration
     loader = training_loader(data, batches, runtime, device)
     for x, y in progress(loader, f"train {role}", batches.total, iteration):
         torch.manual_seed(seed_of(train.seed, role, iteration, "dropout") + rank())
@@ -142,8 +134,8 @@ def fit(
         loss_sum += summed(loss.detach()) / world()
         iteration += 1
         if iteration % batches.per_epoch:
-            if time.monotonic() > max(last_save + SAVE_EVERY_S, due):
-                save()
+            if pace.due(SAVE_EVERY_S):
+                pace.timed(hooks.save, saved())
             continue
 
         epoch = iteration // batches.per_epoch
@@ -161,11 +153,27 @@ def fit(
             hooks.checkpoint(keep_after[epoch], network)
         if scores.miou > best:
             hooks.checkpoint("best", network)
-        if time.monotonic() >= due:
-            save()
+        if pace.due():
+            pace.timed(hooks.save, saved())
         hooks.log(row | {"train/images_per_second": rate}, epoch)
         began, since = time.monotonic(), iteration
     return curve
+
+
+class _Pace:
+    """Since when nothing was saved, and how long it took then."""
+
+    def __init__(self) -> None:
+        self.last, self.took = time.monotonic(), 0.0
+
+    def due(self, every: float = 0.0) -> bool:
+        return time.monotonic() - self.last >= max(every, self.took / SAVING)
+
+    def timed(self, save: Callable[[State], None], state: State) -> None:
+        before = time.monotonic()
+        save(state)
+        self.last = time.monotonic()
+        self.took = self.last - before
 
 
 def replicated(network: nn.Module, device: torch.device) -> nn.Module:

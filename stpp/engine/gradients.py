@@ -28,7 +28,8 @@ class _Places(TorchFunctionMode):
             x, weight, bias, stride, padding, dilation, groups = args
             if _suits(weight, padding, dilation, groups):
                 if torch.is_autocast_enabled("cpu"):
-                    x, weight, bias = (t if t is None else t.to(torch.bfloat16) for t in (x, weight, bias))
+                    low = torch.get_autocast_dtype("cpu")
+                    x, weight, bias = (t if t is None else t.to(low) for t in (x, weight, bias))
                 return _Convolution.apply(x, weight, bias, stride, padding, dilation)
         return func(*args, **(kwargs or {}))
 

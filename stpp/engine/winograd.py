@@ -66,7 +66,7 @@ class Winograd(nn.Module):
             for j in range(6):
                 _out_of_tiles([_product(V[j, i], self.kernels[i, j]) for i in range(6)], half[j])
             Y = d.new_empty(n, 4, s, across, 4, s, outputs)
-            _out_of_tiles(half, Y.permute(4, 1, 0, 2, 3, 5, 6))
+            _out_of_tiles(half.unbind(), Y.permute(4, 1, 0, 2, 3, 5, 6))
             rows = out[4 * first * s : 4 * (first + n) * s]
             found = Y.view(4 * n * s, 4 * across * s, outputs)[: len(rows), :width]
             if self.convolution.bias is None:
@@ -120,7 +120,7 @@ def _product(tiles: Tensor, kernel: Tensor) -> Tensor:
     return F.conv2d(x, kernel, dilation=2).permute(0, 2, 3, 1).view(*tiles.shape[:-1], -1)
 
 
-def _out_of_tiles(m: Sequence[Tensor] | Tensor, out: Tensor) -> None:
+def _out_of_tiles(m: Sequence[Tensor], out: Tensor) -> None:
     """A^T m along one axis: m[0], ..., m[5] -> out[0], ..., out[3]."""
     even, odd, even_2, odd_2 = m[1] + m[2], m[1] - m[2], m[3] + m[4], m[3] - m[4]
     torch.add(m[0], even, out=out[0]).add_(even_2)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from stpp.engine.device import start
 from stpp.files import StppError
@@ -39,8 +40,6 @@ def test_memory_that_was_freed_is_not_asked_of_the_kernel_again() -> None:
 
 
 def test_a_device_that_is_not_there_is_named() -> None:
-    import torch
-
     if torch.cuda.is_available():
         pytest.skip("it is there")
     with pytest.raises(StppError, match=r"runtime\.device is `cuda`"):

@@ -66,6 +66,23 @@ def test_gradients_are_those_of_torch_for_every_geometry(
         torch.testing.assert_close(a, b)
 
 
+def test_under_autocast_a_layer_computes_in_bfloat16_and_has_gradients_of_its_own_type() -> None:
+    one = nn.Conv2d(8, 21, 3, padding=6, dilation=6)
+    x = drawn(2, 8, 25, 25).float()
+    towards = drawn(2, 21, 25, 25, seed=1).float()
+
+    def found() -> Sequence[Tensor]:
+        with torch.autocast("cpu", torch.bfloat16):
+            return backward(one, x.clone(), towards)
+
+    expected = found()
+    with weight_gradients(CPU):
+        ours = found()
+    for a, b in zip(ours, expected, strict=True):
+        assert a.dtype == b.dtype == torch.float32
+        torch.testing.assert_close(a, b, rtol=0.02, atol=0.02 * float(b.abs().max()))
+
+
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 def test_a_network_has_the_gradients_that_it_has_in_double_precision(dtype: torch.dtype | None) -> None:
     torch.manual_seed(0)
