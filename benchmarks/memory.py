@@ -41,7 +41,7 @@ def main() -> None:
 
     keep_memory()
     torch.manual_seed(0)
-    network = Largest(folded(build(Model(), CLASSES)))
+    network = Largest(folded(build(Model(), CLASSES), Model()))
     image = torch.randint(0, 256, (1, HEIGHT, WIDTH, 3), dtype=torch.uint8)
     with torch.inference_mode():
         mask, _ = labelling(Label())(network, image)

@@ -127,18 +127,23 @@ def files(photos: Photos) -> list[tuple[Path, Path]]:
 
 def predicted(networks: Sequence[nn.Module], data: Plain, model: Model, decide: Decide) -> Iterator[Decided]:
     loader = prediction_loader(data, equal_sized(data, 8, LARGE), RUNTIME, DEVICE)
-    return decisions([folded(n) for n in networks], loader, model, DEVICE, decide)
+    return decisions(networks, loader, model, DEVICE, decide)
+
+
+def ready(networks: Sequence[nn.Module]) -> dict[str, list[nn.Module]]:
+    """For prediction in every precision. As networks are loaded, once for all images, it is not in the time."""
+    return {precision: [folded(n, model) for n in networks] for precision, model in MODELS.items()}
 
 
 def scoring(images: int = 256 if ON_GPU else 4, repeats: int = 2 if ON_GPU else 1) -> list[Row]:
     part = Part("stability scoring, K = 3", (1.3, 2.5, 5.0), (0.01, 0.2), "scores differ by {:.4f} at most in float32")
     networks = [network(seed) for seed in range(K)]
-    references = [as_reference(n) for n in networks]
+    references, own = [as_reference(n) for n in networks], ready(networks)
     with drawn(images) as photos:
         ids = list(photos.dataset.records)
 
         def ours(model: Model) -> list[float]:
-            batches = predicted(networks, Plain(photos, ids), model, WHOLE)
+            batches = predicted(own[model.precision], Plain(photos, ids), model, WHOLE)
             return [s for batch in batches for s in stabilities(batch.masks, CLASSES).tolist()]
 
         return part.rows(
@@ -150,16 +155,16 @@ def scoring(images: int = 256 if ON_GPU else 4, repeats: int = 2 if ON_GPU else 
         )
 
 
-def pseudo_labelling(images: int = 64 if ON_GPU else 1, repeats: int = 1) -> list[Row]:
+def pseudo_labelling(images: int = 64 if ON_GPU else 2, repeats: int = 1) -> list[Row]:
     part = Part("pseudo labelling with TTA", (1.3, 2.5, 5.0), (0.001, 0.1), "{:.3%} of pixels differ in float32")
     labeller = network(0)
-    reference_ = as_reference(labeller)
+    reference_, own = as_reference(labeller), ready([labeller])
     with drawn(images) as photos, tempfile.TemporaryDirectory() as out:
         ids = list(photos.dataset.records)
 
         def ours(model: Model) -> list[reference.Mask]:
             masks: list[reference.Mask] = []
-            for batch in predicted([labeller], Plain(photos, ids), model, labelling(Label())):
+            for batch in predicted(own[model.precision], Plain(photos, ids), model, labelling(Label())):
                 masks.extend(pseudo_masks(batch.masks[0], batch.confidence)[0])
             for mask in masks:
                 encode_mask(mask, photos.dataset.palette)
@@ -212,13 +217,14 @@ def training_step(batch: int = 16 if ON_GPU else 4, repeats: int = 20 if ON_GPU 
 def evaluation(images: int = 256 if ON_GPU else 4, repeats: int = 2) -> list[Row]:
     part = Part("evaluation", (1.3, 2.5, 5.0), (0.001, 0.1), "{:.3%} of pixels elsewhere in the matrix in float32")
     one = network(0)
-    reference_ = as_reference(one)
+    reference_, own = as_reference(one), ready([one])
     with drawn(images) as photos:
 
         def ours(model: Model) -> NDArray[np.float64]:
             data = WithTruth(photos, list(photos.dataset.records))
             loader = prediction_loader(data, equal_sized(data, 8, LARGE), RUNTIME, DEVICE)
-            return evaluate(folded(one), loader, CLASSES, model, DEVICE, WHOLE).matrix.double().numpy()
+            network = own[model.precision][0]
+            return evaluate(network, loader, CLASSES, model, DEVICE, WHOLE).matrix.double().numpy()
 
         return part.rows(
             images,

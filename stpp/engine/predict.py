@@ -12,7 +12,7 @@ from torch.fx.experimental.optimization import fuse
 
 from stpp.data.transforms import MEAN, STD
 from stpp.engine.winograd import Winograd, suits
-from stpp.params import Evaluate, Label
+from stpp.params import Evaluate, Label, Model
 
 Predict = Callable[[nn.Module, Tensor], Tensor]
 """(network, normalised images (B, 3, H, W)) -> class probabilities (B, classes, H, W)."""
@@ -24,17 +24,24 @@ LARGE = 2**22
 WINDOW = 1024
 """Side in pixels of the windows in which an image above `max_pixels` is predicted; less where `max_pixels` is."""
 
+VECTOR = 16
+"""Classes from which on softmax is sooner over a pixel's scores as they lie in memory: a vector's floats, in AVX-512.
+Of fewer it does one after the other; over dimension 1 it copies all scores into planes first."""
 
-def folded(network: nn.Module) -> nn.Module:
+
+def folded(network: nn.Module, model: Model) -> nn.Module:
     """A copy of a network for prediction, each batch norm folded into the convolution before it: the same function.
 
-    On a CPU, convolutions that Winograd's method does sooner are done by it. Logits differ by rounding.
+    In bfloat16 its convolutions are cast here, once, and not by autocast in every pass. On a CPU, convolutions in
+    float32 that Winograd's method does sooner are done by it. Logits differ by rounding.
     """
     copy = fuse(network.eval())
     assert isinstance(copy, fx.GraphModule)
     convolutions = {name: module for name, module in copy.named_modules() if isinstance(module, nn.Conv2d)}
     for name, convolution in convolutions.items():
-        if convolution.weight.device.type == "cpu" and suits(convolution):
+        if model.precision == "bfloat16":
+            convolution.to(torch.bfloat16)
+        elif convolution.weight.device.type == "cpu" and suits(convolution):
             copy.set_submodule(name, Winograd(convolution))
     for node in copy.graph.find_nodes(op="call_function", target=operator.add):
         first = node.args[0]
@@ -46,7 +53,10 @@ def folded(network: nn.Module) -> nn.Module:
 
 def plain(network: nn.Module, x: Tensor) -> Tensor:
     """One forward pass at the images' own size: probabilities (B, classes, H, W)."""
-    return F.softmax(network(x.contiguous(memory_format=torch.channels_last)).float(), dim=1)
+    logits = network(x.contiguous(memory_format=torch.channels_last)).float()
+    if logits.shape[1] < VECTOR:
+        return F.softmax(logits, dim=1)
+    return F.softmax(logits.permute(0, 2, 3, 1), dim=3).permute(0, 3, 1, 2)
 
 
 def augmented(predict: Predict, scales: Sequence[float], flip: bool) -> Predict:

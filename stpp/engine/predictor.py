@@ -23,7 +23,8 @@ class Predictor:
 
     def __init__(self, model: Path, device: torch.device, *, window: int | None = None, tta: bool = False) -> None:
         self.about = build.about(model)
-        self.network = folded(build.load(build.build(self.about.model, len(self.about.classes)), model).to(device))
+        network = build.load(self.about.model, len(self.about.classes), model)
+        self.network = folded(network.to(device), self.about.model)
         self.device = device
         self.window = window
         self.way = augmented(plain, Label().scales, flip=True) if tta else plain

@@ -21,7 +21,7 @@ BLOCK = 2**25
 class Winograd(nn.Module):
     """A convolution that `suits`, for prediction: the same function of (B, C, H, W), but for rounding.
 
-    Under autocast, and for an image so small that it does not pay, it is the convolution that was given.
+    For an image so small that it does not pay it is the convolution that was given.
     """
 
     def __init__(self, convolution: nn.Conv2d) -> None:
@@ -36,7 +36,7 @@ class Winograd(nn.Module):
         return (torch.kron(G, G).to(g) @ g).view(6, 6, outputs, channels, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_autocast_enabled(x.device.type) or not _pays(x.shape[2], x.shape[3], self.convolution.dilation[0]):
+        if not _pays(x.shape[2], x.shape[3], self.convolution.dilation[0]):
             result: Tensor = self.convolution(x)
             return result
         out = x.new_empty(len(x), *x.shape[2:], self.convolution.out_channels)

@@ -71,8 +71,13 @@ def about(path: Path) -> About:
     return found
 
 
-def load(network: nn.Module, path: Path) -> nn.Module:
-    """Fill `network` from a checkpoint; every key must fit. Raises StppError naming the file."""
+def load(model: Model, classes: int, path: Path) -> nn.Module:
+    """The network of `model` as a checkpoint has it; every key must fit. Raises StppError naming the file."""
+    with torch.device("meta"):  # random weights take longer to draw than a file to read
+        network = build(model, classes)
+    network.to_empty(device="cpu")
+    for buffer in network.buffers():
+        buffer.zero_()  # torch lets a file lack batch norm's counters
     _fill(network, _read(path), path)
     return network
 
@@ -85,11 +90,11 @@ def of_checkpoint(path: Path, model: Model, classes: int) -> nn.Module:
     try:
         said = about(path)
     except StppError:
-        return load(build(model, classes), path)  # which says what is wrong, if anything is
+        return load(model, classes, path)  # which says what is wrong, if anything is
     if len(said.classes) != classes:
         what = f"is of {len(said.classes)} classes ({', '.join(said.classes)}), but the data set has {classes}"
         raise StppError(f"{path}: {what}: evaluate it on data of its own classes")
-    return load(build(said.model, classes), path)
+    return load(said.model, classes, path)
 
 
 def start(network: nn.Module, model: Model, path: Path) -> frozenset[str]:

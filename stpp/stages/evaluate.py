@@ -164,7 +164,7 @@ def _confusion_matrix(
 
     where = devices.start(p.runtime)
     classes = len(photos.dataset.classes)
-    network = folded(build.of_checkpoint(model, p.model, classes).to(where))
+    network = folded(build.of_checkpoint(model, p.model, classes).to(where), p.model)
     images = WithTruth(photos, ids)
     mine = distributed.share(equal_sized(images, p.evaluate.batch_size, p.evaluate.max_pixels))
     loader = prediction_loader(images, mine, p.runtime, where)

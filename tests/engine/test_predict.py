@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
 
 from stpp.data.transforms import normalize
 from stpp.engine.predict import (
+    VECTOR,
     Predict,
     augmented,
     decided,
@@ -273,23 +275,56 @@ def test_an_image_above_the_bound_is_decided_in_windows_each_at_all_scales(
 
 @pytest.mark.parametrize("name", ["deeplabv2", "deeplabv3plus", "pspnet"])
 def test_a_folded_network_computes_the_same(name: str) -> None:
+    model = Model(network=name, backbone="resnet18", output_stride=16)  # type: ignore[arg-type]
+    network, x = used(model), torch.randn(2, 3, 161, 129)  # large enough for Winograd's tiles
+    one = folded(network, model)
+    with torch.inference_mode():
+        expected = network.eval()(x)
+        found = one(x)
+    assert any(isinstance(m, Winograd) for m in one.modules())
+    in_place = [node for node in one.graph.nodes if node.target is operator.iadd]  # type: ignore[union-attr]
+    assert len(in_place) >= 8, "the residuals of ResNet-18's blocks"
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in one.modules())
+    assert any(isinstance(m, nn.BatchNorm2d) for m in network.modules()), "the network itself stays"
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_folded_in_bfloat16_a_network_is_cast_once_to_what_autocast_casts_it_to() -> None:
+    model = Model(backbone="resnet18", output_stride=16, precision="bfloat16")
+    network, x = used(model), torch.randn(1, 3, 65, 65).contiguous(memory_format=torch.channels_last)
+    one = folded(network, model)
+    assert {m.weight.dtype for m in one.modules() if isinstance(m, nn.Conv2d)} == {torch.bfloat16}
+    assert not any(isinstance(m, Winograd) for m in one.modules()), "its rounding is for float32"
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        found, expected = one(x), fuse(network.eval())(x)
+    assert found.dtype == expected.dtype == torch.bfloat16
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.02 * float(expected.abs().max()))
+    assert {p.dtype for p in network.parameters()} == {torch.float32}, "the network itself stays"
+
+
+@pytest.mark.parametrize("classes", [2, VECTOR - 1, VECTOR, VECTOR + 1, 150])
+def test_probabilities_are_those_of_every_pixel_alone_whatever_the_number_of_classes(classes: int) -> None:
+    torch.manual_seed(classes)
+    network = nn.Conv2d(3, classes, 1)
+    x = 3 * torch.randn(2, 3, 5, 7)
+    with torch.inference_mode():
+        found = plain(network, x)
+        scores = network.double()(x.double()).numpy()
+    for b, row, column in np.ndindex(2, 5, 7):
+        powers = np.exp(scores[b, :, row, column])
+        np.testing.assert_allclose(found[b, :, row, column].numpy(), powers / powers.sum(), rtol=1e-5)
+
+
+def used(model: Model) -> nn.Module:
+    """A network whose batch norms do something."""
     torch.manual_seed(0)
-    network = build(Model(network=name, backbone="resnet18", output_stride=16), 5)  # type: ignore[arg-type]
+    network = build(model, 5)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 2)
             module.weight.data.uniform_(0.5, 1.5)
-    x = torch.randn(2, 3, 161, 129)  # large enough for Winograd's tiles
-    with torch.inference_mode():
-        expected = network.eval()(x)
-        found = folded(network)(x)
-    assert any(isinstance(m, Winograd) for m in folded(network).modules())
-    in_place = [node for node in folded(network).graph.nodes if node.target is operator.iadd]  # type: ignore[union-attr]
-    assert len(in_place) >= 8, "the residuals of ResNet-18's blocks"
-    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded(network).modules())
-    assert any(isinstance(m, nn.BatchNorm2d) for m in network.modules()), "the network itself stays"
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    return network
 
 
 def test_an_image_at_the_bound_is_whole_and_windows_are_never_larger_than_the_bound_or_1024() -> None:

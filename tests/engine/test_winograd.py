@@ -83,16 +83,6 @@ def test_an_image_of_few_tiles_or_of_much_border_goes_through_the_plain_convolut
     assert torch.equal(Winograd(one)(x), one(x))
 
 
-def test_autocast_is_left_to_the_plain_convolution() -> None:
-    one = convolution()
-    x = images(40, 40)
-    with torch.autocast("cpu", torch.bfloat16):
-        found = Winograd(one)(x)
-    assert found.dtype == torch.bfloat16
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(found, one(x))
-
-
 @pytest.mark.parametrize(
     ("one", "yes"),
     [

@@ -53,9 +53,17 @@ def test_the_backbone_and_the_output_stride_are_those_of_the_parameters() -> Non
 
 
 def test_weights_survive_a_file_bit_for_bit(checkpoint: Path) -> None:
-    network = seeded(6)
-    assert build.load(network, checkpoint) is network
+    network = build.load(MODEL, 3, checkpoint)
     assert same(network.state_dict(), seeded(5).state_dict())
+    assert network.get_parameter("backbone.conv1.weight").is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_checkpoint_without_counters_of_batches_has_them_at_zero(tmp_path: Path) -> None:
+    state = {k: v for k, v in seeded(0).state_dict().items() if "num_batches" not in k}
+    build.save(tmp_path / "f.safetensors", state)
+    found = build.load(MODEL, 3, tmp_path / "f.safetensors").state_dict()
+    assert same({k: v for k, v in found.items() if k in state}, state)
+    assert not any(found[k] for k in found.keys() - state.keys())
 
 
 def test_equal_tensors_give_equal_bytes_whatever_their_order_and_memory_layout(
@@ -70,7 +78,7 @@ def test_equal_tensors_give_equal_bytes_whatever_their_order_and_memory_layout(
 
 def test_a_checkpoint_of_another_class_count_is_refused_with_its_name(checkpoint: Path) -> None:
     with pytest.raises(StppError, match=r"three\.safetensors: not a checkpoint of this network: .*classifier"):
-        build.load(seeded(0, classes=4), checkpoint)
+        build.load(MODEL, 4, checkpoint)
 
 
 @pytest.mark.parametrize("change", ["missing", "unknown"])
@@ -82,7 +90,7 @@ def test_a_checkpoint_whose_keys_differ_is_refused(tmp_path: Path, change: str) 
         state["auxiliary.weight"] = torch.zeros(2)
     build.save(tmp_path / "f.safetensors", state)
     with pytest.raises(StppError, match=r"f\.safetensors"):
-        build.load(seeded(0), tmp_path / "f.safetensors")
+        build.load(MODEL, 3, tmp_path / "f.safetensors")
 
 
 @pytest.mark.parametrize("content", [None, b"", b"hello, this is no checkpoint", b"\x80\x04}."])
@@ -91,7 +99,7 @@ def test_a_file_that_is_no_checkpoint_is_refused_with_its_name(tmp_path: Path, c
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(StppError, match=r"f\.safetensors: not readable as weights: ."):
-        build.load(nn.Linear(2, 2), path)
+        build.load(MODEL, 3, path)
 
 
 def test_a_network_starts_from_a_full_backbone_file_and_keeps_its_random_head(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_a_list_is_evaluated_as_by_hand(prepared: Project, checkpoint: Path) -> 
     output = evaluate(prepared, "--ids", "lists/some.txt")
     assert "original resolution, whole images, one scale" in output
 
-    network = build.load(build.build(MODEL, 6), checkpoint).eval()
+    network = build.load(MODEL, 6, checkpoint).eval()
     matrix = np.zeros((6, 6), dtype=int)
     for name in ids:
         record = dataset.records[name]
@@ -102,7 +102,7 @@ def test_a_checkpoint_that_says_what_it_is_of_is_evaluated_whatever_the_paramete
 ) -> None:
     evaluate(prepared)
     about = build.About(MODEL, ("a", "b", "c", "d", "e", "f"), ((0, 0, 0),) * 6)
-    build.save(checkpoint, build.load(build.build(MODEL, 6), checkpoint).state_dict(), about)
+    build.save(checkpoint, build.load(MODEL, 6, checkpoint).state_dict(), about)
     with (prepared.folder / "params.yaml").open("w") as file:
         YAML().dump(TINY | {"model": {"network": "pspnet", "output_stride": 16}}, file)
     prepared.run(

@@ -99,7 +99,7 @@ def test_mlflows_server_answers_an_image_with_its_mask(checkpoint: Project, serv
         buffer = io.BytesIO()
         Image.fromarray(photo).save(buffer, format="PNG")
         encoded.append(buffer.getvalue())
-    network = build.load(build.build(MODEL, 3), checkpoint.folder / "model.safetensors").eval()
+    network = build.load(MODEL, 3, checkpoint.folder / "model.safetensors").eval()
     answers = answered(server, *encoded)
     assert len(answers) == 2
     for photo, answer in zip(photos, answers, strict=True):

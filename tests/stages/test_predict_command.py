@@ -57,7 +57,7 @@ def test_a_folder_becomes_masks_of_the_same_names_and_sizes(photos: Project) -> 
     }
     with Image.open(out / "masks/turned.png") as turned:
         assert turned.size == (30, 50), "upright, as a person sees the photo"
-    network = build.load(build.build(MODEL, 3), photos.folder / "model.safetensors").eval()
+    network = build.load(MODEL, 3, photos.folder / "model.safetensors").eval()
     with Image.open(photos.folder / "photos/deep/b.png") as photo, Image.open(out / "masks/deep/b.png") as mask:
         pixels = np.asarray(photo)
         with torch.inference_mode():
