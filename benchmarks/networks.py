@@ -132,7 +132,7 @@ def predicted(networks: Sequence[nn.Module], data: Plain, model: Model, decide: 
 
 def ready(networks: Sequence[nn.Module]) -> dict[str, list[nn.Module]]:
     """For prediction in every precision. As networks are loaded, once for all images, it is not in the time."""
-    return {precision: [folded(n, model) for n in networks] for precision, model in MODELS.items()}
+    return {precision: [folded(copy.deepcopy(n), model) for n in networks] for precision, model in MODELS.items()}
 
 
 def scoring(images: int = 256 if ON_GPU else 4, repeats: int = 2 if ON_GPU else 1) -> list[Row]:

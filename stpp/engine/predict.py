@@ -30,25 +30,26 @@ Of fewer it does one after the other; over dimension 1 it copies all scores into
 
 
 def folded(network: nn.Module, model: Model) -> nn.Module:
-    """A copy of a network for prediction, each batch norm folded into the convolution before it: the same function.
+    """A network for prediction, each batch norm folded into the convolution before it: the same function.
 
-    In bfloat16 its convolutions are cast here, once, and not by autocast in every pass. On a CPU, convolutions in
-    float32 that Winograd's method does sooner are done by it. Logits differ by rounding.
+    The network given is used up: its weights are taken, not copied. In bfloat16 its convolutions are cast here, once,
+    and not by autocast in every pass. On a CPU, convolutions in float32 that Winograd's method does sooner are done by
+    it. Logits differ by rounding.
     """
-    copy = fuse(network.eval())
-    assert isinstance(copy, fx.GraphModule)
-    convolutions = {name: module for name, module in copy.named_modules() if isinstance(module, nn.Conv2d)}
+    one = fuse(network.eval(), inplace=True)
+    assert isinstance(one, fx.GraphModule)
+    convolutions = {name: module for name, module in one.named_modules() if isinstance(module, nn.Conv2d)}
     for name, convolution in convolutions.items():
         if model.precision == "bfloat16":
             convolution.to(torch.bfloat16)
         elif convolution.weight.device.type == "cpu" and suits(convolution):
-            copy.set_submodule(name, Winograd(convolution))
-    for node in copy.graph.find_nodes(op="call_function", target=operator.add):
+            one.set_submodule(name, Winograd(convolution))
+    for node in one.graph.find_nodes(op="call_function", target=operator.add):
         first = node.args[0]
         if isinstance(first, fx.Node) and first.target in convolutions and len(first.users) == 1:
             node.target = operator.iadd  # torchvision adds residuals in place; tracing has made a sum of its own of it
-    copy.recompile()
-    return copy.requires_grad_(False).to(memory_format=torch.channels_last)
+    one.recompile()
+    return one.requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 def plain(network: nn.Module, x: Tensor) -> Tensor:
