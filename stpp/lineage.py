@@ -8,8 +8,9 @@ together with the executions behind it, so that a model can be traced when no dv
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,15 @@ def content_of(path: Path, root: Path) -> Content:
 
     root: the project's folder, whose .dvcignore names what DVC does not count.
     """
-    name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
-    return Content(name, md5_of(path, root), sha256_of(path))
+    return contents_of([path], root)[0]
+
+
+def contents_of(paths: Sequence[Path], root: Path) -> list[Content]:
+    """As `content_of`, of several paths at once."""
+    names = [path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix() for path in paths]
+    work = [*(partial(md5_of, path, root) for path in paths), *(partial(sha256_of, path) for path in paths)]
+    hashes = list(in_order(lambda one: one(), work, THREADS))
+    return [Content(*three) for three in zip(names, hashes[: len(paths)], hashes[len(paths) :], strict=True)]
 
 
 def sha256_of(path: Path) -> str:

@@ -4,7 +4,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from itertools import chain, islice, repeat
 from typing import TypeVar
 
 A = TypeVar("A")
@@ -12,7 +12,7 @@ B = TypeVar("B")
 THREADS = 2 * (os.cpu_count() or 1)
 """For reading and hashing files, where nobody says otherwise: some wait for the disk while others compute."""
 TOGETHER = 16
-"""Items that a thread takes at once: handing over costs more than a small file."""
+"""Items that a thread takes at once where there are many: handing over costs more than a small file."""
 
 
 def in_order(function: Callable[[A], B], items: Iterable[A], workers: int) -> Iterator[B]:
@@ -29,7 +29,9 @@ def in_order(function: Callable[[A], B], items: Iterable[A], workers: int) -> It
 
     rest, pending = iter(items), deque[Future[list[B]]]()
     with ThreadPoolExecutor(workers) as pool:
-        while some := list(islice(rest, TOGETHER)):
+        for size in chain(repeat(1, 4 * workers), repeat(TOGETHER)):  # a few items may be large ones
+            if not (some := list(islice(rest, size))):
+                break
             pending.append(pool.submit(several, some))
             if len(pending) > 4 * workers:
                 yield from pending.popleft().result()

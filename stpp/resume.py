@@ -19,8 +19,8 @@ from typing import IO, Any
 
 from stpp import distributed, launch
 from stpp.code import closure, source
-from stpp.files import StppError, alive, digest, publish, replacing, sha256, write_json
-from stpp.lineage import lock_files
+from stpp.files import StppError, alive, publish, replacing, sha256, write_json
+from stpp.lineage import Content, contents_of, lock_files
 
 
 def root() -> Path:
@@ -35,6 +35,8 @@ class Job:
     stage: str
     key: str
     folder: Path
+    inputs: tuple[Content, ...] = ()
+    """What the stage's inputs were when it began; of several processes, the first alone knows."""
 
     def once(self, name: str, make: Callable[[Path], None]) -> Path:
         """The file `name` of this job, made now unless an earlier attempt finished it."""
@@ -68,9 +70,10 @@ def run_once(
         if not is_finished:
             work(Job(stage, key, home / f"{stage}-{key[:16]}"))
         return
-    key = _key(module, sections, inputs)
+    contents = contents_of(list(inputs), Path())
+    key = _key(module, sections, contents)
     parent = _caller()
-    job = Job(stage, key, home / f"{stage}-{key[:16]}")
+    job = Job(stage, key, home / f"{stage}-{key[:16]}", tuple(contents))
     # Outs below another working directory (DVC's queue) are other outs; equal work is the same work wherever it runs.
     place = hashlib.sha256(str(Path.cwd()).encode()).hexdigest()[:8]
     with _lock(home / f"{stage}-{place}.lock", stage, key), _lock(_lock_of(job.folder), stage, key):
@@ -101,10 +104,9 @@ def _caller() -> int:
     return int(caller) if alive(caller) else 1
 
 
-def _key(module: str, sections: dict[str, Any], inputs: Iterable[Path]) -> str:
-    return hashlib.sha256(
-        json.dumps([way(module, sections), *(digest([path]) for path in inputs)]).encode()
-    ).hexdigest()
+def _key(module: str, sections: dict[str, Any], inputs: Iterable[Content]) -> str:
+    """Whatever the inputs' names, equal work is the same work."""
+    return hashlib.sha256(json.dumps([way(module, sections), *(c.sha256 for c in inputs)]).encode()).hexdigest()
 
 
 def way(module: str, sections: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Results come in the order of the items, errors come through, and no more is in work than needed."""
 
 import itertools
+import threading
 
 import pytest
 
@@ -25,3 +26,8 @@ def test_items_are_taken_as_results_are(workers: int) -> None:
 def test_an_error_comes_through(workers: int) -> None:
     with pytest.raises(ZeroDivisionError):
         list(in_order(lambda item: 1 / item, [1, 0, 1], workers))
+
+
+def test_of_a_few_items_each_goes_to_a_thread_of_its_own() -> None:
+    together = threading.Barrier(3)  # passed by three at one time
+    assert len(list(in_order(lambda _: together.wait(timeout=30), range(3), 3))) == 3

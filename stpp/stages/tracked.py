@@ -11,7 +11,7 @@ from stpp import distributed, launch
 from stpp.code import PACKAGE, closure, source
 from stpp.files import read_json, write_json
 from stpp.git import git
-from stpp.lineage import Content, Execution, as_json, behind, command, content_of, locked_now
+from stpp.lineage import Content, Execution, as_json, behind, command, contents_of, locked_now
 from stpp.manifest import split_digest
 from stpp.resume import Job, root, run_once
 from stpp.tracking.run import Run, track
@@ -71,9 +71,10 @@ def tracked(
                 "run_id": run.run_id,
                 "experiment": params.data.name,
             }
-            made = [replace(content_of(job.folder / name, job.folder), path=(out / name).as_posix()) for name in outs]
+            found = contents_of([job.folder / name for name in outs], job.folder)
+            made = [replace(content, path=(out / content.path).as_posix()) for content in found]
             about |= tags | {"stpp.setting": run.tags["stpp.setting"]}
-            about["lineage"] = _lineage(run, module, files, everything, made)
+            about["lineage"] = _lineage(run, module, files, job.inputs, made)
             write_json(job.folder / "run.json", about)
             for content in made:
                 run.tag(f"stpp.out.{Path(content.path).name}", content.sha256)
@@ -87,14 +88,16 @@ def tracked(
         )
 
 
-def _lineage(run: Run, module: str, files: list[Path], inputs: list[Path], made: list[Content]) -> list[dict[str, Any]]:
+def _lineage(
+    run: Run, module: str, files: list[Path], inputs: tuple[Content, ...], made: list[Content]
+) -> list[dict[str, Any]]:
     """This execution of a stage, and those behind it."""
     from stpp.params_file import read_yaml
 
     own = Execution(
         stage=run.tags["stpp.dvc.stage"],
         cmd=command(),
-        deps=(*(content_of(path, Path()) for path in inputs), *_code(module)),
+        deps=(*inputs, *_code(module)),
         params={file.as_posix(): read_yaml(file) for file in files},
         outs=tuple(made),
         run_id=run.run_id or "",
@@ -105,4 +108,4 @@ def _lineage(run: Run, module: str, files: list[Path], inputs: list[Path], made:
 
 def _code(module: str) -> list[Content]:
     """The code behind a stage, under the names that a dvc.yaml has for it."""
-    return [content_of(source(name), PACKAGE.parent) for name in sorted(closure(module))]
+    return contents_of([source(name) for name in sorted(closure(module))], PACKAGE.parent)
