@@ -36,8 +36,6 @@ class GridMeans(nn.Module):
         self.parts = parts
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.parts == 1:
-            return x.mean((2, 3), keepdim=True)
         return self._means(x.shape[2], x) @ x @ self._means(x.shape[3], x).T
 
     def _means(self, side: int, x: Tensor) -> Tensor:

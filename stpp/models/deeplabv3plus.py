@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from stpp.models.backbone import Backbone
-from stpp.models.layers import conv, resize
+from stpp.models.layers import Mean, conv, resize, spread
 
 
 class ImagePooling(nn.Module):
@@ -14,10 +14,11 @@ class ImagePooling(nn.Module):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.gap = nn.Sequential(nn.AdaptiveAvgPool2d(1), *conv(inputs, outputs, 1))
+        self.gap = nn.Sequential(Mean(), *conv(inputs, outputs, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return resize(self.gap(x), x)
+        mean: Tensor = self.gap(x)
+        return spread(mean, x)
 
 
 class ASPP(nn.Module):

@@ -1,5 +1,6 @@
 """What the published heads are made of."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -9,6 +10,24 @@ def conv(inputs: int, outputs: int, kernel: int, rate: int = 1) -> nn.Sequential
     padding = rate * (kernel // 2)
     convolution = nn.Conv2d(inputs, outputs, kernel, padding=padding, dilation=rate, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+
+
+class Mean(nn.Module):
+    """(B, C, h, w) -> (B, C, 1, 1), as `nn.AdaptiveAvgPool2d(1)`, whose gradient is not in channels-last memory.
+
+    Other gradients are added to it, and the backbone's last layers would go on with what comes of that.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 1).mean(dim=(1, 2), keepdim=True).permute(0, 3, 1, 2)
+
+
+def spread(pixel: Tensor, like: Tensor) -> Tensor:
+    """(B, C, 1, 1) at every place of `like`: what `resize` makes of it, but in channels-last memory.
+
+    Of maps among which one is in other memory `torch.cat` makes one in other memory.
+    """
+    return pixel.expand(-1, -1, like.shape[2], like.shape[3]).contiguous(memory_format=torch.channels_last)
 
 
 def resize(x: Tensor, like: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from stpp.models.backbone import Backbone
-from stpp.models.layers import conv, resize
+from stpp.models.layers import Mean, conv, resize, spread
 
 
 class PyramidPooling(nn.Module):
@@ -14,13 +14,14 @@ class PyramidPooling(nn.Module):
 
     def __init__(self, inputs: int) -> None:
         super().__init__()
-        self.pool1, self.pool2, self.pool3, self.pool4 = (nn.AdaptiveAvgPool2d(parts) for parts in (1, 2, 3, 6))
+        self.pool1 = Mean()
+        self.pool2, self.pool3, self.pool4 = (nn.AdaptiveAvgPool2d(parts) for parts in (2, 3, 6))
         self.conv1, self.conv2, self.conv3, self.conv4 = (conv(inputs, inputs // 4, 1) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
-        pools = (self.pool1, self.pool2, self.pool3, self.pool4)
-        convs = (self.conv1, self.conv2, self.conv3, self.conv4)
-        return torch.cat([x, *(resize(c(p(x)), x) for p, c in zip(pools, convs, strict=True))], dim=1)
+        whole = spread(self.conv1(self.pool1(x)), x)
+        parts = ((self.pool2, self.conv2), (self.pool3, self.conv3), (self.pool4, self.conv4))
+        return torch.cat([x, whole, *(resize(conv(pool(x)), x) for pool, conv in parts)], dim=1)
 
 
 class PSPHead(nn.Module):
