@@ -41,13 +41,13 @@ def test_large_maps_and_their_gradients_stay_in_channels_last_memory(name: str) 
             elsewhere.append(f"{what} {tuple(t.shape)} {t.stride()}")
 
     for layer, module in network.named_modules():
-        if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
 
-            def see(_: nn.Module, x: tuple[Tensor], out: Tensor, layer: str = layer) -> None:
-                look(f"into {layer}", x[0])
-                out.register_hook(lambda gradient: look(f"gradient of {layer}", gradient))
+        def see(_: nn.Module, x: tuple[Tensor], out: Tensor | tuple[Tensor, ...], layer: str = layer) -> None:
+            look(f"into {layer}", x[0])
+            for one in out if isinstance(out, tuple) else (out,):
+                one.register_hook(lambda gradient: look(f"gradient of {layer}", gradient))
 
-            module.register_forward_hook(see)  # type: ignore[arg-type]
+        module.register_forward_hook(see)  # type: ignore[arg-type]
     x = torch.randn(2, 3, 97, 97).contiguous(memory_format=LAST)
     network.train()(x).square().mean().backward()
     assert not elsewhere
