@@ -36,7 +36,7 @@ SETTING: dict[str, Any] = {
     "label": {"shards": 2},
     "evaluate": {"panels": 0},
 }
-"""The paper's network and crop, on as little as takes minutes: a training is of 3 to 12 iterations."""
+"""The paper's network and crop, on as little as takes minutes: a training is of 3 to 9 iterations."""
 TARGETS = {"float32": 1.2, "bfloat16": 2.0, "cuda": 3.0}
 
 

@@ -13,9 +13,9 @@ def conv(inputs: int, outputs: int, kernel: int, rate: int = 1) -> nn.Sequential
 
 
 class Mean(nn.Module):
-    """(B, C, h, w) -> (B, C, 1, 1), as `nn.AdaptiveAvgPool2d(1)`, whose gradient is not in channels-last memory.
+    """(B, C, h, w) -> (B, C, 1, 1): what `nn.AdaptiveAvgPool2d(1)` computes, with a gradient in channels-last memory.
 
-    Other gradients are added to it, and the backbone's last layers would go on with what comes of that.
+    That one's is in planes; other gradients are added to it, and the backbone's last layers would go on in planes.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ class Mean(nn.Module):
 def spread(pixel: Tensor, like: Tensor) -> Tensor:
     """(B, C, 1, 1) at every place of `like`: what `resize` makes of it, but in channels-last memory.
 
-    Of maps among which one is in other memory `torch.cat` makes one in other memory.
+    `torch.cat` makes planes of maps of which a single one is in planes.
     """
     return pixel.expand(-1, -1, like.shape[2], like.shape[3]).contiguous(memory_format=torch.channels_last)
 
