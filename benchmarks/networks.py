@@ -3,6 +3,7 @@
 python benchmarks/networks.py [score | label | step | evaluate]
 """
 
+import argparse
 import copy
 import json
 import subprocess
@@ -249,5 +250,7 @@ def _output_of(part: str) -> str:
 
 
 if __name__ == "__main__":
-    asked = sys.argv[1:]
-    print(json.dumps(PARTS[asked[0]]() if len(asked) == 1 else run(), indent=2))
+    words = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    words.add_argument("part", nargs="?", choices=list(PARTS), help="one of them, here; all by default")
+    part = words.parse_args().part
+    print(json.dumps(PARTS[part]() if part else run(), indent=2))

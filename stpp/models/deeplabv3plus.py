@@ -17,8 +17,7 @@ class ImagePooling(nn.Module):
         self.gap = nn.Sequential(Mean(), *conv(inputs, outputs, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        mean: Tensor = self.gap(x)
-        return spread(mean, x)
+        return spread(self.gap(x), x)
 
 
 class ASPP(nn.Module):

@@ -1,0 +1,45 @@
+"""What a stage's work is found again by; with real kills in stages/test_resume_kills.py."""
+
+from pathlib import Path
+
+import pytest
+
+from stpp.lineage import content_of
+from stpp.resume import Job, run_once
+
+
+@pytest.fixture(autouse=True)
+def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DVC_ROOT", "DVC_STAGE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def done(source: str, *, then: str | None = None) -> Job | None:
+    """The job of a stage that reads the file `source` and, if asked, finds it changed at its end; None: it was done."""
+    jobs = []
+
+    def work(job: Job) -> None:
+        jobs.append(job)
+        if then is not None:
+            Path(source).write_text(then)
+        (job.folder / "run.json").write_text("{}")
+
+    outs = {"run.json": Path("out/run.json")}
+    run_once("one", module="stpp.stages.select", sections={}, inputs=[Path(source)], outs=outs, work=work)
+    return jobs[0] if jobs else None
+
+
+def test_a_job_knows_its_inputs_as_they_were_when_it_began() -> None:
+    Path("in").write_text("before")
+    before = content_of(Path("in"), Path())
+    job = done("in", then="after")
+    assert job and job.inputs == (before,)
+    assert content_of(Path("in"), Path()) != before
+
+
+def test_another_content_is_another_job_and_another_name_is_not() -> None:
+    for name, text in {"a": "one", "b": "two", "c": "one"}.items():
+        Path(name).write_text(text)
+    assert done("a") and done("b")
+    assert done("c") is None, "that of `a` is put back"
