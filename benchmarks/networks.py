@@ -29,7 +29,6 @@ from stpp.data.loaders import equal_sized, prediction_loader
 from stpp.engine.device import keep_memory, precision
 from stpp.engine.evaluate import Decided, decisions, evaluate
 from stpp.engine.fit import supervised
-from stpp.engine.gradients import weight_gradients
 from stpp.engine.predict import LARGE, Decide, decided, folded, labelling, plain
 from stpp.manifest import Dataset, Record
 from stpp.masks import encode_mask
@@ -205,7 +204,7 @@ def training_step(batch: int = 16 if ON_GPU else 4, repeats: int = 20 if ON_GPU 
     def ours(model: Model) -> list[float]:
         torch.manual_seed(0)
         one, sgd, losses = own[model.precision]
-        with precision(model, DEVICE), weight_gradients(DEVICE):
+        with precision(model, DEVICE):
             loss = supervised(one, x, y)
         sgd.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

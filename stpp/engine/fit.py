@@ -16,7 +16,6 @@ from stpp.data.loaders import Batches, training_loader
 from stpp.distributed import first, rank, summed, world
 from stpp.engine.device import precision
 from stpp.engine.evaluate import Scores
-from stpp.engine.gradients import weight_gradients
 from stpp.engine.optim import optimizer, schedule
 from stpp.files import StppError
 from stpp.params import IGNORE, Model, Runtime, Train
@@ -125,7 +124,7 @@ def fit(
         torch.manual_seed(seed_of(train.seed, role, iteration, "dropout") + rank())
         network.train()
         lr = sgd.param_groups[0]["lr"]
-        with precision(model, device), weight_gradients(device):
+        with precision(model, device):
             loss = step(replica, x.to(device, non_blocking=True), y.to(device, non_blocking=True))
         sgd.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

@@ -11,7 +11,6 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
 
 from stpp.data.transforms import MEAN, STD
-from stpp.engine.winograd import Winograd, suits
 from stpp.params import Evaluate, Label, Model
 
 Predict = Callable[[nn.Module, Tensor], Tensor]
@@ -33,17 +32,14 @@ def folded(network: nn.Module, model: Model) -> nn.Module:
     """A network for prediction, each batch norm folded into the convolution before it: the same function.
 
     The network given is used up: its weights are taken, not copied. In bfloat16 its convolutions are cast here, once,
-    and not by autocast in every pass. On a CPU, convolutions in float32 that Winograd's method does sooner are done by
-    it. Logits differ by rounding.
+    and not by autocast in every pass. Logits differ by rounding.
     """
     one = fuse(network.eval(), inplace=True)
     assert isinstance(one, fx.GraphModule)
     convolutions = {name: module for name, module in one.named_modules() if isinstance(module, nn.Conv2d)}
-    for name, convolution in convolutions.items():
-        if model.precision == "bfloat16":
+    if model.precision == "bfloat16":
+        for convolution in convolutions.values():
             convolution.to(torch.bfloat16)
-        elif convolution.weight.device.type == "cpu" and suits(convolution):
-            one.set_submodule(name, Winograd(convolution))
     for node in one.graph.find_nodes(op="call_function", target=operator.add):
         first = node.args[0]
         if isinstance(first, fx.Node) and first.target in convolutions and len(first.users) == 1:
