@@ -166,10 +166,13 @@ class Split(Section):
 
 class Model(Section):
     network: Literal["deeplabv2", "deeplabv3plus", "pspnet"] = "deeplabv3plus"
-    backbone: Literal["resnet18", "resnet34", "resnet50", "resnet101"] = "resnet50"
+    backbone: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")] = "resnet50"
+    """resnet18, 34, 50, 101 of torchvision, or a network of timm with a map at stride 4 that can be dilated:
+    `stpp backbone list`."""
     weights: str = "none"
-    """Start of every training: `none`, a name of torchvision (IMAGENET1K_V1), or a file below weights/ (a backbone or
-    a whole network)."""
+    """Start of every training: `none`; published weights by torchvision's name (IMAGENET1K_V1) or timm's tag (in1k);
+    `package`, those that an installed package ships (tf_efficientnet_lite0); or a file below weights/ (a backbone or a
+    whole network)."""
     output_stride: Literal[8, 16] = 8
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: autocast in training and prediction."""

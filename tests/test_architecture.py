@@ -23,6 +23,7 @@ LAYERS = {
     "lineage": 1,
     "manifest": 1,
     "masks": 2,
+    "normalization": 0,
     "params": 0,
     "params_file": 1,
     "seeds": 0,

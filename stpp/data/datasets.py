@@ -20,6 +20,7 @@ from stpp.data.images import decode_image, decode_mask, opened, to_classes
 from stpp.data.transforms import normalize, reseed, strong, weak
 from stpp.files import StppError
 from stpp.masks import Mask, MaskSet
+from stpp.normalization import IMAGENET, Normalization
 from stpp.packed import Strings
 from stpp.params import IGNORE, Augment
 from stpp.seeds import seed_of
@@ -88,7 +89,14 @@ class Training(TorchDataset[tuple[Tensor, Tensor]]):
     """Images of a sample, by which a batch of `train.batch_size` images is counted."""
 
     def __init__(
-        self, labeled: Labeled, copies: int, pseudo: list[Labeled], augment: Augment, seed: int, role: str
+        self,
+        labeled: Labeled,
+        copies: int,
+        pseudo: list[Labeled],
+        augment: Augment,
+        seed: int,
+        role: str,
+        normalization: Normalization = IMAGENET,
     ) -> None:
         self.parts = [labeled] * copies + pseudo
         self.ends = [*accumulate(len(part.ids) for part in self.parts)]
@@ -100,6 +108,7 @@ class Training(TorchDataset[tuple[Tensor, Tensor]]):
         if augment.strong_labeled is not None:
             self.of_labeled.append(("strong", strong(augment.strong_labeled)))
         self.seed = (seed, role)
+        self.normalization = normalization
 
     def __len__(self) -> int:
         return self.ends[-1] if self.ends else 0
@@ -118,7 +127,7 @@ class Training(TorchDataset[tuple[Tensor, Tensor]]):
             reseed(view, seed_of(*self.seed, epoch, position, name))
             out = view(image=image, mask=mask)
             image, mask = out["image"], out["mask"]
-        return torch.from_numpy(normalize(image)), torch.from_numpy(mask.astype(np.int64))
+        return torch.from_numpy(normalize(image, self.normalization)), torch.from_numpy(mask.astype(np.int64))
 
 
 class WeakStrong(TorchDataset[tuple[Tensor, Tensor]]):
@@ -129,13 +138,22 @@ class WeakStrong(TorchDataset[tuple[Tensor, Tensor]]):
 
     images = 2
 
-    def __init__(self, labeled: Labeled, unlabeled: Iterable[str], augment: Augment, seed: int, role: str) -> None:
+    def __init__(
+        self,
+        labeled: Labeled,
+        unlabeled: Iterable[str],
+        augment: Augment,
+        seed: int,
+        role: str,
+        normalization: Normalization = IMAGENET,
+    ) -> None:
         self.labeled = labeled
         self.unlabeled = Strings(unlabeled)
         self.made_of = f"{len(self.unlabeled)} unlabelled, each with one of {len(labeled.ids)} labelled"
         self.weak = weak(augment.weak)
         self.strong = strong(augment.strong)
         self.seed = (seed, role)
+        self.normalization = normalization
 
     def __len__(self) -> int:
         return len(self.unlabeled)
@@ -155,7 +173,7 @@ class WeakStrong(TorchDataset[tuple[Tensor, Tensor]]):
         u = self.weak(image=photo, mask=np.zeros(photo.shape[:2], dtype=np.uint8))
         reseed(self.strong, seed_of(*seed, "strong"))
         v = self.strong(image=u["image"], mask=u["mask"])
-        images = np.stack([normalize(view["image"]) for view in (x, u, v)])
+        images = np.stack([normalize(view["image"], self.normalization) for view in (x, u, v)])
         masks = np.stack([x["mask"], v["mask"]]).astype(np.int64)
         return torch.from_numpy(images), torch.from_numpy(masks)
 

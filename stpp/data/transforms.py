@@ -5,6 +5,7 @@ The parts of a view draw one after the other from the view's own generators only
 
 import os
 import random
+from functools import cache
 from typing import Any
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network at import
@@ -18,14 +19,10 @@ from albumentations.core.transforms_interface import DualTransform
 from numpy.typing import NDArray
 
 from stpp.masks import Mask
+from stpp.normalization import IMAGENET, Normalization
 from stpp.params import IGNORE, Strong, Weak
 
 Image = NDArray[np.uint8]
-
-MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
-STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
-NORMALIZED = ((np.arange(256, dtype=np.float32)[:, None] / np.float32(255) - MEAN) / STD).T.copy()
-"""Normalised value of every channel and grey level, (3, 256)."""
 
 OFF = 1 / 512
 """Of a pixel of the source: how far from their places in the wholly resized image those of a crop may be sampled."""
@@ -193,9 +190,16 @@ def reseed(view: A.Compose, seed: int) -> None:
     view.set_random_state(np.random.default_rng(seed), random.Random(seed))
 
 
-def normalize(image: Image) -> NDArray[np.float32]:
-    """RGB (H, W, 3) 0..255 -> float32 (3, H, W), with ImageNet's mean and deviation."""
-    out = np.empty((3, *image.shape[:2]), dtype=np.float32)
+def normalize(image: Image, by: Normalization = IMAGENET) -> NDArray[np.float32]:
+    """RGB (H, W, 3) 0..255 -> float32 (3, H, W)."""
+    out, levels = np.empty((3, *image.shape[:2]), dtype=np.float32), _levels(by)
     for channel, plane in enumerate(cv2.split(image)):
-        cv2.LUT(plane, NORMALIZED[channel], out[channel])
+        cv2.LUT(plane, levels[channel], out[channel])
     return out
+
+
+@cache
+def _levels(by: Normalization) -> NDArray[np.float32]:
+    """The normalised value of every channel and grey level, (3, 256)."""
+    mean, std = (np.array(values, dtype=np.float32) for values in by)
+    return ((np.arange(256, dtype=np.float32)[:, None] / np.float32(255) - mean) / std).T.copy()

@@ -6,13 +6,15 @@ import io
 import json
 import warnings
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
+from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from stpp.data.transforms import MEAN, STD
 from stpp.files import StppError, replacing
 from stpp.models.build import About
 
@@ -46,31 +48,53 @@ class GridMeans(nn.Module):
         return inside.to(x.dtype) / inside.sum(1, keepdim=True)
 
 
+class SamePadding(nn.Module):
+    """timm's `Conv2dSame` of stride 2 at any size: (B, C, h, w) -> (B, D, ceil(h / 2), ceil(w / 2)).
+
+    That one asks for the size in a way that holds for one size alone once it is exported.
+    """
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.convolution = convolution
+        reach = [(k - 1) * d for k, d in zip(convolution.kernel_size, convolution.dilation, strict=True)]
+        if convolution.stride != (2, 2) or any(r % 2 for r in reach):
+            raise StppError(f"a convolution {convolution} is padded to the size of its output: it cannot be exported")
+        self.below, self.right = (r // 2 for r in reach)
+
+    def forward(self, x: Tensor) -> Tensor:
+        above, left = self.below - 1 + x.shape[2] % 2, self.right - 1 + x.shape[3] % 2
+        x, c = F.pad(x, (left, self.right, above, self.below)), self.convolution
+        return F.conv2d(x, c.weight, c.bias, c.stride, 0, c.dilation, c.groups)
+
+
 class FromPixels(nn.Module):
     """RGB (B, 3, H, W) float32 in 0..1 -> logits (B, classes, H, W): a network that normalises by itself."""
 
-    mean: Tensor
-    std: Tensor
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         own = copy.deepcopy(network).to("cpu", torch.float32)
         # Weights in channels-last memory are taken for views of others when they are saved.
-        self.network = _with_grid_means(own).to(memory_format=torch.contiguous_format).eval()
-        self.register_buffer("mean", torch.from_numpy(MEAN).reshape(1, 3, 1, 1).clone())
-        self.register_buffer("std", torch.from_numpy(STD).reshape(1, 3, 1, 1).clone())
+        self.network = _exportable(own).to(memory_format=torch.contiguous_format).eval()
+        for name in ("pixel_mean", "pixel_std"):
+            self.register_buffer(name, self.network.get_buffer(name).clone())
 
     def forward(self, image: Tensor) -> Tensor:
-        out: Tensor = self.network((image - self.mean) / self.std)
+        out: Tensor = self.network((image - self.pixel_mean) / self.pixel_std)
         return out
 
 
-def _with_grid_means(network: nn.Module) -> nn.Module:
+def _exportable(network: nn.Module) -> nn.Module:
+    """The network with other modules in place of those that an export would hold to one size."""
     for module in list(network.modules()):
         for name, child in module.named_children():
-            if isinstance(child, nn.AdaptiveAvgPool2d):
-                assert isinstance(child.output_size, int)
+            if isinstance(child, nn.AdaptiveAvgPool2d) and isinstance(child.output_size, int):
                 setattr(module, name, GridMeans(child.output_size))
+            elif isinstance(child, Conv2dSame):
+                setattr(module, name, SamePadding(child))
     return network
 
 
@@ -124,6 +148,7 @@ def _described(about: About) -> dict[str, object]:
         "classes": about.classes,
         "palette": about.palette,
         "network": about.model.model_dump(mode="json"),
+        "weights": asdict(about.start),
         "input": f"{INPUT}: RGB, float32, 0 to 1, (batch, 3, height, width); sides from {SMALLEST} pixels",
         "output": f"{OUTPUT}: float32, (batch, classes, height, width); the class of a pixel is the arg max",
     }

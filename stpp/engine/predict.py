@@ -3,14 +3,12 @@
 import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.fx.experimental.optimization import fuse
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from stpp.data.transforms import MEAN, STD
 from stpp.params import Evaluate, Label, Model
 
 Predict = Callable[[nn.Module, Tensor], Tensor]
@@ -32,20 +30,62 @@ def folded(network: nn.Module, model: Model) -> nn.Module:
     """A network for prediction, each batch norm folded into the convolution before it: the same function.
 
     The network given is used up: its weights are taken, not copied. In bfloat16 its convolutions are cast here, once,
-    and not by autocast in every pass. Logits differ by rounding.
+    and not by autocast in every pass. One that torch cannot trace keeps its batch norms. Logits differ by rounding.
     """
-    one = fuse(network.eval(), inplace=True)
-    assert isinstance(one, fx.GraphModule)
+    one = _without_batch_norms(network.eval())
     convolutions = {name: module for name, module in one.named_modules() if isinstance(module, nn.Conv2d)}
     if model.precision == "bfloat16":
         for convolution in convolutions.values():
             convolution.to(torch.bfloat16)
-    for node in one.graph.find_nodes(op="call_function", target=operator.add):
+    return one.requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+class _Layers(fx.Tracer):
+    """Traces down to modules without parts, and to batch norms, which in timm have parts."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, nn.BatchNorm2d) or not any(True for _ in m.children())
+
+
+def _without_batch_norms(network: nn.Module) -> nn.Module:
+    try:
+        graph = _Layers().trace(network)
+    except (fx.proxy.TraceError, TypeError, AttributeError, RuntimeError):  # of a network that asks for sizes, say
+        return network
+    one = fx.GraphModule(network, graph)
+    modules = dict(one.named_modules())
+    for node in graph.nodes:
+        norm = modules.get(str(node.target)) if node.op == "call_module" else None
+        before = node.args[0] if isinstance(norm, nn.BatchNorm2d) else None
+        if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) > 1:
+            continue
+        convolution = modules[str(before.target)]
+        if not isinstance(convolution, nn.Conv2d):
+            continue
+        assert isinstance(norm, nn.BatchNorm2d)
+        _fold(convolution, norm)
+        # timm's batch norms end in a dropout and an activation.
+        rest = nn.Sequential(*(getattr(norm, name) for name in ("drop", "act") if hasattr(norm, name)))
+        one.set_submodule(str(node.target), rest)
+    for node in graph.find_nodes(op="call_function", target=operator.add):
         first = node.args[0]
-        if isinstance(first, fx.Node) and first.target in convolutions and len(first.users) == 1:
+        alone = isinstance(first, fx.Node) and first.op == "call_module" and len(first.users) == 1
+        if alone and isinstance(modules.get(str(first.target)), nn.Conv2d | nn.BatchNorm2d):
             node.target = operator.iadd  # torchvision adds residuals in place; tracing has made a sum of its own of it
     one.recompile()
-    return one.requires_grad_(False).to(memory_format=torch.channels_last)
+    for name in ("pixel_mean", "pixel_std"):
+        one.register_buffer(name, network.get_buffer(name), persistent=False)
+    return one
+
+
+def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    """Give a convolution the weights and bias with which it computes what the batch norm makes of its output."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    weight, bias = fuse_conv_bn_weights(
+        convolution.weight, convolution.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    )
+    convolution.weight, convolution.bias = weight, bias
 
 
 def plain(network: nn.Module, x: Tensor) -> Tensor:
@@ -102,11 +142,11 @@ def decided(predict: Predict, max_pixels: int, window: int | None = None, stride
         x = images.permute(0, 3, 1, 2)
         side = window or window_of(x.shape[2], x.shape[3], max_pixels)
         if side is None:
-            confidence, mask = predict(network, normalized(x)).max(1)
+            confidence, mask = predict(network, normalized(x, network)).max(1)
             return mask.to(torch.uint8), confidence
 
         def from_pixels(network: nn.Module, part: Tensor) -> Tensor:
-            return predict(network, normalized(part))
+            return predict(network, normalized(part, network))
 
         masks, confidences = [], []
         for band in _bands(from_pixels, network, x, side, stride or step_of(side)):
@@ -129,16 +169,11 @@ def step_of(window: int) -> int:
     return max(1, window * 2 // 3)
 
 
-def normalized(pixels: Tensor) -> Tensor:
-    """RGB uint8 (B, 3, H, W) -> float32 of ImageNet's mean and deviation, as `stpp.data.transforms.normalize`."""
-    mean, std = _moments(pixels.device)
-    return pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
-
-
-@cache
-def _moments(device: torch.device) -> tuple[Tensor, Tensor]:
-    mean, std = (torch.from_numpy(v).to(device).reshape(1, 3, 1, 1) for v in (MEAN, STD))
-    return mean, std
+def normalized(pixels: Tensor, network: nn.Module) -> Tensor:
+    """RGB uint8 (B, 3, H, W) -> float32 as the network was trained on, as `stpp.data.transforms.normalize` has it."""
+    return (
+        pixels.to(torch.float32).div_(255).sub_(network.get_buffer("pixel_mean")).div_(network.get_buffer("pixel_std"))
+    )
 
 
 def _bands(predict: Predict, network: nn.Module, x: Tensor, window: int, stride: int) -> Iterator[Tensor]:

@@ -23,7 +23,7 @@ class Predictor:
 
     def __init__(self, model: Path, device: torch.device, *, window: int | None = None, tta: bool = False) -> None:
         self.about = build.about(model)
-        network = build.load(self.about.model, len(self.about.classes), model)
+        network = build.of_checkpoint(model, self.about.model, len(self.about.classes))
         self.network = folded(network.to(device), self.about.model)
         self.device = device
         self.window = window
@@ -39,7 +39,7 @@ class Predictor:
         side = self.window or window_of(image.shape[0], image.shape[1], LARGE)
         way = sliding(side, step_of(side), self.way) if side else self.way
         with torch.inference_mode(), precision(self.about.model, self.device):
-            return way(self.network, normalized(self._pixels(image).permute(0, 3, 1, 2)))[0].float().cpu()
+            return way(self.network, normalized(self._pixels(image).permute(0, 3, 1, 2), self.network))[0].float().cpu()
 
     def _pixels(self, image: NDArray[np.uint8]) -> Tensor:
         return torch.from_numpy(np.require(image, requirements=["W", "C"])).unsqueeze(0).to(self.device)

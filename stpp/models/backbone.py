@@ -1,13 +1,22 @@
-"""ResNets of torchvision with dilation in place of the last strides (paper, 4.1)."""
+"""Backbones: torchvision's ResNets as in the paper (4.1), and the networks of timm by name.
 
-from typing import Literal
+Each turns images (B, 3, H, W) into low-level features (B, C1, H/4, W/4) and high-level features (B, C2, H/s, W/s) at
+the output stride s, with dilation in place of the last strides; `channels` says C1 and C2.
+"""
 
+from typing import Any
+
+import timm
+import torch
+from timm.models import is_model
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.resnet import BasicBlock
 
+from stpp.files import StppError
+
 # name -> (torchvision's constructor, its weights, channels of the low- and the high-level features)
-BACKBONES = {
+RESNETS = {
     "resnet18": (models.resnet18, models.ResNet18_Weights, (64, 512)),
     "resnet34": (models.resnet34, models.ResNet34_Weights, (64, 512)),
     "resnet50": (models.resnet50, models.ResNet50_Weights, (256, 2048)),
@@ -15,12 +24,69 @@ BACKBONES = {
 }
 
 
-class Backbone(nn.Module):
-    """(B, 3, H, W) -> low-level (B, C1, H/4, W/4) and high-level (B, C4, H/output_stride, W/output_stride) features."""
+def backbone(name: str, output_stride: int) -> "ResNet | Timm":
+    """The backbone of that name, at random. Raises StppError if there is none, or it does not suit dilated heads."""
+    return ResNet(name, output_stride) if name in RESNETS else Timm(name, output_stride)
 
-    def __init__(self, name: str, output_stride: Literal[8, 16]) -> None:
+
+class Timm(nn.Module):
+    """A network of timm whose features suit a head that reads the map at stride 4 and the last one."""
+
+    def __init__(self, name: str, output_stride: int, **how: Any) -> None:
+        """how: options of timm's `create_model`."""
         super().__init__()
-        make, _, self.channels = BACKBONES[name]
+        how |= {"output_stride": output_stride, "out_indices": _places(name, output_stride)}
+        features: Any = timm.create_model(name, features_only=True, **how)
+        low, high = features.feature_info.channels()
+        self.features, self.channels = features, (int(low), int(high))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        low, high = self.features(x)
+        return low, high
+
+
+def _places(name: str, output_stride: int) -> tuple[int, int]:
+    """Where among the maps of a network of timm lie the one at stride 4 and the last one.
+
+    Raises StppError saying what does not suit, if anything.
+    """
+    if not is_model(name):
+        known = f"torchvision's {', '.join(RESNETS)}, and timm's"
+        raise StppError(f"model.backbone: {name} is no backbone; known are {known}: `stpp backbone list '*mobile*'`")
+    with torch.device("meta"):
+        try:
+            strides = _strides(name)
+        except (RuntimeError, AttributeError, TypeError, AssertionError, ValueError) as error:
+            raise _unsuited(name, f"timm gives no features of it ({error})") from None
+        if min(strides) == max(strides):
+            raise _unsuited(name, f"all its maps have stride {strides[0]}, as those of vision transformers have")
+        if 4 not in strides:
+            raise _unsuited(name, f"it has no map at stride 4, but at {', '.join(map(str, strides))}")
+        try:
+            last = _strides(name, output_stride=output_stride)[-1]
+        except (RuntimeError, AttributeError, TypeError, AssertionError, ValueError):
+            last = None
+        if last != output_stride:
+            raise _unsuited(name, f"timm cannot dilate it to output stride {output_stride}")
+    return strides.index(4), len(strides) - 1
+
+
+def _strides(name: str, **how: Any) -> list[int]:
+    made: Any = timm.create_model(name, features_only=True, **how)
+    return list(made.feature_info.reduction())
+
+
+def _unsuited(name: str, why: str) -> StppError:
+    remedy = "`stpp backbone list` shows what does"
+    return StppError(f"model.backbone: {name} does not suit a convolutional head: {why}; {remedy}")
+
+
+class ResNet(nn.Module):
+    """torchvision's, under the names that the paper's public code gives to its tensors."""
+
+    def __init__(self, name: str, output_stride: int) -> None:
+        super().__init__()
+        make, _, self.channels = RESNETS[name]
         resnet = make(weights=None)
         dilate = {8: (False, True, True), 16: (False, False, True)}[output_stride]
         _dilate(resnet, dilate)

@@ -11,9 +11,11 @@ from safetensors.torch import save as to_bytes
 from torch import nn
 
 from stpp.files import StppError, replacing
+from stpp.models.backbone import RESNETS
 from stpp.models.deeplabv2 import DeepLabV2
 from stpp.models.deeplabv3plus import DeepLabV3Plus
 from stpp.models.pspnet import PSPNet
+from stpp.normalization import IMAGENET, Normalization
 from stpp.params import Model
 
 NETWORKS: dict[str, type[DeepLabV2] | type[DeepLabV3Plus] | type[PSPNet]] = {
@@ -28,6 +30,22 @@ ABOUT = "stpp"
 
 
 @dataclass(frozen=True)
+class Start:
+    """The weights that a training starts from."""
+
+    weights: str = "none"
+    """As `model.weights` names them."""
+    source: str = ""
+    licence: str = ""
+    normalization: Normalization = IMAGENET
+    """Of the images that they were trained on, and so of all that come after."""
+
+    def __str__(self) -> str:
+        about = ", ".join(filter(None, (self.source, f"licence {self.licence}" if self.licence else "")))
+        return f"{self.weights} ({about})" if about else self.weights
+
+
+@dataclass(frozen=True)
 class About:
     """What a checkpoint is of: enough to predict with it."""
 
@@ -35,17 +53,28 @@ class About:
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
     """RGB by class."""
+    start: Start = Start()
 
 
-def build(model: Model, classes: int) -> nn.Module:
-    """The network of `model`, randomly initialised from torch's global generator, in channels-last memory."""
+def build(model: Model, classes: int, normalization: Normalization = IMAGENET) -> nn.Module:
+    """The network of `model`, randomly initialised from torch's global generator, in channels-last memory.
+
+    How its images are normalised it carries as `pixel_mean` and `pixel_std`, which are no part of its state.
+    """
     network = NETWORKS[model.network](model.backbone, classes, model.output_stride)
-    return network.to(memory_format=torch.channels_last)
+    return normalizing(network.to(memory_format=torch.channels_last), normalization)
 
 
-def save(path: Path, state: dict[str, torch.Tensor], about: About | None = None) -> None:
-    """Write tensors by name, and what they are of; equal ones give equal bytes."""
-    text = TypeAdapter(About).dump_json(about).decode() if about else ""
+def normalizing(network: nn.Module, normalization: Normalization) -> nn.Module:
+    """The network, which now says how its images are normalised."""
+    for name, values in zip(("pixel_mean", "pixel_std"), normalization, strict=True):
+        network.register_buffer(name, torch.tensor(values).reshape(1, 3, 1, 1), persistent=False)
+    return network
+
+
+def save(path: Path, state: dict[str, torch.Tensor], about: About | Start | None = None) -> None:
+    """Write tensors by name, and what they are of or where they come from; equal ones give equal bytes."""
+    text = TypeAdapter(type(about)).dump_json(about).decode() if about else ""
     with replacing(path) as partial:
         # Through memory: the library's own writer hides that a disk is full.
         dense = {k: v.detach().cpu().contiguous() for k, v in state.items()}
@@ -55,11 +84,7 @@ def save(path: Path, state: dict[str, torch.Tensor], about: About | None = None)
 def about(path: Path) -> About:
     """What a checkpoint is of. Raises StppError naming the file if it does not say so."""
     try:
-        with safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get(ABOUT, "null")
-        found = TypeAdapter(About).validate_json(text, strict=True)
-    except (SafetensorError, OSError) as error:
-        raise StppError(f"{path}: not readable as weights: {error}") from None
+        found = TypeAdapter(About).validate_json(_metadata(path) or "null", strict=True)
     except ValidationError:
         what = "does not say which network and classes it is of: no checkpoint of `stpp train`, or of an older one"
         raise StppError(f"{path}: {what}") from None
@@ -71,13 +96,34 @@ def about(path: Path) -> About:
     return found
 
 
-def load(model: Model, classes: int, path: Path) -> nn.Module:
+def start_of(path: Path) -> Start:
+    """Which weights the file that `stpp backbone` wrote holds. Raises StppError naming the file."""
+    try:
+        text = _metadata(path)
+        return TypeAdapter(Start).validate_json(text, strict=True) if text else Start()
+    except ValidationError:
+        raise StppError(f"{path}: does not say where its weights come from; run `stpp backbone` again") from None
+
+
+def _metadata(path: Path) -> str:
+    try:
+        with safe_open(path, "pt") as file:
+            return str((file.metadata() or {}).get(ABOUT, ""))
+    except (SafetensorError, OSError) as error:
+        raise StppError(f"{path}: not readable as weights: {error}") from None
+
+
+def load(model: Model, classes: int, path: Path, normalization: Normalization = IMAGENET) -> nn.Module:
     """The network of `model` as a checkpoint has it; every key must fit. Raises StppError naming the file."""
-    with torch.device("meta"):  # random weights take longer to draw than a file to read
-        network = build(model, classes)
-    network.to_empty(device="cpu")
-    for buffer in network.buffers():
-        buffer.zero_()  # torch lets a file lack batch norm's counters
+    if model.backbone in RESNETS:
+        with torch.device("meta"):  # random weights take longer to draw than a file to read
+            network = build(model, classes)
+        network.to_empty(device="cpu")
+        for buffer in network.buffers():
+            buffer.zero_()  # torch lets a file lack batch norm's counters
+        normalizing(network, normalization)
+    else:  # some networks of timm hold buffers that no checkpoint has
+        network = build(model, classes, normalization)
     _fill(network, _read(path), path)
     return network
 
@@ -87,21 +133,22 @@ def of_checkpoint(path: Path, model: Model, classes: int) -> nn.Module:
 
     Raises StppError naming the file if it is of another number of classes, or not readable.
     """
-    try:
-        said = about(path)
-    except StppError:
-        return load(model, classes, path)  # which says what is wrong, if anything is
+    if not _metadata(path):
+        return load(model, classes, path)
+    said = about(path)
     if len(said.classes) != classes:
         what = f"is of {len(said.classes)} classes ({', '.join(said.classes)}), but the data set has {classes}"
         raise StppError(f"{path}: {what}: evaluate it on data of its own classes")
-    return load(said.model, classes, path)
+    return load(said.model, classes, path, said.start.normalization)
 
 
 def start(network: nn.Module, model: Model, path: Path) -> frozenset[str]:
     """Fill `network` from the file that `stpp backbone` wrote; the names of what was filled, none if it is empty.
 
-    A classifier of another number of classes stays random. Raises StppError naming the file.
+    A classifier of another number of classes stays random; images are normalised as the weights ask for. Raises
+    StppError naming the file.
     """
+    normalizing(network, start_of(path).normalization)
     own, state = network.state_dict(), _read(path)
     classifier = NETWORKS[model.network].CLASSIFIER
     state = {k: v for k, v in state.items() if not (k.startswith(classifier) and k in own and v.shape != own[k].shape)}

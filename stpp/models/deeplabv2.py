@@ -1,10 +1,8 @@
 """DeepLabv2 as the paper's authors publish it: the sum of four dilated classifiers (paper, 4.1 and [6] there)."""
 
-from typing import Literal
-
 from torch import Tensor, nn
 
-from stpp.models.backbone import Backbone
+from stpp.models.backbone import backbone as backbone_of
 from stpp.models.layers import resize
 
 
@@ -13,9 +11,9 @@ class DeepLabV2(nn.Module):
 
     CLASSIFIER = "classifier."
 
-    def __init__(self, backbone: str, classes: int, output_stride: Literal[8, 16]) -> None:
+    def __init__(self, backbone: str, classes: int, output_stride: int) -> None:
         super().__init__()
-        self.backbone = Backbone(backbone, output_stride)
+        self.backbone = backbone_of(backbone, output_stride)
         rates = [rate * 8 // output_stride for rate in (6, 12, 18, 24)]
         channels = self.backbone.channels[1]
         self.classifier = nn.ModuleList(nn.Conv2d(channels, classes, 3, padding=r, dilation=r) for r in rates)

@@ -1,11 +1,9 @@
 """DeepLabv3+ as the paper's authors publish it: ASPP, image pooling, one low-level skip (paper, 4.1 and [7] there)."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
-from stpp.models.backbone import Backbone
+from stpp.models.backbone import backbone as backbone_of
 from stpp.models.layers import Mean, conv, resize, spread
 
 
@@ -23,7 +21,7 @@ class ImagePooling(nn.Module):
 class ASPP(nn.Module):
     """Atrous spatial pyramid pooling: (B, C, h, w) -> (B, C/8, h, w). Rates are for output stride 8, halved at 16."""
 
-    def __init__(self, inputs: int, output_stride: Literal[8, 16]) -> None:
+    def __init__(self, inputs: int, output_stride: int) -> None:
         super().__init__()
         width = inputs // 8
         r1, r2, r3 = (rate * 8 // output_stride for rate in (12, 24, 36))
@@ -45,9 +43,9 @@ class DeepLabV3Plus(nn.Module):
 
     CLASSIFIER = "classifier."
 
-    def __init__(self, backbone: str, classes: int, output_stride: Literal[8, 16]) -> None:
+    def __init__(self, backbone: str, classes: int, output_stride: int) -> None:
         super().__init__()
-        self.backbone = Backbone(backbone, output_stride)
+        self.backbone = backbone_of(backbone, output_stride)
         low, high = self.backbone.channels
         self.head = ASPP(high, output_stride)
         self.reduce = conv(low, 48, 1)

@@ -1,11 +1,9 @@
 """PSPNet as the paper's authors publish it: pyramid pooling at 1, 2, 3 and 6, no auxiliary head (paper, 4.1)."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
-from stpp.models.backbone import Backbone
+from stpp.models.backbone import backbone as backbone_of
 from stpp.models.layers import Mean, conv, resize, spread
 
 
@@ -44,9 +42,9 @@ class PSPNet(nn.Module):
 
     CLASSIFIER = "head.conv5.5."
 
-    def __init__(self, backbone: str, classes: int, output_stride: Literal[8, 16]) -> None:
+    def __init__(self, backbone: str, classes: int, output_stride: int) -> None:
         super().__init__()
-        self.backbone = Backbone(backbone, output_stride)
+        self.backbone = backbone_of(backbone, output_stride)
         self.head = PSPHead(self.backbone.channels[1], classes)
 
     def forward(self, x: Tensor) -> Tensor:

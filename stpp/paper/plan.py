@@ -128,7 +128,7 @@ def missing(params: Params) -> list[str]:
 
     A run works in a copy of the project, which has what git and DVC know of, and nothing else.
     """
-    from stpp.models.backbone import BACKBONES
+    from stpp.models.weights import named
 
     data, weights, found = params.data, params.model.weights, []
     root = Path(data.root)
@@ -149,10 +149,10 @@ def missing(params: Params) -> list[str]:
             found.append(f"{path}: the list of split.{name} is not in git, and a run works in a copy: `git add splits`")
     path = Path("weights") / weights
     added = f"`dvc add {path} && git add {path}.dvc`"
-    named = weights == "none" or weights in BACKBONES[params.model.backbone][1].__members__
-    if not named and not path.is_file() and not Path(f"{path}.dvc").is_file():
+    known = weights in named(params.model.backbone)
+    if not known and not path.is_file() and not Path(f"{path}.dvc").is_file():
         found.append(f"{path}: the start of the network (model.weights); `stpp weights import`, or put it there")
-    elif not named and not _is_copied(path):
+    elif not known and not _is_copied(path):
         found.append(f"{path}: the start of the network is not in git or DVC, and a run works in a copy: {added}")
     return found
 

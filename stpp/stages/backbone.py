@@ -13,13 +13,13 @@ Weights = Annotated[Path, Option(help="Folder that holds local files of weights.
 def backbone(
     weights: Weights, out: Annotated[Path, Option(help="File to write.")], params: options.Params = None
 ) -> None:
-    """Find the backbone's weights (none, torchvision's by name, or a local file) and keep them for every training."""
+    """Find the backbone's weights (none, published, of a package, or a local file) and keep them for all trainings."""
     from stpp.models.build import save
     from stpp.models.weights import start_of
     from stpp.params_file import load
 
     model = load(options.params_files(params)).model
-    start = start_of(model, weights)
-    save(out, start.state)
-    whole = "" if all(key.startswith("backbone.") for key in start.state) else " of a whole network"
-    print(f"{model.network} on {model.backbone}: {model.weights}, {len(start.state)} tensors{whole}")
+    placed, start = start_of(model, weights)
+    save(out, placed.state, start)
+    whole = "" if all(key.startswith("backbone.") for key in placed.state) else " of a whole network"
+    print(f"{model.network} on {model.backbone}: weights {start}, {len(placed.state)} tensors{whole}")

@@ -45,7 +45,7 @@ def export(
 
     from stpp.engine.export import INPUT, OUTPUT, to_onnx, to_torch
 
-    network = build.load(about.model, len(about.classes), model).eval()
+    network = build.of_checkpoint(model, about.model, len(about.classes)).eval()
     worst = (to_onnx if kind is Format.onnx else to_torch)(network, about, out)
     sizes = (
         f"{INPUT} (batch, 3, height, width), RGB from 0 to 1 -> {OUTPUT} (batch, {len(about.classes)}, height, width)"

@@ -82,7 +82,7 @@ def _label(
     raise_all(problems, "label")
     photos = Photos(dataset, Path(p.data.root), opened(p.runtime, job.folder.parent))
     where = devices.start(p.runtime)
-    network = folded(build.load(p.model, len(dataset.classes), model).to(where), p.model)
+    network = folded(build.of_checkpoint(model, p.model, len(dataset.classes)).to(where), p.model)
     kept = MaskSet(keep) if keep else None
 
     def label_shard(shard: Path, part: Path, ids: Sequence[str]) -> None:

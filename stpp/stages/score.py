@@ -78,7 +78,7 @@ def _score(job: Job, run: Run, p: "Params", checkpoints: Path, data: Path, split
         raise StppError(
             f"{checkpoints}: {len(files)} checkpoints 1.safetensors, 2.safetensors, ...; stability needs two"
         )
-    networks = [folded(build.load(p.model, classes, file).to(where), p.model) for file in files]
+    networks = [folded(build.of_checkpoint(file, p.model, classes).to(where), p.model) for file in files]
 
     columns = ("id", "stability", "confidence", "quality")
 

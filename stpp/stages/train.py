@@ -11,6 +11,7 @@ from stpp.stages.training import trained
 if TYPE_CHECKING:
     from stpp.data.datasets import Photos, Training
     from stpp.engine.fit import Step
+    from stpp.normalization import Normalization
     from stpp.params import Params
 
 Pseudo = Annotated[list[Path] | None, Option(help="Mask set of pseudo labels; may be given several times.")]
@@ -32,10 +33,10 @@ def train(
     p = load(files)
     sets = pseudo or []
 
-    def samples(photos: "Photos") -> "Training":
+    def samples(photos: "Photos", normalization: "Normalization") -> "Training":
         from stpp.files import read_ids
 
-        return _samples(p, name, photos, read_ids(split / "labeled.txt"), sets)
+        return _samples(p, name, photos, read_ids(split / "labeled.txt"), sets, normalization)
 
     def step() -> "Step":
         from stpp.engine.fit import supervised
@@ -59,7 +60,9 @@ def train(
     )
 
 
-def _samples(p: "Params", name: str, photos: "Photos", labeled: list[str], pseudo: list[Path]) -> "Training":
+def _samples(
+    p: "Params", name: str, photos: "Photos", labeled: list[str], pseudo: list[Path], normalization: "Normalization"
+) -> "Training":
     """D_l, over-sampled, and the pseudo-labelled images."""
     from stpp.data.datasets import Labeled, Training
     from stpp.data.splits import copies
@@ -67,4 +70,4 @@ def _samples(p: "Params", name: str, photos: "Photos", labeled: list[str], pseud
 
     parts = [Labeled(photos, masks.ids, masks) for masks in map(MaskSet, pseudo)]
     repeat = copies(len(labeled), sum(len(part.ids) for part in parts))
-    return Training(Labeled(photos, labeled), repeat, parts, p.augment, p.train.seed, name)
+    return Training(Labeled(photos, labeled), repeat, parts, p.augment, p.train.seed, name, normalization)

@@ -8,6 +8,7 @@ from stpp.stages.training import trained
 if TYPE_CHECKING:
     from stpp.data.datasets import Photos, WeakStrong
     from stpp.engine.fit import Step
+    from stpp.normalization import Normalization
 
 
 def train_online(
@@ -30,11 +31,11 @@ def train_online(
             "an even number, 4 at least"
         )
 
-    def samples(photos: "Photos") -> "WeakStrong":
+    def samples(photos: "Photos", normalization: "Normalization") -> "WeakStrong":
         from stpp.data.datasets import Labeled, WeakStrong
 
         labeled = Labeled(photos, read_ids(split / "labeled.txt"))
-        return WeakStrong(labeled, read_ids(split / "unlabeled.txt"), p.augment, p.train.seed, name)
+        return WeakStrong(labeled, read_ids(split / "unlabeled.txt"), p.augment, p.train.seed, name, normalization)
 
     def step() -> "Step":
         from stpp.selftrain.online import online

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from stpp.data.datasets import Photos, Training, WeakStrong
     from stpp.data.loaders import Batch
     from stpp.engine.fit import Hooks, Step
-    from stpp.models.build import About
+    from stpp.models.build import About, Start
+    from stpp.normalization import Normalization
     from stpp.params import Params
 
 STATE, BEST = "state.pt", "best.safetensors"
@@ -36,7 +37,7 @@ def trained(
     backbone: Path,
     pseudo: list[Path],
     out: Path,
-    samples_of: "Callable[[Photos], Training | WeakStrong]",
+    samples_of: "Callable[[Photos, Normalization], Training | WeakStrong]",
     step_of: "Callable[[], Step]",
     checkpoints: bool,
 ) -> None:
@@ -78,7 +79,7 @@ def _train(
     data: Path,
     split: Path,
     backbone: Path,
-    samples_of: "Callable[[Photos], Training | WeakStrong]",
+    samples_of: "Callable[[Photos, Normalization], Training | WeakStrong]",
     step: "Step",
     checkpoints: bool,
 ) -> None:
@@ -97,16 +98,17 @@ def _train(
 
     dataset = read_dataset(data)
     photos = Photos(dataset, Path(p.data.root), opened(p.runtime, job.folder.parent))
-    samples = samples_of(photos)
+    start = build.start_of(backbone)
+    samples = samples_of(photos, start.normalization)
     _say(p, name, samples)
 
     where = devices.start(p.runtime)
     torch.manual_seed(seed_of(p.train.seed, name, "init"))
     network = build.build(p.model, len(dataset.classes))
     started = build.start(network, p.model, backbone)
-    about = build.About(p.model, dataset.classes, dataset.palette)
+    about = build.About(p.model, dataset.classes, dataset.palette, start)
     how = f"{where}, {torch.get_num_threads()} threads, {p.model.precision}"
-    print(f"{name}: {_start(p, network, started)}; {how}", flush=True)
+    print(f"{name}: {_start(start, network, started)}; {how}", flush=True)
 
     state_file = job.folder / STATE
     curve = fit(
@@ -158,13 +160,13 @@ def _say(p: "Params", name: str, samples: "Training | WeakStrong") -> None:
     )
 
 
-def _start(p: "Params", network: "torch.nn.Module", started: frozenset[str]) -> str:
+def _start(start: "Start", network: "torch.nn.Module", started: frozenset[str]) -> str:
     """What the network starts from, for a person."""
     if not started:
         return "network from scratch"
     whole = {name for name, _ in network.named_parameters()} <= started
     head = any(not name.startswith("backbone.") for name in started)
-    return f"{'network' if whole else 'network but its classifier' if head else 'backbone'} from {p.model.weights}"
+    return f"{'network' if whole else 'network but its classifier' if head else 'backbone'} from {start}"
 
 
 def _hooks(

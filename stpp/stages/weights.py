@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 File = Annotated[Path, Argument(help="File of weights: .pth, .pt or .safetensors.")]
 Network = Annotated[Literal["deeplabv2", "deeplabv3plus", "pspnet"], Option(help="Network the weights are of.")]
-Backbone = Annotated[Literal["resnet18", "resnet34", "resnet50", "resnet101"], Option(help="Its backbone.")]
+Backbone = Annotated[str, Option(help="Its backbone, as model.backbone names it.")]
 
 
 def import_(

@@ -30,7 +30,8 @@ from stpp.engine.predict import (
     starts,
     window_of,
 )
-from stpp.models.build import build
+from stpp.models.build import build, normalizing
+from stpp.normalization import IMAGENET, Normalization
 from stpp.params import Evaluate, Label, Model
 
 Array = NDArray[np.float64]
@@ -224,10 +225,13 @@ def pixels(seed: int, height: int, width: int) -> Tensor:
     return torch.randint(0, 256, (2, height, width, 3), generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
 
 
-def test_pixels_are_normalised_as_for_training() -> None:
+@pytest.mark.parametrize("by", [IMAGENET, Normalization((0.5, 0.5, 0.5), (0.5, 0.25, 0.125))])
+def test_pixels_are_normalised_as_for_training(by: Normalization) -> None:
     x = pixels(0, 5, 7)
-    found = normalized(x.permute(0, 3, 1, 2))
-    assert (found.numpy() == np.stack([normalize(one.numpy()) for one in x])).all()
+    found = normalized(x.permute(0, 3, 1, 2), normalizing(nn.Module(), by))
+    assert (found.numpy() == np.stack([normalize(one.numpy(), by) for one in x])).all()
+    exact = (x.double().numpy() / 255 - by.mean) / by.std
+    np.testing.assert_allclose(found.permute(0, 2, 3, 1).numpy(), exact, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -243,8 +247,8 @@ def test_pixels_are_normalised_as_for_training() -> None:
 def test_evaluation_is_one_plain_pass_unless_its_parameters_say_otherwise(
     parameters: Evaluate, expected: Predict
 ) -> None:
-    network, x = convolution(9).float(), pixels(9, 27, 20)
-    confidence, mask = expected(network, normalized(x.permute(0, 3, 1, 2))).max(1)
+    network, x = normalizing(convolution(9).float(), IMAGENET), pixels(9, 27, 20)
+    confidence, mask = expected(network, normalized(x.permute(0, 3, 1, 2), network)).max(1)
     found, sure = evaluation(parameters)(network, x)
     assert found.dtype == torch.uint8
     assert torch.equal(found.long(), mask)
@@ -257,14 +261,14 @@ def test_an_image_above_the_bound_is_decided_in_windows_each_at_all_scales(
     height: int, width: int, scales: tuple[float, ...]
 ) -> None:
     """Against windows put together here: one after the other, row by row, over the whole image."""
-    network, x, side, step = convolution(3).float(), pixels(3, height, width), 32, 21
+    network, x, side, step = normalizing(convolution(3).float(), IMAGENET), pixels(3, height, width), 32, 21
     way = augmented(plain, scales, flip=True)
     assert window_of(height, width, 1024) == side
     total, times = torch.zeros(2, 4, height, width), torch.zeros(height, width)
     for top in starts(height, side, step):
         for left in starts(width, side, step):
             box = (slice(top, top + side), slice(left, left + side))
-            part = normalized(x[:, *box].permute(0, 3, 1, 2))
+            part = normalized(x[:, *box].permute(0, 3, 1, 2), network)
             total[:, :, *box] += way(network, part)
             times[box] += 1
     confidence, mask = (total / times).max(1)
@@ -274,7 +278,7 @@ def test_an_image_above_the_bound_is_decided_in_windows_each_at_all_scales(
 
 
 @pytest.mark.parametrize("name", ["deeplabv2", "deeplabv3plus", "pspnet"])
-def test_a_folded_network_computes_the_same(name: str) -> None:
+def test_a_folded_network_computes_the_same_with_its_residuals_in_place(name: str) -> None:
     model = Model(network=name, backbone="resnet18", output_stride=16)  # type: ignore[arg-type]
     network, x = used(model), torch.randn(2, 3, 65, 97)
     with torch.inference_mode():
@@ -284,6 +288,20 @@ def test_a_folded_network_computes_the_same(name: str) -> None:
     in_place = [node for node in one.graph.nodes if node.target is operator.iadd]  # type: ignore[union-attr]
     assert len(in_place) >= 8, "the residuals of ResNet-18's blocks"
     assert not any(isinstance(m, nn.BatchNorm2d) for m in one.modules())
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("backbone", ["tf_efficientnet_lite0", "mobilenetv3_large_100", "resnet50d", "repvgg_a0"])
+def test_a_folded_network_of_timm_computes_the_same(backbone: str) -> None:
+    model = Model(backbone=backbone, output_stride=16)
+    network, x = used(model), torch.randn(2, 3, 65, 97)
+    with torch.inference_mode():
+        expected = network.eval()(x)
+        one = folded(network, model)
+        found = one(x)
+    assert torch.equal(one.get_buffer("pixel_std"), network.get_buffer("pixel_std"))
+    before = [m for m in network.modules() if isinstance(m, nn.Conv2d) and m.bias is not None]
+    assert len(before) > 20, "no batch norm was folded"
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 
@@ -337,7 +355,7 @@ def test_windows_never_show_the_network_more_than_their_side() -> None:
             seen.append(tuple(x.shape[2:]))
             return x.repeat(1, 2, 1, 1)
 
-    mask, _ = decided(plain, 1024)(Spy(), pixels(1, 100, 70)[:1])
+    mask, _ = decided(plain, 1024)(normalizing(Spy(), IMAGENET), pixels(1, 100, 70)[:1])
     assert mask.shape == (1, 100, 70)
     assert set(seen) == {(32, 32)}
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from stpp.models.backbone import BACKBONES, Backbone
+from stpp.models.backbone import RESNETS, ResNet
 
 MAKE = {"resnet18": models.resnet18, "resnet34": models.resnet34, "resnet50": models.resnet50}
 MAKE["resnet101"] = models.resnet101
@@ -36,7 +36,7 @@ def without_classifier(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def test_bottleneck_features_equal_torchvisions_dilated_ones_bit_for_bit(name: str, stride: int, train: bool) -> None:
     torch.manual_seed(0)
     theirs = MAKE[name](weights=None, replace_stride_with_dilation=STRIDES[stride]).train(train)
-    ours = Backbone(name, stride).train(train)
+    ours = ResNet(name, stride).train(train)
     ours.load_state_dict(without_classifier(theirs.state_dict()))
     x = torch.randn(2, 3, 32, 49)
     with torch.no_grad():
@@ -50,7 +50,7 @@ def test_dilation_only_fills_the_places_between_the_features_of_the_undilated_ne
     """Every (32 / stride)-th feature is what ImageNet's weights were trained to compute, padding included."""
     torch.manual_seed(1)
     plain = MAKE[name](weights=None).double().eval()
-    dilated = Backbone(name, stride).double().eval()
+    dilated = ResNet(name, stride).double().eval()
     dilated.load_state_dict(without_classifier(plain.state_dict()))
     x = torch.randn(1, 3, 65, 64, dtype=torch.float64)
     step = 32 // stride
@@ -59,9 +59,9 @@ def test_dilation_only_fills_the_places_between_the_features_of_the_undilated_ne
 
 
 @pytest.mark.parametrize("stride", [8, 16])
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", RESNETS)
 def test_features_have_a_quarter_and_the_output_strides_part_of_the_input_rounded_up(name: str, stride: int) -> None:
-    network = Backbone(name, stride).eval()
+    network = ResNet(name, stride).eval()
     low_channels, high_channels = (256, 2048) if name in ("resnet50", "resnet101") else (64, 512)
     for height, width in ((64, 32), (33, 49)):
         with torch.no_grad():
@@ -71,10 +71,10 @@ def test_features_have_a_quarter_and_the_output_strides_part_of_the_input_rounde
 
 
 @pytest.mark.parametrize("stride", [8, 16])
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", RESNETS)
 def test_dilation_changes_neither_keys_nor_shapes_nor_the_number_of_parameters(name: str, stride: int) -> None:
     with torch.device("meta"):
-        theirs, ours = MAKE[name](weights=None), Backbone(name, stride)
+        theirs, ours = MAKE[name](weights=None), ResNet(name, stride)
     expected = {k: tuple(v.shape) for k, v in without_classifier(theirs.state_dict()).items()}
     assert {k: tuple(v.shape) for k, v in ours.state_dict().items()} == expected
     classifier = theirs.fc.weight.numel() + theirs.fc.bias.numel()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from stpp.files import StppError
 from stpp.models import build
-from stpp.models.backbone import Backbone
+from stpp.models.backbone import ResNet
 from stpp.params import Model
 
 MODEL = Model(backbone="resnet18", output_stride=16)
@@ -104,7 +104,7 @@ def test_a_file_that_is_no_checkpoint_is_refused_with_its_name(tmp_path: Path, c
 
 def test_a_network_starts_from_a_full_backbone_file_and_keeps_its_random_head(tmp_path: Path) -> None:
     torch.manual_seed(9)
-    start = {f"backbone.{k}": v for k, v in Backbone("resnet18", 16).state_dict().items()}
+    start = {f"backbone.{k}": v for k, v in ResNet("resnet18", 16).state_dict().items()}
     path = tmp_path / "backbone.safetensors"
     build.save(path, start)
     network, untouched = seeded(0), seeded(0).state_dict()
@@ -114,7 +114,7 @@ def test_a_network_starts_from_a_full_backbone_file_and_keeps_its_random_head(tm
 
 
 def test_a_backbone_file_without_counters_of_batches_starts_them_at_zero(tmp_path: Path) -> None:
-    start = {k: v + 1 for k, v in Backbone("resnet18", 16).state_dict().items() if "num_batches" not in k}
+    start = {k: v + 1 for k, v in ResNet("resnet18", 16).state_dict().items() if "num_batches" not in k}
     build.save(tmp_path / "backbone.safetensors", {f"backbone.{k}": v for k, v in start.items()})
     network = seeded(0)
     assert build.start(network, MODEL, tmp_path / "backbone.safetensors") == {f"backbone.{k}" for k in start}

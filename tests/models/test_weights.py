@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision import models
 
 from stpp.files import StppError
-from stpp.models.backbone import Backbone
+from stpp.models.backbone import ResNet
 from stpp.models.weights import place, start_of
 from stpp.params import Model
 
@@ -27,7 +27,7 @@ def _one_thread() -> None:
 
 def read_weights(name: str, weights: str, folder: Path) -> dict[str, Tensor]:
     """The backbone of what a training starts from, in torchvision's keys."""
-    start = start_of(Model(backbone=name, weights=weights), folder).state
+    start = start_of(Model(backbone=name, weights=weights), folder)[0].state
     assert all(key.startswith("backbone.") for key in start)
     return {key.removeprefix("backbone."): value for key, value in start.items()}
 
@@ -105,7 +105,7 @@ def test_a_local_file_gives_its_tensors_without_the_classifier(
     state = read_weights("resnet18", name, tmp_path)
     assert set(state) == {k for k in published if k not in ("fc.weight", "fc.bias")}
     assert all(torch.equal(v, published[k]) for k, v in state.items())
-    Backbone("resnet18", 16).load_state_dict(state)
+    ResNet("resnet18", 16).load_state_dict(state)
 
 
 def test_half_precision_becomes_float32_without_a_change_of_value_and_counters_stay_integers(
@@ -244,7 +244,7 @@ def test_the_shared_imagenet_weights_fit_resnet18() -> None:
     if not path.is_file():
         pytest.skip(f"{path} is not there")
     state = read_weights("resnet18", path.name, path.parent)
-    Backbone("resnet18", 16).load_state_dict(state, strict=False)
+    ResNet("resnet18", 16).load_state_dict(state, strict=False)
     raw = torch.load(path, map_location="cpu", weights_only=True)
     assert raw["conv1.weight"].dtype == torch.float16
     assert {v.dtype for k, v in state.items() if "num_batches" not in k} == {torch.float32}
