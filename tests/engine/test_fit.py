@@ -23,6 +23,8 @@ from stpp.engine.evaluate import Scores, evaluate
 from stpp.engine.fit import Hooks, State, checkpoint_epochs, cross_entropy, fit, supervised
 from stpp.engine.predict import decided, plain
 from stpp.files import StppError
+from stpp.models.build import normalizing
+from stpp.normalization import IMAGENET
 from stpp.params import Augment, Model, Runtime, Strong, Train, Weak
 
 CPU = torch.device("cpu")
@@ -54,7 +56,7 @@ def saved_after_every_epoch() -> Iterator[None]:
 
 def tiny(seed: int = 0) -> Tiny:
     torch.manual_seed(seed)
-    return Tiny()
+    return normalizing(Tiny(), IMAGENET)
 
 
 class Noise:
