@@ -11,11 +11,10 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from stpp.files import StppError, digest, sha256, walk
+from stpp.files import StppError, digest, open_regular, parse_yaml, read_bytes, sha256, walk
 from stpp.parallel import THREADS, in_order
 
 
@@ -79,8 +78,8 @@ def md5_of(path: Path, root: Path) -> str:
     """DVC's hash of a file or folder. Raises StppError naming the path if nothing is there."""
     if not path.exists():
         raise StppError(f"{path}: no such file or folder; run the stage that makes it, or `dvc repro`")
-    if path.is_file():
-        with path.open("rb") as file:
+    if not path.is_dir():
+        with open_regular(path) as file:
             return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     # As DVC writes it, JSON of the whole listing, but an entry at a time: there may be 10^6.
     total, between = hashlib.md5(b"[", usedforsecurity=False), ""
@@ -116,12 +115,9 @@ def locked(text: str, where: str) -> list[Execution]:
 
     Raises StppError naming it if it is none.
     """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     folder = Path(where).parent
     try:
-        stages = (YAML(typ="safe").load(StringIO(text)) or {}).get("stages", {})
+        stages = (parse_yaml(text, 10**6) or {}).get("stages", {})
         return [
             Execution(
                 name if folder == Path() else f"{folder.as_posix()}/dvc.yaml:{name}",
@@ -132,7 +128,7 @@ def locked(text: str, where: str) -> list[Execution]:
             )
             for name, entry in stages.items()
         ]
-    except (YAMLError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         what = " ".join(str(error).split())[:200]
         raise StppError(f"{where}: not a dvc.lock ({what}); `git checkout {where}` brings the committed one") from None
 
@@ -156,7 +152,7 @@ def locked_now(root: Path) -> list[Execution]:
     """The executions that the dvc.lock files of a project record."""
     found = []
     for path in lock_files(root):
-        found += locked(path.read_bytes().decode(errors="replace"), path.relative_to(root).as_posix())
+        found += locked(read_bytes(path).decode(errors="replace"), path.relative_to(root).as_posix())
     return found
 
 

@@ -18,6 +18,8 @@ from operator import itemgetter, le
 from pathlib import Path
 from typing import IO, Any, Generic, TypeVar, overload
 
+from stpp.files import open_regular
+
 T = TypeVar("T")
 FEW = 1 << 16
 """Rows that are walked through before their pages are given back."""
@@ -163,7 +165,7 @@ class Table(Mapping[str, T], Generic[T]):
 
         Every row is checked by `row_of`, now. Raises ValueError if the file is none such, OSError if it is not there.
         """
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             starts, end, line = array("Q"), 0, b""
 
             def text() -> Iterator[str]:
@@ -236,7 +238,7 @@ class Table(Mapping[str, T], Generic[T]):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
         assert self._path
-        with self._path.open("rb") as file:
+        with open_regular(self._path) as file:
             if _state(self._path) != self._state:
                 raise ValueError(f"{self._path}: was changed while it was in use")
             self._rows = Rows(file, state["_rows"])

@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from stpp import distributed, launch
 from stpp.code import closure, source
-from stpp.files import StppError, alive, publish, replacing, sha256, write_json
+from stpp.files import StppError, alive, publish, read_bytes, replacing, sha256, write_json
 from stpp.lineage import Content, contents_of, lock_files
 
 
@@ -162,12 +162,19 @@ def _md5(path: Path) -> str:
 def _discard(home: Path, stage: str, keep: Path) -> None:
     """Remove finished work of any stage that dvc.lock records (by run.json), and all but the two newest unfinished
     of this one. What another process works on stays; `keep` is begun anew if it is recorded."""
-    recorded = "".join(path.read_text(encoding="utf-8") for path in lock_files(Path()))
+    from stpp.records import Finished, read
+
+    recorded = "".join(read_bytes(path).decode(errors="replace") for path in lock_files(Path()))
     unfinished = []
     for folder in home.glob(f"*-{'[0-9a-f]' * 16}"):
         finished = folder / "finished.json"
         if finished.is_file():
-            if json.loads(finished.read_text())["run_json"] not in recorded:
+            try:
+                known = read(finished, Finished)["run_json"] in recorded
+            except StppError:
+                finished.unlink()  # the work goes on from what is there
+                continue
+            if not known:
                 continue
             if folder == keep:
                 shutil.rmtree(folder)  # its lock is ours, and stays; DVC asks for the work once more (`repro -f`)

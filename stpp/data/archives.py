@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from stpp.data.catalog import voc_palette
-from stpp.files import StppError, alive, digest, sha256
+from stpp.files import StppError, alive, digest, read_bytes, sha256
 from stpp.masks import encode_mask
 from stpp.progress import progress
 
@@ -182,7 +182,7 @@ def _unfinished(out: Path) -> Path:
 
 def _put(path: Path, data: bytes, partial: Path) -> None:
     if path.exists():
-        there = path.read_bytes()
+        there = read_bytes(path, LARGEST)
         if there == data:
             return
         if not data.startswith(there):  # its beginning alone is what a power cut leaves
@@ -196,7 +196,7 @@ def _members(source: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """Regular files of a folder, zip or tar: name with forward slashes, and how to read it."""
     if source.is_dir():
         for path in sorted(p for p in source.rglob("*") if p.is_file() and not p.is_symlink()):
-            yield path.relative_to(source).as_posix(), path.read_bytes
+            yield path.relative_to(source).as_posix(), lambda path=path: read_bytes(path, LARGEST)  # type: ignore[misc]
     elif _begins_as_zip(source):
         with zipfile.ZipFile(source) as archive:
             for info in archive.infolist():

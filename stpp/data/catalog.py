@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from stpp.data import toy
-from stpp.files import ID, StppError
+from stpp.files import ID, StppError, read_text
 from stpp.manifest import Rgb
 from stpp.packed import Rows, Table
 from stpp.params import IGNORE, Data
@@ -280,8 +280,10 @@ def _listed(
     path = root / name
     _inside(name, "data.list")
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(path, encoding="utf-8-sig").splitlines()
+    except StppError as error:
+        raise StppError(f"data.list: {error}") from None
+    except (OSError, ValueError) as error:
         raise StppError(f"data.list: {path}: not readable: {error}") from None
     words = {line.split()[0] for line in lines if line.strip()}
     known = {key: pair for pair in matched or () for key in pair[:2] if key in words}

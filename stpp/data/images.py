@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from stpp import decoding
-from stpp.files import StppError
+from stpp.files import StppError, open_regular
 from stpp.masks import Mask
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF")
@@ -52,7 +52,7 @@ HANDLED = {
 def opened(path: Path) -> Iterator[BufferedReader]:
     """An image's file; what goes wrong with it there is an StppError that names it."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             yield file
     except FileNotFoundError:
         raise StppError(f"{path}: no such file; is data.root right, and is the data complete?") from None

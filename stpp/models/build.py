@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import nn
 
-from stpp.files import StppError, replacing
+from stpp.files import StppError, regular, replacing
 from stpp.models.deeplabv2 import DeepLabV2
 from stpp.models.deeplabv3plus import DeepLabV3Plus
 from stpp.models.pspnet import PSPNet
@@ -55,7 +55,7 @@ def save(path: Path, state: dict[str, torch.Tensor], about: About | None = None)
 def about(path: Path) -> About:
     """What a checkpoint is of. Raises StppError naming the file if it does not say so."""
     try:
-        with safe_open(path, "pt") as file:
+        with safe_open(regular(path), "pt") as file:
             text = (file.metadata() or {}).get(ABOUT, "null")
         found = TypeAdapter(About).validate_json(text, strict=True)
     except (SafetensorError, OSError) as error:
@@ -111,7 +111,7 @@ def start(network: nn.Module, model: Model, path: Path) -> frozenset[str]:
 
 def _read(path: Path) -> dict[str, torch.Tensor]:
     try:
-        return load_file(path)
+        return load_file(regular(path))
     except (SafetensorError, OSError) as error:
         remedy = "run the stage that makes it again; `stpp weights import` reads checkpoints of other code"
         raise StppError(f"{path}: not readable as weights: {error}; {remedy}") from None

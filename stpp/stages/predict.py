@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Option
 
-from stpp.files import DISK_FULL, StppError, raise_all, read_json, replacing, sha256, write_json
+from stpp.files import (
+    DISK_FULL,
+    StppError,
+    parse_json,
+    raise_all,
+    read_bytes,
+    read_json,
+    replacing,
+    sha256,
+    write_json,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -110,7 +120,7 @@ def _found(words: list[str], out: Path) -> list[Photo]:
             inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
             several = [(p, p.relative_to(path).with_suffix("").as_posix()) for p in inside]
         elif path.suffix == ".txt" and path.is_file():
-            text = path.read_bytes().decode("utf-8-sig", errors="replace")
+            text = read_bytes(path).decode("utf-8-sig", errors="replace")
             lines = [line.strip() for line in text.splitlines() if line.strip()]
             listed = [next((p for p in (Path(line), path.parent / line) if p.is_file()), Path(line)) for line in lines]
             several = [(p, p.stem) for p in listed]
@@ -153,7 +163,7 @@ def _begin(out: Path, how: dict[str, Any], about: "About") -> dict[str, dict[str
         before = read_json(record)
         if not isinstance(before, dict) or before.get("how") != how:
             raise StppError(f"{out}: holds predictions of another model or kind; give another folder, or remove it")
-        lines = done.read_bytes().decode(errors="replace").splitlines() if done.is_file() else []
+        lines = read_bytes(done, 2**32).decode(errors="replace").splitlines() if done.is_file() else []
         return {one["name"]: one for one in map(_line, lines) if one}
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise StppError(f"{out}: is there already and holds other things; give a new folder")
@@ -164,10 +174,10 @@ def _begin(out: Path, how: dict[str, Any], about: "About") -> dict[str, dict[str
 def _line(text: str) -> dict[str, str] | None:
     """A line of what was done; nothing if a kill cut it short."""
     try:
-        one = json.loads(text)
+        one = parse_json(text)
         whole = set(one) == {"name", "image", "sha256", "state"} and all(isinstance(v, str) for v in one.values())
         return one if whole else None
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    except (ValueError, TypeError, AttributeError):
         return None
 
 
