@@ -44,7 +44,12 @@ def build(model: Model, classes: int) -> nn.Module:
 
 
 def save(path: Path, state: dict[str, torch.Tensor], about: About | None = None) -> None:
-    """Write tensors by name, and what they are of; equal ones give equal bytes."""
+    """Write tensors by name, and what they are of; equal ones give equal bytes.
+
+    Raises StppError naming the file and the tensor if a value is not finite.
+    """
+    if odd := _not_finite(state):
+        raise StppError(f"{path}: not written: {odd} has NaN or infinite values: training diverged; lower train.lr")
     text = TypeAdapter(About).dump_json(about).decode() if about else ""
     with replacing(path) as partial:
         # Through memory: the library's own writer hides that a disk is full.
@@ -111,10 +116,23 @@ def start(network: nn.Module, model: Model, path: Path) -> frozenset[str]:
 
 def _read(path: Path) -> dict[str, torch.Tensor]:
     try:
-        return load_file(regular(path))
+        state = load_file(regular(path))
     except (SafetensorError, OSError) as error:
         remedy = "run the stage that makes it again; `stpp weights import` reads checkpoints of other code"
         raise StppError(f"{path}: not readable as weights: {error}; {remedy}") from None
+    if odd := _not_finite(state):
+        what = f"{odd} has NaN or infinite values: its training diverged, or the file was changed"
+        raise StppError(f"{path}: {what}; train it again, with a lower train.lr")
+    return state
+
+
+def _not_finite(state: dict[str, torch.Tensor]) -> str:
+    """The name of a tensor with a value that is no finite number, empty if there is none."""
+    for name, value in state.items():
+        # The least and the greatest value, of which NaN is one: a pass without memory of its own.
+        if value.is_floating_point() and value.numel() and not all(map(torch.isfinite, value.aminmax())):
+            return name
+    return ""
 
 
 def _fill(module: nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:

@@ -76,7 +76,7 @@ def predict(
     how = {"model": sha256(model), "as": kinds, "tta": tta, "window": window}
     done = _begin(out, how, predictor.about)
 
-    problems = []
+    problems, notes = [], dict[str, list[str]]()
     for photo in progress(found, f"predict {len(found)} images", len(found)):
         written = {one: out / FILES[one].format(photo.name) for one in kinds}
         try:
@@ -86,10 +86,11 @@ def predict(
                 continue
             _keep_apart(entry, before, written)
             _note(out, entry, "begun")
-            _predict(photo.path, predictor, written)
+            for note in _predict(photo.path, predictor, written):
+                notes.setdefault(note, []).append(str(photo.path))
             _note(out, entry, "done")
         except StppError as error:
-            problems.append(str(error))
+            problems.append(str(error) if str(photo.path) in str(error) else f"{photo.path}: {error}")
         except OSError as error:
             if error.errno in DISK_FULL:
                 raise
@@ -98,6 +99,8 @@ def predict(
             if not isinstance(error, MemoryError) and "memory" not in str(error):
                 raise
             problems.append(f"{photo.path}: does not fit into memory; try a smaller --window, or without --tta")
+    for note, of in sorted(notes.items()):
+        print(f"warning: {note}: {len(of)} image(s), such as {of[0]}")
     print(f"{out}: {len(found) - len(problems)} of {len(found)} images; {', '.join(predictor.about.classes)}")
     raise_all(problems, "predict")
 
@@ -181,7 +184,8 @@ def _line(text: str) -> dict[str, str] | None:
         return None
 
 
-def _predict(path: Path, predictor: "Predictor", written: dict[Kind, Path]) -> None:
+def _predict(path: Path, predictor: "Predictor", written: dict[Kind, Path]) -> list[str]:
+    """Write what is asked for of an image; what had to be done to the image for that."""
     import numpy as np
     import torch
 
@@ -189,7 +193,7 @@ def _predict(path: Path, predictor: "Predictor", written: dict[Kind, Path]) -> N
     from stpp.masks import encode_mask
 
     about = predictor.about
-    image, _ = read_image(path)
+    image, notes = read_image(path)
     if Kind.probabilities in written:
         probabilities = predictor.probabilities(image)
         mask = probabilities.argmax(0).to(torch.uint8).numpy()
@@ -205,6 +209,7 @@ def _predict(path: Path, predictor: "Predictor", written: dict[Kind, Path]) -> N
                 half = probabilities.half().numpy()
                 with partial.open("wb") as out:
                     np.savez_compressed(out, probabilities=half, classes=np.array(about.classes))
+    return notes
 
 
 def _overlay(image: "NDArray[np.uint8]", mask: "NDArray[np.uint8]", about: "About") -> bytes:

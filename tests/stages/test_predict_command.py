@@ -48,6 +48,7 @@ def predict(project: Project, *words: str, rc: int = 0) -> str:
 def test_a_folder_becomes_masks_of_the_same_names_and_sizes(photos: Project) -> None:
     output = predict(photos, "photos", "--as", "mask", "--as", "overlay", "--as", "probabilities")
     assert "4 of 4 images" in output
+    assert "warning: EXIF orientation: turned upright: 1 image(s), such as photos/turned.jpg" in output
     out = photos.folder / "out"
     assert {p.relative_to(out / "masks").as_posix() for p in (out / "masks").rglob("*.png")} == {
         "a.png",
@@ -89,6 +90,15 @@ def test_an_image_that_cannot_be_read_is_named_and_the_rest_is_done(photos: Proj
     assert "broken.png: not an image" in output
     assert "cut.jpg: unreadable or truncated" in output
     assert len(list((photos.folder / "out/masks").rglob("*.png"))) == 4
+
+
+def test_a_network_whose_numbers_overflow_is_named_with_the_image(photos: Project) -> None:
+    state = build.load(MODEL, 3, photos.folder / "model.safetensors").state_dict()
+    large = {"classifier.weight": torch.full_like(state["classifier.weight"], 3e38)}
+    build.save(photos.folder / "model.safetensors", state | large, ABOUT)
+    output = predict(photos, "photos", rc=2)
+    assert "photos/a.jpg: the network's probabilities are not finite" in output
+    assert not list((photos.folder / "out").rglob("*.png"))
 
 
 def test_nothing_of_another_origin_is_replaced(photos: Project) -> None:
