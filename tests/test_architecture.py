@@ -21,6 +21,7 @@ LAYERS = {
     "packed": 0,
     "parallel": 0,
     "lineage": 1,
+    "locks": 2,
     "manifest": 1,
     "masks": 2,
     "params": 0,
