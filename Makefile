@@ -23,6 +23,7 @@ $(VENV)/.installed: pyproject.toml
 	@touch $@
 
 repro: install ## Run ST++ (what has changed of it) and show what came out
+	@stpp check
 	dvc repro
 	@stpp show
 

@@ -3,6 +3,7 @@
 import functools
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -13,6 +14,7 @@ from stpp.stages import (
     additions,
     audit,
     backbone,
+    check,
     cluster,
     data,
     draw,
@@ -58,6 +60,8 @@ def _guarded(stage: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(stage)
     def command(*args: Any, **kwargs: Any) -> None:
         try:
+            if "DVC_STAGE" in os.environ and "RANK" not in os.environ:
+                _of_dvc()
             stage(*args, **kwargs)
         except StppError as error:
             shown = "\n".join(map(printable, str(error).split("\n")))
@@ -78,7 +82,17 @@ def _guarded(stage: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def _of_dvc() -> None:
+    """What every stage that DVC starts does first, but in the copies of the project that DVC makes for experiments."""
+    from stpp.locks import stage_begins
+    from stpp.resume import root
+
+    if Path.cwd() == root():
+        stage_begins(root())
+
+
 STAGES: tuple[Callable[..., None], ...] = (
+    check.check,
     draw.draw,
     prepare.prepare,
     backbone.backbone,

@@ -17,6 +17,9 @@ from typing import Any
 from stpp.files import StppError, digest, open_regular, parse_yaml, read_bytes, sha256, walk
 from stpp.parallel import THREADS, in_order
 
+CHECKED = "runs/checked.txt"
+"""What `check` writes, always the same: the first stages depend on it so that DVC runs `check` before them."""
+
 
 @dataclass(frozen=True)
 class Content:
@@ -111,7 +114,7 @@ def lock_files(root: Path) -> list[Path]:
 
 
 def locked(text: str, where: str) -> list[Execution]:
-    """The executions that a dvc.lock records. where: its path below the project's folder.
+    """The executions that a dvc.lock records, but for `check`, which is behind no file. where: its path in the project.
 
     Raises StppError naming it if it is none.
     """
@@ -122,11 +125,12 @@ def locked(text: str, where: str) -> list[Execution]:
             Execution(
                 name if folder == Path() else f"{folder.as_posix()}/dvc.yaml:{name}",
                 entry["cmd"],
-                _contents(entry.get("deps", ())),
+                _contents(dep for dep in entry.get("deps", ()) if dep["path"] != CHECKED),
                 _params(entry.get("params")),
                 _contents(entry.get("outs", ())),
             )
             for name, entry in stages.items()
+            if CHECKED not in [out["path"] for out in entry.get("outs", ())]
         ]
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         what = " ".join(str(error).split())[:200]

@@ -21,6 +21,7 @@ LAYERS = {
     "packed": 1,
     "parallel": 0,
     "lineage": 1,
+    "locks": 2,
     "manifest": 2,
     "masks": 3,
     "params": 0,

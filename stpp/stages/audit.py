@@ -39,7 +39,10 @@ def audit(
     """
     from stpp.audit.project import Project
     from stpp.audit.render import as_json, page, text
+    from stpp.locks import damaged
 
+    for path, wrong in damaged(root()).items():
+        raise StppError(f"{path}: {wrong}, as a kill leaves it while DVC writes it; `stpp check` mends it")
     project, server = Project(root()), Server(asked=not offline)
     try:
         audits = [_audit(project, server, model) for model in models or _models(project)]
