@@ -113,7 +113,8 @@ def as_here(folder: Path) -> list[str]:
     found = re.findall(r"(?m)^(global|:env:)\.([\w-]+)='(.*)'$", said)
     conf = {name: value.replace("\\n", " ") for _, name, value in found}
     (folder / "pip.conf").write_text("\n".join(["[global]", *(f"{name} = {value}" for name, value in conf.items())]))
-    paths = {word.removeprefix("file://") for value in conf.values() for word in value.split()}
+    # An index in a folder has its files beside it.
+    paths = {re.sub(r"^file://(.*)/[^/]+/?$", r"\1", word) for value in conf.values() for word in value.split()}
     mounts = [f"{path}:{path}:ro" for path in sorted(paths) if path.startswith("/") and Path(path).exists()]
     return [word for mount in (f"{folder / 'pip.conf'}:/etc/pip.conf:ro", *mounts) for word in ("--volume", mount)]
 
