@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from small import BIN, ROOT, project_in
+from small import BIN, ROOT, Project, project_in
 from test_containers import DOCKERFILE, SERVICES, environment, filled
 
 needs_buildah = pytest.mark.skipif(shutil.which("buildah") is None, reason="no buildah, which builds images")
@@ -92,19 +92,45 @@ def test_an_image_has_what_the_pipeline_needs_and_nothing_else_of_the_folder(pla
     assert needed - got == set()
 
 
-@pytest.mark.skipif(os.getuid() != 0 or shutil.which("setpriv") is None, reason="another uid takes root and setpriv")
-def test_a_stage_runs_as_a_user_without_a_name_and_a_home() -> None:
-    """Under a uid that /etc/passwd does not have, with what the image's environment says."""
+NAMELESS = ("setpriv", "--reuid=54321", "--regid=54321", "--clear-groups")
+"""What runs a command under a uid that /etc/passwd does not have."""
+
+
+@pytest.fixture
+def nameless() -> Iterator[Project]:
+    """A project of such a user, in an environment that does not name it either."""
+    if os.getuid() != 0 or shutil.which("setpriv") is None:
+        pytest.skip("another uid takes root and setpriv")
     with tempfile.TemporaryDirectory() as folder:  # not pytest's, into which root alone may look
         project = project_in(Path(folder) / "project")
         for path in (Path(folder), *Path(folder).rglob("*")):
             os.chown(path, 54321, 54321)
-        given = {name: value for name, value in environment("train").items() if name != "PATH"}
-        project.env = {"PATH": project.env["PATH"], "OMP_NUM_THREADS": "1", "STPP_TRACKING": "off", **given}
-        caps = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")  # Python may lie in root's home
-        other = ("setpriv", "--reuid=54321", "--regid=54321", "--clear-groups", *caps)
-        project.run(*other, str(BIN / "dvc"), "repro", "-q", "split")
-        assert (project.folder / "dvc.lock").stat().st_uid == 54321
+        project.env = {"PATH": project.env["PATH"], "OMP_NUM_THREADS": "1", "STPP_TRACKING": "off"}
+        yield project
+
+
+def as_nameless(project: Project, *command: str) -> None:
+    caps = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")  # Python may lie in root's home
+    project.run(*NAMELESS, *caps, *command)
+    assert (project.folder / "dvc.lock").stat().st_uid == 54321
+
+
+def test_in_the_image_a_stage_runs_for_a_user_without_a_name(nameless: Project) -> None:
+    nameless.env |= {name: value for name, value in environment("train").items() if name != "PATH"}
+    as_nameless(nameless, "dvc", "repro", "-q", "split")
+
+
+def test_in_a_job_of_a_cluster_a_stage_runs_for_a_user_without_a_name(nameless: Project) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    nameless.env |= {"HOME": str(nameless.folder), "STPP_MASTER": f"127.0.0.1:{port}"}
+    as_nameless(nameless, "stpp", "cluster", "--", "dvc", "repro", "-q", "split")
+
+
+def test_make_names_a_user_without_a_name(nameless: Project) -> None:
+    goal = ("make", "--file", str(ROOT / "Makefile"), "--eval", "who: ; @echo user $$USER", "who")
+    assert "user 54321" in nameless.run(*NAMELESS, *goal)
 
 
 def as_here(folder: Path) -> list[str]:
