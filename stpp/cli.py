@@ -1,6 +1,7 @@
 """The command line: stage functions under their names, and the errors a user can mend in one message."""
 
 import functools
+import getpass
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -165,4 +166,8 @@ group(
 
 
 def main() -> None:
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # in some containers and jobs of a cluster; DVC, which `cluster` starts, stops then
+        os.environ["USER"] = str(os.getuid())
     app()
