@@ -10,7 +10,7 @@ UNWATCHED = {
     f"stpp.{name}"
     for name in (
         *("cli", "code", "git", "launch", "lineage", "locks", "params", "params_file", "progress", "resume"),
-        *("tracking", "stages.tracked", "stages.options"),
+        *("records", "tracking", "stages.tracked", "stages.options"),
     )
 }
 """Modules and rooms that cannot change a result; those of parameters are watched by value."""
