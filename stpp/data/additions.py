@@ -22,7 +22,7 @@ class Addition:
 def additions(folder: Path, data: Data, dataset: Dataset, unlabeled: set[str]) -> tuple[list[Addition], list[str]]:
     """The masks in `folder`, PNGs named by the ids of unlabelled images, and everything that is wrong with them."""
     known = layout(data)
-    found, problems = discover(data, known)
+    found, problems, _ = discover(data, known)
     added: list[Addition] = []
     for file in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
         name = file.relative_to(folder).with_suffix("").as_posix()

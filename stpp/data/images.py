@@ -265,6 +265,14 @@ def palette_of(path: Path) -> list[Rgb]:
     return [(r, g, b) for r, g, b in zip(numbers[::3], numbers[1::3], numbers[2::3], strict=False)]
 
 
+def present(values: NDArray[np.uint8] | NDArray[np.int32]) -> list[int]:
+    """The values that occur in a mask, ascending."""
+    if values.dtype != np.uint8:
+        return [int(value) for value in np.unique(values)]
+    counts = cv2.calcHist([values], [0], None, [256], [0, 256])
+    return [int(value) for value in np.flatnonzero(counts)]
+
+
 def to_classes(values: NDArray[np.uint8] | NDArray[np.int32], meaning: dict[int, int]) -> Mask:
     """Mask values -> class ids, 255 to be ignored (H, W). Raises KeyError with the first value that has no meaning."""
     few, nothing = _few(tuple(meaning.items()))

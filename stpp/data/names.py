@@ -1,14 +1,31 @@
 """What a file is by its name: an image that is read, one of another kind, or what systems leave behind."""
 
-READ = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".gif")
+READ = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+)
 """Endings of the images that are read."""
 UNREAD = (
-    *(".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".jpx", ".jfif", ".jpe", ".mpo", ".psd", ".psb"),
+    *(
+        ".heic",
+        ".heif",
+        ".hif",
+        ".avif",
+        ".jxl",
+        ".jp2",
+        ".j2k",
+        ".jpx",
+        ".psd",
+        ".psb",
+        ".apng",
+        ".svg",
+        ".pdf",
+        ".eps",
+    ),
     *(".raw", ".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".orf", ".rw2", ".raf", ".pef", ".srw"),
-    *(".svg", ".pdf", ".eps", ".ai", ".exr", ".hdr", ".tga", ".dds", ".ico", ".pcx", ".xcf", ".qoi", ".apng", ".dib"),
-    *(".pnm", ".pam", ".dcm", ".btf", ".fits", ".fit", ".sgi", ".webm", ".ecw", ".sid", ".img", ".bigtiff"),
+    *(".exr", ".hdr", ".tga", ".dds", ".ico", ".pcx", ".xcf", ".qoi", ".dib", ".dcm", ".fits", ".sgi", ".ecw"),
 )
-"""Endings of images of other kinds, or that are spelled in another way."""
+"""Endings of images of other kinds."""
 _JUNK = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "lost+found")
 
 
