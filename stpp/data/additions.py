@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stpp.data.catalog import discover, layout, mask_of
-from stpp.data.images import read_mask, to_classes
+from stpp.data.images import present, read_mask, to_classes
+from stpp.data.names import stray
+from stpp.data.palettes import Palettes, shown_in
 from stpp.files import StppError
 from stpp.manifest import Dataset
 from stpp.params import IGNORE, Data
@@ -24,7 +26,8 @@ def additions(folder: Path, data: Data, dataset: Dataset, unlabeled: set[str]) -
     known = layout(data)
     found, problems, _ = discover(data, known)
     added: list[Addition] = []
-    for file in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
+    palettes = Palettes(known, Path())
+    for file in sorted(path for path in folder.rglob("*") if path.is_file() and not stray(path.name)):
         name = file.relative_to(folder).with_suffix("").as_posix()
         if file.suffix.lower() != ".png":
             problems.append(f"{file}: masks are PNGs; export it as PNG, or move it away")
@@ -35,7 +38,8 @@ def additions(folder: Path, data: Data, dataset: Dataset, unlabeled: set[str]) -
         else:
             try:
                 target = Path(data.root) / mask_of(found[name].image, known)
-                _check(file, target, name, dataset)
+                values = _check(file, target, name, dataset)
+                problems += palettes.compared(str(file), shown_in(file, values, dataset.values))
                 added.append(Addition(name, file, target))
             except StppError as error:
                 problems.append(str(error))
@@ -44,8 +48,8 @@ def additions(folder: Path, data: Data, dataset: Dataset, unlabeled: set[str]) -
     return added, problems
 
 
-def _check(file: Path, target: Path, name: str, dataset: Dataset) -> None:
-    """Raises StppError if a mask does not fit its image, or if the image has another one."""
+def _check(file: Path, target: Path, name: str, dataset: Dataset) -> list[int]:
+    """The values in a mask. Raises StppError if it does not fit its image, or if the image has another one."""
     record, values = dataset.records[name], read_mask(file)
     if values.shape != (record.height, record.width):
         size = f"{values.shape[1]} x {values.shape[0]} pixels, its image {record.width} x {record.height}"
@@ -59,3 +63,4 @@ def _check(file: Path, target: Path, name: str, dataset: Dataset) -> None:
         raise StppError(f"{file}: no pixel of any class; a mask that teaches nothing is none")
     if target.exists() and target.read_bytes() != file.read_bytes():
         raise StppError(f"{file}: {name} has another mask, {target}; remove the one that is wrong")
+    return present(values)

@@ -151,11 +151,13 @@ def test_cityscapes_keeps_train_and_val_and_its_label_ids_become_train_ids(
 def test_a_data_set_of_no_known_layout_keeps_its_names(tmp_path: Path, way: Callable[[Path, Files], Path]) -> None:
     files = {f"{part}/0001.png": picture("PNG", BORDERED) for part in ("trainannot", "valannot")}
     files |= {"train/0001.jpg": picture("JPEG", PHOTO), "train.txt": b"train/0001.jpg\n", "setup.exe": b"MZ"}
+    files |= {"test/0001.webp": picture("WEBP", PHOTO)}
+    files |= {"test/.0002.png": b"", "test/@eaDir/0001.jpg": b"", "test/Thumbs.db": b""}
     found = import_archive(way(tmp_path / "camvid.zip", files), tmp_path / "data")
-    assert found.counts == {"images and masks": 3, "lists": 1}
-    assert found.left_out == 1
+    assert found.counts == {"images and masks": 4, "lists": 1}
+    assert found.left_out == 4
     there = {p.relative_to(tmp_path / "data").as_posix() for p in (tmp_path / "data").rglob("*") if p.is_file()}
-    assert there == set(files) - {"setup.exe"}
+    assert there == set(files) - {"setup.exe", "test/.0002.png", "test/@eaDir/0001.jpg", "test/Thumbs.db"}
 
 
 def test_importing_again_changes_nothing_and_other_content_is_never_overwritten(tmp_path: Path) -> None:
