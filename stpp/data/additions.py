@@ -9,7 +9,9 @@ import numpy as np
 from PIL import Image
 
 from stpp.data.catalog import discover, layout, mask_of
-from stpp.data.images import opened, read_mask, to_classes
+from stpp.data.images import palette_of, present, read_mask, to_classes
+from stpp.data.names import stray
+from stpp.data.palettes import Palettes, shown_in
 from stpp.files import StppError, read_bytes
 from stpp.manifest import Dataset
 from stpp.masks import Mask
@@ -40,9 +42,10 @@ def additions(
     reading: how all of them are to be read; None: each in the one way that makes sense, or a problem if two do.
     """
     known = layout(data)
-    found, problems = discover(data, known)
+    found, problems, _ = discover(data, known)
     added: list[Addition] = []
-    for file in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
+    palettes = Palettes(known, Path())
+    for file in sorted(path for path in folder.rglob("*") if path.is_file() and not stray(path.name)):
         name = file.relative_to(folder).with_suffix("").as_posix()
         if file.suffix.lower() != ".png":
             problems.append(f"{file}: masks are PNGs; export it as PNG, or move it away")
@@ -53,7 +56,11 @@ def additions(
         else:
             try:
                 target = Path(data.root) / mask_of(found[name].image, known)
-                added.append(_addition(file, target, name, dataset, reading))
+                one = _addition(file, target, name, dataset, reading)
+                if one.reading == "values":
+                    shown = shown_in(file, present(read_mask(file)), dataset.values)
+                    problems += palettes.compared(str(file), shown)
+                added.append(one)
             except StppError as error:
                 problems.append(str(error))
     if not added and not problems:
@@ -98,9 +105,7 @@ def _way(file: Path, read: dict[Reading, Mask], dataset: Dataset) -> Reading:
         return next(iter(read))
     if np.array_equal(read["classes"], read["values"]):
         return "values"
-    with opened(file) as raw, Image.open(raw) as image:
-        colours = image.getpalette() or []
-    if colours[: 3 * len(dataset.palette)] == [c for colour in dataset.palette for c in colour]:
+    if palette_of(file)[: len(dataset.palette)] == [*dataset.palette]:
         return "classes"  # the colours that `stpp predict` and `stpp masks extract` give to class ids
     at = np.argwhere(read["classes"] != read["values"])[0]
     one, other = (_named(int(read[way][tuple(at)]), dataset) for way in READINGS)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from stpp.data.catalog import voc_palette
+from stpp.data.names import READ, stray
 from stpp.files import StppError, alive, digest, read_bytes, sha256
 from stpp.masks import encode_mask
 from stpp.progress import progress
@@ -40,7 +41,7 @@ DAMAGED = (
     OSError,
 )
 """What the readers of archives raise for changed bytes and for passwords."""
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".txt")
+SUFFIXES = (*READ, ".txt")
 
 
 def _as_it_is(data: bytes) -> bytes:
@@ -166,8 +167,13 @@ def _place(name: str, compiled: list[tuple[Rule, re.Pattern[str]]]) -> Place:
 def _own_place(name: str) -> Place:
     """Of a data set of no known layout, a file keeps its name below its folders."""
     path = Path(name)
-    of_macos = "__MACOSX" in path.parts or path.name.startswith("._")
-    if of_macos or path.suffix.lower() not in SUFFIXES or path.is_absolute() or ".." in path.parts or "\\" in name:
+    if (
+        any(map(stray, path.parts))
+        or path.suffix.lower() not in SUFFIXES
+        or path.is_absolute()
+        or ".." in path.parts
+        or "\\" in name
+    ):
         return None, "", _as_it_is
     return name, "lists" if path.suffix.lower() == ".txt" else "images and masks", _as_it_is
 

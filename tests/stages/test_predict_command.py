@@ -101,6 +101,24 @@ def test_a_network_whose_numbers_overflow_is_named_with_the_image(photos: Projec
     assert not list((photos.folder / "out").rglob("*.png"))
 
 
+def test_photos_that_are_not_read_are_named_and_counted_and_the_rest_is_done(photos: Project) -> None:
+    """A phone's photo beside the JPEG of the same name was passed over, and all was said to be done."""
+    folder = photos.folder / "photos"
+    (folder / "a.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    shutil.copyfile(folder / "a.jpg", folder / "scan")
+    for name in (".DS_Store", "._a.jpg", "Thumbs.db"):
+        (folder / name).write_bytes(b"\xff\xd8\xff")
+    (photos.folder / "elsewhere").mkdir()
+    (folder / "link").symlink_to(photos.folder / "elsewhere")
+    output = predict(photos, "photos", rc=2)
+    assert "4 of 7 images" in output
+    assert "a.HEIC: .heic is not read here; convert it to PNG or JPEG" in output
+    assert "scan: JPEG by its content, but not by its name; rename or convert it" in output
+    assert "link: a link to a folder, which is not followed" in output
+    assert "passed over, for they are no images: 3 hidden, 1 .md" in output
+    assert len(list((photos.folder / "out/masks").rglob("*.png"))) == 4
+
+
 def test_nothing_of_another_origin_is_replaced(photos: Project) -> None:
     (photos.folder / "out").mkdir()
     (photos.folder / "out/mine.txt").write_text("mine")
