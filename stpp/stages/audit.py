@@ -38,7 +38,7 @@ def audit(
     Exit code 1 if anything contradicts, 0 if nothing does.
     """
     from stpp.audit.project import Project
-    from stpp.audit.render import as_json, page, text
+    from stpp.audit.render import as_json, look_alikes, page, text
     from stpp.locks import damaged
 
     for path, wrong in damaged(root()).items():
@@ -50,6 +50,8 @@ def audit(
         raise StppError(f"{project.lock.name}: a chain of so many stages is no pipeline of stpp") from None
     for one in audits:
         print(text(one))
+    if alike := look_alikes(audits):
+        print(alike)
     if out is not None:
         write_json(out / "audit.json", [as_json(one) for one in audits])
         write_text(out / "audit.html", page(audits))
