@@ -48,7 +48,7 @@ def save(path: Path, state: dict[str, torch.Tensor], about: About | None = None)
 
     Raises StppError naming the file and the tensor if a value is not finite.
     """
-    if odd := _not_finite(state):
+    if odd := not_finite(state):
         raise StppError(f"{path}: not written: {odd} has NaN or infinite values: training diverged; lower train.lr")
     text = TypeAdapter(About).dump_json(about).decode() if about else ""
     with replacing(path) as partial:
@@ -116,23 +116,10 @@ def start(network: nn.Module, model: Model, path: Path) -> frozenset[str]:
 
 def _read(path: Path) -> dict[str, torch.Tensor]:
     try:
-        state = load_file(regular(path))
+        return load_file(regular(path))
     except (SafetensorError, OSError) as error:
         remedy = "run the stage that makes it again; `stpp weights import` reads checkpoints of other code"
         raise StppError(f"{path}: not readable as weights: {error}; {remedy}") from None
-    if odd := _not_finite(state):
-        what = f"{odd} has NaN or infinite values: its training diverged, or the file was changed"
-        raise StppError(f"{path}: {what}; train it again, with a lower train.lr")
-    return state
-
-
-def _not_finite(state: dict[str, torch.Tensor]) -> str:
-    """The name of a tensor with a value that is no finite number, empty if there is none."""
-    for name, value in state.items():
-        # The least and the greatest value, of which NaN is one: a pass without memory of its own.
-        if value.is_floating_point() and value.numel() and not all(map(torch.isfinite, value.aminmax())):
-            return name
-    return ""
 
 
 def _fill(module: nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
@@ -142,3 +129,15 @@ def _fill(module: nn.Module, state: dict[str, torch.Tensor], path: Path) -> None
         said = " ".join(str(error).split())[:300]
         remedy = "is it of other model.* parameters or classes, or of other code (`stpp weights import`)?"
         raise StppError(f"{path}: not a checkpoint of this network: {said}; {remedy}") from None
+    if odd := not_finite(module.state_dict()):
+        what = f"{odd} has NaN or infinite values: its training diverged, or the file was changed"
+        raise StppError(f"{path}: {what}; train it again, with a lower train.lr")
+
+
+def not_finite(state: dict[str, torch.Tensor]) -> str:
+    """The name of a tensor with a value that is no finite number, empty if there is none."""
+    for name, value in state.items():
+        # The least and the greatest value, of which NaN is one: a pass without memory of its own.
+        if value.is_floating_point() and value.numel() and not all(map(torch.isfinite, value.aminmax())):
+            return name
+    return ""
