@@ -1,31 +1,34 @@
 # syntax=docker/dockerfile:1
-# Three images: `build` (what the others copy), `server` (MLflow's) and `train` (the pipeline; the last, so the default).
+# Three images: `build` (what `train` is made from), `server` (MLflow's) and `train` (the pipeline; the last, so the default).
 #   docker build -t stpp .                                      runs on CUDA and on CPU
 #   docker build -t stpp --build-arg TORCH_INDEX=ADDRESS .      from another index: PyTorch's for CPU makes it 4 GB smaller
 # compose.yaml starts them together.
-ARG PYTHON=3.11
+FROM python:3.11-slim-bookworm AS base
+# Whoever a container runs as (`--user`) has a home to write to, and a name: DVC stops for a user without one.
+ENV HOME=/tmp USER=stpp MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true \
+    PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN useradd --uid 10001 --home-dir /tmp stpp
 
-FROM python:${PYTHON}-slim AS build
+FROM base AS build
 ARG TORCH_INDEX=""
-ENV PATH=/opt/venv/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+ENV PATH=/opt/venv/bin:$PATH
 RUN python -m venv /opt/venv
 WORKDIR /app
-COPY pyproject.toml README.md ./
-COPY stpp stpp
+COPY pyproject.toml ./
+# What the project needs, and of the project itself only where it will lie: an edit of it installs nothing anew.
 # torch and torchvision come from one index together: a CPU build of one does not load the other's CUDA build.
 # hadolint ignore=DL3013
 RUN if [ -n "$TORCH_INDEX" ]; then pip install --index-url "$TORCH_INDEX" torch torchvision; fi \
+    && mkdir stpp && touch README.md stpp/__init__.py \
     && pip install --editable .
 
-FROM python:${PYTHON}-slim AS server
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true
+FROM base AS server
 COPY pyproject.toml /tmp/
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 # The project's own bounds; the drivers of PostgreSQL and S3 are the server's alone.
 # hadolint ignore=DL3013
 RUN mlflow="$(grep -o '"mlflow[<>=~][^"]*"' /tmp/pyproject.toml | tr -d '"')" \
     && pip install "$mlflow" "psycopg2-binary>=2.9,<3" "boto3>=1.34,<2" \
-    && useradd --create-home --uid 10001 stpp \
     && install --directory --owner stpp /store
 USER 10001
 VOLUME /store
@@ -35,19 +38,20 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \
 CMD ["mlflow", "server", "--host", "0.0.0.0", "--port", "5000", "--workers", "1", \
      "--backend-store-uri", "sqlite:////store/mlflow.db", "--artifacts-destination", "/store/artifacts"]
 
-FROM python:${PYTHON}-slim AS train
+FROM base AS train
+# A folder that is mounted may be another user's, which git refuses unless it is told not to.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends git \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --create-home --uid 10001 stpp \
-    && git config --system safe.directory /app
+    && git config --system safe.directory '*'
 COPY --from=build /opt/venv /opt/venv
-ENV PATH=/opt/venv/bin:$PATH MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true
+ENV PATH=/opt/venv/bin:$PATH
 WORKDIR /app
-COPY --chown=stpp:stpp . .
-# Whoever the container runs as (`--user`) writes here; commits are made outside, where the history is.
-RUN git init --quiet && chown -R stpp:stpp /app && chmod -R a+rwX /app
+# What .dockerignore admits, which is no secret: whoever the container runs as writes here. Commits are made outside, where
+# the history is.
+COPY . .
+RUN git init --quiet && chmod -R a+rwX /app
 USER 10001
 HEALTHCHECK NONE
 CMD ["sh", "-c", "dvc repro && stpp show"]

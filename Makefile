@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DO_NOT_TRACK := true
 export MLFLOW_DISABLE_TELEMETRY := true
+# DVC stops for a user who has no name, as in some containers; for one without, this is the number.
+export USER ?= $(shell id -un 2>/dev/null)
 # Several test processes share the cores: one thread each.
 TEST_THREADS := OMP_NUM_THREADS=1
 
@@ -23,6 +25,7 @@ $(VENV)/.installed: pyproject.toml
 	@touch $@
 
 repro: install ## Run ST++ (what has changed of it) and show what came out
+	@stpp check
 	dvc repro
 	@stpp show
 

@@ -111,7 +111,7 @@ def discover(ids: int) -> None:
 
     data = load([Path("params.yaml")]).data
     with timed():
-        found, problems = discover(data, layout(data))
+        found, problems, _ = discover(data, layout(data))
     assert (len(found), problems) == (ids, [])
 
 

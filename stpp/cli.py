@@ -1,8 +1,10 @@
 """The command line: stage functions under their names, and the errors a user can mend in one message."""
 
 import functools
+import getpass
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -13,6 +15,7 @@ from stpp.stages import (
     additions,
     audit,
     backbone,
+    check,
     cluster,
     data,
     draw,
@@ -58,6 +61,8 @@ def _guarded(stage: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(stage)
     def command(*args: Any, **kwargs: Any) -> None:
         try:
+            if "DVC_STAGE" in os.environ and "RANK" not in os.environ:
+                _of_dvc()
             stage(*args, **kwargs)
         except StppError as error:
             shown = "\n".join(map(printable, str(error).split("\n")))
@@ -78,10 +83,19 @@ def _guarded(stage: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def _of_dvc() -> None:
+    """What every stage that DVC starts does first, but in the copies of the project that DVC makes for experiments."""
+    from stpp.locks import stage_begins
+    from stpp.resume import root
+
+    if Path.cwd() == root():
+        stage_begins(root())
+
+
 STAGES: tuple[Callable[..., None], ...] = (
+    check.check,
     draw.draw,
     prepare.prepare,
-    backbone.backbone,
     train.train,
     train_online.train_online,
     score.score,
@@ -130,12 +144,13 @@ class StageWithCommands(TyperGroup):
 WITH_COMMANDS: dict[Callable[..., None], tuple[Callable[..., None], ...]] = {
     split.split: (split.pin, split.diff),
     label.label: (additions.add,),
+    backbone.backbone: (backbone.list_,),
 }
 for stage, commands in WITH_COMMANDS.items():
     both = typer.Typer(cls=StageWithCommands)
     both.callback(invoke_without_command=True)(_guarded(stage))
     for command in commands:
-        both.command()(_guarded(command))
+        both.command(command.__name__.strip("_"))(_guarded(command))
     app.add_typer(both, name=stage.__name__)
 
 group("masks", "Open mask sets (zip shards of PNGs).", {"extract": masks.extract, "ls": masks.ls})
@@ -151,4 +166,8 @@ group(
 
 
 def main() -> None:
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # in some containers and jobs of a cluster; DVC, which `cluster` starts, stops then
+        os.environ["USER"] = str(os.getuid())
     app()

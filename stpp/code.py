@@ -9,8 +9,8 @@ PACKAGE = Path(__file__).parent
 UNWATCHED = {
     f"stpp.{name}"
     for name in (
-        *("cli", "code", "git", "launch", "lineage", "params", "params_file", "tracking", "progress", "resume"),
-        *("stages.tracked", "stages.options"),
+        *("cli", "code", "git", "launch", "lineage", "locks", "params", "params_file", "progress", "resume"),
+        *("records", "tracking", "stages.tracked", "stages.options"),
     )
 }
 """Modules and rooms that cannot change a result; those of parameters are watched by value."""

@@ -1,14 +1,18 @@
 """The commonest image files, PNG and JPEG of 8 bits a channel, decoded sooner than by Pillow and to the same values."""
 
+import zlib
+from io import BytesIO
+from typing import BinaryIO
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 try:
-    from kornia_rs.io import decode_image_png_u8
+    from kornia_rs.io import ImageDecoder, decode_image_png_u8
 except ImportError:  # not built for every platform; OpenCV reads the same pixels in twice the time
-    decode_image_png_u8 = None
+    decode_image_png_u8 = ImageDecoder = None
 
 # Of a PNG's header: bits of a channel, kind of colour, and that nothing is interlaced; by Pillow's mode.
 HEADERS = {"RGB": b"\x08\x02\0\0\0", "L": b"\x08\0\0\0\0", "P": b"\x08\x03\0\0\0"}
@@ -18,12 +22,20 @@ PLAIN = {b"IHDR", b"IDAT", b"IEND", b"PLTE", *(b"gAMA cHRM sRGB iCCP sBIT bKGD h
 TEXT, OF_EXIF = (b"tEXt", b"zTXt", b"iTXt"), (b"Raw profile", b"XML:")
 
 
-def png(data: bytes, header: Image.Image) -> NDArray[np.uint8] | None:
+def png(data: bytes, header: Image.Image, strictly: bool = False) -> NDArray[np.uint8] | None:
     """RGB (H, W, 3), or of a grey or a palette picture the values that stand in the file, (H, W).
 
-    header: what Pillow has read of `data`, having refused what is too large. None: the file is another, or damaged.
+    header: what Pillow has read of `data`, having refused what is too large. strictly: the checksum of the pixels is
+    looked at as well as those of the file's parts. None: the file is another, or damaged.
     """
     if data[24:29] != HEADERS.get(header.mode) or not _chunks(data) <= PLAIN:
+        return None
+    if strictly and header.mode == "RGB":  # of the decoders it alone checks everything, and no second pass is needed
+        return opencv(data, header.size)
+    try:
+        if strictly:
+            check_png(BytesIO(data))
+    except ValueError:
         return None
     if decode_image_png_u8 is None:
         return opencv(data, header.size) if header.mode == "RGB" else None
@@ -43,12 +55,70 @@ def opencv(data: bytes, size: tuple[int, int]) -> NDArray[np.uint8] | None:
     return pixels if pixels is not None and pixels.shape == (*size[::-1], 3) else None  # type: ignore[return-value]
 
 
+def doubtful_jpeg(data: bytes) -> bool:
+    """Whether the data of a JPEG ends too soon, or holds what is none: other decoders fill that up in silence."""
+    try:
+        if ImageDecoder is not None:
+            ImageDecoder().decode(data)
+    except Exception:  # noqa: BLE001 - it has one error for all
+        return True
+    return False
+
+
 def _chunks(data: bytes) -> set[bytes]:
-    """The kinds of chunks of a PNG; an empty one among them if the file does not end as it should."""
-    kinds, at = set(), 8
+    """The kinds of chunks of a PNG; an empty one among them if it is damaged, or does not end as it should."""
+    kinds, at, all_of = set(), 8, memoryview(data)
     while at + 12 <= len(data):
-        kind = data[at + 4 : at + 8]
+        kind, end = data[at + 4 : at + 8], at + 8 + int.from_bytes(data[at : at + 4], "big")
         if kind not in TEXT or data[at + 8 : at + 19].startswith(OF_EXIF):
             kinds.add(kind)
-        at += 12 + int.from_bytes(data[at : at + 4], "big")
+        if zlib.crc32(all_of[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            return {b""}
+        at = end + 4
     return kinds if at == len(data) and data[-8:-4] == b"IEND" else {b""}
+
+
+def check_png(file: BinaryIO) -> None:
+    """Look at every checksum of a PNG, and whether all of its pixels are there; Pillow does neither.
+
+    Raises ValueError that says what is wrong. Memory is bounded, whatever the file.
+    """
+    file.seek(8)
+    missing, inflate, kind = 0, zlib.decompressobj(), b""
+    while kind != b"IEND":
+        length, kind = int.from_bytes(file.read(4), "big"), file.read(4)
+        total = zlib.crc32(kind)
+        while length:
+            if not (block := file.read(min(length, 2**20))):
+                raise ValueError("it ends too soon")
+            length -= len(block)
+            total = zlib.crc32(block, total)
+            if kind == b"IHDR":
+                missing = _inflated(block)
+            try:
+                while kind == b"IDAT" and missing >= 0 and block and not inflate.eof:
+                    missing -= len(inflate.decompress(block, 2**20))
+                    block = inflate.unconsumed_tail
+                if kind == b"IDAT" and not length and missing >= 0:
+                    missing -= len(inflate.flush())
+            except zlib.error as error:
+                raise ValueError(f"its pixels are damaged: {error}") from None
+        if len(check := file.read(4)) < 4:
+            raise ValueError("it ends too soon")
+        if total != int.from_bytes(check, "big"):
+            raise ValueError("a checksum is wrong: it was changed after it was written")
+    if missing > 0 or (missing == 0 and not inflate.eof):
+        raise ValueError("it holds fewer pixels than it says")
+
+
+def _inflated(header: bytes) -> int:
+    """Bytes that the pixels of a PNG take before compression, by its IHDR."""
+    if len(header) < 13:
+        return 0
+    width, height = (int.from_bytes(header[at : at + 4], "big") for at in (0, 4))
+    bits = header[8] * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(header[9], 0)
+    passes = [(0, 0, 1, 1)]
+    if header[12]:
+        passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+    sizes = [((width - x + dx - 1) // dx, (height - y + dy - 1) // dy) for x, y, dx, dy in passes]
+    return sum(rows * (1 + (columns * bits + 7) // 8) for columns, rows in sizes if columns > 0 and rows > 0)

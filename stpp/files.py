@@ -4,12 +4,14 @@ import csv
 import errno
 import glob
 import hashlib
+import io
 import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +33,152 @@ class StppError(Exception):
         super().__init__(message.rpartition("stpp.files.StppError: ")[2].rstrip() if WORKER in message else message)
 
 
-def raise_all(problems: list[str], where: str) -> None:
-    """One StppError with every problem on its own line, if there are any."""
-    if problems:
-        shown = problems[:200]
-        more = [f"... and {len(problems) - 200} more"] if len(problems) > 200 else []
-        lines = [f"{where}: {len(problems)} problem(s):", *shown, *more]
-        raise StppError("\n".join(map(printable, lines)))
+EXAMPLES, KINDS, LINE = 3, 20, 500
+"""Problems of one kind that are shown, kinds that are, and characters of a line."""
+PROBLEMS = Path(".stpp/problems.txt")
+"""The whole list where not all of it is shown."""
+
+
+def raise_all(problems: Sequence[str], where: str) -> None:
+    """One StppError with a line for every problem, if there are any: of many of one kind, three and their number.
+
+    problems: each "PLACE: what is wrong; the remedy". The whole list goes to a file, which is named.
+    """
+    if not problems:
+        return
+    lines = grouped(problems)
+    if lines != list(problems):
+        with suppress(OSError):
+            write_text(PROBLEMS, "".join(f"{printable(problem)}\n" for problem in problems))
+            lines.append(f"all of them: {PROBLEMS}")
+    raise StppError("\n".join(map(printable, [f"{where}: {len(problems)} problem(s):", *lines])))
+
+
+def grouped(problems: Iterable[str], most: int = KINDS) -> list[str]:
+    """Problems as they are shown: the first of every kind, and how many more are like them; `most` kinds."""
+    kinds: dict[str, list[str]] = {}
+    more: dict[str, int] = {}
+    for problem in problems:
+        what = problem[:LINE].partition(": ")[2] or problem[:LINE]
+        kind = VARIES.sub("#", what)
+        examples = kinds.setdefault(kind, [])
+        if len(examples) < EXAMPLES:
+            examples.append(problem if len(problem) <= LINE else f"{problem[:LINE]} ...")
+        else:
+            more[kind] = more.get(kind, 0) + 1
+    lines = []
+    for kind in list(kinds)[:most]:
+        lines += kinds[kind]
+        lines += [f"... and {more[kind]} more like these"] if kind in more else []
+    rest = sum(len(kinds[kind]) + more.get(kind, 0) for kind in list(kinds)[most:])
+    return [*lines, *([f"... and {rest} of {len(kinds) - most} other kinds"] if rest else [])]
+
+
+VARIES = re.compile(r"\S*[\d/]\S*|`[^`]*`|'[^']*'|\"[^\"]*\"")
+"""What differs between problems of one kind: numbers, paths, and what is quoted."""
 
 
 def printable(line: str) -> str:
     """A line as it may be shown: names from files may hold anything, and write to a terminal but letters."""
     return "".join(c if c.isprintable() else "\ufffd" for c in line)
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+TEXT = 2**26
+"""Bytes of the largest text that is read as a whole: 64 MiB."""
+KIND = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
+MALFORMED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, MemoryError)
+"""What decoders raise for text that is not what they decode."""
+
+
+def open_regular(path: Path, limit: int | None = None) -> io.BufferedReader:
+    """Open a regular file to read its bytes. A pipe, which would be waited for, is none, nor is a device.
+
+    limit: bytes that it may have at most. Raises OSError as `open` does, and StppError naming what is no such file.
+    """
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        found = os.fstat(number)
+        if not stat.S_ISREG(found.st_mode):
+            raise StppError(f"{path}: is {KIND.get(stat.S_IFMT(found.st_mode), 'no file')}, not a regular file")
+        if limit is not None and found.st_size > limit:
+            raise StppError(f"{path}: has {found.st_size} bytes, more than {limit}; is it the right file?")
+        return os.fdopen(number, "rb")
+    except BaseException:
+        os.close(number)
+        raise
+
+
+def regular(path: Path) -> Path:
+    """The path itself, for readers that open it by name. Raises as `open_regular` does."""
+    open_regular(path).close()
+    return path
+
+
+def read_bytes(path: Path, limit: int = TEXT) -> bytes:
+    """A regular file of at most `limit` bytes. Raises as `open_regular` does."""
+    with open_regular(path, limit) as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:  # it grew, or its size was not the truth
+        raise StppError(f"{path}: has more than {limit} bytes; is it the right file?")
+    return data
+
+
+def read_text(path: Path, limit: int = TEXT, encoding: str = "utf-8") -> str:
+    """As `read_bytes`, as text with the line ends of this system. Raises UnicodeDecodeError, too."""
+    return io.TextIOWrapper(io.BytesIO(read_bytes(path, limit)), encoding=encoding).read()
+
+
+def parse_json(text: str) -> Any:
+    """What JSON says. Raises ValueError for whatever is wrong with it."""
+    try:
+        return json.loads(text)
+    except MALFORMED as error:
+        raise ValueError(_one_line(error)) from None
+
+
+NODES = 100_000
+"""Values that a YAML file may hold, written out: a few lines with aliases of aliases stand for billions."""
+
+
+def parse_yaml(text: str, nodes: int = NODES) -> Any:
+    """What YAML 1.2 says, as DVC reads it. Raises ValueError for whatever is wrong with it, or more than `nodes`."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        yaml = YAML(typ="safe")
+        node = yaml.compose(io.StringIO(text))
+        if _written_out(node, {}, nodes) > nodes:
+            raise ValueError(f"it holds more than {nodes} values, aliases written out")
+        return None if node is None else yaml.constructor.construct_document(node)
+    except (YAMLError, *MALFORMED) as error:
+        raise ValueError(_one_line(error)) from None
+
+
+def _written_out(node: Any, known: dict[int, int], nodes: int) -> int:
+    """How many values a YAML node holds if its aliases are written out, counted up to some more than `nodes`."""
+    if node is None or isinstance(node.value, str):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = nodes + 1  # of a node that holds itself, it is endless
+        total = 1
+        for child in node.value:
+            for part in child if isinstance(child, tuple) else (child,):
+                total = min(total + _written_out(part, known, nodes), nodes + 1)
+        known[id(node)] = total
+    return known[id(node)]
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------
@@ -72,7 +208,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(read_bytes(path).decode())
     except (OSError, ValueError) as error:
         raise StppError(f"{path}: not readable: {error}; run the stage that makes it again") from None
 
@@ -87,7 +223,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """The rows of a table that has `columns`, and perhaps more. Raises StppError naming the file if it has not."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with io.TextIOWrapper(open_regular(path), newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             missing = set(columns) - set(reader.fieldnames or ())
             rows = list(reader)
@@ -101,7 +237,7 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
 def scan_csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """The values of `columns` in every row of a table, read as they are asked for. Raises as `read_csv` does."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with io.TextIOWrapper(open_regular(path), newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
             header = next(reader, [])
             if not set(columns) <= set(header):
@@ -208,7 +344,7 @@ def _remove(path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -262,6 +398,6 @@ def write_ids(path: Path, ids: Iterable[str]) -> None:
 def read_ids(path: Path) -> list[str]:
     """The ids of a list that a stage wrote, one a line."""
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return read_text(path, 2**32).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise StppError(f"{path}: not readable: {error}") from None

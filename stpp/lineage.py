@@ -11,12 +11,14 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from stpp.files import StppError, digest, sha256, walk
+from stpp.files import StppError, digest, open_regular, parse_yaml, read_bytes, sha256, walk
 from stpp.parallel import THREADS, in_order
+
+CHECKED = "runs/checked.txt"
+"""What `check` writes, always the same: the first stages depend on it so that DVC runs `check` before them."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,8 @@ def md5_of(path: Path, root: Path) -> str:
     """DVC's hash of a file or folder. Raises StppError naming the path if nothing is there."""
     if not path.exists():
         raise StppError(f"{path}: no such file or folder; run the stage that makes it, or `dvc repro`")
-    if path.is_file():
-        with path.open("rb") as file:
+    if not path.is_dir():
+        with open_regular(path) as file:
             return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     # As DVC writes it, JSON of the whole listing, but an entry at a time: there may be 10^6.
     total, between = hashlib.md5(b"[", usedforsecurity=False), ""
@@ -112,27 +114,25 @@ def lock_files(root: Path) -> list[Path]:
 
 
 def locked(text: str, where: str) -> list[Execution]:
-    """The executions that a dvc.lock records. where: its path below the project's folder.
+    """The executions that a dvc.lock records, but for `check`, which is behind no file. where: its path in the project.
 
     Raises StppError naming it if it is none.
     """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     folder = Path(where).parent
     try:
-        stages = (YAML(typ="safe").load(StringIO(text)) or {}).get("stages", {})
+        stages = (parse_yaml(text, 10**6) or {}).get("stages", {})
         return [
             Execution(
                 name if folder == Path() else f"{folder.as_posix()}/dvc.yaml:{name}",
                 entry["cmd"],
-                _contents(entry.get("deps", ())),
+                _contents(dep for dep in entry.get("deps", ()) if dep["path"] != CHECKED),
                 _params(entry.get("params")),
                 _contents(entry.get("outs", ())),
             )
             for name, entry in stages.items()
+            if CHECKED not in [out["path"] for out in entry.get("outs", ())]
         ]
-    except (YAMLError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         what = " ".join(str(error).split())[:200]
         raise StppError(f"{where}: not a dvc.lock ({what}); `git checkout {where}` brings the committed one") from None
 
@@ -156,7 +156,7 @@ def locked_now(root: Path) -> list[Execution]:
     """The executions that the dvc.lock files of a project record."""
     found = []
     for path in lock_files(root):
-        found += locked(path.read_bytes().decode(errors="replace"), path.relative_to(root).as_posix())
+        found += locked(read_bytes(path).decode(errors="replace"), path.relative_to(root).as_posix())
     return found
 
 

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stpp.files import ID, StppError, digest, read_json, write_csv, write_json
+from stpp.files import ID, StppError, digest, read_text, write_csv, write_json
 from stpp.packed import Table
 
 Rgb = tuple[int, int, int]
@@ -91,7 +91,9 @@ def as_row(r: Record) -> tuple[Any, ...]:
 
 def read_dataset(folder: Path) -> Dataset:
     """What `write_dataset` wrote. Raises StppError naming the folder if it was damaged or leads out of the data set."""
-    about = read_json(folder / "dataset.json")
+    from stpp.records import DataSet, read
+
+    about = read(folder / "dataset.json", DataSet)
     try:
         return Dataset(
             name=about["name"],
@@ -130,7 +132,7 @@ def listed(path: Path, dataset: Dataset) -> tuple[dict[str, int], list[str]]:
     A line is an id or an image's path; a second column is allowed, as published lists have.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path, encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         return {}, [f"{path}: not readable: {error}; save it as UTF-8"]
     except OSError as error:

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from stpp.files import ID, StppError, replacing, scan_csv, write_csv
+from stpp.files import ID, StppError, open_regular, replacing, scan_csv, write_csv
 from stpp.manifest import Rgb, read_table
 from stpp.packed import Strings
 from stpp.params import IGNORE
@@ -28,6 +28,8 @@ Mask = NDArray[np.uint8]
 SHARD = re.compile(r"^[\w.-]+\.zip$")
 COLUMNS = ("id", "shard", "sha256", "classes", "confidence", "window")
 """window: empty where the whole image was predicted at once, else the side of the windows in pixels."""
+LARGEST = 2**28
+"""Pixels of the largest mask, as of the largest image."""
 DAMAGED = (
     *(OSError, EOFError, KeyError, OverflowError, RuntimeError, SyntaxError, ValueError),
     *(struct.error, zipfile.BadZipFile, zlib.error),
@@ -75,11 +77,14 @@ def encode_mask(mask: Mask, palette: Sequence[Rgb]) -> bytes:
 
 
 def decode_mask(data: bytes) -> Mask:
+    """The class ids of a PNG. Raises one of DAMAGED if it is none, or too large."""
     from PIL import Image
 
     from stpp import decoding
 
     with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+        if image.width * image.height > LARGEST:
+            raise ValueError(f"{image.width} x {image.height} pixels are more than an image may have")
         soon = decoding.png(data, image)
         return np.asarray(image, dtype=np.uint8) if soon is None else soon
 
@@ -174,7 +179,7 @@ def merge_manifests(parts: Sequence[Path], out: Path) -> None:
 
 def _part(path: Path) -> Iterator[Sequence[str]]:
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with io.TextIOWrapper(open_regular(path), newline="", encoding="utf-8") as file:
             rows = csv.reader(file)
             if next(rows, None) != list(COLUMNS):
                 raise ValueError("no part of a mask set's manifest")
@@ -233,13 +238,13 @@ class MaskSet:
         """The bytes of a file in a shard. An archive's directory is read once, by zipfile, and kept as places alone."""
         at = self.rows.position(name)
         if self._places[at] == UNKNOWN:
-            with zipfile.ZipFile(shard) as archive:
+            with open_regular(shard) as file, zipfile.ZipFile(file) as archive:
                 for info in archive.infolist():
                     if (known := self.rows.find(info.filename.removesuffix(".png"))) is not None:
                         self._places[known] = info.header_offset
         if self._places[at] == UNKNOWN:
             raise KeyError(f"there is no {name}.png in the archive")
-        with shard.open("rb") as file:
+        with open_regular(shard) as file:
             file.seek(int(self._places[at]))
             signature, flags, method, size, name_length, extra = LOCAL.unpack(file.read(LOCAL.size))
             if (signature, method) != (b"PK\3\4", zipfile.ZIP_STORED) or flags & ~0x800:
@@ -247,4 +252,4 @@ class MaskSet:
             if file.read(name_length) != f"{name}.png".encode():
                 raise zipfile.BadZipFile("is not where the archive says")
             file.seek(extra, io.SEEK_CUR)
-            return file.read(size)
+            return file.read(min(size, LARGEST))

@@ -18,6 +18,8 @@ from operator import itemgetter, le
 from pathlib import Path
 from typing import IO, Any, Generic, TypeVar, overload
 
+from stpp.files import open_regular
+
 T = TypeVar("T")
 FEW = 1 << 16
 """Rows that are walked through before their pages are given back."""
@@ -77,11 +79,9 @@ class Rows(Sequence[list[str]]):
     @classmethod
     def spooled(cls, rows: Iterable[Sequence[Any]]) -> "Rows":
         """`rows` in a temporary file that has no name and so ends with the process."""
-        with tempfile.TemporaryFile() as file:
-            spool = _Spool(file)
-            csv.writer(spool, lineterminator="\r\n").writerows(rows)  # so that it quotes both
-            file.flush()
-            return cls(file, spool.starts)
+        spool = Spool()
+        spool.extend(rows)
+        return spool.rows()
 
     def __len__(self) -> int:
         return len(self._starts) - 1
@@ -127,17 +127,29 @@ class Rows(Sequence[list[str]]):
         return Rows.spooled(self[at] for at in sorted(range(len(self)), key=self.key))
 
 
-class _Spool:
-    """What csv writes a line at a time into, and where the lines start."""
+class Spool:
+    """Rows that come one by one, written into a temporary file that has no name."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
-        self.starts = array("Q", [0])
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it ends with this object
+        self._starts = array("Q", [0])
+        self._writer = csv.writer(self, lineterminator="\r\n")  # so that it quotes both
+        self.add, self.extend = self._writer.writerow, self._writer.writerows
 
     def write(self, line: str) -> None:
+        """For csv, which writes a line at a time."""
         data = line.encode(errors="surrogateescape")
-        self.file.write(data)
-        self.starts.append(self.starts[-1] + len(data))
+        self._file.write(data)
+        self._starts.append(self._starts[-1] + len(data))
+
+    def rows(self) -> Rows:
+        """What has come; no more may."""
+        with self._file as file:
+            file.flush()
+            return Rows(file, self._starts)
+
+    def __del__(self) -> None:
+        self._file.close()
 
 
 class Table(Mapping[str, T], Generic[T]):
@@ -163,7 +175,7 @@ class Table(Mapping[str, T], Generic[T]):
 
         Every row is checked by `row_of`, now. Raises ValueError if the file is none such, OSError if it is not there.
         """
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             starts, end, line = array("Q"), 0, b""
 
             def text() -> Iterator[str]:
@@ -236,7 +248,7 @@ class Table(Mapping[str, T], Generic[T]):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
         assert self._path
-        with self._path.open("rb") as file:
+        with open_regular(self._path) as file:
             if _state(self._path) != self._state:
                 raise ValueError(f"{self._path}: was changed while it was in use")
             self._rows = Rows(file, state["_rows"])

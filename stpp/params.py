@@ -11,10 +11,20 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Probability = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-MaxPixels = Annotated[int, Field(ge=32**2)]
-Range = Annotated[tuple[float, float], Field(description="lower and upper bound, drawn from uniformly")]
+Positive = Annotated[float, Field(gt=0, le=1e6)]
+Factor = Annotated[float, Field(ge=0, le=1e6)]
+Scale = Annotated[float, Field(gt=0, le=64)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Side = Annotated[int, Field(ge=16, le=65536)]
+MaxPixels = Annotated[int, Field(ge=32**2, le=2**40)]
+Range = Annotated[
+    tuple[Annotated[float, Field(le=1e6)], Annotated[float, Field(le=1e6)]],
+    Field(description="lower and upper bound, drawn from uniformly"),
+]
+Text = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Name = Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
+"""What becomes part of a path."""
 
 IGNORE = 255
 WRITTEN = re.compile(r"^-?\d{1,9}([./]\d{1,9})?$")
@@ -31,25 +41,25 @@ class Section(BaseModel):
 class Toy(Section):
     """What `stpp draw` draws: the embedded data set."""
 
-    images: Count = 300
+    images: Annotated[int, Field(ge=1, le=10**6)] = 300
     size: Annotated[int, Field(ge=32, le=1024)] = 96
     """Height and width in pixels."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
 
 class Data(Section):
     """The data set: where it lies, how its files are named, what its mask values mean."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
+    name: Name
     """A name for reports and the MLflow experiment."""
     kind: Literal["toy", "pascal", "cityscapes", "folder"]
-    root: str
+    root: Text
     """Folder that holds the images and masks. No stage but `prepare` is re-run when it moves."""
-    images: str | None = None
+    images: Text | None = None
     """folder: pattern of image paths below root; `{name}` stands for one part of a path: `{set}/{name}.jpg`."""
-    masks: str | None = None
+    masks: Text | None = None
     """folder: pattern of mask paths with the same placeholders: `{set}annot/{name}.png`."""
-    list: str | None = None
+    list: Text | None = None
     """folder: file below root with one image, or image and mask, a line; with `images`, also ids of what that finds."""
     classes: tuple[str, ...] | None = None
     """folder: class names in the order of their ids, 0 first."""
@@ -113,9 +123,9 @@ class Data(Section):
 class Subset(Section):
     """A set of images: candidates, and how many of them. Candidates taken by an earlier set are left out."""
 
-    list: str | None = None
+    list: Text | None = None
     """A list below splits/: one id or image path a line (a second column is allowed, as published lists have)."""
-    ids: str | None = None
+    ids: Text | None = None
     """A pattern of ids, as in a shell: `train/*`."""
     count: Count | None = None
     """Draw so many of the candidates."""
@@ -153,8 +163,8 @@ class Subset(Section):
 class Split(Section):
     """D_l, D_u and the images for validation and the final test; drawn in the order test, val, labeled, unlabeled."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
-    seed: int = 0
+    name: Name
+    seed: Seed = 0
     stratify: bool = False
     """Draw labelled images so that the classes present are covered evenly."""
     labeled: Subset
@@ -166,10 +176,10 @@ class Split(Section):
 
 class Model(Section):
     network: Literal["deeplabv2", "deeplabv3plus", "pspnet"] = "deeplabv3plus"
-    backbone: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")] = "resnet50"
+    backbone: Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9_]+$")] = "resnet50"
     """resnet18, 34, 50, 101 of torchvision, or a network of timm with a map at stride 4 that can be dilated:
     `stpp backbone list`."""
-    weights: str = "none"
+    weights: Text = "none"
     """Start of every training: `none`; published weights by torchvision's name (IMAGENET1K_V1) or timm's tag (in1k);
     `package`, those that an installed package ships (tf_efficientnet_lite0); or a file below weights/ (a backbone or a
     whole network)."""
@@ -181,17 +191,17 @@ class Model(Section):
 class Train(Section):
     """Training, the same for the teacher and the students (paper, 4.1)."""
 
-    seed: int = 0
-    epochs: Count = 80
-    batch_size: Annotated[int, Field(ge=2)] = 16
+    seed: Seed = 0
+    epochs: Annotated[int, Field(ge=1, le=10**6)] = 80
+    batch_size: Annotated[int, Field(ge=2, le=65536)] = 16
     """At least 2: the image pooling branch normalises one value a channel and image."""
     lr: Positive = 0.001
     """Base learning rate of the backbone at batch size 16; scaled by batch_size / 16."""
     head_lr_factor: Positive = 10.0
     """Learning rate of a head that starts at random, as a multiple of the backbone's."""
     momentum: Probability = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    checkpoints: Annotated[int, Field(ge=2)] = 3
+    weight_decay: Factor = 1e-4
+    checkpoints: Annotated[int, Field(ge=2, le=1000)] = 3
     """K, checkpoints kept evenly while the teacher trains (paper, 3.4)."""
     keep: Literal["last", "best_val"] = "last"
     """Which epoch labels and is evaluated. best_val chooses on val: a leak; both numbers are always logged."""
@@ -212,10 +222,10 @@ def _ordered(name: str, values: tuple[float, float]) -> None:
 class Weak(Section):
     """A_w (paper, 4.1): random resize, pad, crop, flip."""
 
-    base: Annotated[int, Field(ge=8)] = 400
+    base: Annotated[int, Field(ge=8, le=65536)] = 400
     """Long side of the image in pixels that `scale` multiplies: 400 on Pascal, 2048 on Cityscapes."""
     scale: Range = (0.5, 2.0)
-    crop: Annotated[int, Field(ge=16)] = 321
+    crop: Annotated[int, Field(ge=16, le=16384)] = 321
     """Height and width of a training crop in pixels."""
     flip: Probability = 0.5
 
@@ -224,6 +234,8 @@ class Weak(Section):
         _ordered("scale", self.scale)
         if self.base * self.scale[0] < 1:
             raise ValueError(f"`base` {self.base} times `scale` {self.scale[0]:g} is less than one pixel")
+        if self.base * self.scale[1] > 2**18:
+            raise ValueError(f"`base` {self.base} times `scale` {self.scale[1]:g} is more than {2**18} pixels")
         return self
 
 
@@ -269,7 +281,7 @@ class Augment(Section):
 class Score(Section):
     """Stability scores (paper, 3.4): plain forward passes of the K checkpoints."""
 
-    batch_size: Count = 8
+    batch_size: Annotated[int, Field(ge=1, le=65536)] = 8
     shards: Annotated[int, Field(ge=1, le=4096)] = 8
     """Scored one shard of images after the other; a killed run goes on from the last finished one."""
     max_pixels: MaxPixels = 2**22
@@ -282,7 +294,7 @@ class Select(Section):
     by: Literal["stability", "random", "confidence", "inverse", "oracle"] = "stability"
     """What ranks them: s_i (the paper); chance (blind, its Table 4); mean confidence of M_iK; s_i, the lowest first; or
     the true mIoU of M_iK, which needs masks of all unlabelled images and is no method, but its upper bound."""
-    seed: int = 0
+    seed: Seed = 0
     """Of `by: random` alone."""
     ratio: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """T / N, the part of the unlabelled images called reliable (paper, 4.1: the top 50 %)."""
@@ -294,9 +306,9 @@ class Label(Section):
     threshold: Probability | None = None
     """Pixels of lower confidence are ignored (paper, Appendix D: 0.5); null: all are labelled, as in ST and ST++."""
 
-    scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.5, 0.75, 1.0, 1.5, 2.0)
+    scales: Annotated[tuple[Scale, ...], Field(min_length=1, max_length=64)] = (0.5, 0.75, 1.0, 1.5, 2.0)
     flip: bool = True
-    batch_size: Count = 8
+    batch_size: Annotated[int, Field(ge=1, le=65536)] = 8
     shards: Annotated[int, Field(ge=1, le=4096)] = 8
     """Zip files of a mask set."""
     max_pixels: MaxPixels = 2**22
@@ -308,21 +320,21 @@ class Online(Section):
 
     threshold: Probability = 0.95
     """Pixels of lower confidence teach nothing."""
-    weight: Annotated[float, Field(ge=0)] = 1.0
+    weight: Factor = 1.0
     """lambda of Eq. 1."""
 
 
 class Evaluate(Section):
     """Evaluation at original resolution (paper, 4.1: whole images, no test-time augmentation)."""
 
-    window: Annotated[int, Field(ge=16)] | None = None
+    window: Side | None = None
     """Side in pixels of a sliding window, whose probabilities are averaged; null: whole images."""
-    stride: Annotated[int, Field(ge=1)] | None = None
+    stride: Annotated[int, Field(ge=1, le=65536)] | None = None
     """Step of the window in pixels; null: two thirds of it."""
-    scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1.0,)
+    scales: Annotated[tuple[Scale, ...], Field(min_length=1, max_length=64)] = (1.0,)
     """Scales of test-time augmentation; (1.0) alone is none."""
     flip: bool = False
-    batch_size: Count = 8
+    batch_size: Annotated[int, Field(ge=1, le=65536)] = 8
     max_pixels: MaxPixels = 2**22
     """Images of more pixels are predicted in overlapping windows of at most 1024 x 1024; of no account with `window`
     and one scale, which bounds the memory by itself."""
@@ -347,9 +359,9 @@ class Runtime(Section):
     """How to run, not what: in no stage's parameters."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    workers: Annotated[int, Field(ge=0)] = 2
+    workers: Annotated[int, Field(ge=0, le=1024)] = 2
     """Processes that load images."""
-    threads: Annotated[int, Field(ge=1)] | None = None
+    threads: Annotated[int, Field(ge=1, le=4096)] | None = None
     """CPU threads of torch; without it, torch's choice. Training is bit for bit the same for the same count only."""
     cache_gb: Positive | None = None
     """Gigabytes of decoded images and masks kept in .stpp/decoded/; null: each is decoded whenever it is read. Results

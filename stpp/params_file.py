@@ -8,8 +8,11 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from stpp.files import StppError
+from stpp.files import StppError, grouped, parse_yaml, read_text
 from stpp.params import Params
+
+PARAMS = 2**20
+"""Bytes of the largest params file."""
 
 
 def load(paths: list[Path]) -> Params:
@@ -24,7 +27,8 @@ def load(paths: list[Path]) -> Params:
         # Through JSON: strict, yet YAML lists become the tuples that frozen models hold.
         return Params.model_validate_json(json.dumps(merged))
     except ValidationError as error:
-        raise StppError("\n".join(_explain(paths, json.loads(json.dumps(merged)), error.errors()))) from None
+        lines = _explain(paths, json.loads(json.dumps(merged)), error.errors())
+        raise StppError("\n".join(grouped(lines, most=100))) from None
 
 
 def flatten(params: BaseModel | dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -69,16 +73,12 @@ def as_yaml(params: Params) -> str:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The sections of a params file as they are written, not checked. Raises StppError naming the file."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     try:
-        text = path.read_text(encoding="utf-8")
-        raw = YAML(typ="safe").load(StringIO(text))
+        raw = parse_yaml(read_text(path, PARAMS))
         json.dumps(raw)
     except FileNotFoundError:
         raise StppError(f"{path}: no such file; run in the project's folder or name the file with --params") from None
-    except (YAMLError, ValueError, TypeError, OSError, RecursionError) as error:
+    except (ValueError, TypeError, OSError) as error:
         raise StppError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise StppError(f"{path}: expected sections such as `train:`, found {type(raw).__name__}")
@@ -123,7 +123,7 @@ def _explain(paths: list[Path], merged: dict[str, Any], errors: list[Any]) -> li
         if error["type"] == "extra_forbidden":
             message = "no such parameter; see params.schema.json for those there are"
         elif not isinstance(error["input"], dict):
-            found[key] = f" (found {error['input']!r})"
+            found[key] = f" (found {repr(error['input'])[:100]})"
         wrong.setdefault(key, []).append(message)
     files = ", ".join(map(str, paths))
     return [f"{files}: {key}: {' or '.join(messages)}{found.get(key, '')}" for key, messages in wrong.items()]

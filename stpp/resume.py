@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from stpp import distributed, launch
 from stpp.code import closure, source
-from stpp.files import StppError, alive, publish, replacing, sha256, write_json
+from stpp.files import StppError, alive, publish, read_bytes, replacing, sha256, write_json
 from stpp.lineage import Content, contents_of, lock_files
 
 
@@ -77,7 +77,7 @@ def run_once(
     # Outs below another working directory (DVC's queue) are other outs; equal work is the same work wherever it runs.
     place = hashlib.sha256(str(Path.cwd()).encode()).hexdigest()[:8]
     with _lock(home / f"{stage}-{place}.lock", stage, key), _lock(_lock_of(job.folder), stage, key):
-        _discard(home, stage, keep=job.folder)
+        _discard(home, stage, keep=job.folder, outs=list(outs.values()))
         job.folder.mkdir(parents=True, exist_ok=True)
         for half in job.folder.rglob(".*.partial"):
             half.unlink()
@@ -159,19 +159,27 @@ def _md5(path: Path) -> str:
     return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
 
 
-def _discard(home: Path, stage: str, keep: Path) -> None:
+def _discard(home: Path, stage: str, keep: Path, outs: list[Path]) -> None:
     """Remove finished work of any stage that dvc.lock records (by run.json), and all but the two newest unfinished
-    of this one. What another process works on stays; `keep` is begun anew if it is recorded."""
-    recorded = "".join(path.read_text(encoding="utf-8") for path in lock_files(Path()))
+    of this one. What another process works on stays; `keep` is begun anew if it is recorded with all its outs, which
+    in a dvc.lock that a kill has cut it need not be."""
+    from stpp.records import Finished, read
+
+    recorded = "".join(read_bytes(path).decode(errors="replace") for path in lock_files(Path()))
     unfinished = []
     for folder in home.glob(f"*-{'[0-9a-f]' * 16}"):
         finished = folder / "finished.json"
         if finished.is_file():
-            if json.loads(finished.read_text())["run_json"] not in recorded:
+            try:
+                known = read(finished, Finished)["run_json"] in recorded
+            except StppError:
+                finished.unlink()  # the work goes on from what is there
                 continue
-            if folder == keep:
+            if not known:
+                continue
+            if folder == keep and all(f"path: {out.as_posix()}\n" in recorded for out in outs):
                 shutil.rmtree(folder)  # its lock is ours, and stays; DVC asks for the work once more (`repro -f`)
-            else:
+            elif folder != keep:
                 _remove(folder)
         elif folder.name[:-17] == stage and folder != keep:
             unfinished.append(folder)

@@ -1,14 +1,17 @@
 """The command line as a person meets it: one clear message, exit code 2, nothing half-written."""
 
+import signal
 import subprocess
+import sys
 import time
+import tomllib
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
-from small import BIN, Project
+from small import BIN, ROOT, Project
 
 from stpp.params import Model
 from stpp.stages import weights
@@ -21,6 +24,22 @@ def test_help_names_every_command_quickly() -> None:
     for name in ("prepare", "split", "train", "score", "select", "label", "evaluate", "report", "show", "masks"):
         assert name in out
     assert seconds < 5  # a tenth of that on an idle core; what it must not load is tested elsewhere
+
+
+@pytest.mark.parametrize("entry", ["-m", "script"])
+def test_ctrl_c_at_any_moment_is_no_traceback(project: Project, entry: str) -> None:
+    """While modules load, while the command line is put together, while a command runs, at the end."""
+    module, function = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["stpp"].split(":")
+    words = {"-m": ["-m", "stpp"], "script": ["-c", f"import sys; from {module} import {function}; sys.exit(main())"]}
+    codes = set()
+    for delay in range(20, 620, 60):
+        process = project.start(sys.executable, *words[entry], "check")
+        time.sleep(delay / 1000)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+        assert "/stpp/" not in output, output  # before a line of ours, Python itself may show a traceback
+        codes.add(process.returncode)
+    assert 130 in codes
 
 
 def fails(project: Project, *command: str) -> str:
@@ -74,6 +93,18 @@ def test_weights_that_are_not_there_name_the_three_choices(prepared: Project) ->
     prepared.params(model={"weights": "mine.pth"})
     output = fails(prepared, "stpp", "backbone", "--weights", "weights", "--out", "runs/backbone.safetensors")
     assert "`none`" in output and "IMAGENET1K_V1" in output and "a file in weights/" in output
+
+
+def test_check_names_what_is_wrong_in_an_overlay_and_writes_only_if_nothing_is(project: Project) -> None:
+    overlay = project.folder / "pipelines/blind/params.yaml"
+    right = overlay.read_text()
+    overlay.write_text("select: {by: chance}\n")
+    output = fails(project, "stpp", "check", "--out", "runs/checked.txt")
+    assert "pipelines/blind/params.yaml: select.by: " in output and output.count("error") == 1
+    assert not (project.folder / "runs").exists()
+    overlay.write_text(right)
+    assert "13 overlays: valid" in project.run("stpp", "check", "--out", "runs/checked.txt")
+    assert (project.folder / "runs/checked.txt").read_text() == "params are valid\n"
 
 
 def test_show_before_any_run_says_what_to_do(project: Project) -> None:

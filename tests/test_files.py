@@ -21,6 +21,7 @@ from stpp.files import (
     ID,
     StppError,
     digest,
+    grouped,
     publish,
     raise_all,
     read_csv,
@@ -342,13 +343,28 @@ def test_all_problems_are_in_one_error_one_a_line() -> None:
     assert str(error.value).splitlines() == ["data: 2 problem(s):", "a: wrong", "b: wrong"]
 
 
-def test_more_problems_than_a_person_reads_are_counted() -> None:
+def test_many_problems_of_one_kind_are_three_and_a_number_and_all_are_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    masks = [f"masks/{i}.png: value {i % 7} at ({i}, 3) is no class; name it in data.values" for i in range(1000)]
+    odd = f"images/a.jpg: unreadable {'x' * 10_000_000}"
     with pytest.raises(StppError) as error:
-        raise_all([f"{i}: wrong" for i in range(1000)], "data")
+        raise_all([*masks[:500], odd, *masks[500:]], "data")
     lines = str(error.value).splitlines()
-    assert lines[0] == "data: 1000 problem(s):"
-    assert lines[-1] == "... and 800 more"
-    assert len(lines) == 202
+    assert lines[0] == "data: 1001 problem(s):"
+    assert lines[1:5] == [*masks[:3], "... and 997 more like these"]
+    assert lines[5].startswith("images/a.jpg: unreadable xxx")
+    assert len(lines[5]) < 600
+    assert lines[6:] == ["all of them: .stpp/problems.txt"]
+    assert len((tmp_path / ".stpp/problems.txt").read_text().splitlines()) == 1001
+
+
+def test_many_kinds_of_problems_are_cut_with_the_number_of_the_rest() -> None:
+    words = [f"{a}{b}" for a in "abcdefghij" for b in "abcdefghij"]
+    lines = grouped(f"file: {word} is wrong" for word in words)
+    assert len(lines) == 21
+    assert lines[-1] == "... and 80 of 80 other kinds"
 
 
 def test_a_table_without_the_columns_asked_for_is_named(tmp_path: Path) -> None:

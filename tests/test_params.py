@@ -1,6 +1,7 @@
 """Parameters: strict, merged, and every mistake explained on a line that names its file and key."""
 
 import json
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -413,10 +414,57 @@ def test_no_published_setting_leaves_a_value_to_the_code(path: Path) -> None:
 @pytest.mark.parametrize(
     ("section", "said"),
     [
-        ({"strong": {"cutout_aspect": [0.3, 1e308]}}, "at most 1000"),
+        ({"strong": {"cutout_aspect": [0.3, 2000.0]}}, "at most 1000"),
         ({"weak": {"base": 8, "scale": [0.01, 2.0]}}, "less than one pixel"),
     ],
 )
 def test_augmentations_that_no_image_survives_are_refused(section: dict[str, Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(StppError, match=said):
         loaded(tmp_path, {"augment": section})
+
+
+def numbers(schema: dict[str, Any], key: str, inside: tuple[str, ...] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every number that the schema allows, by its key."""
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        if name in inside:
+            return
+        schema, inside = SCHEMA["$defs"][name], (*inside, name)
+    if schema.get("type") in ("integer", "number") and "enum" not in schema:
+        yield key, schema
+    parts = [*schema.get("anyOf", ()), *schema.get("prefixItems", ()), *schema.get("allOf", ())]
+    if isinstance(schema.get("items"), dict):
+        parts.append(schema["items"])
+    for part in parts:
+        yield from numbers(part, key, inside)
+    for name, part in schema.get("properties", {}).items():
+        yield from numbers(part, f"{key}.{name}".lstrip("."), inside)
+
+
+SCHEMA = json.loads(schema())
+CHECKED = {"data.palette", "data.values"}
+"""Bound by validators of their own."""
+
+
+def test_every_number_has_an_upper_bound_that_is_no_more_than_64_bits() -> None:
+    bounds = {k: n.get("maximum", n.get("exclusiveMaximum")) for k, n in numbers(SCHEMA, "") if k not in CHECKED}
+    assert len(bounds) > 40
+    assert {k: bound for k, bound in bounds.items() if bound is None or bound > 2**63} == {}
+
+
+@pytest.mark.parametrize("name", ["..", ".", ".hidden", "a/b", "", "a b", "x" * 101, "a\n"])
+@pytest.mark.parametrize("section", ["data", "split"])
+def test_a_name_that_would_lead_elsewhere_is_none(section: str, name: str, complaint: Any) -> None:
+    assert f"{section}.name: String should" in complaint({section: {"name": name}})[0]
+
+
+@pytest.mark.parametrize("key", ["images", "masks", "list", "root"])
+def test_a_path_with_a_zero_byte_is_none(key: str, complaint: Any) -> None:
+    assert f"data.{key}: String should match" in complaint({"data": {"kind": "folder", key: "a\0b"}})[0]
+
+
+def test_100_000_unknown_keys_are_few_lines(complaint: Any) -> None:
+    lines = complaint({"train": {f"epoch_{i}": 1 for i in range(20_000)}})
+    assert len(lines) == 4
+    assert lines[3] == "... and 19997 more like these"
+    assert len(complaint({"train": {"lr": "x" * 100_000}})[0]) < 600

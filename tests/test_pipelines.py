@@ -3,6 +3,8 @@
 import json
 import re
 import shlex
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from small import Project
 
 from stpp.cli import app
 from stpp.code import PACKAGE, closure, imports, source
+from stpp.lineage import CHECKED
 from stpp.params import Params
 from stpp.params_file import load
 
@@ -61,6 +64,11 @@ def overlays(stage: dict[str, Any]) -> list[str]:
 
 def names(entries: list[Any]) -> set[str]:
     return {next(iter(e)) if isinstance(e, dict) else e for e in entries}
+
+
+def whole_files(stage: dict[str, Any]) -> set[str]:
+    """The params files that `check` watches, and no other stage."""
+    return names(stage["params"]) if words(stage)[0] == "check" else set()
 
 
 def words(stage: dict[str, Any]) -> list[str]:
@@ -110,7 +118,7 @@ def test_what_a_stage_reads_of_the_runs_is_what_a_stage_writes() -> None:
 
 @pytest.mark.parametrize("stage", stages())
 def test_every_parameter_exists(stage: dict[str, Any]) -> None:
-    for entry in names(stage.get("params", [])) - set(overlays(stage)):
+    for entry in names(stage.get("params", [])) - set(overlays(stage)) - whole_files(stage):
         model: Any = Params
         for part in entry.split("."):
             assert issubclass(model, BaseModel)
@@ -119,7 +127,7 @@ def test_every_parameter_exists(stage: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("stage", stages())
 def test_no_stage_watches_how_it_runs_or_where_the_data_lies(stage: dict[str, Any]) -> None:
-    sections = {p.split(".")[0] for p in names(stage.get("params", [])) - set(overlays(stage))}
+    sections = {p.split(".")[0] for p in names(stage.get("params", [])) - set(overlays(stage)) - whole_files(stage)}
     assert "runtime" not in sections
     assert "data" not in sections or words(stage)[0] == "prepare"
 
@@ -161,6 +169,44 @@ def test_every_overlay_is_read_by_a_stage() -> None:
     read = {overlay for p in stages() for overlay in overlays(p.values[0])}
     there = {p.relative_to(ROOT).as_posix() for p in ROOT.glob("pipelines/*/*.yaml") if p.name != "dvc.yaml"}
     assert read == {p for p in there if not p.startswith("pipelines/presets/")}
+
+
+def test_all_parameters_are_checked_before_any_stage_begins() -> None:
+    """DVC removes what a stage has made before it runs the stage: a value that is wrong there comes too late."""
+    every = [p.values[0] for p in stages()]
+    (check,) = (stage for stage in every if words(stage)[0] == "check")
+    there = {p.relative_to(ROOT).as_posix() for p in ROOT.glob("pipelines/*/*.yaml") if p.name != "dvc.yaml"}
+    assert check["params"] == [
+        {name: None} for name in ("params.yaml", *sorted(p for p in there if not p.startswith("pipelines/presets/")))
+    ]
+    after = {CHECKED}
+    left = [stage for stage in every if stage is not check]
+    while ready := [stage for stage in left if any(is_within(dep, after) for dep in names(stage["deps"]))]:
+        after |= {out for stage in ready for kind in ("outs", "metrics") for out in names(stage.get(kind, []))}
+        left = [stage for stage in left if stage not in ready]
+    assert not left
+
+
+def is_within(path: str, places: set[str]) -> bool:
+    return any(path == place or path.startswith(f"{place}/") for place in places)
+
+
+def test_git_ignores_what_dvc_stores_and_nothing_else(tmp_path: Path) -> None:
+    """By the committed file alone: DVC takes back what it says itself when a stage fails."""
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    shutil.copyfile(ROOT / ".gitignore", tmp_path / ".gitignore")
+    stored, committed = set[str](), set[str]()
+    for stage in (p.values[0] for p in stages()):
+        for out in [*stage.get("outs", []), *stage.get("metrics", [])]:
+            name, about = next(iter(out.items())) if isinstance(out, dict) else (out, {})
+            (stored if about.get("cache", True) else committed).add(name)
+    assert committed == {"runs/split", "runs/selection", "runs/blind/selection"}
+    committed |= {f"{folder}/{file}" for folder in committed for file in ("labeled.txt", "reliable.txt")}
+    committed |= {"results/table-1/own.json", "splits/mine.txt", "data/mine.dvc", "weights/mine.pth.dvc"}
+    asked = "\0".join([*stored, *committed])
+    words = ["git", "-C", tmp_path, "check-ignore", "-z", "--stdin"]
+    ignored = subprocess.run(words, input=asked, capture_output=True, text=True, check=True).stdout
+    assert set(ignored.rstrip("\0").split("\0")) == stored
 
 
 def test_no_two_stages_write_one_place() -> None:

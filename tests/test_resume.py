@@ -7,6 +7,8 @@ import pytest
 from stpp.lineage import content_of
 from stpp.resume import Job, run_once
 
+OUTS = ("run.json", "scores.csv")
+
 
 @pytest.fixture(autouse=True)
 def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,9 +25,10 @@ def done(source: str, *, then: str | None = None) -> Job | None:
         jobs.append(job)
         if then is not None:
             Path(source).write_text(then)
-        (job.folder / "run.json").write_text("{}")
+        for name in OUTS:
+            (job.folder / name).write_text("{}")
 
-    outs = {"run.json": Path("out/run.json")}
+    outs = {name: Path("out", name) for name in OUTS}
     run_once("one", module="stpp.stages.select", sections={}, inputs=[Path(source)], outs=outs, work=work)
     return jobs[0] if jobs else None
 
@@ -43,3 +46,14 @@ def test_another_content_is_another_job_and_another_name_is_not() -> None:
         Path(name).write_text(text)
     assert done("a") and done("b")
     assert done("c") is None, "that of `a` is put back"
+
+
+def test_recorded_work_is_done_anew_but_not_where_a_kill_has_cut_the_record() -> None:
+    """DVC asks for work that dvc.lock records only if a person does (`repro -f`)."""
+    Path("in").write_text("one")
+    assert done("in")
+    entry = "".join(f"    - path: out/{name}\n      md5: 99914b932bd37a50b983c5e7c90ae93b\n" for name in OUTS)
+    Path("dvc.lock").write_text(entry.partition("    - path: out/scores.csv")[0])
+    assert done("in") is None, "is put back"
+    Path("dvc.lock").write_text(entry)
+    assert done("in")

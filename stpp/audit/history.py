@@ -1,6 +1,7 @@
 """What git remembers of a split's name."""
 
 from stpp.audit.project import Project
+from stpp.files import parse_yaml
 from stpp.git import git
 
 MANIFEST = "runs/split/manifest.csv"
@@ -8,18 +9,13 @@ MANIFEST = "runs/split/manifest.csv"
 
 def contents_of_name(project: Project, data: str, name: str) -> dict[str, str]:
     """Hashes (md5) of the split manifests that were committed under two names, each with a commit."""
-    from io import StringIO
-
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     found: dict[str, str] = {}
     for commit in git("-C", str(project.root), "log", "--all", "--format=%H", "--", MANIFEST).split():
         text = project.shown(commit, "params.yaml").decode(errors="replace")
         try:
-            params = YAML(typ="safe").load(StringIO(text))
+            params = parse_yaml(text)
             then = params["data"]["name"], params["split"]["name"]
-        except (YAMLError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError):
             continue
         if then == (data, name) and (md5 := project.md5_in(commit, MANIFEST)):
             found[md5] = commit

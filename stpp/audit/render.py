@@ -52,13 +52,25 @@ class Audit:
 
 def text(audit: Audit) -> str:
     lines = [f"{audit.model}: {audit.verdict}", f"as {audit.source} tells it", "", *_tree(audit.link, "", set())]
-    for title, entries in (
-        ("contradictions", audit.problems),
-        ("look alike, one held out and one trained on", [_about(*suspect) for suspect in audit.suspects]),
-        ("not looked at", audit.notes),
-    ):
+    for title, entries in (("contradictions", audit.problems), ("not looked at", audit.notes)):
         if entries:
             lines += ["", f"{title}:", *(f"  {entry}" for entry in entries)]
+    return "\n".join(map(printable, lines)) + "\n"
+
+
+SUSPECTS = 3
+"""Pairs that are shown; where a camera stands still, nearly all images are alike."""
+
+
+def look_alikes(audits: list[Audit]) -> str:
+    """The pairs of images that look alike, those of all models once: their number and the first; empty if none do."""
+    pairs = {_about(*suspect): suspect[0].held_out for audit in audits for suspect in audit.suspects}
+    if not pairs:
+        return ""
+    lines = [f"look alike, one held out and one trained on: {len(pairs)} pairs, {len({*pairs.values()})} held out"]
+    lines += [f"  {pair}" for pair in list(pairs)[:SUSPECTS]]
+    if len(pairs) > SUSPECTS:
+        lines.append(f"  ... and {len(pairs) - SUSPECTS} more; `stpp audit --out FOLDER` has all of them")
     return "\n".join(map(printable, lines)) + "\n"
 
 

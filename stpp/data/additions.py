@@ -1,13 +1,25 @@
 """New masks of unlabelled images: checked against the data set, and where they belong in it."""
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
 
 from stpp.data.catalog import discover, layout, mask_of
-from stpp.data.images import read_mask, to_classes
-from stpp.files import StppError
+from stpp.data.images import palette_of, present, read_mask, to_classes
+from stpp.data.names import stray
+from stpp.data.palettes import Palettes, shown_in
+from stpp.files import StppError, read_bytes
 from stpp.manifest import Dataset
+from stpp.masks import Mask
 from stpp.params import IGNORE, Data
+
+Reading = Literal["classes", "values"]
+READINGS: tuple[Reading, Reading] = ("classes", "values")
+"""What pixels of a new mask are: class ids, as `stpp predict` writes them, or the values of the data set's masks."""
 
 
 @dataclass(frozen=True)
@@ -17,14 +29,23 @@ class Addition:
     id: str
     file: Path
     target: Path
+    data: bytes
+    """What is written there: a PNG of the data set's values."""
+    reading: Reading
 
 
-def additions(folder: Path, data: Data, dataset: Dataset, unlabeled: set[str]) -> tuple[list[Addition], list[str]]:
-    """The masks in `folder`, PNGs named by the ids of unlabelled images, and everything that is wrong with them."""
+def additions(
+    folder: Path, data: Data, dataset: Dataset, unlabeled: set[str], reading: Reading | None = None
+) -> tuple[list[Addition], list[str]]:
+    """The masks in `folder`, PNGs named by the ids of unlabelled images, and everything that is wrong with them.
+
+    reading: how all of them are to be read; None: each in the one way that makes sense, or a problem if two do.
+    """
     known = layout(data)
-    found, problems = discover(data, known)
+    found, problems, _ = discover(data, known)
     added: list[Addition] = []
-    for file in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
+    palettes = Palettes(known, Path())
+    for file in sorted(path for path in folder.rglob("*") if path.is_file() and not stray(path.name)):
         name = file.relative_to(folder).with_suffix("").as_posix()
         if file.suffix.lower() != ".png":
             problems.append(f"{file}: masks are PNGs; export it as PNG, or move it away")
@@ -35,8 +56,11 @@ def additions(folder: Path, data: Data, dataset: Dataset, unlabeled: set[str]) -
         else:
             try:
                 target = Path(data.root) / mask_of(found[name].image, known)
-                _check(file, target, name, dataset)
-                added.append(Addition(name, file, target))
+                one = _addition(file, target, name, dataset, reading)
+                if one.reading == "values":
+                    shown = shown_in(file, present(read_mask(file)), dataset.values)
+                    problems += palettes.compared(str(file), shown)
+                added.append(one)
             except StppError as error:
                 problems.append(str(error))
     if not added and not problems:
@@ -44,18 +68,67 @@ def additions(folder: Path, data: Data, dataset: Dataset, unlabeled: set[str]) -
     return added, problems
 
 
-def _check(file: Path, target: Path, name: str, dataset: Dataset) -> None:
-    """Raises StppError if a mask does not fit its image, or if the image has another one."""
-    record, values = dataset.records[name], read_mask(file)
-    if values.shape != (record.height, record.width):
-        size = f"{values.shape[1]} x {values.shape[0]} pixels, its image {record.width} x {record.height}"
+def _addition(file: Path, target: Path, name: str, dataset: Dataset, reading: Reading | None) -> Addition:
+    """Raises StppError if a mask does not fit its image, may mean two things, or if the image has another one."""
+    record, pixels = dataset.records[name], read_mask(file)
+    if pixels.shape != (record.height, record.width):
+        size = f"{pixels.shape[1]} x {pixels.shape[0]} pixels, its image {record.width} x {record.height}"
         raise StppError(f"{file}: is of {size}; a mask is as large as its image")
-    try:
-        classes = to_classes(values, dataset.values)
-    except KeyError as value:
-        known = ", ".join(map(str, sorted(dataset.values)[:30]))
-        raise StppError(f"{file}: value {value} is no class; masks of {dataset.name} hold {known}") from None
-    if (classes == IGNORE).all():
+    if target.suffix.lower() != ".png":
+        remedy = "save the data set's masks as PNG, and name them so in data.masks"
+        raise StppError(f"{file}: its place, {target}, is no PNG, which a mask is written as; {remedy}")
+    ids: dict[Reading, dict[int, int]] = {
+        "classes": {c: c for c in (*range(len(dataset.classes)), IGNORE)},
+        "values": dataset.values,
+    }
+    read, wrong = dict[Reading, Mask](), ""
+    for one in READINGS if reading is None else (reading,):
+        try:
+            read[one] = to_classes(pixels, ids[one])
+        except KeyError as value:
+            wrong = str(value)
+    if not read:
+        numbers = ", ".join(map(str, sorted(ids[reading or "values"])[:30]))
+        raise StppError(f"{file}: value {wrong} is no class; masks of {dataset.name} hold {numbers}") from None
+    way = _way(file, read, dataset)
+    if (read[way] == IGNORE).all():
         raise StppError(f"{file}: no pixel of any class; a mask that teaches nothing is none")
-    if target.exists() and target.read_bytes() != file.read_bytes():
+    written = read_bytes(file) if way == "values" else _png(read[way], dataset, file)
+    if target.exists() and read_bytes(target) != written:
         raise StppError(f"{file}: {name} has another mask, {target}; remove the one that is wrong")
+    return Addition(name, file, target, written, way)
+
+
+def _way(file: Path, read: dict[Reading, Mask], dataset: Dataset) -> Reading:
+    """How a mask is to be read. Raises StppError if two ways make sense and give different classes."""
+    if len(read) == 1:
+        return next(iter(read))
+    if np.array_equal(read["classes"], read["values"]):
+        return "values"
+    if palette_of(file)[: len(dataset.palette)] == [*dataset.palette]:
+        return "classes"  # the colours that `stpp predict` and `stpp masks extract` give to class ids
+    at = np.argwhere(read["classes"] != read["values"])[0]
+    one, other = (_named(int(read[way][tuple(at)]), dataset) for way in READINGS)
+    raise StppError(
+        f"{file}: its pixels may be class ids ({one} at {at[1]}, {at[0]}) or the data set's values ({other}); say "
+        "which: `--as classes` for corrected predictions, or `--as values`"
+    )
+
+
+def _named(label: int, dataset: Dataset) -> str:
+    return "ignored" if label == IGNORE else dataset.classes[label]
+
+
+def _png(classes: Mask, dataset: Dataset, file: Path) -> bytes:
+    """A PNG of the values that the data set has for classes; of several for one, the smallest."""
+    value_of = {label: value for value, label in sorted(dataset.values.items(), reverse=True)}
+    if missing := set(np.unique(classes).tolist()) - set(value_of):
+        label = _named(min(missing), dataset)
+        raise StppError(f"{file}: has pixels that are {label}, for which masks of {dataset.name} have no value")
+    table = np.zeros(256, np.uint16)
+    for known, value in value_of.items():
+        table[known] = value
+    values = table[classes]
+    out = io.BytesIO()
+    Image.fromarray(values if values.max() > 255 else values.astype(np.uint8)).save(out, format="PNG")
+    return out.getvalue()

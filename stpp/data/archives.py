@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import IO
 
 from stpp.data.catalog import voc_palette
-from stpp.files import StppError, alive, digest, sha256
+from stpp.data.names import READ, stray
+from stpp.files import StppError, alive, digest, read_bytes, sha256
 from stpp.masks import encode_mask
 from stpp.progress import progress
 
@@ -40,7 +41,7 @@ DAMAGED = (
     OSError,
 )
 """What the readers of archives raise for changed bytes and for passwords."""
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".txt")
+SUFFIXES = (*READ, ".txt")
 
 
 def _as_it_is(data: bytes) -> bytes:
@@ -166,8 +167,13 @@ def _place(name: str, compiled: list[tuple[Rule, re.Pattern[str]]]) -> Place:
 def _own_place(name: str) -> Place:
     """Of a data set of no known layout, a file keeps its name below its folders."""
     path = Path(name)
-    of_macos = "__MACOSX" in path.parts or path.name.startswith("._")
-    if of_macos or path.suffix.lower() not in SUFFIXES or path.is_absolute() or ".." in path.parts or "\\" in name:
+    if (
+        any(map(stray, path.parts))
+        or path.suffix.lower() not in SUFFIXES
+        or path.is_absolute()
+        or ".." in path.parts
+        or "\\" in name
+    ):
         return None, "", _as_it_is
     return name, "lists" if path.suffix.lower() == ".txt" else "images and masks", _as_it_is
 
@@ -182,7 +188,7 @@ def _unfinished(out: Path) -> Path:
 
 def _put(path: Path, data: bytes, partial: Path) -> None:
     if path.exists():
-        there = path.read_bytes()
+        there = read_bytes(path, LARGEST)
         if there == data:
             return
         if not data.startswith(there):  # its beginning alone is what a power cut leaves
@@ -196,7 +202,7 @@ def _members(source: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """Regular files of a folder, zip or tar: name with forward slashes, and how to read it."""
     if source.is_dir():
         for path in sorted(p for p in source.rglob("*") if p.is_file() and not p.is_symlink()):
-            yield path.relative_to(source).as_posix(), path.read_bytes
+            yield path.relative_to(source).as_posix(), lambda path=path: read_bytes(path, LARGEST)  # type: ignore[misc]
     elif _begins_as_zip(source):
         with zipfile.ZipFile(source) as archive:
             for info in archive.infolist():

@@ -2,16 +2,23 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
 
 from stpp.data import toy
-from stpp.files import ID, StppError
+from stpp.data.names import READ, UNREAD, ending
+from stpp.data.names import stray as is_stray
+from stpp.files import ID, StppError, printable, read_text
 from stpp.manifest import Rgb
-from stpp.packed import Rows, Table
+from stpp.packed import Rows, Spool, Table
 from stpp.params import IGNORE, Data
+
+LINK = "a link, behind which DVC does not look; copy the folder, or make data.root its target"
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,10 @@ class Layout:
     palette: tuple[Rgb, ...]
     values: dict[int, int]
     """Mask value -> class id or 255."""
+    colours_known: bool = True
+    """Whether `palette` says what the colours of masks mean, and was not chosen for pictures alone."""
+    others: bool = False
+    """Whether the data set holds other files by its nature, such as boxes and lists."""
 
 
 @dataclass(frozen=True)
@@ -103,13 +114,14 @@ CITYSCAPES: dict[str, tuple[int, Rgb]] = {
 
 
 def _toy(data: Data) -> Layout:
-    return Layout("images/{name}.png", ("masks/{name}.png",), toy.CLASSES, toy.PALETTE, _own(len(toy.CLASSES)))
+    values = _own(len(toy.CLASSES))
+    return Layout("images/{name}.png", ("masks/{name}.png",), toy.CLASSES, toy.PALETTE, values, others=True)
 
 
 def _pascal(data: Data) -> Layout:
     # Where VOC has a mask of its own, SBD's of the same image is not used.
     masks = ("SegmentationClass/{name}.png", "SegmentationClassAug/{name}.png")
-    return Layout("JPEGImages/{name}.jpg", masks, tuple(PASCAL), voc_palette(21), _own(21))
+    return Layout("JPEGImages/{name}.jpg", masks, tuple(PASCAL), voc_palette(21), _own(21), others=True)
 
 
 def _cityscapes(data: Data) -> Layout:
@@ -125,7 +137,8 @@ def _cityscapes(data: Data) -> Layout:
         masks = of_labels
     else:
         values, masks = _own(19), of_train
-    return Layout("leftImg8bit/{set}/{city}/{name}_leftImg8bit.png", (masks,), tuple(CITYSCAPES), palette, values)
+    images = "leftImg8bit/{set}/{city}/{name}_leftImg8bit.png"
+    return Layout(images, (masks,), tuple(CITYSCAPES), palette, values, others=True)
 
 
 def _folder(data: Data) -> Layout:
@@ -139,7 +152,8 @@ def _folder(data: Data) -> Layout:
     for value, meaning in (data.values or {}).items():
         values[int(value)] = IGNORE if meaning == "ignore" else meaning
     palette = data.palette or voc_palette(len(classes))
-    return Layout(data.images or "", (data.masks,) if data.masks else (), classes, palette, values)
+    masks = (data.masks,) if data.masks else ()
+    return Layout(data.images or "", masks, classes, palette, values, colours_known=data.palette is not None)
 
 
 LAYOUTS: dict[str, Callable[[Data], Layout]] = {
@@ -154,8 +168,8 @@ def layout(data: Data) -> Layout:
     return LAYOUTS[data.kind](data)
 
 
-def discover(data: Data, known: Layout) -> tuple[Table[Found], list[str]]:
-    """Every image by id, in the order of ids, and the problems found on the way.
+def discover(data: Data, known: Layout) -> tuple[Table[Found], list[str], list[str]]:
+    """Every image by id, in the order of ids, the problems found on the way, and what is said of files passed over.
 
     By patterns, an id joins the parts that the placeholders stand for: `{set}/{name}.jpg` makes `train/0001`
     (`{ext}` is left out). By a list alone, it is the image's path without its suffix; with a pattern, a list picks
@@ -165,7 +179,8 @@ def discover(data: Data, known: Layout) -> tuple[Table[Found], list[str]]:
     if not root.is_dir():
         raise StppError(f"data.root: {data.root} is no folder; is the path right, and is the data there?")
     problems: list[str] = []
-    pairs = _matched(root, known) if known.images else []
+    others = Others(known, {"imported.json", *([data.list] if data.list else [])})
+    pairs = _matched(root, known, others, problems) if known.images else []
     if data.list:
         pairs = _listed(root, data.list, pairs if known.images else None, problems)
 
@@ -194,7 +209,7 @@ def discover(data: Data, known: Layout) -> tuple[Table[Found], list[str]]:
     if not len(pairs) and not problems:
         where = f"the list {data.list}" if data.list else f"the pattern {known.images}"
         problems.append(f"{root}: no image found by {where}; compare it with the names of the files there")
-    return Table(found, _found), problems
+    return Table(found, _found), problems, others.said()
 
 
 def _found(row: list[str]) -> Found:
@@ -209,22 +224,104 @@ def mask_of(image: str, known: Layout) -> str:
     return _fill(known.masks[0], match.groupdict())
 
 
-def _matched(root: Path, known: Layout) -> Sequence[Sequence[str]]:
+class Others:
+    """What a walk passes over, counted by folder and by ending: its size does not grow with the number of files."""
+
+    FOLDERS, EXAMPLES = 10, 3
+
+    def __init__(self, known: Layout, ours: set[str]) -> None:
+        """ours: files that no one misses."""
+        self._known, self._ours = known, ours
+        self._inside = _before_names(known.images) if known.others else ""
+        stem, dot, ending_ = known.images.rpartition(".")
+        self._wider = f"{stem}.{{ext}}" if dot and "{" not in ending_ and "{ext}" not in stem else ""
+        self._of_any_kind = _compile(self._wider, "data.images")[0] if self._wider else None
+        self._found: dict[tuple[str, str], tuple[list[int], list[str], list[bool]]] = {}
+        self._kinds: Counter[str] = Counter()
+        self._strays = 0
+        self._stray = ""
+
+    def stray(self, path: str) -> None:
+        """A hidden file or folder, or one that systems leave behind."""
+        self._strays += 1
+        self._stray = self._stray or path
+
+    def unmatched(self, path: str) -> None:
+        """A file that no pattern matches."""
+        if path in self._ours or not path.startswith(self._inside):
+            return
+        if ending(path) in (*READ, *UNREAD):
+            likely = self._of_any_kind is not None and self._of_any_kind.fullmatch(path) is not None
+            self._add("match no pattern", path, likely)
+        elif not self._known.others:
+            self._kinds[ending(path) or "no ending"] += 1
+
+    def orphan(self, path: str) -> None:
+        """A mask of no image."""
+        self._add("are named as masks, and belong to no image", path, False)
+
+    def _add(self, what: str, path: str, likely: bool) -> None:
+        folder, _, name = path.rpartition("/")
+        key = (what, folder)
+        if key not in self._found and len(self._found) >= self.FOLDERS:
+            key = (what, "*")
+        count, examples, hints = self._found.setdefault(key, ([0], [], []))
+        count[0] += 1
+        if len(examples) < self.EXAMPLES:
+            examples.append(name if key[1] != "*" else path)
+        if likely and not hints:
+            hints.append(True)
+
+    def said(self) -> list[str]:
+        """A line for each folder and kind."""
+        said = []
+        for (what, folder), ((count,), examples, hints) in sorted(self._found.items()):
+            where = {"": "data.root", "*": "other folders"}.get(folder, f"{folder}/")
+            remedy = f"; did you mean data.images: {self._wider}?" if hints else ""
+            said.append(f"{count} file(s) in {where} {what}, such as {', '.join(examples)}{remedy}")
+        if self._kinds:
+            kinds = [f"{count} {kind}" for kind, count in self._kinds.most_common(5)]
+            more = "" if len(self._kinds) <= len(kinds) else ", ..."
+            said.append(f"{self._kinds.total()} file(s) that are no images by their names ({', '.join(kinds)}{more})")
+        if self._strays:
+            said.append(f"{self._strays} hidden file(s) or folder(s), or left by systems, such as {self._stray}")
+        return [printable(f"passed over: {line}") for line in said]
+
+
+def _before_names(pattern: str) -> str:
+    """The folders of a pattern that are always the same."""
+    return pattern[: pattern.find("{")].rpartition("/")[0]
+
+
+def _matched(root: Path, known: Layout, others: Others, problems: list[str]) -> Sequence[Sequence[str]]:
     """Id, image and mask of every image that is there, in the order of its folders and names."""
     pattern, names = _compile(known.images, "data.images")
     _inside(known.images, "data.images")
+    of_masks = []
     for masks in known.masks:
         _inside(masks, "data.masks")
-        _compile(masks, "data.masks")
-        unknown = set(re.findall(r"\{(\w+)\}", masks)) - set(names)
-        if unknown:
+        of_mask, parts = _compile(masks, "data.masks")
+        if unknown := set(parts) - set(names):
             raise StppError(f"data.masks: {{{unknown.pop()}}} does not occur in the images' pattern {known.images}")
+        of_masks.append((masks, of_mask))
+    hidden_meant = any(part.startswith(".") for one in (known.images, *known.masks) for part in one.split("/"))
     masks_too: set[str] = set()
+    named = _Masks()
+    doubtful = False
 
     def images() -> Iterator[Sequence[str]]:
-        for image in _files(root):
+        nonlocal doubtful
+        for image in _files(root, None if hidden_meant else others.stray):
             match = pattern.fullmatch(image)
-            if not match or not os.path.isfile(f"{root}/{image}"):  # noqa: PTH113 - a Path costs more than the look
+            as_mask = next((of for of in of_masks if of[1].fullmatch(image)), None)
+            if as_mask:
+                named.add(image, as_mask[0])
+            if not match:
+                if not as_mask:
+                    others.unmatched(image)
+                continue
+            if not os.path.isfile(f"{root}/{image}"):  # noqa: PTH113 - a Path costs more than the look
+                problems.append(f"{root}/{image}: a link to nothing; restore what it links to, or remove it")
                 continue
             parts = match.groupdict()
             candidates = (_fill(m, parts) for m in known.masks)
@@ -232,26 +329,90 @@ def _matched(root: Path, known: Layout) -> Sequence[Sequence[str]]:
             # `{set}/{name}.png` matches `trainannot/1.png`, too: what is a mask of an image is no image.
             if mask and pattern.fullmatch(mask):
                 masks_too.add(mask)
+            doubtful = doubtful or as_mask is not None
             yield "/".join(parts[n] for n in names if n != "ext"), image, mask
 
+    def settled(pairs: Rows) -> Iterator[Sequence[str]]:
+        """With the masks whose endings are spelled otherwise, and without the images that are named as masks."""
+        spelled = named.spelled()
+        for name, image, plainly in pairs:
+            mask = plainly
+            if spelled and not mask:
+                parts = pattern.fullmatch(image).groupdict()  # type: ignore[union-attr]
+                mask = next(filter(None, (spelled.get(_fill(m, parts)) for m in known.masks)), "")
+            of_image = image not in masks_too and mask not in ("", image)
+            if of_image or not any(of.fullmatch(image) for _, of in of_masks):
+                yield name, image, mask
+
     pairs = Rows.spooled(images())
-    return Rows.spooled(pair for pair in pairs if pair[1] not in masks_too) if masks_too else pairs
+    if doubtful or named.spelled_otherwise:
+        pairs = Rows.spooled(settled(pairs))
+    for mask in named.without(row[2] for row in pairs if row[2]):
+        others.orphan(mask)
+    return pairs
 
 
-def _files(root: Path) -> Iterator[str]:
-    """Files below a folder by relative names, folder by folder. Raises StppError at a link to a folder."""
-    for folder, folders, files in os.walk(root):
+class _Masks:
+    """Files that are named as masks, in files without names: there may be as many as images."""
+
+    def __init__(self) -> None:
+        self._spool = Spool()
+        self._otherwise = Spool()
+        self.spelled_otherwise = 0
+
+    def add(self, path: str, pattern: str) -> None:
+        self._spool.add([path, ""])
+        _, dot, written = pattern.rpartition(".")
+        if dot and "}" not in written and not path.endswith(f".{written}"):
+            self.spelled_otherwise += 1
+            self._otherwise.add([f"{path[: -len(written)]}{written}", path])
+
+    def spelled(self) -> Table[str] | None:
+        """Files by the name that they would have if their endings were spelled as in the pattern, if there are any."""
+        rows = self._otherwise.rows().ordered()
+        first = (row for at, row in enumerate(rows) if not at or rows.key(at - 1) != rows.key(at))
+        return Table(Rows.spooled(first), itemgetter(1)) if len(rows) else None
+
+    def without(self, used: Iterable[str]) -> Iterator[str]:
+        """Those that are not among `used`."""
+        there, taken = self._spool.rows().ordered(), Rows.spooled([one, ""] for one in used).ordered()
+        keys = taken.keys()
+        key = next(keys, None)
+        for row, own in zip(there, there.keys(), strict=True):
+            while key is not None and key < own:
+                key = next(keys, None)
+            if key != own:
+                yield row[0]
+
+
+def _files(root: Path, stray: Callable[[str], None] | None = None) -> Iterator[str]:
+    """Files below a folder by relative names, folder by folder; hidden ones are told to `stray`, if there is one.
+
+    Raises StppError at a link to a folder, and at a folder that cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise StppError(f"{error.filename}: not readable: {error.strerror}") from None
+
+    for folder, folders, files in os.walk(root, onerror=refuse):
         inside = folder.removeprefix(str(root)).strip("/")
         inside = f"{inside}/" if inside else ""
+        if stray:
+            for name in filter(is_stray, folders):
+                stray(f"{inside}{name}")
+            folders[:] = [name for name in folders if not is_stray(name)]
         for link in (Path(folder) / name for name in folders if (Path(folder) / name).is_symlink()):
-            raise StppError(
-                f"{link}: a link, behind which DVC does not look; copy the folder, or make data.root its target"
-            )
+            raise StppError(f"{link}: {LINK}")
         folders.sort()
-        yield from (f"{inside}{file}" for file in sorted(files))
+        for file in sorted(files):
+            if stray and is_stray(file):
+                stray(f"{inside}{file}")
+            else:
+                yield f"{inside}{file}"
 
 
 def _compile(pattern: str, key: str) -> tuple[re.Pattern[str], list[str]]:
+    """What matches the paths that a pattern means, endings in any case, and the names in it."""
     names = re.findall(r"\{(\w+)\}", pattern)
     odd = [name for name in names if not name.isidentifier()]
     if odd or not names:
@@ -263,6 +424,8 @@ def _compile(pattern: str, key: str) -> tuple[re.Pattern[str], list[str]]:
         if name:
             regex += f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+)"
             seen.add(name)
+    if literal_ending := re.search(r"\\\.[A-Za-z0-9]+\Z", regex):
+        regex = f"{regex[: literal_ending.start()]}(?i:{literal_ending[0]})"
     return re.compile(regex), list(dict.fromkeys(names))
 
 
@@ -280,9 +443,18 @@ def _listed(
     path = root / name
     _inside(name, "data.list")
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(path, encoding="utf-8-sig").splitlines()
+    except StppError as error:
+        raise StppError(f"data.list: {error}") from None
+    except (OSError, ValueError) as error:
         raise StppError(f"data.list: {path}: not readable: {error}") from None
+
+    @cache
+    def linked(folder: str) -> str:
+        """The link to a folder in a path of folders below the root, if there is one."""
+        above = folder.rpartition("/")[0]
+        return (linked(above) if above else "") or (folder if folder and (root / folder).is_symlink() else "")
+
     words = {line.split()[0] for line in lines if line.strip()}
     known = {key: pair for pair in matched or () for key in pair[:2] if key in words}
     pairs = []
@@ -297,6 +469,8 @@ def _listed(
             )
         elif any(_leads_out(column) for column in columns):
             problems.append(f"{path}:{number}: leads out of data.root; give paths below it")
+        elif link := next(filter(None, (linked(os.path.dirname(column)) for column in columns)), ""):  # noqa: PTH120
+            problems.append(f"{root / link}: {LINK}")
         elif first in known:
             id_, image, own = known[first]
             pairs.append((id_, image, mask or own))

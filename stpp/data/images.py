@@ -1,6 +1,7 @@
 """Reading images and masks of any common kind, without trust in what they hold."""
 
 import struct
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -13,13 +14,21 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from stpp import decoding
-from stpp.files import StppError
+from stpp.data import kinds
+from stpp.files import StppError, open_regular
+from stpp.manifest import Rgb
 from stpp.masks import Mask
 
-FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF")
 MAX_PIXELS = 2**28
-"""A file that decodes to more is refused: 268 megapixels, 0.8 GB as RGB."""
+"""A file of more is refused: 268 megapixels, 0.8 GB as RGB."""
+MAX_BYTES = 2**31
+"""So much may the decoding of one file take."""
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns above it, and refuses more than twice as many
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+# Bytes a pixel while an image is decoded: as Pillow holds it, the same in RGB, and the array of it.
+BYTES = {"RGB": 7, "L": 8, "1": 8, "P": 8, "I;16": 8, "I;16B": 8, "I;16L": 8}
+BYTES_ELSE, BYTES_OF_MASK, BYTES_OF_DEEP_MASK = 11, 4, 20
 
 # EXIF orientation -> what turns it upright. ImageOps.exif_transpose writes the EXIF anew, and fails where it is odd.
 UPRIGHT = {
@@ -38,30 +47,49 @@ HANDLED = {
     "LA": "grey-scale with alpha: alpha dropped",
     "1": "black and white: repeated in three channels",
     "P": "palette: converted to RGB",
+    "PA": "palette: converted to RGB",
     "RGBA": "alpha channel: dropped",
     "CMYK": "CMYK: converted to RGB",
     "YCbCr": "YCbCr: converted to RGB",
-    "I": "more than 8 bits: scaled to 8",
-    "I;16": "16-bit: scaled to 8",
-    "I;16B": "16-bit: scaled to 8",
-    "I;16L": "16-bit: scaled to 8",
 }
+DEEP = ("I", "I;16", "I;16B", "I;16L")
+LEVELS = 128
+"""So many of 256 levels of brightness must be left of an image of 16 bits that has as many."""
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[BufferedReader]:
     """An image's file; what goes wrong with it there is an StppError that names it."""
     try:
-        with path.open("rb") as file:
-            yield file
+        with open_regular(path) as file:
+            try:
+                yield file
+            except UnidentifiedImageError:
+                raise StppError(f"{path}: {kinds.unidentified(file)}") from None
     except FileNotFoundError:
         raise StppError(f"{path}: no such file; is data.root right, and is the data complete?") from None
-    except UnidentifiedImageError:
-        raise StppError(f"{path}: not an image ({', '.join(FORMATS)}); replace or remove it") from None
     except Image.DecompressionBombError:
         raise StppError(f"{path}: more than {MAX_PIXELS} pixels are too many; cut it into tiles") from None
     except (OSError, SyntaxError, ValueError, struct.error) as error:
-        raise StppError(f"{path}: unreadable or truncated ({error}); replace or remove it") from None
+        raise StppError(f"{path}: unreadable or truncated ({error}); replace it by a sound copy") from None
+
+
+def _check(header: Image.Image, file: BufferedReader, path: Path, each: int) -> None:
+    """Raises StppError for a file that does not fit, or that is not read as one picture. each: bytes a pixel."""
+    pixels = header.width * header.height
+    if pixels * each > MAX_BYTES:
+        takes = f"{pixels} pixels, which take {pixels * each / 2**30:.1f} GB to read"
+        raise StppError(f"{path}: too many pixels ({takes}; {MAX_BYTES / 2**30:.0f} GB may be); cut it into tiles")
+    if odd := kinds.odd(header, file):
+        raise StppError(f"{path}: {odd}")
+
+
+def _sound(header: Image.Image, file: BufferedReader) -> None:
+    """Raises ValueError for a PNG that is damaged; Pillow would read some other pixels."""
+    if header.format == "PNG":
+        at = file.tell()
+        decoding.check_png(file)
+        file.seek(at)
 
 
 def _upright(image: Image.Image) -> tuple[Image.Image, bool]:
@@ -74,38 +102,97 @@ def _upright(image: Image.Image) -> tuple[Image.Image, bool]:
 def read_image(path: Path) -> tuple[NDArray[np.uint8], list[str]]:
     """RGB (H, W, 3) upright, and what had to be done for that.
 
-    Raises StppError naming the file if it is missing, truncated, no image, or of a kind without a fixed range.
+    Raises StppError naming the file if it is missing, damaged, no image, or of a kind without a fixed range.
     """
     with opened(path) as file:
-        return decode_image(file, path)
+        return decode_image(file, path, strictly=True)
 
 
-def decode_image(file: BufferedReader, path: Path) -> tuple[NDArray[np.uint8], list[str]]:
-    """As `read_image`, from a file `opened` and at its start; `path` is its name in errors."""
-    with Image.open(file, formats=FORMATS) as header:
-        pixels = _fast(header, file) if header.mode == "RGB" else None
+def decode_image(file: BufferedReader, path: Path, strictly: bool = False) -> tuple[NDArray[np.uint8], list[str]]:
+    """As `read_image`, from a file `opened` and at its start; `path` is its name in errors.
+
+    strictly: where a second checksum of the same bytes costs time, it is looked at, too.
+    """
+    with Image.open(file, formats=kinds.FORMATS) as header:
+        _check(header, file, path, BYTES.get(header.mode, BYTES_ELSE))
+        notes = _doubts(header, file) if strictly else []
+        pixels = _fast(header, file, strictly) if header.mode == "RGB" else None
         if pixels is not None:
-            return pixels, []
+            return pixels, notes
+        deep = kinds.deep(header, file)
+        _sound(header, file)
         image, turned = _upright(header)
-    notes = ["EXIF orientation: turned upright"] if turned else []
-    if image.mode == "RGB":
-        return np.asarray(image, dtype=np.uint8), notes
-    if image.mode not in HANDLED:
-        raise StppError(f"{path}: images of mode {image.mode} have no fixed range; save it as 8- or 16-bit")
-    notes.append(HANDLED[image.mode])
-    if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise StppError(f"{path}: values beyond 16 bits have no fixed range; save it as 8- or 16-bit")
-        grey = ((values * 255 + 32767) // 65535).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2), notes
+    notes += ["EXIF orientation: turned upright"] if turned else []
+    if header.format == "MPO" and getattr(header, "n_frames", 1) > 1:
+        notes.append("several pictures in one JPEG (MPO): the first is taken, as viewers do")
+    if image.mode in DEEP:
+        grey, note = _to_8_bits(image, path)
+        return np.repeat(grey[:, :, None], 3, axis=2), [*notes, note]
+    if image.mode != "RGB" and image.mode not in HANDLED:
+        what = "floating point values have no fixed range" if image.mode == "F" else f"{image.mode} is not read here"
+        raise StppError(f"{path}: {what}; save it as 8-bit")
+    if image.mode != "RGB":
+        notes.append(HANDLED[image.mode])
+    if image.has_transparency_data and _alpha(image) < 255:
+        notes.append("alpha that is not opaque: dropped, and what it hides is shown")
     if image.mode == "LA":
         image = image.convert("L")
     image.info.pop("transparency", None)  # alpha of a palette: Pillow would warn that it is dropped
-    return np.asarray(image.convert("RGB"), dtype=np.uint8), notes
+    rgb = np.asarray(image.convert("RGB"), dtype=np.uint8)
+    if deep:
+        notes.append(_kept(rgb, deep, file, path))
+    return rgb, notes
 
 
-def _fast(image: Image.Image, file: BufferedReader) -> NDArray[np.uint8] | None:
+def _doubts(header: Image.Image, file: BufferedReader) -> list[str]:
+    """What is to be said of a JPEG that has no checksum, and is not as it should be."""
+    if header.format not in ("JPEG", "MPO") or header.mode not in ("RGB", "L"):
+        return []
+    doubtful = decoding.doubtful_jpeg(_whole(header, file))
+    return ["JPEG data that is damaged or cut: what is missing was made up by the decoder"] if doubtful else []
+
+
+def _alpha(image: Image.Image) -> int:
+    """The least alpha of an image that has any."""
+    low, _ = (image if image.mode in ("LA", "PA", "RGBA") else image.convert("RGBA")).getchannel("A").getextrema()
+    return int(low)  # type: ignore[arg-type]
+
+
+def _to_8_bits(image: Image.Image, path: Path) -> tuple[NDArray[np.uint8], str]:
+    """A grey image of more than 8 bits with 65535 as white, (H, W), and what is to be said of that."""
+    values = np.asarray(image)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65535:
+        raise StppError(f"{path}: values beyond 16 bits have no fixed range; save it as 8- or 16-bit")
+    table = ((np.arange(65536) * 255 + 32767) // 65535).astype(np.uint8)
+    left = int(table[high]) - int(table[low]) + 1
+    return table[values], _left(path, 1, left, high - low + 1)
+
+
+def _kept(rgb: NDArray[np.uint8], bands: int, file: BufferedReader, path: Path) -> str:
+    """What is to be said of several bands of 16 bits, of which `rgb` is what is left."""
+    left = int(rgb.max()) - int(rgb.min()) + 1
+    had = 65536
+    if left < LEVELS:
+        file.seek(0)
+        try:
+            whole = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+        except cv2.error:
+            whole = None
+        had = had if whole is None else int(np.ptp(whole[..., :3])) + 1
+    return _left(path, bands, left, had)
+
+
+def _left(path: Path, bands: int, left: int, had: int) -> str:
+    """A note on an image of 16 bits; StppError if too little of its range is left in 8 bits."""
+    what = f"{kinds.bands(bands)} of 16 bits"
+    if left < min(LEVELS, had / 2):
+        dark = f"{what}, of whose range {left} of 256 levels would be left in 8 bits"
+        raise StppError(f"{path}: {dark}; save it as 8-bit, with its range stretched")
+    return f"{what}: scaled to 8, with at least half of the levels left"
+
+
+def _fast(image: Image.Image, file: BufferedReader, strictly: bool) -> NDArray[np.uint8] | None:
     """The pixels of the plainest and commonest files, equal to Pillow's but sooner there: (H, W, 3) or (H, W).
 
     Pillow has read the header, and refused what is too large. None: the file is another, or is not right.
@@ -114,7 +201,7 @@ def _fast(image: Image.Image, file: BufferedReader) -> NDArray[np.uint8] | None:
         return None
     data = _whole(image, file)
     if image.format == "PNG":
-        return decoding.png(data, image)
+        return decoding.png(data, image, strictly)
     upright = UPRIGHT.get(image.getexif().get(0x0112, 1)) is None
     # Of a truncated file OpenCV would make up the rest.
     plain = image.mode == "RGB" and upright and data.endswith(b"\xff\xd9")
@@ -133,44 +220,57 @@ def _whole(image: Image.Image, file: BufferedReader) -> bytes:
 def read_mask(path: Path) -> NDArray[np.uint8] | NDArray[np.int32]:
     """The values of a mask as they stand in the file (H, W), upright like its image; uint8 where 8 bits hold them.
 
-    Raises StppError naming the file if it is missing, truncated, or has colours in place of values.
+    Raises StppError naming the file if it is missing, damaged, stored with loss, or has colours in place of values.
     """
     with opened(path) as file:
-        return decode_mask(file, path)
+        return decode_mask(file, path, strictly=True)
 
 
-def decode_mask(file: BufferedReader, path: Path) -> NDArray[np.uint8] | NDArray[np.int32]:
-    """As `read_mask`, from a file `opened` and at its start; `path` is its name in errors."""
+def decode_mask(file: BufferedReader, path: Path, strictly: bool = False) -> NDArray[np.uint8] | NDArray[np.int32]:
+    """As `read_mask`, from a file `opened` and at its start; `path` is its name in errors, `strictly` as for images."""
     start = file.read(26)
     file.seek(0)
-    with Image.open(file, formats=FORMATS) as header:
-        scaled = _scaled(start, header)
-        pixels = _fast(header, file) if header.mode in ("L", "P") else None
+    with Image.open(file, formats=kinds.FORMATS) as header:
+        if lossy := kinds.lossy(header, file):
+            what = f"{lossy}, which changes values: what is read would not be what was drawn"
+            raise StppError(f"{path}: {what}; save the mask as PNG anew from where it was drawn")
+        _check(header, file, path, BYTES_OF_MASK if header.mode in ("L", "P", "1") else BYTES_OF_DEEP_MASK)
+        scaled = kinds.scaled(start, header)
+        pixels = _fast(header, file, strictly) if header.mode in ("L", "P") else None
         if pixels is not None:
             return pixels
+        _sound(header, file)
         image, _ = _upright(header)
     if image.mode != "P" and scaled:
         raise StppError(f"{path}: its grey values are read scaled to 8 or 16 bits; save the mask as PNG with 8 bits")
-    if image.mode not in ("L", "P", "1", "I", "I;16", "I;16B", "I;16L"):
-        raise StppError(
-            f"{path}: a mask has one channel of class ids, this is {image.mode}; convert its colours to ids"
-        )
+    if header.format == "WEBP" and image.mode == "RGB":  # which has no grey
+        bands = np.asarray(image)
+        if (bands == bands[:, :, :1]).all():
+            return bands[:, :, 0]
+    if image.mode not in ("L", "P", "1", *DEEP):
+        remedy = "save it with whole numbers" if image.mode == "F" else "convert its colours to ids"
+        raise StppError(f"{path}: a mask has one channel of class ids, this is {image.mode}; {remedy}")
     if image.mode in ("L", "P", "1"):
         return np.asarray(image).astype(np.uint8, copy=False)
     return np.asarray(image).astype(np.int32)
 
 
-def _scaled(start: bytes, image: Image.Image) -> bool:
-    """Whether Pillow stretches the values of a grey file to the range of its mode, or turns them round."""
-    if start.startswith(b"\x89PNG"):
-        return start[24] in (2, 4) and start[25] == 0
-    if image.format == "PPM":
-        args = image.tile[0].args  # type: ignore[attr-defined]
-        return image.mode == "1" or (isinstance(args, tuple) and args[1] not in (255, 65535))
-    if image.format == "TIFF":
-        bits, photometric = (image.tag_v2.get(tag) for tag in (258, 262))  # type: ignore[attr-defined]
-        return bits in ((2,), (4,)) or photometric == 0
-    return False
+def palette_of(path: Path) -> list[Rgb]:
+    """The colours of a mask's values, where the file has any; values beyond have none."""
+    with opened(path) as file, Image.open(file, formats=kinds.FORMATS) as header:
+        if header.mode != "P" or header.palette is None:
+            return []
+        plain = header.palette.rawmode == "RGB"  # which needs no decoding
+        numbers = list(header.palette.palette if plain else header.getpalette("RGB") or ())
+    return [(r, g, b) for r, g, b in zip(numbers[::3], numbers[1::3], numbers[2::3], strict=False)]
+
+
+def present(values: NDArray[np.uint8] | NDArray[np.int32]) -> list[int]:
+    """The values that occur in a mask, ascending."""
+    if values.dtype != np.uint8:
+        return [int(value) for value in np.unique(values)]
+    counts = cv2.calcHist([values], [0], None, [256], [0, 256])
+    return [int(value) for value in np.flatnonzero(counts)]
 
 
 def to_classes(values: NDArray[np.uint8] | NDArray[np.int32], meaning: dict[int, int]) -> Mask:

@@ -5,11 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from stpp.data.catalog import Found, Layout, discover, layout
-from stpp.data.images import read_image, read_mask, to_classes
-from stpp.data.seen import Memory, Seen, States, settled, state_of
+from stpp.data.images import present, read_image, read_mask, to_classes
+from stpp.data.palettes import Palettes, shown_in
+from stpp.data.seen import Memory, Seen, Shown, States, settled, state_of
 from stpp.files import StppError, sha256
 from stpp.manifest import Dataset, Record, as_row, record_of, twins
 from stpp.packed import Rows, Table
@@ -17,8 +16,8 @@ from stpp.parallel import in_order
 from stpp.params import IGNORE, Data
 from stpp.progress import progress
 
-Looked = tuple[Record | None, list[str], list[str]]
-"""A record where nothing is wrong, problems, and notes on what is handled."""
+Looked = tuple[Record | None, list[str], list[str], Shown]
+"""A record where nothing is wrong, problems, notes on what is handled, and what the mask shows."""
 
 
 def inspect(data: Data, workers: int, memory: Path | None = None) -> tuple[Dataset, list[str], list[str]]:
@@ -27,7 +26,7 @@ def inspect(data: Data, workers: int, memory: Path | None = None) -> tuple[Datas
     memory: folder that remembers what was seen in files; those that have not changed since are not read again.
     """
     known = layout(data)
-    found, problems = discover(data, known)
+    found, problems, passed = discover(data, known)
     root = Path(data.root)
     remedy = (
         "name it in data.values (`{value}: ignore`, or a class id)"
@@ -36,6 +35,7 @@ def inspect(data: Data, workers: int, memory: Path | None = None) -> tuple[Datas
     )
     notes: dict[str, list[Any]] = {}  # with how many images they are of, and the first of them
     classes: set[int] = set()
+    palettes = Palettes(known, root)
     masks = 0
 
     with Memory(memory, root, [len(known.classes), sorted(known.values.items())]) as seen:
@@ -48,7 +48,7 @@ def inspect(data: Data, workers: int, memory: Path | None = None) -> tuple[Datas
         def look(item: tuple[str, Found, States, Seen | None]) -> tuple[Looked, States | None]:
             name, one, states, before = item
             if before:
-                return (before[0], [], before[1]), states
+                return (before[0], [], *before[1:]), states
             start = time.time_ns()
             looked = _look(root, known, remedy, name, one)
             after = state_of(root / one.image), state_of(root / one.mask) if one.mask else ""
@@ -56,51 +56,57 @@ def inspect(data: Data, workers: int, memory: Path | None = None) -> tuple[Datas
 
         def rows() -> Iterator[tuple[Any, ...]]:
             nonlocal masks
-            for (record, wrong, said), states in progress(in_order(look, asked(), workers), "prepare", len(found)):
+            for (record, wrong, said, shown), states in progress(
+                in_order(look, asked(), workers), "prepare", len(found)
+            ):
                 problems.extend(wrong)
                 if record is None:
                     continue
                 if states:
-                    seen.keep((record, said), states)
+                    seen.keep((record, said, shown), states)
                 for note in said:
                     notes.setdefault(note, [0, record.id])[0] += 1
                 classes.update(record.classes)
+                problems.extend(palettes.compared(record.mask, shown))
                 masks += bool(record.mask)
                 yield as_row(record)
 
         records = Table(Rows.spooled(rows()), record_of)
     dataset = Dataset(data.name, known.classes, known.palette, known.values, records)
     problems += _twice(dataset, root)
-    problems += _absent(classes, masks, known, all_read=not problems)
+    problems += _absent(classes, palettes.values, masks, known, data, all_read=not problems)
     warnings = [f"{note}: {count} image(s), such as {first}" for note, (count, first) in sorted(notes.items())]
-    return dataset, warnings, problems
+    return dataset, passed + warnings, problems
 
 
 def _look(root: Path, known: Layout, remedy: str, name: str, found: Found) -> Looked:
     try:
         image, notes = read_image(root / found.image)
     except StppError as error:
-        return None, [str(error)], []
+        return None, [str(error)], [], {}
     height, width = image.shape[:2]
     mask_hash = ""
     classes: tuple[int, ...] = ()
+    shown: Shown = {}
     if found.mask:
         path = root / found.mask
         try:
-            mask = to_classes(read_mask(path), known.values)
+            values = read_mask(path)
+            mask = to_classes(values, known.values)
+            shown = shown_in(path, present(values), known.values)
         except StppError as error:
-            return None, [str(error)], []
+            return None, [str(error)], [], {}
         except KeyError as error:
             value = error.args[0]
             what = f"value {value} is none of the {len(known.classes)} classes"
-            return None, [f"{path}: {what}; {remedy.format(value=value)}"], []
+            return None, [f"{path}: {what}; {remedy.format(value=value)}"], [], {}
         if mask.shape != (height, width):
             size = f"{mask.shape[1]} x {mask.shape[0]}"
-            return None, [f"{path}: {size} pixels, but its image has {width} x {height}; make them equal"], []
+            return None, [f"{path}: {size} pixels, but its image has {width} x {height}; make them equal"], [], {}
         mask_hash = sha256(path)
-        classes = tuple(int(c) for c in np.unique(mask) if c != IGNORE)
+        classes = tuple(sorted({known.values[value] for value in shown} - {IGNORE}))
     image_hash = sha256(root / found.image)
-    return Record(name, found.image, found.mask, width, height, image_hash, mask_hash, classes), [], notes
+    return Record(name, found.image, found.mask, width, height, image_hash, mask_hash, classes), [], notes, shown
 
 
 def _twice(dataset: Dataset, root: Path) -> list[str]:
@@ -115,13 +121,18 @@ def _twice(dataset: Dataset, root: Path) -> list[str]:
     return problems
 
 
-def _absent(present: set[int], masks: int, known: Layout, all_read: bool) -> list[str]:
+def _absent(present: set[int], values: set[int], masks: int, known: Layout, data: Data, all_read: bool) -> list[str]:
     if not masks:
         remedy = "some are needed for training and validation: check data.masks"
         return [f"no image has a mask; {remedy}"] if all_read else []
     where = "mask" if all_read else "mask that is right"
-    return [
+    absent = [
         f"class {label} ({c}) has no pixel in any {where}; check data.classes and data.values"
         for c, label in enumerate(known.classes)
         if c not in present
     ]
+    if absent and values <= {0, 255} and known.values.get(255) == IGNORE and data.kind == "folder":
+        found = "0 and 255" if 0 in values else "255"
+        what = f"masks hold {found} alone, and 255 is read as `ignore`"
+        return [f"{what}; for binary masks set data.values: {{255: 1}} and data.ignore: null"]
+    return absent

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from stpp.files import StppError, raise_all
+from stpp.files import StppError, raise_all, read_text
 
 LABELED = {
     "pascal": {
@@ -86,7 +86,7 @@ def read_lists(folder: Path, data: str, labels: str, split: str) -> Lists:
 
 def _lines(path: Path, problems: list[str]) -> list[str]:
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        lines = [line.strip() for line in read_text(path, encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         problems.append(f"{path}: not readable: {error}")
         return []

@@ -27,8 +27,10 @@ KEPT = 4
 """Tables of other data sets that are kept beside."""
 States = tuple[str, str]
 """Of an image and of its mask."""
-Seen = tuple[Record, list[str]]
-"""A record, and notes on what had to be done to read its image."""
+Shown = dict[int, str]
+"""Values in a mask, and the colours that its palette gives them; empty where it gives none that says anything."""
+Seen = tuple[Record, list[str], Shown]
+"""A record, notes on what had to be done to read its image, and what its mask shows."""
 
 
 def state_of(path: Path) -> str:
@@ -56,7 +58,7 @@ class Memory:
         """about: all that decides what is seen in a file, beside its content."""
         code = [(name, sha256(source(name))) for name in sorted(closure("stpp.data.inspection"))]
         key = hashlib.sha256(json.dumps([about, code, PIL.__version__], sort_keys=True).encode()).hexdigest()
-        self._first = ["stpp seen", "1", key]
+        self._first = ["stpp seen", "2", key]
         place = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
         self._path = folder / f"seen-{place}.csv" if folder else None
         self._writer: Any = None
@@ -117,11 +119,12 @@ class Memory:
         row = self._next
         if row is None or (*row[:3], *row[-2:]) != (name, image, mask, *states) or not states[0]:
             return None
-        return record_of(row), json.loads(row[len(RECORD)])
+        notes, shown = json.loads(row[len(RECORD)])
+        return record_of(row), notes, {int(value): colour for value, colour in shown.items()}
 
     def keep(self, seen: Seen, states: States) -> None:
         """Remember what was seen in files of these states. Ids come in ascending order."""
-        self._write([*as_row(seen[0]), json.dumps(seen[1]), *states])
+        self._write([*as_row(seen[0]), json.dumps(seen[1:]), *states])
 
 
 def _whole(path: Path) -> bool:

@@ -11,7 +11,12 @@ from stpp.data.loaders import Batch
 from stpp.engine.device import precision
 from stpp.engine.metrics import confusions, iou, miou, pixel_accuracy
 from stpp.engine.predict import Decide
+from stpp.files import StppError
 from stpp.params import Model
+
+NOT_FINITE = (
+    "the network's probabilities are not finite: its numbers overflow; train it with a lower train.lr, or in float32"
+)
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,12 @@ class Scores:
     @property
     def pixel_accuracy(self) -> float:
         return pixel_accuracy(self.matrix)
+
+    @property
+    def constant(self) -> int | None:
+        """The class that is predicted for every pixel, where it is one and others would have been right, too."""
+        predicted, true = self.matrix.sum(0).nonzero(), self.matrix.sum(1).nonzero()
+        return int(predicted[0]) if len(predicted) == 1 < len(true) else None
 
     @property
     def iou(self) -> list[float]:
@@ -49,7 +60,10 @@ class Decided:
 def decisions(
     networks: Sequence[nn.Module], loader: Iterable[Batch], model: Model, device: torch.device, decide: Decide
 ) -> Iterator[Decided]:
-    """What every network decides, batch by batch in the loader's order."""
+    """What every network decides, batch by batch in the loader's order.
+
+    Raises StppError naming an image whose probabilities are no finite numbers.
+    """
     for network in networks:
         network.eval()
     for ids, *tensors in loader:
@@ -57,6 +71,10 @@ def decisions(
         with torch.inference_mode(), precision(model, device):
             pixels = tensors[0].to(device, non_blocking=True)
             found = [decide(network, pixels) for network in networks]
+            sound = torch.stack([confidence.isfinite().all((1, 2)) for _, confidence in found]).all(0)
+        if not sound.all():
+            i = ids[int(sound.int().argmin())]
+            raise StppError(f"{i}: {NOT_FINITE}")
         masks = torch.stack([mask for mask, _ in found])
         yield Decided(ids, masks, found[-1][1], tensors[1].to(device, non_blocking=True) if tensors[1:] else None)
 

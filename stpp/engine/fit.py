@@ -18,6 +18,7 @@ from stpp.engine.device import precision
 from stpp.engine.evaluate import Scores
 from stpp.engine.optim import optimizer, schedule
 from stpp.files import StppError
+from stpp.models.build import not_finite
 from stpp.params import IGNORE, Model, Runtime, Train
 from stpp.progress import progress
 from stpp.seeds import seed_of
@@ -88,7 +89,8 @@ def fit(
 
     started: names of what was filled from trained weights (see `optimizer`); state: what `hooks.save` kept.
     Every draw of an iteration has its own seed, so a run that goes on from a saved state ends, on a CPU with the same
-    thread count, in the same weights as one that was never stopped. Raises StppError if the loss is no number.
+    thread count, in the same weights as one that was never stopped. Raises StppError if the loss or a weight is not
+    finite: looked for before the state is saved, so that a good one is never replaced by it.
     """
     if not first():  # of several processes, that alone tells the world
         hooks = replace(hooks, checkpoint=_nothing, save=_nothing, log=_nothing)
@@ -116,6 +118,13 @@ def fit(
             "curve": curve,
         }
 
+    def check(epoch: int) -> None:
+        loss, odd = float(loss_sum), not_finite(network.state_dict())
+        if odd or not math.isfinite(loss):
+            what = f"{odd} has NaN or infinite values" if math.isfinite(loss) else f"the loss is {loss}"
+            where = f"in epoch {epoch}, after iteration {iteration} of {batches.total} at lr {lr:g}"
+            raise StppError(f"{role}: {what} {where}: training diverged; lower train.lr")
+
     batches.start = iteration
     keep_after = {e: str(j) for j, e in enumerate(checkpoint_epochs(train.checkpoints, train.epochs), 1)}
     pace, began, since = _Pace(), time.monotonic(), iteration
@@ -134,14 +143,14 @@ def fit(
         iteration += 1
         if iteration % batches.per_epoch:
             if pace.due(SAVE_EVERY_S):
+                check(iteration // batches.per_epoch + 1)
                 pace.timed(hooks.save, saved())
             continue
 
         epoch = iteration // batches.per_epoch
+        check(epoch)
         mean_loss = float(loss_sum) / batches.per_epoch
         loss_sum.zero_()
-        if not math.isfinite(mean_loss):
-            raise StppError(f"{role}: the loss is {mean_loss} in epoch {epoch}: training diverged; lower train.lr")
         rate = (iteration - since) * train.batch_size / (time.monotonic() - began)
         align(network)
         scores = hooks.validate(network)

@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stpp.engine.device import precision
+from stpp.engine.evaluate import NOT_FINITE
 from stpp.engine.predict import LARGE, augmented, decided, folded, normalized, plain, sliding, step_of, window_of
+from stpp.files import StppError
 from stpp.models import build
 from stpp.params import Label
 
@@ -30,16 +32,30 @@ class Predictor:
         self.way = augmented(plain, Label().scales, flip=True) if tta else plain
 
     def mask(self, image: NDArray[np.uint8]) -> Tensor:
-        """RGB (H, W, 3), 0 to 255 -> class ids, uint8 (H, W), in main memory."""
+        """RGB (H, W, 3), 0 to 255 -> class ids, uint8 (H, W), in main memory.
+
+        Raises StppError, as `probabilities` does, if the network's numbers overflow.
+        """
         with torch.inference_mode(), precision(self.about.model, self.device):
-            return decided(self.way, LARGE, self.window)(self.network, self._pixels(image))[0][0].cpu()
+            mask, confidence = decided(self.way, LARGE, self.window)(self.network, self._pixels(image))
+        _check(confidence)
+        return mask[0].cpu()
 
     def probabilities(self, image: NDArray[np.uint8]) -> Tensor:
         """RGB (H, W, 3), 0 to 255 -> class probabilities, float32 (classes, H, W), in main memory."""
         side = self.window or window_of(image.shape[0], image.shape[1], LARGE)
         way = sliding(side, step_of(side), self.way) if side else self.way
         with torch.inference_mode(), precision(self.about.model, self.device):
-            return way(self.network, normalized(self._pixels(image).permute(0, 3, 1, 2), self.network))[0].float().cpu()
+            found = (
+                way(self.network, normalized(self._pixels(image).permute(0, 3, 1, 2), self.network))[0].float().cpu()
+            )
+        _check(found)
+        return found
 
     def _pixels(self, image: NDArray[np.uint8]) -> Tensor:
         return torch.from_numpy(np.require(image, requirements=["W", "C"])).unsqueeze(0).to(self.device)
+
+
+def _check(probabilities: Tensor) -> None:
+    if not bool(probabilities.isfinite().all()):
+        raise StppError(NOT_FINITE)

@@ -26,7 +26,8 @@ class Segmenter:
     def predict(self, table: "DataFrame") -> "DataFrame":
         """Images as the bytes of a PNG, JPEG or other file -> masks as the bytes of a PNG of class ids.
 
-        Raises ValueError naming the row of what is no image; the server answers with it.
+        Raises MLflow's own exception naming the row of what is no image: the server answers with it (status 400), and
+        with the stack of any other.
         """
         from pandas import DataFrame  # comes with MLflow, which alone calls this
 
@@ -38,9 +39,12 @@ class Segmenter:
             path.write_bytes(data)
             try:
                 image, _ = read_image(path)
+                mask = self.predictor.mask(image).numpy()
             except StppError as error:
-                raise ValueError(str(error).replace(str(path), f"row {row}")) from None
-        mask = self.predictor.mask(image).numpy()
+                from mlflow.exceptions import MlflowException  # MLflow alone calls this
+
+                said = str(error).replace(str(path), "the image")
+                raise MlflowException.invalid_parameter_value(f"row {row}: {said}") from None
         return encode_mask(mask, self.predictor.about.palette)
 
 

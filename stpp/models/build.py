@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import nn
 
-from stpp.files import StppError, replacing
+from stpp.files import StppError, regular, replacing
 from stpp.models.backbone import RESNETS
 from stpp.models.deeplabv2 import DeepLabV2
 from stpp.models.deeplabv3plus import DeepLabV3Plus
@@ -73,7 +73,12 @@ def normalizing(network: nn.Module, normalization: Normalization) -> nn.Module:
 
 
 def save(path: Path, state: dict[str, torch.Tensor], about: About | Start | None = None) -> None:
-    """Write tensors by name, and what they are of or where they come from; equal ones give equal bytes."""
+    """Write tensors by name, and what they are of or where they come from; equal ones give equal bytes.
+
+    Raises StppError naming the file and the tensor if a value is not finite.
+    """
+    if odd := not_finite(state):
+        raise StppError(f"{path}: not written: {odd} has NaN or infinite values: training diverged; lower train.lr")
     text = TypeAdapter(type(about)).dump_json(about).decode() if about else ""
     with replacing(path) as partial:
         # Through memory: the library's own writer hides that a disk is full.
@@ -107,7 +112,7 @@ def start_of(path: Path) -> Start:
 
 def _metadata(path: Path) -> str:
     try:
-        with safe_open(path, "pt") as file:
+        with safe_open(regular(path), "pt") as file:
             return str((file.metadata() or {}).get(ABOUT, ""))
     except (SafetensorError, OSError) as error:
         raise StppError(f"{path}: not readable as weights: {error}") from None
@@ -158,7 +163,7 @@ def start(network: nn.Module, model: Model, path: Path) -> frozenset[str]:
 
 def _read(path: Path) -> dict[str, torch.Tensor]:
     try:
-        return load_file(path)
+        return load_file(regular(path))
     except (SafetensorError, OSError) as error:
         remedy = "run the stage that makes it again; `stpp weights import` reads checkpoints of other code"
         raise StppError(f"{path}: not readable as weights: {error}; {remedy}") from None
@@ -171,3 +176,15 @@ def _fill(module: nn.Module, state: dict[str, torch.Tensor], path: Path) -> None
         said = " ".join(str(error).split())[:300]
         remedy = "is it of other model.* parameters or classes, or of other code (`stpp weights import`)?"
         raise StppError(f"{path}: not a checkpoint of this network: {said}; {remedy}") from None
+    if odd := not_finite(module.state_dict()):
+        what = f"{odd} has NaN or infinite values: its training diverged, or the file was changed"
+        raise StppError(f"{path}: {what}; train it again, with a lower train.lr")
+
+
+def not_finite(state: dict[str, torch.Tensor]) -> str:
+    """The name of a tensor with a value that is no finite number, empty if there is none."""
+    for name, value in state.items():
+        # The least and the greatest value, of which NaN is one: a pass without memory of its own.
+        if value.is_floating_point() and value.numel() and not all(map(torch.isfinite, value.aminmax())):
+            return name
+    return ""

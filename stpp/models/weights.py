@@ -2,9 +2,12 @@
 
 import logging
 import struct
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
+from io import BufferedReader
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -16,7 +19,7 @@ from safetensors.torch import load_file
 from timm.models import get_pretrained_cfg, list_pretrained
 from torch import Tensor
 
-from stpp.files import StppError, raise_all, sha256
+from stpp.files import StppError, open_regular, raise_all, regular, sha256
 from stpp.models.backbone import RESNETS, Timm
 from stpp.models.backbone import backbone as backbone_of
 from stpp.models.build import NETWORKS, Start
@@ -38,6 +41,7 @@ UNREADABLE = (
 )
 
 
+PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 COUNTER = "num_batches_tracked"
 
 
@@ -160,9 +164,11 @@ def read_state(path: Path) -> Mapping[str, Tensor]:
     remedy = "save `model.state_dict()` with torch.save or safetensors, and give that"
     try:
         if path.suffix == ".safetensors":
-            state = load_file(path)
+            state = load_file(regular(path))
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            with open_regular(path) as file:
+                _check_sums(file, path)
+                state = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise StppError(f"{path}: not readable: {_reason(error)}") from None
     except SafetensorError as error:
@@ -175,6 +181,19 @@ def read_state(path: Path) -> Mapping[str, Tensor]:
     ):
         raise StppError(f"{path}: not a state dict (tensors by name); save `model.state_dict()`")
     return state
+
+
+def _check_sums(file: BufferedReader, path: Path) -> None:
+    """Read a zip archive, which files of torch are, once: torch itself takes changed bytes for weights."""
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            try:
+                damaged = archive.testzip()
+            except (zipfile.BadZipFile, zlib.error, *UNREADABLE) as error:
+                damaged = _reason(error)
+        if damaged:
+            raise StppError(f"{path}: is damaged ({damaged}): its checksum is not that of its bytes; get it again")
+    file.seek(0)
 
 
 def _reason(error: BaseException) -> str:
@@ -252,10 +271,15 @@ def _check_kinds(given: Mapping[str, Tensor], source: str) -> None:
     """Weights are dense, real and finite. Raises StppError naming every key whose tensor is not."""
     problems = []
     for key, value in given.items():
+        size = value.numel() * value.element_size()
         if value.layout != torch.strided or value.is_complex() or value.is_quantized:
             problems.append(f"{key}: {value.dtype} of layout {value.layout}; weights are dense and real")
         elif not value.is_floating_point() and not key.endswith(COUNTER):
             problems.append(f"{key}: {value.dtype}; weights are floating point numbers")
+        elif value.is_floating_point() and value.dtype not in PRECISIONS:
+            problems.append(f"{key}: {value.dtype}; weights are saved in 16, 32 or 64 bits")
+        elif size > value.untyped_storage().nbytes():
+            problems.append(f"{key}: {value.numel()} values of fewer in the file; save a copy of it (`.clone()`)")
         elif not value.numel() or not bool(torch.isfinite(value).all()):
             problems.append(f"{key}: {'NaN or infinite values' if value.numel() else 'is empty'}")
     raise_all(problems, source)

@@ -14,6 +14,8 @@ class Suggestion:
     worth: float
     shares: Sequence[float]
     """Part of the image that its pseudo mask gives to each class."""
+    alike: bool = False
+    """Whether it looks like one that is taken before it, or labelled."""
 
 
 def suggest(
@@ -31,25 +33,32 @@ def suggest(
     included. An unstable image is worth more, and so is one whose classes are rare among the masks.
 
     shares: p_ic of an image, by class. shown: n_c before. alike: whether an image looks like one that is taken or
-    labelled; such a one is passed over. least: part of an image from which on it shows a class.
+    labelled; such a one is taken only where no others are left. least: part of an image from which on it shows a class.
     """
     counts = list(shown)
     taken: list[Suggestion] = []
+    passed_over: list[str] = []
 
     def worth(i: str) -> float:
         return (1 - stability[i]) * sum(p / (1 + n_c) for p, n_c in zip(shares(i), counts, strict=True))
 
-    # Counts only grow, so a worth only falls: what is worth most by now is so among what once was worth more than it.
-    ids = sorted(stability)
-    heap = [(-worth(i), -at) for at, i in enumerate(ids)]
-    heapify(heap)
-    while heap and len(taken) < n:
-        _, at = heappop(heap)
-        best = ids[-at]
-        now = worth(best)
-        if heap and (-now, at) > heap[0]:
-            heappush(heap, (-now, at))
-        elif not alike(best):
-            taken.append(Suggestion(best, stability[best], now, shares(best)))
-            counts = [n_c + (p >= least) for n_c, p in zip(counts, shares(best), strict=True)]
+    def take(ids: Sequence[str], alike: Callable[[str], bool], marked: bool) -> None:
+        nonlocal counts
+        # Counts only grow, so a worth only falls: what is worth most by now is among what once was worth more than it.
+        heap = [(-worth(i), -at) for at, i in enumerate(ids)]
+        heapify(heap)
+        while heap and len(taken) < n:
+            _, at = heappop(heap)
+            best = ids[-at]
+            now = worth(best)
+            if heap and (-now, at) > heap[0]:
+                heappush(heap, (-now, at))
+            elif alike(best):
+                passed_over.append(best)
+            else:
+                taken.append(Suggestion(best, stability[best], now, shares(best), marked))
+                counts = [n_c + (p >= least) for n_c, p in zip(counts, shares(best), strict=True)]
+
+    take(sorted(stability), alike, marked=False)
+    take(sorted(passed_over), lambda _: False, marked=True)
     return taken

@@ -3,16 +3,16 @@
 import re
 from io import StringIO
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from typer import Argument, Option
 
 from stpp.files import (
     StppError,
-    publish,
     raise_all,
     read_ids,
     read_json,
+    replacing,
     replacing_folder,
     sha256,
     write_ids,
@@ -22,17 +22,22 @@ from stpp.files import (
 from stpp.manifest import read_dataset, split_digest
 from stpp.stages import options
 
+As = Annotated[
+    Literal["classes", "values"] | None,
+    Option("--as", help="What the pixels are: class ids, as of corrected predictions, or values of the data set."),
+]
 SETS = ("labeled", "unlabeled", "val", "test")
 PARENT = "parent.json"
 
 
 def add(
-    masks: Annotated[Path, Argument(help="Folder of PNGs of mask values, each named by its image's id.")],
+    masks: Annotated[Path, Argument(help="Folder of PNGs, each named by its image's id.")],
     name: Annotated[str, Option(help="Name of the new split.")],
     data: options.Data = Path("runs/data"),
     split: options.Split = Path("runs/split"),
     lists: Annotated[Path, Option(help="Folder for the lists of the new split.")] = Path("splits"),
     params: Annotated[Path, Option(help="The params file that is to name the new split.")] = Path("params.yaml"),
+    as_: As = None,
 ) -> None:
     """Take new masks: they go to their images, which are labelled in a new split; the next `dvc repro` uses it.
 
@@ -42,8 +47,8 @@ def add(
     from stpp.data.additions import additions
     from stpp.params_file import load
 
-    if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
-        raise StppError(f"{name}: a split's name is of letters, digits, and . _ -")
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", name):
+        raise StppError(f"{name}: a split's name is of letters, digits, and . _ -, and begins with no dot")
     if not masks.is_dir():
         raise StppError(f"{masks}: no such folder; name the one with the new masks")
     p = load([params])
@@ -52,7 +57,7 @@ def add(
     if name in (p.split.name, "pinned") or (lists / "pinned" / f"{name}.csv").exists():
         raise taken
     sets = {one: read_ids(split / f"{one}.txt") for one in SETS if one != "test" or (split / "test.txt").is_file()}
-    added, problems = additions(masks, p.data, read_dataset(data), set(sets["unlabeled"]))
+    added, problems = additions(masks, p.data, read_dataset(data), set(sets["unlabeled"]), as_)
     new = {one.id for one in added}
     if len(sets["unlabeled"]) - len(new) < 2:
         problems.append(f"{masks}: fewer than two images would stay unlabelled; ST++ needs them")
@@ -70,12 +75,15 @@ def add(
     text = _with_split(params, name, list(sets))
     for one in added:
         if not one.target.exists():
-            publish(one.file, one.target)
+            with replacing(one.target) as partial:
+                partial.write_bytes(one.data)
     with replacing_folder(folder) as partial:
         for which, ids in sets.items():
             write_ids(partial / f"{which}.txt", ids)
         write_json(partial / PARENT, parent)
     write_text(params, text)
+    if converted := sum(one.reading == "classes" for one in added):
+        print(f"{converted} of {len(added)} masks hold class ids; the data set gets its own values for them")
     print(
         f"split {name}: {len(new)} images more than {p.split.name}, {len(sets['labeled'])} labelled; "
         f"{params} names it, and `dvc repro` uses it\n"

@@ -38,8 +38,11 @@ def audit(
     Exit code 1 if anything contradicts, 0 if nothing does.
     """
     from stpp.audit.project import Project
-    from stpp.audit.render import as_json, page, text
+    from stpp.audit.render import as_json, look_alikes, page, text
+    from stpp.locks import damaged
 
+    for path, wrong in damaged(root()).items():
+        raise StppError(f"{path}: {wrong}, as a kill leaves it while DVC writes it; `stpp check` mends it")
     project, server = Project(root()), Server(asked=not offline)
     try:
         audits = [_audit(project, server, model) for model in models or _models(project)]
@@ -47,6 +50,8 @@ def audit(
         raise StppError(f"{project.lock.name}: a chain of so many stages is no pipeline of stpp") from None
     for one in audits:
         print(text(one))
+    if alike := look_alikes(audits):
+        print(alike)
     if out is not None:
         write_json(out / "audit.json", [as_json(one) for one in audits])
         write_text(out / "audit.html", page(audits))
@@ -83,7 +88,11 @@ class Server:
     def record(self, content: Content) -> "Source | None":
         """The record of a run that made a model."""
         runs = self._ask(runs_like, f"stpp.out.{MODEL}", content.sha256) or []
-        return self._ask(_record, runs[0]) if runs else None
+        return self.kept(runs[0]) if runs else None
+
+    def kept(self, run_id: str) -> "Source | None":
+        """The record that a run keeps."""
+        return self._ask(_record, run_id)
 
 
 def _record(run_id: str, root: Path) -> "Source | None":
@@ -109,6 +118,10 @@ def _audit(project: "Project", server: Server, model: str) -> "Audit":
         said = record.executions[0].out(Path(model).as_posix())
         if said is not None and said.md5 != found.link.content.md5:
             found.more.append(f"{model}: {record.name} says that {record.executions[0].stage} made another one there")
+    if source in project.records.values() and (run_id := source.executions[0].run_id):  # and not in dvc.lock
+        kept = server.kept(run_id)
+        if kept is not None and kept.executions != source.executions:
+            found.more.append(f"{source.name}: is not {kept.name}: it was edited, or is of another run")
     for step in steps_of(found.link):
         found.notes += step.notes
         found.more += _logged_otherwise(server, step)

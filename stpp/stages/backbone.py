@@ -1,11 +1,15 @@
-"""Stage backbone: the one start that the teacher and every student share."""
+"""Stage backbone: the one start that the teacher and every student share; and a list of what suits."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-from typer import Option
+from typer import Argument, Option
 
+from stpp.files import StppError
 from stpp.stages import options
+
+if TYPE_CHECKING:
+    import torch
 
 Weights = Annotated[Path, Option(help="Folder that holds local files of weights.")]
 
@@ -23,3 +27,59 @@ def backbone(
     save(out, placed.state, start)
     whole = "" if all(key.startswith("backbone.") for key in placed.state) else " of a whole network"
     print(f"{model.network} on {model.backbone}: weights {start}, {len(placed.state)} tensors{whole}")
+
+
+SIDE, TIMES = 256, 3
+"""Pixels of the image that is timed, and how often it is."""
+
+
+def list_(
+    pattern: Annotated[str, Argument(help="Names of timm like this, such as '*mobilenet*'.")] = "",
+    stride: Annotated[int, Option(help="model.output_stride: 8 or 16.")] = 16,
+    speed: Annotated[bool, Option("--speed", help="Time each on this machine: an image of 256 x 256 pixels.")] = False,
+) -> None:
+    """Show which backbones suit, with their parameters and the weights that `model.weights` can name for each.
+
+    Without a pattern: torchvision's, and those whose weights a package ships.
+    """
+    import timm
+    import torch
+
+    from stpp.models.backbone import RESNETS, backbone
+    from stpp.models.weights import PACKAGED, named
+
+    if stride not in (8, 16):
+        raise StppError(f"--stride {stride}: model.output_stride is 8 or 16")
+    names = timm.list_models(pattern) if pattern else [*RESNETS, *PACKAGED]
+    refused: list[str] = []
+    for name in names:
+        try:
+            with torch.device("cpu" if speed else "meta"):
+                network = backbone(name, stride).eval()
+        except StppError as error:
+            refused.append(str(error))
+            continue
+        size = f"{sum(one.numel() for one in network.parameters()) / 1e6:7.1f} M"
+        rate = f"{_images_per_second(network):7.1f} images/s" if speed else ""
+        print(f"{name:40}{size}  {rate}  {', '.join(named(name))}")
+    if refused:
+        print(f"{len(refused)} of {len(names)} do not suit, such as {refused[0].removeprefix('model.backbone: ')}")
+    if not names:
+        raise StppError(f"{pattern}: no network of timm is called so")
+    if not pattern:
+        print("and networks of timm: `stpp backbone list '*mobilenet*'`, say")
+
+
+def _images_per_second(network: "torch.nn.Module") -> float:
+    import time
+
+    import torch
+
+    x = torch.rand(1, 3, SIDE, SIDE).contiguous(memory_format=torch.channels_last)
+    network = network.to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        network(x)
+        begun = time.perf_counter()
+        for _ in range(TIMES):
+            network(x)
+    return TIMES / (time.perf_counter() - begun)

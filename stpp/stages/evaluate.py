@@ -122,6 +122,10 @@ def _evaluate(
     }
     run.tag("stpp.evaluation", described(p.evaluate))
     for (subset, name), one in scores.items():
+        if (only := one.constant) is not None:
+            print(
+                f"warning: {name} predicts {dataset.classes[only]} for every pixel of {subset}: it has learnt nothing"
+            )
         metrics.setdefault(subset, {})[name] = {"miou": one.miou, "pixel_accuracy": one.pixel_accuracy}
         final = {f"{subset}/{name}/{what}": value for what, value in metrics[subset][name].items()}
         run.log(final, 0)

@@ -36,6 +36,7 @@ def export(
     if out.exists():
         raise StppError(f"{out}: is there already; remove it, or give another name")
     about = build.about(model)
+    network = build.of_checkpoint(model, about.model, len(about.classes)).eval()
     if kind is Format.mlflow:
         from stpp.tracking.package import package
 
@@ -45,7 +46,6 @@ def export(
 
     from stpp.engine.export import INPUT, OUTPUT, to_onnx, to_torch
 
-    network = build.of_checkpoint(model, about.model, len(about.classes)).eval()
     worst = (to_onnx if kind is Format.onnx else to_torch)(network, about, out)
     sizes = (
         f"{INPUT} (batch, 3, height, width), RGB from 0 to 1 -> {OUTPUT} (batch, {len(about.classes)}, height, width)"

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from stpp.files import StppError, read_csv, read_json
+from stpp.files import StppError, read_csv
 from stpp.resume import root
 from stpp.stages import options
 from stpp.tracking.attach import attach
@@ -22,6 +22,7 @@ def figure(
     model: Models = None,
 ) -> None:
     """Draw a figure of the paper from the systems given, and put it into the MLflow runs of their evaluations."""
+    from stpp.records import Evaluation, read
     from stpp.report.compare import FIGURES, draw, known
 
     if name not in FIGURES:
@@ -29,7 +30,7 @@ def figure(
     folders = evaluation or []
     columns = ("epoch", "train/loss", "val/miou")
     curves = {key: read_csv(folder / "curve.csv", columns) for key, folder in options.named(model or []).items()}
-    draw(name, known([read_json(folder / "metrics.json") for folder in folders], curves), out)
+    draw(name, known([read(folder / "metrics.json", Evaluation) for folder in folders], curves), out)
     for folder in folders:
         attach(folder / "run.json", [out], root())
     print(out)

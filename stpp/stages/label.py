@@ -64,6 +64,8 @@ def label(
 def _label(
     job: Job, run: Run, p: "Params", how: str, model: Path, ids: Path, data: Path, keep: Path | None, out: Path
 ) -> None:
+    import numpy as np
+
     from stpp.data.datasets import Photos, Plain
     from stpp.data.decoded import opened
     from stpp.data.loaders import equal_sized, prediction_loader
@@ -120,7 +122,14 @@ def _label(
         print(f"label: {len(same)} of {len(names)} shards stay as they were: the same images, labelled in the same way")
     merge_manifests(parts, job.folder / "masks" / "manifest.csv")
     write_shards(job.folder / "masks", keys)
-    confidence = sum(float(row["confidence"]) for row in MaskSet(job.folder / "masks").rows.values())
+    rows = MaskSet(job.folder / "masks").rows.values()
+    confidence, labelled = 0.0, np.zeros(len(dataset.classes), np.int64)
+    for row in rows:
+        confidence += float(row["confidence"])
+        labelled += np.array(row["classes"].split(), np.int64)
+    if np.count_nonzero(labelled) == 1:
+        only = dataset.classes[int(labelled.argmax())]
+        print(f"warning: {model} calls every pixel of {len(found)} images {only}: it has learnt nothing")
     run.log({"pseudo/images": float(len(found)), "pseudo/confidence": confidence / len(found)}, 0)
 
 

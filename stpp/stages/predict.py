@@ -2,6 +2,8 @@
 
 import glob
 import json
+import os
+from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -9,9 +11,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Option
 
-from stpp.files import DISK_FULL, StppError, raise_all, read_json, replacing, sha256, write_json
+from stpp.files import (
+    DISK_FULL,
+    StppError,
+    parse_json,
+    raise_all,
+    read_bytes,
+    read_json,
+    replacing,
+    sha256,
+    write_json,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -35,7 +49,6 @@ FILES = {
 Kinds = Annotated[list[Kind] | None, Option("--as", help="What to write; several times for several. [default: mask]")]
 Tta = Annotated[bool, Option("--tta", help="Test-time augmentation: five scales and their mirror images; slow.")]
 Window = Annotated[int | None, Option(min=32, help="Predict in windows of so many pixels. [above 4 megapixels: 1024]")]
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif")
 RECORD, DONE = "predictions.json", "done.jsonl"
 
 
@@ -60,13 +73,13 @@ def predict(
 
     if not model.is_file():
         raise StppError(f"{model}: no such file; name a checkpoint, such as runs/student/model.safetensors")
-    found = _found(images, out)
+    found, unread = _found(images, out)
     predictor = Predictor(model, devices.start(Runtime(device=device)), window=window, tta=tta)
     kinds = list(dict.fromkeys(kind or [Kind.mask]))
     how = {"model": sha256(model), "as": kinds, "tta": tta, "window": window}
     done = _begin(out, how, predictor.about)
 
-    problems = []
+    problems, notes = list(unread), dict[str, list[str]]()
     for photo in progress(found, f"predict {len(found)} images", len(found)):
         written = {one: out / FILES[one].format(photo.name) for one in kinds}
         try:
@@ -76,10 +89,11 @@ def predict(
                 continue
             _keep_apart(entry, before, written)
             _note(out, entry, "begun")
-            _predict(photo.path, predictor, written)
+            for note in _predict(photo.path, predictor, written):
+                notes.setdefault(note, []).append(str(photo.path))
             _note(out, entry, "done")
         except StppError as error:
-            problems.append(str(error))
+            problems.append(str(error) if str(photo.path) in str(error) else f"{photo.path}: {error}")
         except OSError as error:
             if error.errno in DISK_FULL:
                 raise
@@ -88,7 +102,10 @@ def predict(
             if not isinstance(error, MemoryError) and "memory" not in str(error):
                 raise
             problems.append(f"{photo.path}: does not fit into memory; try a smaller --window, or without --tta")
-    print(f"{out}: {len(found) - len(problems)} of {len(found)} images; {', '.join(predictor.about.classes)}")
+    for note, of in sorted(notes.items()):
+        print(f"warning: {note}: {len(of)} image(s), such as {of[0]}")
+    count = len(found) + len(unread)
+    print(f"{out}: {count - len(problems)} of {count} images; {', '.join(predictor.about.classes)}")
     raise_all(problems, "predict")
 
 
@@ -100,17 +117,21 @@ class Photo:
     name: str
 
 
-def _found(words: list[str], out: Path) -> list[Photo]:
-    """The images that the words name, but for results in `out`. Raises StppError for none, or two of one name."""
+def _found(words: list[str], out: Path) -> tuple[list[Photo], list[str]]:
+    """The images that the words name, but for results in `out`, and problems of those in folders that are not read.
+
+    Raises StppError for none, or two of one name.
+    """
     named: dict[str, Path] = {}
-    problems = []
+    problems, unread = [], []
     for word in words:
         path = Path(word)
+        others: list[str] = []
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            inside, others = _in_folder(path, out)
             several = [(p, p.relative_to(path).with_suffix("").as_posix()) for p in inside]
         elif path.suffix == ".txt" and path.is_file():
-            text = path.read_bytes().decode("utf-8-sig", errors="replace")
+            text = read_bytes(path).decode("utf-8-sig", errors="replace")
             lines = [line.strip() for line in text.splitlines() if line.strip()]
             listed = [next((p for p in (Path(line), path.parent / line) if p.is_file()), Path(line)) for line in lines]
             several = [(p, p.stem) for p in listed]
@@ -120,7 +141,8 @@ def _found(words: list[str], out: Path) -> list[Photo]:
             matching = sorted(glob.glob(word, recursive=True))  # noqa: PTH207 - a pattern may begin anywhere
             several = [(p, p.stem) for p in map(Path, matching) if p.is_file()]
         several = [(p, name) for p, name in several if not p.resolve().is_relative_to(out.resolve())]
-        if not several:
+        unread += others
+        if not several and not others:
             problems.append(f"{word}: no images there")
         for image, name in several:
             if not image.is_file():
@@ -128,7 +150,54 @@ def _found(words: list[str], out: Path) -> list[Photo]:
             elif named.setdefault(name, image).resolve() != image.resolve():
                 problems.append(f"{image}: its results would be named as those of {named[name]}: predict them apart")
     raise_all(problems, "predict")
-    return [Photo(path, name) for name, path in named.items()]
+    return [Photo(path, name) for name, path in named.items()], list(dict.fromkeys(unread))
+
+
+def _in_folder(folder: Path, out: Path) -> tuple[list[Path], list[str]]:
+    """The images below a folder, but for results in `out`, and problems of others; what is no image is counted."""
+    from stpp.data.kinds import HEAD, kind_of
+    from stpp.data.names import READ, UNREAD, ending, stray
+
+    found: list[Path] = []
+    unread: list[str] = []
+    passed: Counter[str] = Counter()
+
+    def refuse(error: OSError) -> None:
+        unread.append(f"{error.filename}: not readable: {error.strerror}")
+
+    for inside, folders, files in os.walk(folder, onerror=refuse):
+        links = [name for name in folders if (Path(inside) / name).is_symlink() and not stray(name)]
+        unread += [
+            f"{Path(inside) / name}: a link to a folder, which is not followed; name it by itself" for name in links
+        ]
+        passed["hidden"] += sum(map(stray, folders))
+        folders[:] = [name for name in folders if not stray(name) and (Path(inside) / name).resolve() != out.resolve()]
+        for path in (Path(inside) / name for name in files):
+            kind = ending(path.name)
+            if stray(path.name) or not path.is_file():
+                passed["hidden" if stray(path.name) else "no file"] += 1
+            elif kind in READ:
+                found.append(path)
+            elif kind in UNREAD:
+                unread.append(f"{path}: {kind} is not read here; convert it to PNG or JPEG")
+            elif picture := _picture(path, kind_of, HEAD):
+                unread.append(f"{path}: {picture} by its content, but not by its name; rename or convert it")
+            else:
+                passed[kind or "no ending"] += 1
+    if passed := +passed:
+        print(
+            f"{folder}: passed over, for they are no images: {', '.join(f'{n} {kind}' for kind, n in passed.items())}"
+        )
+    return sorted(found), sorted(unread)
+
+
+def _picture(path: Path, kind_of: "Callable[[bytes], str]", head: int) -> str:
+    """What kind of picture a file is by its first bytes; empty if it is none, or cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return kind_of(file.read(head))
+    except OSError:
+        return ""
 
 
 def _keep_apart(entry: dict[str, str], before: dict[str, str] | None, written: "dict[Kind, Path]") -> None:
@@ -153,7 +222,7 @@ def _begin(out: Path, how: dict[str, Any], about: "About") -> dict[str, dict[str
         before = read_json(record)
         if not isinstance(before, dict) or before.get("how") != how:
             raise StppError(f"{out}: holds predictions of another model or kind; give another folder, or remove it")
-        lines = done.read_bytes().decode(errors="replace").splitlines() if done.is_file() else []
+        lines = read_bytes(done, 2**32).decode(errors="replace").splitlines() if done.is_file() else []
         return {one["name"]: one for one in map(_line, lines) if one}
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise StppError(f"{out}: is there already and holds other things; give a new folder")
@@ -164,14 +233,15 @@ def _begin(out: Path, how: dict[str, Any], about: "About") -> dict[str, dict[str
 def _line(text: str) -> dict[str, str] | None:
     """A line of what was done; nothing if a kill cut it short."""
     try:
-        one = json.loads(text)
+        one = parse_json(text)
         whole = set(one) == {"name", "image", "sha256", "state"} and all(isinstance(v, str) for v in one.values())
         return one if whole else None
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    except (ValueError, TypeError, AttributeError):
         return None
 
 
-def _predict(path: Path, predictor: "Predictor", written: dict[Kind, Path]) -> None:
+def _predict(path: Path, predictor: "Predictor", written: dict[Kind, Path]) -> list[str]:
+    """Write what is asked for of an image; what had to be done to the image for that."""
     import numpy as np
     import torch
 
@@ -179,7 +249,7 @@ def _predict(path: Path, predictor: "Predictor", written: dict[Kind, Path]) -> N
     from stpp.masks import encode_mask
 
     about = predictor.about
-    image, _ = read_image(path)
+    image, notes = read_image(path)
     if Kind.probabilities in written:
         probabilities = predictor.probabilities(image)
         mask = probabilities.argmax(0).to(torch.uint8).numpy()
@@ -195,6 +265,7 @@ def _predict(path: Path, predictor: "Predictor", written: dict[Kind, Path]) -> N
                 half = probabilities.half().numpy()
                 with partial.open("wb") as out:
                     np.savez_compressed(out, probabilities=half, classes=np.array(about.classes))
+    return notes
 
 
 def _overlay(image: "NDArray[np.uint8]", mask: "NDArray[np.uint8]", about: "About") -> bytes:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from stpp.files import read_csv, read_ids, read_json, replacing_folder, sha256
+from stpp.files import read_csv, read_ids, replacing_folder, sha256
 from stpp.lineage import from_json
 from stpp.manifest import read_dataset
 from stpp.report.table import table
@@ -36,12 +36,13 @@ def report(
     """Draw curves, stability, quality, classes and panels, and put each into the MLflow run it tells of."""
     from stpp.data.datasets import Photos
     from stpp.params_file import load
+    from stpp.records import Evaluation, Matrices, read
     from stpp.report import plots
 
     p = load(options.params_files(params))
     dataset = read_dataset(data)
     photos = Photos(dataset, Path(p.data.root))
-    metrics = read_json(evaluation / "metrics.json")
+    metrics = read(evaluation / "metrics.json", Evaluation)
     models = options.named(model)
     known = read_csv(scores / "scores.csv", ("id", "stability")) if scores else []
     stability = {row["id"]: float(row["stability"]) for row in known}
@@ -65,7 +66,7 @@ def report(
             if row["set"] == "val":
                 per_class.setdefault(row["model"], []).append(float(row["iou"]))
         plots.per_class(per_class, dataset.classes, partial / "per_class.png")
-        *_, final = read_json(evaluation / "scores.json")["val"].values()
+        *_, final = read(evaluation / "scores.json", Matrices)["val"].values()
         plots.confusion(final, dataset.classes, partial / "confusion.png")
 
         _predictions(photos, evaluation / "panels", list(metrics["val"]), partial / "panels.png")
@@ -91,7 +92,9 @@ def report(
 
 def _checkpoints(folder: Path, name: str, metrics: dict[str, Any]) -> list[Checkpoint]:
     """What a training has kept, for MLflow: f_1 .. f_K, as far as they are here, and the model, if it was evaluated."""
-    about, val = read_json(folder / "run.json"), metrics["lists"]["val"]
+    from stpp.records import Run, read
+
+    about, val = read(folder / "run.json", Run), metrics["lists"]["val"]
     rows = read_csv(folder / "curve.csv", ("epoch", "val/miou"))
     kept = sorted((folder / "checkpoints").glob("*.safetensors"), key=lambda file: int(file.stem))
     found = []

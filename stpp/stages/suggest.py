@@ -26,7 +26,8 @@ def suggest(
     split: options.Split = Path("runs/split"),
     params: options.Params = None,
 ) -> None:
-    """Say which unlabelled images are most worth a mask: unstable ones, of rare classes, and no two alike.
+    """Say which unlabelled images are most worth a mask: unstable ones, of rare classes, two that are alike only
+    where no others are left.
 
     Give the masks of those you label to `stpp label add`.
     """
@@ -70,6 +71,8 @@ def suggest(
             for number, one in enumerate(taken, 1)
         ]
         contact_sheet(pictures, dataset.palette, dataset.classes, partial / SHEET)
+    if alike := sum(one.alike for one in taken):
+        print(f"{alike} of them look like others that are labelled or suggested: only {len(taken) - alike} do not")
     print(f"{out}: {len(taken)} of {len(stability)} images; their pictures and pseudo masks are in {out / SHEET}")
 
 
@@ -79,5 +82,14 @@ def _write_table(path: Path, taken: "list[Suggestion]", dataset: Dataset) -> Non
     for one in taken:
         largest = sorted(range(len(dataset.classes)), key=lambda c: -one.shares[c])
         named = "; ".join(f"{dataset.classes[c]} {100 * one.shares[c]:.0f} %" for c in largest if one.shares[c] >= 0.01)
-        rows.append((one.id, dataset.records[one.id].image, f"{one.stability:.4f}", f"{one.worth:.6f}", named))
-    write_csv(path, ("id", "image", "stability", "worth", "classes"), rows)
+        rows.append(
+            (
+                one.id,
+                dataset.records[one.id].image,
+                f"{one.stability:.4f}",
+                f"{one.worth:.6f}",
+                named,
+                "yes" if one.alike else "",
+            )
+        )
+    write_csv(path, ("id", "image", "stability", "worth", "classes", "looks_like_others"), rows)

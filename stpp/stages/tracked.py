@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from stpp import distributed, launch
 from stpp.code import PACKAGE, closure, source
-from stpp.files import read_json, write_json
+from stpp.files import write_json
 from stpp.git import git
 from stpp.lineage import Content, Execution, as_json, behind, command, contents_of, locked_now
 from stpp.manifest import split_digest
@@ -45,13 +45,14 @@ def tracked(
     what is behind it.
     """
     from stpp.params_file import load
+    from stpp.records import DataSet, read
 
     if launch.wanted():
         if code := launch.launch(sys.argv[1:]):
             raise SystemExit(code)
         return
 
-    tags = {"stpp.data.digest": read_json(data / "dataset.json")["digest"]}
+    tags = {"stpp.data.digest": read(data / "dataset.json", DataSet)["digest"]}
     if split is not None:
         tags["stpp.split.digest"] = split_digest(split)
 

@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from stpp.files import read_json
 from stpp.tracking.client import client, experiment_of, in_run, reason
 
 
@@ -38,10 +37,12 @@ def link(run_json: Path, members: list[Path], root: Path) -> None:
     A run has one parent: a teacher that several systems share keeps its first, and the others name it so.
     """
 
+    from stpp.records import Run, read
+
     def name(mlflow: Any, run_id: str) -> None:
         parent = mlflow.get_run(run_id).data.tags["mlflow.parentRunId"]
         for member in members:
-            other = read_json(member)
+            other = read(member, Run)
             mlflow.set_tag(parent, f"stpp.run.{other['stage']}", other["run_id"])
 
     in_run(run_json, root, "its runs could not be linked in MLflow", name)

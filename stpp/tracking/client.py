@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stpp.files import StppError, read_json
+from stpp.files import StppError
 
 
 def tracking_uri(root: Path) -> str:
@@ -70,7 +70,9 @@ def in_run(run_json: Path, root: Path, failed: str, do: Callable[[Any, str], Non
 
     A failure is said, "run.json: FAILED: its reason", and stops nothing.
     """
-    run_id = read_json(run_json)["run_id"]
+    from stpp.records import Run, read
+
+    run_id = read(run_json, Run)["run_id"]
     if run_id is None or os.environ.get("STPP_TRACKING") == "off":
         return
     try:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from stpp.audit.duplicates import Pair, suspects
 from stpp.audit.project import ABSENT, CHANGED, VERIFIED
-from stpp.audit.render import Audit, as_json, page, text
+from stpp.audit.render import Audit, as_json, look_alikes, page, text
 from stpp.audit.trace import Link, Step
 from stpp.lineage import Content, Execution
 
@@ -85,7 +85,21 @@ def test_a_suspect_is_part_of_the_verdict_and_contradicts_nothing(tmp_path: Path
     ]
     assert one.verdict == "nothing contradicts; 1 held-out images look like training images"
     assert one.problems == []
-    assert "a (val) and c (labeled)" in text(one) and "<p class='verdict'>" in page([one])
+    assert "a (val) and c (labeled)" in look_alikes([one]) and "<p class='verdict'>" in page([one])
+
+
+def test_hundreds_of_look_alikes_are_said_once_for_all_models_with_their_number(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "a.png")
+    audits = [audit_of("data/toy") for _ in range(5)]
+    for one in audits:
+        pairs = [Pair(f"{at % 20}", "val", f"t{at}", "labeled", 0.5) for at in range(300)]
+        one.suspects = [(pair, tmp_path / "a.png", tmp_path / "a.png") for pair in pairs]
+    lines = "".join([*map(text, audits), look_alikes(audits)]).splitlines()
+    assert sum("labeled)" in line for line in lines) == 3
+    assert any("300 pairs, 20 held out" in line for line in lines)
+    assert "... and 297 more; `stpp audit --out FOLDER`" in lines[-1]
+    assert page(audits).count("t299") > 0
+    assert look_alikes([audit_of("data/toy")]) == ""
 
 
 @pytest.mark.parametrize("change", ["none", "smaller", "larger", "jpeg", "brighter", "mirrored"])

@@ -304,6 +304,15 @@ def test_an_older_model_is_traced_while_a_newer_one_is_in_its_place(copied: Proj
     assert "was logged against another content" in copied.run("stpp", "audit", "models:/tiny/1", rc=1)
 
 
+def test_without_dvc_lock_an_edited_record_is_held_to_that_of_its_run(copied: Project) -> None:
+    for lock in lock_files(copied.folder):
+        lock.unlink()
+    assert "nothing contradicts" in copied.run("stpp", "audit", MODEL)
+    a_record_edited(copied)
+    said = "runs/student/run.json: is not the record of MLflow run"
+    assert said in copied.run("stpp", "audit", MODEL, rc=1)
+
+
 def test_a_run_of_mlflow_is_traced(copied: Project) -> None:
     run_id = json.loads((copied.folder / "runs/student/run.json").read_text())["run_id"]
     shutil.rmtree(copied.folder / "runs")

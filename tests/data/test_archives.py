@@ -109,7 +109,7 @@ def test_voc_with_sbd_becomes_the_augmented_set(tmp_path: Path, way: Callable[[P
     assert second.counts == {"SBD masks": 2}
 
     data = Data(name="voc", kind="pascal", root=str(out))
-    found, problems = discover(data, layout(data))
+    found, problems, _ = discover(data, layout(data))
     assert not problems
     assert {name: bool(f.mask) for name, f in found.items()} == {
         "2007_000000": True,
@@ -140,7 +140,7 @@ def test_cityscapes_keeps_train_and_val_and_its_label_ids_become_train_ids(
     assert import_archive(way(tmp_path / "gtFine_trainvaltest.zip", masks), out).counts == {"Cityscapes masks": 2}
     data = Data(name="cityscapes", kind="cityscapes", root=str(out))
     known = layout(data)
-    found, problems = discover(data, known)
+    found, problems, _ = discover(data, known)
     assert not problems
     assert len(found) == 2
     mask = to_classes(read_mask(out / next(iter(found.values())).mask), known.values)
@@ -151,11 +151,13 @@ def test_cityscapes_keeps_train_and_val_and_its_label_ids_become_train_ids(
 def test_a_data_set_of_no_known_layout_keeps_its_names(tmp_path: Path, way: Callable[[Path, Files], Path]) -> None:
     files = {f"{part}/0001.png": picture("PNG", BORDERED) for part in ("trainannot", "valannot")}
     files |= {"train/0001.jpg": picture("JPEG", PHOTO), "train.txt": b"train/0001.jpg\n", "setup.exe": b"MZ"}
+    files |= {"test/0001.webp": picture("WEBP", PHOTO)}
+    files |= {"test/.0002.png": b"", "test/@eaDir/0001.jpg": b"", "test/Thumbs.db": b""}
     found = import_archive(way(tmp_path / "camvid.zip", files), tmp_path / "data")
-    assert found.counts == {"images and masks": 3, "lists": 1}
-    assert found.left_out == 1
+    assert found.counts == {"images and masks": 4, "lists": 1}
+    assert found.left_out == 4
     there = {p.relative_to(tmp_path / "data").as_posix() for p in (tmp_path / "data").rglob("*") if p.is_file()}
-    assert there == set(files) - {"setup.exe"}
+    assert there == set(files) - {"setup.exe", "test/.0002.png", "test/@eaDir/0001.jpg", "test/Thumbs.db"}
 
 
 def test_importing_again_changes_nothing_and_other_content_is_never_overwritten(tmp_path: Path) -> None:

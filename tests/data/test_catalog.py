@@ -1,5 +1,6 @@
 """The layouts known by name, on trees as they are published, and any other by patterns or a list."""
 
+import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,7 +24,7 @@ def described(root: Path, **kwargs: Any) -> Data:
 
 def found(root: Path, **kwargs: Any) -> dict[str, Found]:
     data = described(root, **kwargs)
-    images, problems = discover(data, layout(data))
+    images, problems, _ = discover(data, layout(data))
     assert problems == []
     return images
 
@@ -31,6 +32,11 @@ def found(root: Path, **kwargs: Any) -> dict[str, Found]:
 def problems_of(root: Path, **kwargs: Any) -> list[str]:
     data = described(root, **kwargs)
     return discover(data, layout(data))[1]
+
+
+def passed_over(root: Path, **kwargs: Any) -> list[str]:
+    data = described(root, **kwargs)
+    return [line.removeprefix("passed over: ") for line in discover(data, layout(data))[2]]
 
 
 # -- Pascal -----------------------------------------------------------------------------------------------------------
@@ -208,7 +214,7 @@ def test_the_embedded_set_is_found(tree: Any) -> None:
 
 # -- patterns ---------------------------------------------------------------------------------------------------------
 
-PARTS = st.text("abc-_.1", min_size=1, max_size=4).filter(lambda part: part not in (".", ".."))
+PARTS = st.text("abc-_.1", min_size=1, max_size=4).filter(lambda part: not part.startswith("."))
 
 
 @FEW
@@ -242,6 +248,110 @@ def test_an_extension_may_vary_and_is_no_part_of_the_id(tree: Any) -> None:
         "b": Found("i/b.JPG", ""),
         "c": Found("i/c.png", "m/c.png"),
     }
+
+
+ENDINGS = {f"images/{n}.{kind}": b"" for n, kind in zip("abcdefgh", ["jpg", "JPG", "png", "Jpg"] * 2, strict=True)}
+
+
+def test_endings_match_in_any_case_and_files_of_other_endings_are_counted_and_named(tree: Any) -> None:
+    root = tree(ENDINGS | {"masks/a.PNG": b"", "masks/b.png": b"", "masks/d.Png": b""})
+    kwargs = {"images": "images/{name}.jpg", "masks": "masks/{name}.png"}
+    assert found(root, **kwargs) == {
+        "a": Found("images/a.jpg", "masks/a.PNG"),
+        "b": Found("images/b.JPG", "masks/b.png"),
+        "d": Found("images/d.Jpg", "masks/d.Png"),
+        "e": Found("images/e.jpg", ""),
+        "f": Found("images/f.JPG", ""),
+        "h": Found("images/h.Jpg", ""),
+    }
+    (said,) = passed_over(root, **kwargs)
+    assert said == (
+        "2 file(s) in images/ match no pattern, such as c.png, g.png; did you mean data.images: images/{name}.{ext}?"
+    )
+
+
+def test_two_endings_that_differ_in_case_alone_are_one_id_twice(tree: Any) -> None:
+    root = tree({"i/a.jpg": b"", "i/a.JPG": b""})
+    (problem,) = problems_of(root, images="i/{name}.jpg")
+    assert "id a stands also for" in problem
+
+
+@pytest.mark.parametrize("images", ["i/{name}.jpg", "{set}/{name}.{ext}"])
+def test_masks_of_no_image_are_counted_and_named_and_never_images(images: str, tree: Any) -> None:
+    root = tree({"i/a.jpg": b"", "i/b.jpg": b"", "m/a.png": b"", "m/x.png": b"", "m/y.PNG": b""})
+    pictures = found(root, images=images, masks="m/{name}.png")
+    assert {image.image for image in pictures.values()} == {"i/a.jpg", "i/b.jpg"}
+    assert passed_over(root, images=images, masks="m/{name}.png") == [
+        "2 file(s) in m/ are named as masks, and belong to no image, such as x.png, y.PNG"
+    ]
+
+
+def test_what_systems_leave_behind_is_no_image_and_counted_in_one_line(tree: Any) -> None:
+    left = [
+        "i/._a.jpg",
+        "i/.hidden.jpg",
+        "i/Thumbs.db",
+        "i/.DS_Store",
+        "desktop.ini",
+        ".trash/i.jpg",
+        "__MACOSX/i/a.jpg",
+    ]
+    root = tree(dict.fromkeys(["i/a.jpg", *left], b""))
+    assert list(found(root, images="i/{name}.jpg")) == ["a"]
+    (said,) = passed_over(root, images="i/{name}.jpg")
+    assert said.startswith("7 hidden file(s) or folder(s), or left by systems, such as ")
+    assert list(found(root, images=".trash/{name}.jpg")) == ["i"], "a pattern that means it finds it"
+
+
+def test_files_that_are_no_images_are_counted_by_their_endings(tree: Any) -> None:
+    root = tree({"i/a.jpg": b"", "m/a.npy": b"", "m/b.NPY": b"", "notes": b"", "imported.json": b"[]", "l.txt": "a\n"})
+    assert passed_over(root, images="i/{name}.jpg", list="l.txt") == [
+        "3 file(s) that are no images by their names (2 .npy, 1 no ending)"
+    ]
+
+
+def test_what_is_said_does_not_grow_with_the_number_of_folders(tree: Any) -> None:
+    root = tree({f"{n:02}/x\x1b.png": b"" for n in range(40)} | {"i/a.jpg": b""})
+    said = passed_over(root, images="i/{name}.jpg")
+    assert len(said) == 11
+    assert sum(int(line.split()[0]) for line in said) == 40
+    assert all(line.isprintable() for line in said)
+
+
+def test_layouts_that_hold_other_files_by_nature_tell_of_images_that_they_do_not_match_alone(tree: Any) -> None:
+    root = tree(
+        dict.fromkeys(["JPEGImages/a.jpg", "JPEGImages/b.png", "Annotations/a.xml", "SegmentationObject/a.png"], b"")
+    )
+    (said,) = passed_over(root, kind="pascal", classes=None)
+    assert said.startswith("1 file(s) in JPEGImages/ match no pattern, such as b.png; did you mean")
+
+
+def test_a_link_to_nothing_and_a_folder_that_cannot_be_read_are_named(tree: Any, monkeypatch: Any) -> None:
+    root = tree({"i/a.jpg": b""})
+    (root / "i/b.jpg").symlink_to(root / "gone.jpg")
+    (problem,) = problems_of(root, images="i/{name}.jpg")
+    assert problem.startswith(f"{root}/i/b.jpg: a link to nothing; ")
+    scan = os.scandir
+
+    def closed(path: Any) -> Any:
+        if str(path).endswith("/i"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(StppError, match="/i: not readable: Permission denied"):
+        found(root, images="i/{name}.jpg")
+
+
+def test_a_list_does_not_lead_through_a_link_to_a_folder_either(tree: Any, tmp_path: Path) -> None:
+    (tmp_path / "disk/deep").mkdir(parents=True)
+    (tmp_path / "disk/deep/x.jpg").touch()
+    root = tree({"p/a.jpg": b"", "list.txt": "p/a.jpg\nphotos/deep/x.jpg\np/a.jpg photos/m.png\n"})
+    (root / "photos").symlink_to(tmp_path / "disk")
+    problems = problems_of(root, list="list.txt")
+    assert [problem.split(";")[0] for problem in problems] == [
+        f"{root}/photos: a link, behind which DVC does not look"
+    ] * 2
 
 
 def test_a_repeated_placeholder_stands_for_the_same_part(tree: Any) -> None:
@@ -308,7 +418,7 @@ def test_no_image_at_all_is_a_problem_that_names_root_and_pattern_or_list(kwargs
 def test_a_file_whose_name_cannot_be_an_id_is_named_and_the_others_are_found(name: str, tree: Any) -> None:
     root = tree({f"i/{name}.jpg": b"", "i/good.jpg": b""})
     data = described(root, images="i/{name}.jpg")
-    images, problems = discover(data, layout(data))
+    images, problems, _ = discover(data, layout(data))
     assert list(images) == ["good"]
     assert len(problems) == 1
     assert problems[0].startswith(f"{root}/i/{name}.jpg: ")
@@ -364,7 +474,7 @@ def test_with_patterns_a_list_picks_by_id_or_image_what_they_find(tree: Any) -> 
 def test_every_line_of_a_list_that_is_wrong_is_said_and_the_others_are_found(tree: Any) -> None:
     root = tree({"list.txt": "p/good.jpg\na b c\n../x.jpg\n2007_000032\np/fine.jpg\n"})
     data = described(root, list="list.txt")
-    images, problems = discover(data, layout(data))
+    images, problems, _ = discover(data, layout(data))
     assert list(images) == ["p/fine", "p/good"]
     assert [p.split(": ")[0] for p in problems] == [f"{root}/list.txt:{n}" for n in (2, 3, 4)]
 

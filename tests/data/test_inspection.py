@@ -139,7 +139,8 @@ def test_what_is_handled_is_said_once_and_stops_nothing(sound: Path) -> None:
 def test_no_image_is_a_problem_of_its_own(tree: Any) -> None:
     root = tree({"other/a.png": photo()})
     dataset, warnings, problems = looked(root)
-    assert (dataset.records, warnings) == ({}, [])
+    assert dataset.records == {}
+    assert warnings == ["passed over: 1 file(s) in other/ match no pattern, such as a.png"]
     assert len(problems) == 1
     assert problems[0].startswith(f"{root}: no image found by the pattern i/{{name}}.png")
 
@@ -181,3 +182,66 @@ def test_an_unlisted_value_can_be_ignored_by_name(sound: Path) -> None:
     dataset, _, problems = looked(sound, values={11: "ignore"})
     assert problems == []
     assert dataset.records["u"].classes == (0,)
+
+
+# -- masks that are not what they seem --------------------------------------------------------------------------------
+
+RED, GREEN, BLUE = (255, 0, 0), (0, 128, 0), (0, 0, 255)
+
+
+def coloured(path: Path, values: Any, *colours: tuple[int, int, int], **more: Any) -> None:
+    image = Image.fromarray(values)
+    image.putpalette([part for colour in colours for part in colour])
+    image.save(path, **more)
+
+
+def test_palettes_that_agree_are_no_problem_whatever_is_unused_ignored_or_grey(sound: Path) -> None:
+    coloured(sound / "m/a.png", mask(0, 1), RED, GREEN, (1, 1, 1))
+    coloured(sound / "m/b.png", mask(0, 255), RED, *[(9, 9, 9)] * 254, GREEN)
+    coloured(sound / "m/c.png", mask(0, 1, 2), *[(v, v, v) for v in range(256)])
+    coloured(sound / "m/u.png", mask(1, 2), (5, 5, 5), GREEN, BLUE)
+    assert looked(sound)[2] == []
+    assert looked(sound, palette=(RED, GREEN, BLUE))[2] == []
+
+
+def test_a_palette_that_gives_a_value_another_color_than_an_earlier_mask_is_refused(
+    sound: Path, tmp_path: Path
+) -> None:
+    """As tools make them that choose a palette for every file."""
+    coloured(sound / "m/a.png", mask(0, 1), RED, GREEN)
+    coloured(sound / "m/b.png", mask(1, 2), (0, 0, 0), RED, BLUE)
+    for memory in (None, tmp_path / "memory", tmp_path / "memory"):
+        problems = inspect(described(sound), 1, memory)[2]
+        assert len(problems) == 1
+        assert problems[0].startswith(f"{sound}/m/b.png: its palette shows 1 as #ff0000, that of {sound}/m/a.png as ")
+
+
+@pytest.mark.parametrize("suffix", ["png", "gif"])
+def test_a_palette_that_permutes_the_colours_of_the_classes_is_refused(suffix: str, sound: Path) -> None:
+    for old in (sound / "m").iterdir():
+        old.unlink()
+    coloured(sound / f"m/a.{suffix}", mask(0, 1, 2), RED, BLUE, GREEN)
+    kwargs = {"masks": f"m/{{name}}.{suffix}"}
+    assert looked(sound, **kwargs)[2] == [], "the colours chosen for pictures say nothing of files"
+    (problem,) = looked(sound, **kwargs, palette=(RED, GREEN, BLUE))[2]
+    assert problem.startswith(f"{sound}/m/a.{suffix}: 1 is road by its value, and tree by its colour #0000ff")
+
+
+def test_colours_that_fill_a_palette_up_say_nothing(sound: Path) -> None:
+    coloured(sound / "m/a.png", mask(0, 1, 2), RED, *[(0, 0, 0)] * 255)
+    coloured(sound / "m/b.png", mask(0, 1, 2), RED, GREEN, (0, 0, 0))
+    assert looked(sound, palette=((0, 0, 0), RED, GREEN))[2] != [], "but 0 is red"
+    assert looked(sound, palette=(RED, GREEN, (0, 0, 0)))[2] == []
+
+
+def test_masks_of_0_and_255_are_told_for_binary(tree: Any) -> None:
+    root = tree({"i/a.png": photo(), "i/b.png": photo(), "m/a.png": mask(0, 255), "m/b.png": mask(255)})
+    (problem,) = looked(root, classes=("other", "road"))[2]
+    assert problem.startswith("masks hold 0 and 255 alone, and 255 is read as `ignore`; for binary masks")
+    assert looked(root, classes=("other", "road"), values={255: 1}, ignore=None)[2] == []
+
+
+def test_a_jpeg_mask_is_refused_and_no_value_is_blamed(sound: Path) -> None:
+    Image.fromarray(mask(0, 1, 2)).save(sound / "m/u.png", format="JPEG")
+    (problem,) = looked(sound)[2]
+    assert problem.startswith(f"{sound}/m/u.png: JPEG, which changes values")

@@ -13,6 +13,7 @@ from stpp.data.datasets import Photos, WithTruth
 from stpp.data.loaders import Batch, equal_sized, prediction_loader
 from stpp.engine.evaluate import Scores, decisions, evaluate
 from stpp.engine.predict import decided, plain
+from stpp.files import StppError
 from stpp.params import Model, Runtime
 
 CPU = torch.device("cpu")
@@ -40,6 +41,22 @@ def photos(make_photos: Callable[..., Photos]) -> Photos:
 
 
 PLAIN = decided(plain, 2**22)
+
+
+def test_an_image_whose_probabilities_are_not_finite_is_named(photos: Photos) -> None:
+    sound, odd = Network(), Network()
+    odd.classifier.bias.data[0] = float("nan")
+    ids = list(photos.dataset.records)
+    for networks in ([odd], [odd, sound], [sound, odd]):
+        with pytest.raises(StppError, match=f"^{ids[0]}: the network's probabilities are not finite"):
+            list(decisions(networks, loader(photos, ids), MODEL, CPU, PLAIN))
+
+
+def test_one_class_for_every_pixel_is_a_constant_unless_there_is_no_other() -> None:
+    assert Scores(torch.tensor([[0, 5, 0], [0, 7, 0], [0, 0, 0]])).constant == 1
+    assert Scores(torch.tensor([[0, 5, 0], [0, 7, 0], [0, 0, 1]])).constant is None
+    assert Scores(torch.tensor([[0, 0, 0], [0, 7, 0], [0, 0, 0]])).constant is None, "nothing else was to be found"
+    assert Scores(torch.zeros(3, 3, dtype=torch.int64)).constant is None
 
 
 def loader(photos: Photos, ids: list[str], batch_size: int = 2) -> Iterable[Batch]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from stpp.files import StppError
@@ -50,6 +51,24 @@ def test_the_backbone_and_the_output_stride_are_those_of_the_parameters() -> Non
         assert network(torch.empty(2, 3, 64, 64)).shape == (2, 5, 64, 64)
     assert high.shape == (1, 512, 8, 8)
     assert sum("layer3" in name and name.endswith("conv1.weight") for name, _ in network.named_parameters()) == 6
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", ["classifier.bias", "backbone.bn1.running_var", "backbone.layer4.1.conv2.weight"])
+def test_a_value_that_is_no_finite_number_is_neither_written_nor_read(name: str, value: float, tmp_path: Path) -> None:
+    state = {key: tensor.clone().contiguous() for key, tensor in seeded(5).state_dict().items()}
+    state[name].view(-1)[-1] = value
+    with pytest.raises(StppError, match=f"m.safetensors: not written: {name} has NaN or infinite values"):
+        build.save(tmp_path / "m.safetensors", state)
+    assert not list(tmp_path.iterdir())
+    save_file(state, tmp_path / "m.safetensors")
+    for read in (
+        lambda path: build.load(MODEL, 3, path),
+        lambda path: build.of_checkpoint(path, MODEL, 3),
+        lambda path: build.start(seeded(1), MODEL, path),
+    ):
+        with pytest.raises(StppError, match=f"m.safetensors: {name} has NaN or infinite values: its training diverged"):
+            read(tmp_path / "m.safetensors")
 
 
 def test_weights_survive_a_file_bit_for_bit(checkpoint: Path) -> None:

@@ -77,7 +77,9 @@ def test_a_state_dict_of_timm_is_placed_key_by_key_or_named() -> None:
     assert placed.layout == "timm"
     kept = {key.removeprefix("backbone.features."): value for key, value in placed.state.items()}
     assert all(torch.equal(value, state[key].float()) for key, value in kept.items() if "num_batches" not in key)
-    assert set(placed.dropped) == set(state) - set(kept) == {k for k in state if k.startswith(("conv_head", "bn2", "cl"))}
+    assert (
+        set(placed.dropped) == set(state) - set(kept) == {k for k in state if k.startswith(("conv_head", "bn2", "cl"))}
+    )
 
     without = {k: v for k, v in state.items() if k != "blocks.0.0.conv_dw.weight"}
     odd = without | {"conv_stem.weight": torch.zeros(1), "strange": torch.zeros(1)}

@@ -169,6 +169,8 @@ def test_all_keys_that_do_not_fit_are_named_at_once(tmp_path: Path, published: d
         (torch.full((64, 64, 3, 3), float("inf")), "NaN or infinite"),
         (torch.zeros(0, 64, 3, 3), "is empty"),
         (torch.zeros(64, 64, 3, 3).to_sparse(), "sparse"),
+        (torch.zeros(1).expand(10**12), "1000000000000 values of fewer in the file"),
+        (torch.zeros(64, 64, 3, 3).to(torch.float8_e4m3fn), "float8"),
     ],
 )
 def test_tensors_that_are_no_weights_are_named(published: dict[str, Tensor], value: Tensor, said: str) -> None:
@@ -236,6 +238,19 @@ def test_a_truncated_file_is_refused_wherever_it_is_cut(tmp_path: Path, kind: st
     cut.write_bytes(content[: int(len(content) * part)])
     with pytest.raises(StppError, match=f"{kind}: not a file of weights alone: ."):
         read_weights("resnet18", kind, tmp_path)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(at=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_a_flipped_bit_of_a_tensor_is_noticed(tmp_path: Path, at: float, bit: int) -> None:
+    state = {"conv1.weight": torch.arange(300.0)}
+    torch.save(state, tmp_path / "whole.pth")
+    data = bytearray((tmp_path / "whole.pth").read_bytes())
+    start = data.index(state["conv1.weight"].numpy().tobytes())
+    data[start + int(at * 1200)] ^= 1 << bit
+    (tmp_path / "flipped.pth").write_bytes(data)
+    with pytest.raises(StppError, match=r"flipped.pth: is damaged .*its checksum is not that of its bytes"):
+        read_weights("resnet18", "flipped.pth", tmp_path)
 
 
 @pytest.mark.real

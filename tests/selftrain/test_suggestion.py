@@ -29,7 +29,14 @@ def test_of_equal_stability_the_class_that_fewest_masks_show_comes_first_and_the
 def test_an_image_like_one_that_is_taken_is_passed_over() -> None:
     shares = {i: [1.0] for i in "abc"}
     found = suggest({"a": 0.1, "b": 0.2, "c": 0.3}, shares.__getitem__, [0], 2, alike=lambda name: name == "b")
-    assert [one.id for one in found] == ["a", "c"]
+    assert [(one.id, one.alike) for one in found] == [("a", False), ("c", False)]
+
+
+def test_images_that_look_like_others_fill_up_where_no_others_are_left_and_are_marked() -> None:
+    shares = {i: [1.0] for i in "abcd"}
+    stability = {"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.4}
+    found = suggest(stability, shares.__getitem__, [0], 3, alike=lambda name: name in "bcd")
+    assert [(one.id, one.alike) for one in found] == [("a", False), ("b", True), ("c", True)]
 
 
 @given(images, st.integers(1, 15))

@@ -48,6 +48,7 @@ def predict(project: Project, *words: str, rc: int = 0) -> str:
 def test_a_folder_becomes_masks_of_the_same_names_and_sizes(photos: Project) -> None:
     output = predict(photos, "photos", "--as", "mask", "--as", "overlay", "--as", "probabilities")
     assert "4 of 4 images" in output
+    assert "warning: EXIF orientation: turned upright: 1 image(s), such as photos/turned.jpg" in output
     out = photos.folder / "out"
     assert {p.relative_to(out / "masks").as_posix() for p in (out / "masks").rglob("*.png")} == {
         "a.png",
@@ -88,6 +89,33 @@ def test_an_image_that_cannot_be_read_is_named_and_the_rest_is_done(photos: Proj
     output = predict(photos, "photos", rc=2)
     assert "broken.png: not an image" in output
     assert "cut.jpg: unreadable or truncated" in output
+    assert len(list((photos.folder / "out/masks").rglob("*.png"))) == 4
+
+
+def test_a_network_whose_numbers_overflow_is_named_with_the_image(photos: Project) -> None:
+    state = build.load(MODEL, 3, photos.folder / "model.safetensors").state_dict()
+    large = {"classifier.weight": torch.full_like(state["classifier.weight"], 3e38)}
+    build.save(photos.folder / "model.safetensors", state | large, ABOUT)
+    output = predict(photos, "photos", rc=2)
+    assert "photos/a.jpg: the network's probabilities are not finite" in output
+    assert not list((photos.folder / "out").rglob("*.png"))
+
+
+def test_photos_that_are_not_read_are_named_and_counted_and_the_rest_is_done(photos: Project) -> None:
+    """A phone's photo beside the JPEG of the same name was passed over, and all was said to be done."""
+    folder = photos.folder / "photos"
+    (folder / "a.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    shutil.copyfile(folder / "a.jpg", folder / "scan")
+    for name in (".DS_Store", "._a.jpg", "Thumbs.db"):
+        (folder / name).write_bytes(b"\xff\xd8\xff")
+    (photos.folder / "elsewhere").mkdir()
+    (folder / "link").symlink_to(photos.folder / "elsewhere")
+    output = predict(photos, "photos", rc=2)
+    assert "4 of 7 images" in output
+    assert "a.HEIC: .heic is not read here; convert it to PNG or JPEG" in output
+    assert "scan: JPEG by its content, but not by its name; rename or convert it" in output
+    assert "link: a link to a folder, which is not followed" in output
+    assert "passed over, for they are no images: 3 hidden, 1 .md" in output
     assert len(list((photos.folder / "out/masks").rglob("*.png"))) == 4
 
 

@@ -10,6 +10,7 @@ from small import TINY, Project, mask_set
 
 from stpp.files import read_csv, read_ids, write_csv
 from stpp.manifest import read_dataset
+from stpp.masks import encode_mask
 from stpp.params_file import load
 
 
@@ -33,7 +34,7 @@ def scored(prepared: Project) -> Project:
 
 def test_suggestions_are_unlabelled_images_with_reasons_and_pictures(scored: Project) -> None:
     output = scored.run("stpp", "suggest", "--n", "5", "--out", "next")
-    assert "5 of 12 images" in output
+    assert "5 of 12 images" in output and "look like others" not in output
     ids = read_ids(scored.folder / "next/suggested.txt")
     assert len(set(ids)) == 5 and set(ids) <= set(read_ids(scored.folder / "runs/split/unlabeled.txt"))
     rows = read_csv(scored.folder / "next/suggested.csv", ("id", "image", "stability", "worth", "classes"))
@@ -156,3 +157,64 @@ def test_another_mask_of_an_image_is_not_replaced(scored: Project) -> None:
 def test_wrong_words_are_said(scored: Project, words: tuple[str, ...]) -> None:
     (scored.folder / "empty").mkdir()
     assert "error:" in add(scored, *words, rc=2)
+
+
+@pytest.fixture
+def shifted(drawn: tuple[Project, list[str]]) -> tuple[Project, list[str]]:
+    """The same where masks of the data set hold another number for every class: 1 is class 2, 2 is class 1."""
+    project, ids = drawn
+    for path in (project.folder / "data/toy/masks").glob("*.png"):
+        Image.fromarray(raw(path)).save(path)
+    classes = list(read_dataset(project.folder / "runs/data").classes)
+    described = {"images": "images/{name}.png", "masks": "masks/{name}.png", "classes": classes}
+    project.params(data={"kind": "folder", "values": {1: 2, 2: 1}, **described}, split={"labeled": {"count": 6}})
+    project.run("stpp", "prepare", "--out", "runs/data")
+    project.run("stpp", "split", "--data", "runs/data", "--lists", "splits", "--out", "runs/split")
+    return project, [i for i in ids if i in read_ids(project.folder / "runs/split/unlabeled.txt")]
+
+
+def raw(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def test_a_corrected_prediction_gets_the_values_of_the_data_set(shifted: tuple[Project, list[str]]) -> None:
+    project, ids = shifted
+    dataset = read_dataset(project.folder / "runs/data")
+    classes = np.array([[0, 1, 2, 1]] * 32, np.uint8).repeat(8, 1)
+    for i in ids:
+        (project.folder / f"new/{i}.png").write_bytes(encode_mask(classes, dataset.palette))
+    for left in set((project.folder / "new").iterdir()) - {project.folder / f"new/{i}.png" for i in ids}:
+        left.unlink()
+    assert f"{len(ids)} of {len(ids)} masks hold class ids" in add(project, "new", "--name", "second")
+    for i in ids:
+        written = raw(project.folder / f"data/toy/masks/{i}.png")
+        assert (written == np.array([[0, 2, 1, 2]] * 32, np.uint8).repeat(8, 1)).all()
+
+
+def test_a_mask_that_may_be_read_in_two_ways_is_asked_about(shifted: tuple[Project, list[str]]) -> None:
+    project, ids = shifted
+    grey = np.array([[0, 1, 2, 1]] * 32, np.uint8).repeat(8, 1)
+    for path in (project.folder / "new").iterdir():
+        path.unlink()
+    Image.fromarray(grey).save(project.folder / f"new/{ids[0]}.png")
+    output = add(project, "new", "--name", "second", rc=2)
+    assert "may be class ids" in output and "`--as classes`" in output
+    assert not (project.folder / "splits/second").exists()
+    add(project, "new", "--name", "second", "--as", "values")
+    assert (raw(project.folder / f"data/toy/masks/{ids[0]}.png") == grey).all()
+
+
+def test_a_data_set_whose_masks_are_no_pngs_gets_none(drawn: tuple[Project, list[str]]) -> None:
+    project, ids = drawn
+    for path in (project.folder / "data/toy/masks").glob("*.png"):
+        Image.fromarray(raw(path)).save(path.with_suffix(".bmp"))
+        path.unlink()
+    classes = list(read_dataset(project.folder / "runs/data").classes)
+    described = {"images": "images/{name}.png", "masks": "masks/{name}.bmp", "classes": classes}
+    project.params(data={"kind": "folder", **described}, split={"labeled": {"count": 6}})
+    project.run("stpp", "prepare", "--out", "runs/data")
+    project.run("stpp", "split", "--data", "runs/data", "--lists", "splits", "--out", "runs/split")
+    output = add(project, "new", "--name", "second", rc=2)
+    assert f"masks/{ids[0]}.bmp, is no PNG" in output
+    assert not (project.folder / f"data/toy/masks/{ids[0]}.bmp").exists()

@@ -1,0 +1,199 @@
+"""What an image's file holds by its header: how many pictures, of which bands and bits, and stored with loss or not."""
+
+import struct
+from collections.abc import Iterator
+from io import BufferedReader
+
+from PIL import Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF")
+
+HEAD = 512
+"""Bytes of a file that tell its kind."""
+_FIRST = {
+    b"\x89PNG": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"GIF8": "GIF",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",
+    b"MM\0+": "TIFF",
+    b"8BPS": "Photoshop picture",
+    b"%PDF": "PDF",
+    b"%!PS": "PostScript",
+    b"\xff\x0a": "JPEG XL",
+    b"\0\0\0\x0cJXL ": "JPEG XL",
+    b"\0\0\0\x0cjP  ": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
+    b"v/1\x01": "OpenEXR picture",
+    b"#?RADIANCE": "Radiance picture",
+    b"FUJIFILMCCD-RAW": "raw photo",
+    b"IIRO": "raw photo",
+    b"IIU\0": "raw photo",
+    b"qoif": "QOI picture",
+    b"DDS ": "DDS picture",
+}
+_BRANDS = {"avif": "AVIF", "avis": "AVIF", "crx ": "raw photo"} | dict.fromkeys(
+    ("heic", "heix", "heim", "heis", "hevc", "hevx", "mif1", "msf1"), "HEIF (HEIC)"
+)
+
+# Of a TIFF: tags, the bands that a kind of colour has, and the ways of compression that change values.
+WIDTH, BITS, COMPRESSION, PHOTOMETRIC, BANDS, EXTRA, SAMPLES = 256, 258, 259, 262, 277, 338, 339
+SUBFILE, OLD_SUBFILE = 254, 255
+SMALLER = 64
+"""More copies of a picture, each half as large as the one before, there cannot be."""
+COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 4: 1, 5: 4, 6: 3, 8: 3}
+LOSSY = {6: "JPEG", 7: "JPEG", 34712: "JPEG 2000", 34887: "LERC", 34892: "JPEG", 50001: "WebP"}
+PREVIEW = "begins with a preview, as raw photos do; convert it to PNG or JPEG"
+NUMBERS = {1: "", 2: " with sign", 3: " floating point"}
+
+
+def kind_of(start: bytes) -> str:
+    """What kind of picture begins with these bytes, HEAD of them or all; empty if none is known that does."""
+    if start[4:8] == b"ftyp":
+        return _BRANDS.get(start[8:12].decode("latin-1"), "")
+    if start[8:10] == b"CR" and start.startswith((b"II*\0", b"MM\0*")):
+        return "raw photo"
+    if start.startswith(b"RIFF"):
+        return "WebP" if start[8:12] == b"WEBP" else ""
+    if start[128:132] == b"DICM":
+        return "DICOM picture"
+    if start.lstrip().startswith((b"<svg", b"<?xml", b"<!--")) and b"<svg" in start:
+        return "SVG"
+    return next((kind for first, kind in _FIRST.items() if start.startswith(first)), "")
+
+
+def unidentified(file: BufferedReader) -> str:
+    """What a file is that Pillow does not open, and what to do with it."""
+    file.seek(0)
+    kind = kind_of(file.read(HEAD))
+    if kind == "TIFF" and (page := next(pages(file), None)) is not None and WIDTH in page:
+        what = f"TIFF of {depth(page)}, compression {_numbers(page, COMPRESSION, 1)[0]}, which is not read here"
+        return f"{what}; convert it to 8 bits of grey or RGB, and keep the original"
+    if kind in ("PNG", "JPEG", "GIF", "TIFF", "WebP"):
+        return f"unreadable or truncated (no whole {kind}); replace it by a sound copy"
+    if kind:
+        return f"{kind}, which is not read here; convert it to PNG or JPEG (a mask to PNG)"
+    return f"not an image ({', '.join(FORMATS)}); replace it, or move it away"
+
+
+def pages(file: BufferedReader) -> Iterator[ImageFileDirectory_v2]:
+    """The tags of every picture in a TIFF; where Pillow is in the file, it stays."""
+    at, seen = file.tell(), set()
+    try:
+        file.seek(0)
+        start = file.read(8)
+        page = ImageFileDirectory_v2(start + (file.read(8) if start[2:3] == b"+" or start[3:4] == b"+" else b""))
+        while page.next and page.next not in seen:
+            seen.add(page.next)
+            file.seek(page.next)
+            page.next = 0
+            page.load(file)
+            yield page
+    except (OSError, SyntaxError, ValueError, struct.error, OverflowError):
+        return
+    finally:
+        file.seek(at)
+
+
+def _numbers(page: ImageFileDirectory_v2, tag: int, default: int) -> tuple[int, ...]:
+    value = page.get(tag)
+    found = value if isinstance(value, tuple) else (value,)
+    return tuple(one for one in found if isinstance(one, int)) or (default,)
+
+
+def depth(page: ImageFileDirectory_v2) -> str:
+    """Bands and bits of a picture in a TIFF."""
+    kind = NUMBERS.get(_numbers(page, SAMPLES, 1)[0], "")
+    return f"{bands(_numbers(page, BANDS, 1)[0])} of {max(_numbers(page, BITS, 1))} bits{kind}"
+
+
+def bands(count: int) -> str:
+    return f"{count} bands" if count != 1 else "1 band"
+
+
+def odd(header: Image.Image, file: BufferedReader) -> str:
+    """Why a file is not read as one picture of grey or colours, and what to do; empty if it is."""
+    if header.format == "TIFF":
+        at = file.tell()
+        file.seek(0)
+        raw = kind_of(file.read(HEAD)) == "raw photo"
+        file.seek(at)
+        if raw:
+            return PREVIEW
+        return next((why for number, page in enumerate(pages(file)) if (why := _odd_page(page, number))), "")
+    # A JPEG may carry a preview or a map of depths behind its photo (MPO).
+    animated = header.format != "MPO" and getattr(header, "is_animated", False)
+    return "holds several pictures (an animation); save the one that is meant as PNG" if animated else ""
+
+
+def _odd_page(page: ImageFileDirectory_v2, number: int) -> str:
+    """The same of a picture in a TIFF; all but the first may only be smaller copies of it, or masks."""
+    small = _numbers(page, SUBFILE, 0)[0] & 5 or _numbers(page, OLD_SUBFILE, 0)[0] == 2
+    if number:
+        return "" if small and number < SMALLER else "holds several pictures (pages); save each in a file of its own"
+    colours = _numbers(page, PHOTOMETRIC, 1)[0]
+    count, base, most = _numbers(page, BANDS, 1)[0], COLOURS.get(colours, 1), max(_numbers(page, BITS, 1))
+    why = ""
+    if small:
+        why = PREVIEW
+    elif count - base > 1 or (count - base == 1 and _numbers(page, EXTRA, 0) not in ((1,), (2,))):
+        which = {2: "second", 4: "fourth", 5: "fifth"}[base + 1]
+        why = f"{depth(page)}, of which the {which} is not declared as alpha; save it as RGB or grey of 8 bits"
+    elif 2 in _numbers(page, SAMPLES, 1) and most == 8:
+        why = f"{depth(page)}; save it as 8 bits without sign"
+    elif colours == 0 and most > 8:
+        why = f"{depth(page)}, of which 0 is white; save it as 8 bits with 0 as black"
+    return why
+
+
+def deep(header: Image.Image, file: BufferedReader) -> int:
+    """How many bands of 16 bits a file has that Pillow reads as 8 bits; 0 if it is no such."""
+    if header.format == "TIFF":
+        page = header.tag_v2  # type: ignore[attr-defined]
+        return _numbers(page, BANDS, 1)[0] if max(_numbers(page, BITS, 1)) == 16 else 0
+    if header.format == "PNG":
+        at = file.tell()
+        file.seek(24)
+        bits, kind = file.read(2)
+        file.seek(at)
+        return {2: 3, 4: 2, 6: 4}.get(kind, 1) if bits == 16 else 0
+    args = header.tile[0].args if header.format == "PPM" and header.mode == "RGB" else None  # type: ignore[attr-defined]
+    return 3 if isinstance(args, tuple) and isinstance(args[-1], int) and args[-1] > 255 else 0
+
+
+def lossy(header: Image.Image, file: BufferedReader) -> str:
+    """The name of the compression that changes values, if a file has one."""
+    if header.format in ("JPEG", "MPO"):
+        return "JPEG"
+    if header.format == "TIFF":
+        compression = LOSSY.get(_numbers(header.tag_v2, COMPRESSION, 1)[0])  # type: ignore[attr-defined]
+        return f"{compression} in a TIFF" if compression else ""
+    if header.format != "WEBP":
+        return ""
+    at, place = file.tell(), 12
+    kind = b"VP8 "
+    while place < 2**31:  # a file has one picture of either kind; what else it holds comes before
+        file.seek(place)
+        head = file.read(8)
+        if len(head) < 8 or head[:4] in (b"VP8 ", b"VP8L", b"ANMF"):
+            kind = head[:4] or kind
+            break
+        size = int.from_bytes(head[4:], "little")
+        place += 8 + size + size % 2
+    file.seek(at)
+    return "" if kind in (b"VP8L", b"ANMF") else "lossy WebP"  # of an animation other things are said
+
+
+def scaled(start: bytes, image: Image.Image) -> bool:
+    """Whether Pillow stretches the values of a grey file to the range of its mode, or turns them round."""
+    if start.startswith(b"\x89PNG"):
+        return start[24] in (2, 4) and start[25] == 0
+    if image.format == "PPM":
+        args = image.tile[0].args  # type: ignore[attr-defined]
+        return image.mode == "1" or (isinstance(args, tuple) and args[1] not in (255, 65535))
+    if image.format == "TIFF":
+        bits, photometric = (image.tag_v2.get(tag) for tag in (258, 262))  # type: ignore[attr-defined]
+        return bits in ((2,), (4,)) or photometric == 0
+    return False

@@ -1,0 +1,153 @@
+"""dvc.lock survives a kill. DVC writes it in place, after every stage: killed then, it leaves an empty or cut file.
+
+So `.stpp/locks` holds the last whole one of every pipeline, renewed whenever a stage begins.
+"""
+
+import fcntl
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from stpp.files import StppError, write_text
+from stpp.git import git
+from stpp.lineage import lock_files, locked
+
+OPEN = re.compile(r"^(?:    (?:deps|outs|params)|      \S.*):\n\Z", re.MULTILINE)
+"""A last line that others must follow."""
+ENTRY = re.compile(r"^  (\S.*):\n((?:    .*\n?)+)", re.MULTILINE)
+
+
+def damaged(root: Path) -> dict[Path, str]:
+    """The dvc.lock files of a project that a kill has left empty or cut, each with what is wrong.
+
+    Raises StppError naming one that needs a person, such as one with the marks of a merge.
+    """
+    found = {path: _wrong(path, root) for path in lock_files(root)}
+    return {path: wrong for path, wrong in found.items() if wrong}
+
+
+def mend(root: Path) -> list[str]:
+    """Put back what a kill has damaged, keep what is whole; what was put back, a line for each."""
+    said = _mend_rwlock(root)
+    if damaged(root):
+        with _dvc_at_rest(root):  # which may be writing it
+            said += [_put_back(path, wrong, root) for path, wrong in damaged(root).items()]
+    for path in lock_files(root):
+        text = _text(path)
+        if text != _text(_kept(path, root)):
+            write_text(_kept(path, root), text)
+    return said
+
+
+def stage_begins(root: Path) -> None:
+    """Keep the locks as DVC has left them. Raises StppError if one was damaged and is put back.
+
+    DVC has read the damaged one, and would compute again what that does not know.
+    """
+    if said := mend(root):
+        raise StppError("\n".join([*said, "run the same command again: what is done is found again"]))
+
+
+def _kept(path: Path, root: Path) -> Path:
+    return root / ".stpp/locks" / path.relative_to(root)
+
+
+def _text(path: Path) -> str:
+    return path.read_bytes().decode(errors="replace") if path.is_file() else ""
+
+
+def _wrong(path: Path, root: Path) -> str:
+    """What a kill has done to a dvc.lock, empty if nothing."""
+    name = path.relative_to(root).as_posix()
+    text, kept = _text(path), _text(_kept(path, root))
+    if kept and text == kept:
+        return ""
+    if "\n<<<<<<< " in f"\n{text}":
+        raise StppError(f"{name}: holds two versions of a merge: `git checkout --ours {name}`, or --theirs")
+    if wrong := _broken(text, name):
+        return wrong
+    now, then = dict(ENTRY.findall(text)), dict(ENTRY.findall(kept))
+    last, gone = next(reversed(now), ""), list(then)[len(now) :]
+    if list(now) != list(then)[: len(now)]:
+        return ""
+    if not gone and (now[last] == then[last] or not then[last].startswith(now[last])):
+        return ""
+    from stpp.params_file import read_yaml
+
+    # Shorter than it was. A stage may have been removed on purpose, or an older commit checked out.
+    stages = read_yaml(path.with_name("dvc.yaml")).get("stages", {})
+    if any(stage.partition("@")[0] not in stages for stage in gone) or _in_git(path, root):
+        return ""
+    return f"ends with {last}, and held {', '.join(gone) or 'more of it'}"
+
+
+def _broken(text: str, name: str) -> str:
+    """Why a text is no whole dvc.lock, empty if it is one."""
+    try:
+        if not locked(text, name) and not ENTRY.search(text):
+            return "is empty"
+    except StppError:
+        return "is not readable"
+    return "" if text.endswith("\n") and not OPEN.search(text) else "is cut"
+
+
+def _in_git(path: Path, root: Path) -> bool:
+    """Whether a commit holds the file as it is."""
+    here = ["-C", str(root)]
+    blob = git(*here, "hash-object", "--no-filters", str(path))
+    return bool(blob and git(*here, "log", "--all", "-1", "--format=%H", f"--find-object={blob}"))
+
+
+def _put_back(path: Path, wrong: str, root: Path) -> str:
+    """Put back the last whole one: the one kept, or the committed one. The damaged one is kept aside."""
+    name = path.relative_to(root).as_posix()
+    aside = _kept(path, root).with_name("damaged.lock")
+    write_text(aside, _text(path))
+    committed = git("-C", str(root), "show", f"HEAD:./{name}") + "\n"
+    candidates = {"the last whole one": _text(_kept(path, root)), "the committed one": committed}
+    whole = {whose: text for whose, text in candidates.items() if text.strip() and not _broken(text, name)}
+    whose, text = next(iter(whole.items()), ("nothing", ""))
+    if text:
+        write_text(path, text)
+    else:
+        path.unlink()
+    said = f"{name}: {wrong}, as a kill leaves it while DVC writes it; {whose} is put in its place"
+    return f"{said} (the damaged one: {aside.relative_to(root)})"
+
+
+def _mend_rwlock(root: Path) -> list[str]:
+    """DVC's list of who uses which files is written in place, too: an empty one stops every command of DVC."""
+    path = root / ".dvc/tmp/rwlock"
+    if not path.is_file():
+        return []
+    with _held(path.with_name("rwlock.lock")):
+        try:
+            json.loads(path.read_bytes())
+        except ValueError:
+            path.unlink()
+            return [f"{path.relative_to(root)}: was not whole, and is removed; DVC makes it anew"]
+    return []
+
+
+@contextmanager
+def _dvc_at_rest(root: Path) -> Iterator[None]:
+    """Hold DVC's lock, which DVC itself holds but while a stage runs."""
+    if not (root / ".dvc/tmp").is_dir():
+        yield
+        return
+    with _held(root / ".dvc/tmp/lock"):
+        yield
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """Hold a lock of DVC's kind; wait for whoever has it."""
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("a command of DVC is at work; waiting for it", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

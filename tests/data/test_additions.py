@@ -1,0 +1,39 @@
+"""New masks of a person: what is wrong with them is said before they are taken."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from stpp.data.additions import additions
+from stpp.data.inspection import inspect
+from stpp.params import Data
+
+COLOURS = ((255, 0, 0), (0, 128, 0))
+
+
+def painted(path: Path, *colours: tuple[int, int, int]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    image = Image.fromarray(np.resize(np.array([0, 1], np.uint8), (6, 8)))
+    image.putpalette([part for colour in colours for part in colour])
+    image.save(path)
+
+
+def test_new_masks_whose_palettes_permute_the_classes_are_refused_and_hidden_files_are_none(tmp_path: Path) -> None:
+    root, new = tmp_path / "root", tmp_path / "new"
+    (root / "i").mkdir(parents=True)
+    for at, name in enumerate("abcd"):
+        Image.fromarray(np.full((6, 8, 3), at, np.uint8)).save(root / f"i/{name}.png")
+    painted(root / "m/a.png", *COLOURS)
+    known = {"name": "mine", "kind": "folder", "root": str(root), "images": "i/{name}.png", "masks": "m/{name}.png"}
+    data = Data(**known, classes=("sky", "road"), palette=COLOURS)
+    dataset, _, problems = inspect(data, 1)
+    assert problems == []
+    painted(new / "b.png", *COLOURS)
+    for name in ("._b.png", "Thumbs.db"):
+        (new / name).write_bytes(b"")
+    added, problems = additions(new, data, dataset, set("bcd"))
+    assert ([one.id for one in added], problems) == (["b"], [])
+    painted(new / "c.png", *COLOURS[::-1])
+    _, (problem,) = additions(new, data, dataset, set("bcd"))
+    assert problem.startswith(f"{new}/c.png: 0 is sky by its value, and road by its colour #008000")

@@ -1,0 +1,100 @@
+"""`dvc repro` as people come to use it: mistyped parameters, kills of DVC itself, interrupts before a commit."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from small import Project
+
+from stpp.files import digest
+from stpp.locks import ENTRY
+
+pytestmark = pytest.mark.slow
+
+
+def runs(project: Project) -> str:
+    return digest([project.folder / "runs", project.folder / "data"])
+
+
+def test_a_mistyped_parameter_costs_nothing_that_was_made(copied: Project) -> None:
+    before, overlay = runs(copied), copied.folder / "pipelines/blind/params.yaml"
+    for sections, key in (({"train": {"epochs": "many"}}, "train.epochs"), ({"evaluate": {"panels": -1}}, "panels")):
+        copied.params(**sections)
+        for words in (["-f"], ["--no-run-cache"], ["train_teacher"], ["pipelines/st/dvc.yaml"]):
+            output = copied.run("dvc", "repro", *words, rc=255)
+            assert key in output and "Traceback" not in output
+            assert runs(copied) == before
+    copied.params()
+    right = overlay.read_text()
+    overlay.write_text("select: {by: chance}\n")
+    for pipeline in ("dvc.yaml", "pipelines/blind/dvc.yaml"):
+        assert "pipelines/blind/params.yaml: select.by" in copied.run("dvc", "repro", pipeline, rc=255)
+        assert runs(copied) == before
+    overlay.write_text(right)
+    assert "up to date" in copied.run("dvc", "repro")
+    copied.params(runtime={"threads": 2})
+    output = copied.run("dvc", "repro")
+    assert output.count("Running stage") == output.count("Running stage 'check'") == 1
+    assert runs(copied) == before
+
+
+def test_a_lock_that_a_kill_has_cut_costs_nothing_that_was_made(project: Project) -> None:
+    """Cut as DVC, killed while it writes what has just run, leaves it."""
+    project.run("dvc", "repro", "label_reliable")
+    project.run("dvc", "repro", "label_reliable", "-f", "-s")
+    lock = project.folder / "dvc.lock"
+    whole, before = lock.read_bytes(), runs(project)
+    entries = [found.start() for found in ENTRY.finditer(whole.decode())]
+    middle, last = entries[len(entries) // 2], entries[-1]
+    for end in (0, 20, middle, middle + 70, last, last + 70, len(whole) - 200, len(whole) - 1):
+        lock.write_bytes(whole[:end])
+        audit = project.run("stpp", "audit", "--offline", "runs/teacher/model.safetensors", rc=2)
+        assert "`stpp check` mends it" in audit
+        assert "dvc.lock: " in project.run("stpp", "check")
+        output = project.run("dvc", "repro", "label_reliable")
+        ran = [line for line in output.splitlines() if line.startswith("Running stage")]
+        assert ran in ([], ["Running stage 'label_reliable':"]), output
+        assert not ran or "its results are put back" in output
+        assert lock.read_bytes() == whole and runs(project) == before
+
+
+def test_a_stage_puts_back_a_lock_that_dvc_reads_but_that_a_kill_has_cut(copied: Project) -> None:
+    """Then DVC knows too little, and would label again; it is stopped, and knows all when it is called again."""
+    lock, before = copied.folder / "dvc.lock", runs(copied)
+    whole = lock.read_text()
+    copied.run("stpp", "check")
+    lock.write_text(whole[: whole.index("  label_reliable:\n")])
+    output = copied.run("dvc", "repro", rc=255)
+    assert "ends with select, and held label_reliable, " in output and "run the same command again" in output
+    assert lock.read_text() == whole
+    copied.run("dvc", "repro")
+    assert runs(copied) == before and lock.read_text() == whole
+
+
+def test_after_an_interrupt_git_gets_what_it_should_and_the_next_change_runs(project: Project) -> None:
+    project.params(train={"epochs": 8})
+    dvc = project.start("dvc", "repro", "train_teacher")
+    while not list((project.folder / ".stpp").glob("runs-teacher-*/state.pt")):
+        assert dvc.poll() is None
+        time.sleep(0.02)
+    os.killpg(dvc.pid, signal.SIGINT)
+    dvc.communicate(timeout=60)
+    assert dvc.returncode != 0
+    project.run("dvc", "repro", "train_teacher")
+    project.commit("-A")
+    committed = project.run("git", "ls-files", "runs").split()
+    assert {str(Path(name).parent) for name in committed} == {"runs/split"}
+    project.params(train={"epochs": 4})
+    project.run("dvc", "repro", "train_teacher")
+    assert project.run("git", "status", "--short", "runs") == ""
+
+
+def test_a_mistake_on_the_first_run_puts_nothing_into_git(project: Project) -> None:
+    project.params(split={"labeled": {"count": 1000}})
+    project.run("dvc", "repro", rc=255)
+    project.params()
+    project.run("dvc", "repro", "split")
+    project.commit("-A")
+    assert "runs/data" not in project.run("git", "ls-files", "runs")

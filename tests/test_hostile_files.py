@@ -1,0 +1,119 @@
+"""Files from outside: pipes, devices, bombs, and text that is not what its name says, end in one line."""
+
+import os
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from stpp import records
+from stpp.data.images import read_image, read_mask
+from stpp.files import StppError, parse_yaml, raise_all, read_csv, read_ids, read_json, scan_csv, sha256, write_json
+from stpp.lineage import locked, md5_of
+from stpp.manifest import Dataset, listed, read_table
+from stpp.models import build
+from stpp.models.weights import read_state
+from stpp.params_file import read_yaml
+from stpp.records import DataSet, Evaluation, Finished, Matrices, Run
+
+# -- files that are none ----------------------------------------------------------------------------------------------
+
+READERS: dict[str, Callable[[Path], object]] = {
+    "json": read_json,
+    "csv": lambda path: read_csv(path, ("id",)),
+    "scan": lambda path: list(scan_csv(path, ("id",))),
+    "ids": read_ids,
+    "sha256": sha256,
+    "md5": lambda path: md5_of(path, path.parent),
+    "params": read_yaml,
+    "table": lambda path: read_table(path, ("id",), list),
+    "image": read_image,
+    "mask": read_mask,
+    "weights": lambda path: read_state(path.rename(path.with_suffix(".pth"))),
+    "safetensors": lambda path: read_state(path.rename(path.with_suffix(".safetensors"))),
+    "checkpoint": build.about,
+    "list": lambda path: raise_all(listed(path, Dataset("", (), (), {}, {}))[1], ""),
+}
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "endless"])
+@pytest.mark.parametrize("name", READERS)
+def test_a_pipe_or_a_device_is_refused_at_once_whatever_reads_it(name: str, kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero" if kind == "endless" else "/dev/full")
+    with pytest.raises(StppError, match=r"f.*: is a (pipe|device), not a regular file"):
+        READERS[name](path)
+
+
+def test_a_text_that_is_far_too_large_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "params.yaml").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(StppError, match=r"params.yaml: has 1099511627776 bytes, more than"):
+        read_yaml(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").rename(tmp_path / "run.json")
+    with pytest.raises(StppError, match="is it the right file"):
+        read_json(tmp_path / "run.json")
+
+
+# -- text that is none ------------------------------------------------------------------------------------------------
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join(['*' + before] * 9)}]\n" for before, name in pairwise("abcdefghij")
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: !!bool abc",
+        'a: !!int ""',
+        'a: !!int "_"',
+        "a: !!float x",
+        "a: !!timestamp x",
+        "a: !!binary é",
+        "[" * 100_000,
+        "a: &a [*a]",
+        "a: *b",
+        BOMB,
+        "a: 1\na: 2",
+        "\0",
+        "? [a, b]\n: 1",
+        "a: 2001-01-01",
+        "a: !!python/object:os.system x",
+    ],
+)
+def test_whatever_is_wrong_in_yaml_is_one_line(text: str, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(text)
+    start = time.monotonic()
+    with pytest.raises(StppError, match=r"^\S*params\.yaml: not readable as YAML: .{5,300}$"):
+        read_yaml(tmp_path / "params.yaml")
+    with pytest.raises(StppError, match=r"^dvc.lock: not a dvc.lock \(.{3,300}$"):
+        locked(f"stages:\n  s:\n    cmd: x\n    deps: {{{text}}}\n" if len(text) < 50 else text, "dvc.lock")
+    assert time.monotonic() - start < 5
+
+
+def test_aliases_and_merged_keys_of_a_sane_size_are_read_as_yaml_has_them() -> None:
+    text = "b: &b {x: 1, y: [1, 2]}\nc: {<<: *b, x: 2}\nd: [*b, *b]\ne: 1e-3\nf: 0o17\n"
+    assert parse_yaml(text) == YAML(typ="safe").load(text)
+    assert parse_yaml("") is None
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a": ' * 100_000, "\ufeff{}", "", "nul", '{"a": 1,}', "1" * 5000])
+def test_whatever_is_wrong_in_json_is_one_line(text: str, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(StppError, match=r"^\S*run\.json: not readable: .*; run the stage that makes it again$"):
+        read_json(tmp_path / "run.json")
+
+
+@pytest.mark.parametrize("raw", [None, [], "x", 1, {}, {"val": {}}, {"val": [1]}, {"stage": None}, {"name": "a"}])
+@pytest.mark.parametrize("kind", [DataSet, Run, Evaluation, Matrices, Finished])
+def test_json_that_is_not_what_a_stage_writes_is_named_with_the_key(raw: object, kind: type, tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", raw)
+    with pytest.raises(StppError, match=r"^\S*x\.json: not what its stage writes \(.+\); run the stage"):
+        records.read(tmp_path / "x.json", kind)

@@ -1,0 +1,214 @@
+"""The images, really built with buildah (no daemon is needed), and what runs in them."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from small import BIN, ROOT, Project, project_in
+from test_containers import DOCKERFILE, SERVICES, environment, filled
+
+needs_buildah = pytest.mark.skipif(shutil.which("buildah") is None, reason="no buildah, which builds images")
+
+SECRETS = (
+    ".env",
+    ".env.local",
+    ".netrc",
+    ".pgpass",
+    ".aws/credentials",
+    "server.key",
+    "tls.pem",
+    "my-credentials.json",
+)
+PRIVATE = (
+    ".dvc/config.local",
+    "weights/x.pth",
+    "weights/x.pt",
+    "weights/x.safetensors",
+    "mlflow.db",
+    "benchmarks.json",
+)
+"""What a person has in the folder, and git must not."""
+LEFT = ("mlruns/1/x", ".mypy_cache/x", "stpp.egg-info/x", "stpp/__pycache__/x.pyc", ".dvc/tmp/x", "notes")
+"""What may lie there besides."""
+
+
+def buildah(storage: Path, *words: str) -> str:
+    """Run buildah with images and containers of its own in `storage`; its output."""
+    stores = ("--root", str(storage / "root"), "--runroot", str(storage / "run"), "--storage-driver", "vfs")
+    done = subprocess.run(["buildah", *stores, *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> Path:
+    """A copy of what git has, with secrets and leftovers in it."""
+    folder = tmp_path / "planted"
+    names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    private = [
+        f"{where}/{name}" for where in (".", "stpp/data", "splits", "pipelines/st", "weights") for name in SECRETS
+    ]
+    for name in (*filter(None, names), *private, *PRIVATE, *LEFT):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / name).is_file() and name in names:
+            shutil.copyfile(ROOT / name, folder / name)
+        else:
+            (folder / name).write_text("secret")
+    return folder
+
+
+def test_no_secret_gets_into_git(planted: Path) -> None:
+    subprocess.run(["git", "init", "-q"], cwd=planted, check=True)
+    words = ["git", "ls-files", "--others", "--exclude-standard"]
+    shown = subprocess.run(words, cwd=planted, capture_output=True, text=True, check=True).stdout.split("\n")
+    assert "stpp/cli.py" in shown
+    assert [name for name in shown if name and (planted / name).read_bytes() == b"secret"] == ["notes"]
+
+
+@needs_buildah
+def test_an_image_has_what_the_pipeline_needs_and_nothing_else_of_the_folder(planted: Path, tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY . /\n")
+    out = f"type=local,dest={tmp_path / 'out'}"
+    buildah(
+        tmp_path, "build", "--isolation", "chroot", "-f", str(tmp_path / "Dockerfile"), "--output", out, str(planted)
+    )
+    got = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert [name for name in sorted(got) if (planted / name).read_bytes() == b"secret"] == []
+    made = project_in(tmp_path / "project").folder
+    needed = {
+        path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file() and ".git/" not in str(path)
+    }
+    assert needed - got == set()
+
+
+NAMELESS = ("setpriv", "--reuid=54321", "--regid=54321", "--clear-groups")
+"""What runs a command under a uid that /etc/passwd does not have."""
+
+
+@pytest.fixture
+def nameless() -> Iterator[Project]:
+    """A project of such a user, in an environment that does not name it either."""
+    if os.getuid() != 0 or shutil.which("setpriv") is None:
+        pytest.skip("another uid takes root and setpriv")
+    with tempfile.TemporaryDirectory() as folder:  # not pytest's, into which root alone may look
+        project = project_in(Path(folder) / "project")
+        for path in (Path(folder), *Path(folder).rglob("*")):
+            os.chown(path, 54321, 54321)
+        project.env = {"PATH": project.env["PATH"], "OMP_NUM_THREADS": "1", "STPP_TRACKING": "off"}
+        yield project
+
+
+def as_nameless(project: Project, *command: str) -> None:
+    caps = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")  # Python may lie in root's home
+    project.run(*NAMELESS, *caps, *command)
+    assert (project.folder / "dvc.lock").stat().st_uid == 54321
+
+
+def test_in_the_image_a_stage_runs_for_a_user_without_a_name(nameless: Project) -> None:
+    nameless.env |= {name: value for name, value in environment("train").items() if name != "PATH"}
+    as_nameless(nameless, "dvc", "repro", "-q", "split")
+
+
+def test_in_a_job_of_a_cluster_a_stage_runs_for_a_user_without_a_name(nameless: Project) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    nameless.env |= {"HOME": str(nameless.folder), "STPP_MASTER": f"127.0.0.1:{port}"}
+    as_nameless(nameless, "stpp", "cluster", "--", "dvc", "repro", "-q", "split")
+
+
+def test_make_names_a_user_without_a_name(nameless: Project) -> None:
+    goal = ("make", "--file", str(ROOT / "Makefile"), "--eval", "who: ; @echo user $$USER", "who")
+    assert "user 54321" in nameless.run(*NAMELESS, *goal)
+
+
+def as_here(folder: Path) -> list[str]:
+    """Options of `buildah build` by which pip finds packages in a container as it does on this machine."""
+    said = subprocess.run([BIN / "pip", "config", "list"], capture_output=True, text=True, check=True).stdout
+    found = re.findall(r"(?m)^(global|:env:)\.([\w-]+)='(.*)'$", said)
+    conf = {name: value.replace("\\n", " ") for _, name, value in found}
+    (folder / "pip.conf").write_text("\n".join(["[global]", *(f"{name} = {value}" for name, value in conf.items())]))
+    # An index in a folder has its files beside it.
+    paths = {re.sub(r"^file://(.*)/[^/]+/?$", r"\1", word) for value in conf.values() for word in value.split()}
+    mounts = [f"{path}:{path}:ro" for path in sorted(paths) if path.startswith("/") and Path(path).exists()]
+    return [word for mount in (f"{folder / 'pip.conf'}:/etc/pip.conf:ro", *mounts) for word in ("--volume", mount)]
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Path:
+    """Where the base image lies, made from Debian's packages under the name that the Dockerfile asks for."""
+    if shutil.which("mmdebstrap") is None or os.getuid() != 0:
+        pytest.skip("no mmdebstrap, which makes the base image without a registry, or not root")
+    base = re.findall(r"(?m)^FROM (\S+:\S+) AS base$", DOCKERFILE)[0]
+    packages = "--include=python3-venv,python3-pip,python-is-python3,ca-certificates"
+    # As in the image that it stands for, pip may install into the system's Python.
+    hook = '--customize-hook=rm "$1"/usr/lib/python3*/EXTERNALLY-MANAGED'
+    tar = tmp_path / "base.tar"
+    subprocess.run(["mmdebstrap", "--quiet", "--variant=minbase", packages, hook, base.split("-")[-1], tar], check=True)
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nADD base.tar /\n")
+    words = ("--isolation", "chroot", "--tag", f"docker.io/library/{base}", "-f", str(tmp_path / "Dockerfile"))
+    buildah(tmp_path, "build", *words, str(tmp_path))
+    tar.unlink()
+    return tmp_path
+
+
+@pytest.fixture
+def server(storage: Path) -> Iterator[int]:
+    """MLflow's image, built and running with compose's environment; its port on loopback."""
+    image = "docker.io/library/server"
+    words = ("--format", "docker", "--isolation", "chroot", "--pull-never", "--target", "server", "--tag", image)
+    buildah(storage, "build", *words, *as_here(storage), ".")
+    container = buildah(storage, "from", "--pull-never", image).strip()
+    command = json.loads(buildah(storage, "inspect", "--type", "image", image))["Docker"]["config"]["Cmd"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    changed = {"0.0.0.0": "127.0.0.1", "5000": str(port)}  # the network is this machine's
+    given = [f"--env={name}={filled(value)}" for name, value in SERVICES["mlflow"]["environment"].items()]
+    tmpfs = [f"--mount=type=tmpfs,destination={where}" for where in SERVICES["mlflow"]["tmpfs"]]
+    stores = ("--root", str(storage / "root"), "--runroot", str(storage / "run"), "--storage-driver", "vfs")
+    run = ("buildah", *stores, "run", "--isolation", "chroot", *given, *tmpfs, container, "--")
+    with (storage / "log").open("w") as log:
+        full = [*run, *(changed.get(word, word) for word in command)]
+        process = subprocess.Popen(full, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+        try:
+            yield port
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(60)
+
+
+def status(port: int, path: str, host: str) -> int:
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers={"Host": host})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
+
+
+@pytest.mark.slow
+@needs_buildah
+def test_the_server_answers_to_its_names_and_to_no_other(server: int) -> None:
+    deadline = time.monotonic() + 120
+    while status(server, "/health", "127.0.0.1:5000") != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    search = "/api/2.0/mlflow/registered-models/search"
+    for host in ("mlflow:5000", "localhost:5000", "127.0.0.1:8080"):
+        assert status(server, search, host) == 200, host
+    for host in ("evil.example", "evil.example:5000", "mlflow.evil.example:5000"):
+        assert status(server, search, host) == 403, host

@@ -1,0 +1,130 @@
+"""dvc.lock survives a kill at any byte, and what a person does with it is left alone."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from stpp.files import StppError
+from stpp.locks import damaged, mend
+
+HEAD = "schema: '2.0'\nstages:\n"
+PARAMS = "    params:\n      params.yaml:\n        train:\n          images: 'a\n            b'\n          lr:\n"
+
+
+def entry(name: str, md5: str = "aaa") -> str:
+    """Of a dvc.lock, as DVC writes it."""
+    one = "    - path: runs/{}\n      hash: md5\n      md5: {}\n      size: 12\n"
+    cmd = f"    cmd: python -m stpp {name} --data\n      runs/data\n"
+    return f"  {name}:\n{cmd}    deps:\n{one.format('in', 'ccc')}{PARAMS}    outs:\n{one.format(name, md5)}"
+
+
+WHOLE = HEAD + entry("prepare") + entry("report")
+NEXT = {
+    "evaluate": WHOLE + entry("evaluate"),
+    "prepare": HEAD + entry("prepare", "bbb") + entry("report"),
+    "report": HEAD + entry("prepare") + entry("report", "bbb"),
+}
+"""What DVC writes when a stage has run."""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A project that has kept its lock."""
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    stages = {name: {"cmd": "x"} for name in ("prepare", "report", "evaluate")}
+    (tmp_path / "dvc.yaml").write_text(json.dumps({"stages": stages}))
+    (tmp_path / "dvc.lock").write_text(WHOLE)
+    assert mend(tmp_path) == []
+    return tmp_path
+
+
+def commit(root: Path) -> None:
+    for words in (["add", "-A"], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "a commit"]):
+        subprocess.run(["git", *words], cwd=root, check=True)
+
+
+@pytest.mark.parametrize("stage", NEXT)
+def test_a_lock_cut_at_any_byte_is_put_back_or_loses_only_the_stage_that_had_just_run(root: Path, stage: str) -> None:
+    """And is one that DVC accepts."""
+    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+    from ruamel.yaml import YAML
+
+    lock, kept, whole = root / "dvc.lock", root / ".stpp/locks/dvc.lock", NEXT[stage]
+    expected = YAML(typ="safe").load(whole)["stages"]
+    lines = [at for at, character in enumerate(whole) if character == "\n"]
+    for end in sorted({*range(0, len(whole), 9), *lines, *(at + 1 for at in lines[:-1])}):
+        lock.write_text(whole[:end])
+        if said := mend(root):
+            assert lock.read_text() == WHOLE, end
+            assert said[0].startswith("dvc.lock: ")
+            assert kept.with_name("damaged.lock").read_text() == whole[:end]
+        else:
+            found = COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe").load(lock))["stages"]
+            assert {**found, stage: 0} == {**expected, stage: 0}, end
+            kept.write_text(WHOLE)
+
+
+@pytest.mark.parametrize("text", ["", "null", "schema: '2.0'\n", "[", "\0", "- 1"])
+def test_without_a_kept_one_the_committed_lock_is_put_back_and_without_that_none(root: Path, text: str) -> None:
+    commit(root)
+    (root / ".stpp/locks/dvc.lock").unlink()
+    (root / "dvc.lock").write_text(text)
+    assert "the committed one" in mend(root)[0]
+    assert (root / "dvc.lock").read_text() == WHOLE
+    subprocess.run(["git", "update-ref", "-d", "HEAD"], cwd=root, check=True)
+    (root / ".stpp/locks/dvc.lock").unlink()
+    (root / "dvc.lock").write_text(text)
+    assert "nothing is put in its place" in mend(root)[0]
+    assert not (root / "dvc.lock").exists()
+
+
+def test_the_lock_of_every_pipeline_is_kept(root: Path) -> None:
+    lock = root / "pipelines/st/dvc.lock"
+    lock.parent.mkdir(parents=True)
+    lock.write_text(WHOLE)
+    assert mend(root) == []
+    lock.write_text("")
+    assert "pipelines/st/dvc.lock: is empty" in mend(root)[0]
+    assert lock.read_text() == WHOLE
+
+
+def test_a_shorter_lock_that_a_person_made_stays(root: Path) -> None:
+    """An older commit, and a stage that is no longer in dvc.yaml."""
+    lock, shorter = root / "dvc.lock", HEAD + entry("prepare")
+    lock.write_text(shorter)
+    assert damaged(root)
+    commit(root)
+    lock.write_text(WHOLE)
+    mend(root)
+    commit(root)
+    lock.write_text(shorter)
+    assert not damaged(root) and mend(root) == []
+    assert (root / ".stpp/locks/dvc.lock").read_text() == shorter, "from now on it is the one that counts"
+
+    without = HEAD + entry("prepare")
+    lock.write_text(without + entry("report"))
+    mend(root)
+    lock.write_text(without + "# by hand\n")
+    assert damaged(root)
+    (root / "dvc.yaml").write_text('{"stages": {"prepare": {"cmd": "x"}}}')
+    assert not damaged(root)
+
+
+def test_a_merge_is_left_to_a_person(root: Path) -> None:
+    text = f"{HEAD}<<<<<<< HEAD\n{entry('prepare')}=======\n{entry('prepare', 'b')}>>>>>>> other\n"
+    (root / "dvc.lock").write_text(text)
+    with pytest.raises(StppError, match=r"two versions of a merge: `git checkout --ours dvc\.lock`"):
+        mend(root)
+    assert (root / "dvc.lock").read_text() == text
+
+
+@pytest.mark.parametrize("text", ["", '{"read": {', "\0"])
+def test_an_empty_list_of_who_uses_which_files_does_not_stop_dvc_for_ever(root: Path, text: str) -> None:
+    (root / ".dvc/tmp").mkdir(parents=True)
+    (root / ".dvc/tmp/rwlock").write_text(text)
+    assert ".dvc/tmp/rwlock: was not whole" in mend(root)[0]
+    assert not (root / ".dvc/tmp/rwlock").exists()
+    (root / ".dvc/tmp/rwlock").write_text("{}")
+    assert mend(root) == []
