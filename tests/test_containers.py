@@ -1,4 +1,4 @@
-"""What compose.yaml and the Dockerfile promise, as far as it can be read; test_images builds them."""
+"""What compose.yaml and the Dockerfile promise, as far as it can be read; test_built_images builds them."""
 
 import re
 from typing import Any
