@@ -40,9 +40,9 @@ class DataSet(Record):
 class Run(Record):
     """run.json of a stage that computes for long."""
 
-    stage: str
-    key: str
     run_id: str | None
+    stage: str = ""
+    key: str = ""
     setting: Annotated[str, Field(alias="stpp.setting")] = ""
     data_digest: Annotated[str, Field(alias="stpp.data.digest")] = ""
     split_digest: Annotated[str, Field(alias="stpp.split.digest")] = ""

@@ -1,4 +1,4 @@
-"""What compose.yaml and the Dockerfile promise, as far as it can be read; test_images builds them."""
+"""What compose.yaml and the Dockerfile promise, as far as it can be read; test_built_images builds them."""
 
 import re
 from typing import Any
@@ -76,3 +76,10 @@ def test_every_volume_name_and_dependency_is_there() -> None:
         named = {v.split(":")[0] for v in service.get("volumes", []) if not v.startswith((".", "/"))}
         assert named <= set(COMPOSE["volumes"])
         assert set(service.get("depends_on", {})) <= set(SERVICES)
+
+
+def test_a_training_on_gpus_is_the_same_with_all_of_them() -> None:
+    reserved = SERVICES["train-gpu"]["deploy"]["resources"]["reservations"]["devices"]
+    assert reserved == [{"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}]
+    same = set(SERVICES["train"]) - {"profiles"}
+    assert all(SERVICES["train-gpu"][key] == SERVICES["train"][key] for key in same)

@@ -95,7 +95,7 @@ def test_whatever_is_wrong_in_yaml_is_one_line(text: str, tmp_path: Path) -> Non
         read_yaml(tmp_path / "params.yaml")
     with pytest.raises(StppError, match=r"^dvc.lock: not a dvc.lock \(.{3,300}$"):
         locked(f"stages:\n  s:\n    cmd: x\n    deps: {{{text}}}\n" if len(text) < 50 else text, "dvc.lock")
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 30
 
 
 def test_aliases_and_merged_keys_of_a_sane_size_are_read_as_yaml_has_them() -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument
 
-from stpp.files import StppError, read_csv
+from stpp.files import StppError, read_csv, read_json
 from stpp.lineage import from_json
 from stpp.resume import root
 from stpp.tracking.read import artifact_of, evaluation_of
@@ -33,13 +33,11 @@ def compare(one: Named, other: Named) -> None:
 
 
 def _evaluated(name: str) -> "Evaluated":
-    from stpp.records import Evaluation, Run, read
-
     for folder in (Path(name), Path(name) / "evaluation"):
         if (folder / "metrics.json").is_file() and (folder / "per_class.csv").is_file():
             rows = read_csv(folder / "per_class.csv", ("set", "model", "class", "iou"))
-            about = read(folder / "run.json", Run) if (folder / "run.json").is_file() else {}
-            return _read(folder.as_posix(), read(folder / "metrics.json", Evaluation), rows, about)
+            about = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
+            return _read(folder.as_posix(), read_json(folder / "metrics.json"), rows, about)
     if Path(name).exists():
         raise StppError(f"{name}: holds no metrics.json and per_class.csv of `stpp evaluate`: name its folder")
     run_id = evaluation_of(name.removeprefix("runs:/"), root())

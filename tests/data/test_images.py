@@ -784,6 +784,13 @@ def test_a_sound_tiff_that_is_not_read_is_told_for_what_it_is(
     assert not any(word in str(error.value) for word in ("not an image", "remove", "replace"))
 
 
+def test_grey_of_16_bits_whose_0_is_white_is_not_read_as_black(tmp_path: Path) -> None:
+    path = saved(tmp_path, "a.tif")
+    Image.fromarray(DEEP[..., 0]).save(path, tiffinfo={262: 0})
+    with pytest.raises(StppError, match="1 band of 16 bits, of which 0 is white"):
+        read_image(path)
+
+
 @pytest.mark.parametrize(
     ("start", "said"),
     [

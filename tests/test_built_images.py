@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from small import BIN, ROOT, Project, project_in
-from test_containers import DOCKERFILE, SERVICES, environment, filled
+from test_containers import DOCKERFILE, SERVICES, environment, filled, stage
 
 needs_buildah = pytest.mark.skipif(shutil.which("buildah") is None, reason="no buildah, which builds images")
 
@@ -43,10 +43,14 @@ LEFT = ("mlruns/1/x", ".mypy_cache/x", "stpp.egg-info/x", "stpp/__pycache__/x.py
 """What may lie there besides."""
 
 
+def stores(storage: Path) -> tuple[str, ...]:
+    """Options by which buildah has images and containers of its own in `storage`."""
+    return ("--root", str(storage / "root"), "--runroot", str(storage / "run"), "--storage-driver", "vfs")
+
+
 def buildah(storage: Path, *words: str) -> str:
-    """Run buildah with images and containers of its own in `storage`; its output."""
-    stores = ("--root", str(storage / "root"), "--runroot", str(storage / "run"), "--storage-driver", "vfs")
-    done = subprocess.run(["buildah", *stores, *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    """Run buildah to the end; its output."""
+    done = subprocess.run(["buildah", *stores(storage), *words], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 
@@ -164,24 +168,28 @@ def storage(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def server(storage: Path) -> Iterator[int]:
-    """MLflow's image, built and running with compose's environment; its port on loopback."""
+def inside(storage: Path) -> list[str]:
+    """What runs a command in a container of MLflow's image with compose's environment."""
     image = "docker.io/library/server"
     words = ("--format", "docker", "--isolation", "chroot", "--pull-never", "--target", "server", "--tag", image)
     buildah(storage, "build", *words, *as_here(storage), ".")
     container = buildah(storage, "from", "--pull-never", image).strip()
-    command = json.loads(buildah(storage, "inspect", "--type", "image", image))["Docker"]["config"]["Cmd"]
+    given = [f"--env={name}={filled(value)}" for name, value in SERVICES["mlflow"]["environment"].items()]
+    tmpfs = [f"--mount=type=tmpfs,destination={where}" for where in SERVICES["mlflow"]["tmpfs"]]
+    return ["buildah", *stores(storage), "run", "--isolation", "chroot", *given, *tmpfs, container, "--"]
+
+
+@pytest.fixture
+def server(inside: list[str], storage: Path) -> Iterator[int]:
+    """The image's own command in a container; its port on loopback, which is this machine's."""
+    command = json.loads(re.findall(r"(?m)^CMD (\[.*\])$", stage("server"))[-1])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    changed = {"0.0.0.0": "127.0.0.1", "5000": str(port)}  # the network is this machine's
-    given = [f"--env={name}={filled(value)}" for name, value in SERVICES["mlflow"]["environment"].items()]
-    tmpfs = [f"--mount=type=tmpfs,destination={where}" for where in SERVICES["mlflow"]["tmpfs"]]
-    stores = ("--root", str(storage / "root"), "--runroot", str(storage / "run"), "--storage-driver", "vfs")
-    run = ("buildah", *stores, "run", "--isolation", "chroot", *given, *tmpfs, container, "--")
+    changed = {"0.0.0.0": "127.0.0.1", "5000": str(port)}
     with (storage / "log").open("w") as log:
-        full = [*run, *(changed.get(word, word) for word in command)]
-        process = subprocess.Popen(full, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+        words = [*inside, *(changed.get(word, word) for word in command)]
+        process = subprocess.Popen(words, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
         try:
             yield port
         finally:
@@ -202,7 +210,9 @@ def status(port: int, path: str, host: str) -> int:
 
 @pytest.mark.slow
 @needs_buildah
-def test_the_server_answers_to_its_names_and_to_no_other(server: int) -> None:
+def test_the_server_answers_to_its_names_and_to_no_other_and_has_the_drivers_of_its_stores(
+    server: int, inside: list[str]
+) -> None:
     deadline = time.monotonic() + 120
     while status(server, "/health", "127.0.0.1:5000") != 200:
         assert time.monotonic() < deadline
@@ -212,3 +222,6 @@ def test_the_server_answers_to_its_names_and_to_no_other(server: int) -> None:
         assert status(server, search, host) == 200, host
     for host in ("evil.example", "evil.example:5000", "mlflow.evil.example:5000"):
         assert status(server, search, host) == 403, host
+    address = next(word for word in SERVICES["mlflow-server"]["command"] if "://stpp@" in word).split("=", 1)[1]
+    script = f"import boto3, sqlalchemy; sqlalchemy.create_engine({address!r})"
+    subprocess.run([*inside, "python", "-c", script], cwd=ROOT, check=True)
