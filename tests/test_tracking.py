@@ -681,6 +681,12 @@ def test_a_deleted_experiment_is_said_first_with_what_restores_it(
     a_stage(root)
     assert "MLflow" not in capsys.readouterr().out
 
+    run_id = read_json(run_json)["run_id"]
+    client(root).delete_run(run_id)
+    attach(run_json, [run_json], root)
+    assert f"run {run_id} is deleted; `MLFLOW_TRACKING_URI=" in (said := capsys.readouterr().out)
+    assert f"mlflow runs restore --run-id {run_id}` restores it" in said
+
 
 def test_what_is_sent_twice_is_there_once(root: Path, params: Params) -> None:
     with track("stage", "key", params, params, TAGS, root, root / "id") as run:

@@ -187,17 +187,19 @@ def usable(mlflow: Client, experiment: Any, root: Path) -> str:
     Raises StppError if it is deleted, with the command that restores it.
     """
     number, name = str(experiment.experiment_id), experiment.name
-    if experiment.lifecycle_stage == "deleted":
-        where = f"MLFLOW_TRACKING_URI='{mlflow.uri}' " if mlflow.uri.startswith("sqlite") else ""
-        raise StppError(
-            f"experiment {name} is deleted; `{where}mlflow experiments restore --experiment-id {number}` restores it"
-        )
-    other = of_another(experiment.artifact_location, root)
+    _not_deleted(mlflow, experiment, f"experiment {name}", f"experiments restore --experiment-id {number}")
+    other = of_another(experiment.artifact_location or "", root)
     elsewhere = f"artifacts of experiment {name} lie in another project ({other}): none is written" if other else ""
     if elsewhere and not mlflow.elsewhere:
         print(f"MLflow: {elsewhere}; choose another data.name or MLFLOW_TRACKING_URI", flush=True)
     mlflow.elsewhere = elsewhere
     return number
+
+
+def _not_deleted(mlflow: Client, one: Any, what: str, restore: str) -> None:
+    if one.lifecycle_stage == "deleted":
+        where = f"MLFLOW_TRACKING_URI='{mlflow.uri}' " if mlflow.uri.startswith("sqlite") else ""
+        raise StppError(f"{what} is deleted; `{where}mlflow {restore}` restores it")
 
 
 def asked(root: Path, ask: Callable[[Client], Any]) -> Any:
@@ -231,7 +233,9 @@ def in_run(run_json: Path, root: Path, failed: str, do: Callable[[Client, str], 
     try:
         mlflow = client(root)
         with by_default(mlflow.uri):
-            usable(mlflow, mlflow.get_experiment(mlflow.get_run(run_id).info.experiment_id), root)
+            run = mlflow.get_run(run_id).info
+            usable(mlflow, mlflow.get_experiment(run.experiment_id), root)
+            _not_deleted(mlflow, run, f"run {run_id}", f"runs restore --run-id {run_id}")
             do(mlflow, run_id)
     except Exception as error:  # noqa: BLE001 - whatever fails in tracking, the stage goes on
         print(f"{run_json}: {failed}: {reason(error)}")

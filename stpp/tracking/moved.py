@@ -2,7 +2,7 @@
 
 import sqlite3
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -21,8 +21,10 @@ def of_another(location: str, root: Path) -> str | None:
     other, found, _ = location.rpartition(f"/{FOLDER}/")
     if not found or not other.startswith("file:///") or other == root.as_uri():
         return None
-    folder = Path(unquote(other.removeprefix("file://")))
-    return None if folder.is_dir() and folder.samefile(root) else other
+    with suppress(OSError):  # it may be gone, or another user's
+        if Path(unquote(other.removeprefix("file://"))).samefile(root):
+            return None
+    return other
 
 
 def bring_along(database: Path, root: Path) -> None:
