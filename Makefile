@@ -50,5 +50,6 @@ format: install ## Put the code into its form
 	python tests/deps.py
 
 ui: install ## Open the MLflow UI on http://127.0.0.1:5000
-	@case "$${MLFLOW_TRACKING_URI:-}" in http*) echo "the MLflow UI is at $$MLFLOW_TRACKING_URI";; *) \
-	mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" --host 127.0.0.1 --port 5000 --workers 1;; esac
+	@case "$${MLFLOW_TRACKING_URI:=sqlite:///mlflow.db}" in http*) \
+	printf 'the MLflow UI is at %s\n' "$$MLFLOW_TRACKING_URI" | sed -E 's,://.*@,://,; s,[?#].*,,';; *) \
+	MLFLOW_BACKEND_STORE_URI="$$MLFLOW_TRACKING_URI" mlflow ui --host 127.0.0.1 --port 5000 --workers 1;; esac

@@ -27,11 +27,16 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
 
 
-class DataSet(Record):
+class Digested(Record):
+    """What names a content."""
+
+    digest: str
+
+
+class DataSet(Digested):
     """runs/data/dataset.json."""
 
     name: str
-    digest: str
     classes: Annotated[list[str], Field(min_length=1, max_length=255)]
     palette: list[Annotated[list[Count], Field(min_length=3, max_length=3)]]
     values: dict[str, Count]

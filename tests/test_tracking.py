@@ -1,29 +1,46 @@
 """What MLflow is told: runs that group, resume, and survive a server that dies. Real MLflow on loopback."""
 
+import contextlib
+import importlib
+import itertools
 import json
+import logging
 import os
+import re
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from small import BIN, TINY
+from ruamel.yaml import YAML
+from small import BIN, ROOT, TINY, Project
 
+from stpp.files import read_json, sha256, write_json
 from stpp.params import Params
-from stpp.tracking.attach import attach, link
+from stpp.params_file import load
+from stpp.resume import Job
+from stpp.stages.report import _only as only_class
+from stpp.stages.runs import compare
+from stpp.stages.tracked import tracked
+from stpp.tracking.attach import attach
+from stpp.tracking.attach import link as link_runs
 from stpp.tracking.champion import Measured, register
-from stpp.tracking.client import client, tracking_uri
+from stpp.tracking.client import Client, LeftAloneError, client, reason, tracking_uri
 from stpp.tracking.models import Checkpoint, log_checkpoints
+from stpp.tracking.moved import of_another
 from stpp.tracking.read import datasets_of, run_of
 from stpp.tracking.run import Run, track
+from stpp.tracking.secrets import link, without_secrets
 
 
 @pytest.fixture(scope="session")
@@ -266,7 +283,7 @@ def test_a_system_shows_its_final_metrics_parameters_and_shared_runs(root: Path,
             run.summary({"val/stpp/miou": 0.5})
         ids[name] = run.run_id
         (root / f"{name}.json").write_text(json.dumps({"run_id": run.run_id, "stage": name}))
-    link(root / "evaluate.json", [root / "teacher.json", root / "evaluate.json"], root)
+    link_runs(root / "evaluate.json", [root / "teacher.json", root / "evaluate.json"], root)
     evaluated = client(root).get_run(ids["evaluate"])
     parent = client(root).get_run(evaluated.data.tags["mlflow.parentRunId"])
     assert parent.data.metrics == {"val/stpp/miou": 0.5}
@@ -311,6 +328,7 @@ def server(root: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     yield f"http://127.0.0.1:{port}", process
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 @pytest.mark.slow
@@ -430,3 +448,458 @@ def test_artifacts_beside_a_database_lie_in_the_project(
     assert found.info.artifact_uri.startswith((root / "mlartifacts").as_uri())
     assert list((root / "mlartifacts").rglob("x.json"))
     assert list(Path.cwd().iterdir()) == []
+
+
+# -- secrets ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "secret"),
+    [
+        ("http://u:hidden@h failed", "hidden"),
+        ("http://u:hid/den@h failed", "den"),
+        ("postgresql://u:hid@den@h/db", "den"),
+        ("http://hidden@h", "hidden"),
+        ("https://h/x?a=1&token=hidden&b=2", "hidden"),
+        *(
+            (f"GET /x?{name}=hid%2Fden of h", "den")
+            for name in ("password", "access_token", "api_key", "apikey", "sig")
+        ),
+        *(
+            (f"'/x?{name}=hidden'", "hidden")
+            for name in ("X-Amz-Signature", "X-Amz-Credential", "sslpassword", "AWSAccessKeyId")
+        ),
+    ],
+)
+def test_no_secret_of_an_address_is_said(text: str, secret: str) -> None:
+    said = reason(Exception(text))
+    assert secret not in said and "***" in said
+
+
+def test_no_secret_of_the_environment_is_said_in_any_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:pa/ss%40word@host:5000")
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "t0ken")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a+key")
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", "http://TOK@registry")
+    said = reason(
+        Exception("port 'pa', at ss%40word, ss@word; t0ken a+key a%2Bkey; host 'tok'; passing user, path host:5000")
+    )
+    assert said == "port '***', at ***, ***; *** *** ***; host '***'; passing user, path host:5000"
+    assert without_secrets("sqlite:////home/me@work/mlflow.db") == "sqlite:////home/me@work/mlflow.db"
+    assert link("http://u:p@ss@h:5000/x/?token=1") == "http://h:5000/x"
+
+
+def test_no_secret_is_logged(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    client(root).search_experiments()
+    try:
+        raise ValueError("http://u:hidden@h")
+    except ValueError:
+        logging.getLogger("mlflow.system_metrics").exception("Failed at %s", "http://u:hidden@h")
+    said = capsys.readouterr().err
+    assert "Failed at http://***@h" in said and "hidden" not in said
+
+
+@pytest.mark.parametrize("uri", ["http://user:hid/den@127.0.0.1:5000", "https://hidden@127.0.0.1:5000/?token=hidden"])
+def test_make_ui_says_an_address_to_open(uri: str) -> None:
+    env = os.environ | {"MLFLOW_TRACKING_URI": uri}
+    done = subprocess.run(
+        ["make", "-s", "-o", "install", "ui"], cwd=ROOT, env=env, capture_output=True, text=True, check=True
+    )
+    assert re.fullmatch(r"the MLflow UI is at https?://127.0.0.1:5000/?\n", done.stdout) and not done.stderr
+
+
+@pytest.mark.slow
+def test_a_stage_keeps_the_secret_of_its_server(
+    prepared: Project, root: Path, server: tuple[str, subprocess.Popen[bytes]]
+) -> None:
+    """In what it prints, in its files, and in what it tells the server; whether that answers or not."""
+    del prepared.env["STPP_TRACKING"]
+    train = ("stpp", "train", "--name", "teacher", "--data", "runs/data", "--split", "runs/split")
+    said = ""
+    for at, address in enumerate((server[0], f"http://127.0.0.1:{free_port()}")):
+        prepared.env["MLFLOW_TRACKING_URI"] = address.replace("://", "://user:s3cret@")
+        out = prepared.folder / f"runs/teacher_{at}"
+        said += prepared.run(*train, "--backbone", "runs/backbone.safetensors", "--out", str(out))
+        assert (read_json(out / "run.json")["run_id"] is None) == bool(at)
+    assert len(re.findall(rf"teacher: {server[0]}/#/experiments/\d+/runs/\w{{32}}\n", said)) == 1
+    files = [path for folder in ("runs", ".stpp") for path in (prepared.folder / folder).rglob("*") if path.is_file()]
+    assert len(files) > 20
+    for text in (said.encode(), *(path.read_bytes() for path in [*files, *root.rglob("*")] if path.is_file())):
+        assert b"s3cret" not in text
+
+
+# -- servers that fail ------------------------------------------------------------------------------------------------
+
+
+def answers(kind: str, connection: socket.socket) -> None:
+    """What a server answers that is of no use to anyone."""
+    with contextlib.suppress(OSError):
+        connection.recv(2**16)
+        connection.sendall(b"" if kind == "silent" else b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n")
+        while kind != "silent":
+            connection.sendall(b" " * (1 if kind == "dripping" else 2**16))
+            time.sleep(0.3 if kind == "dripping" else 0)
+
+
+@pytest.fixture(params=["silent", "dripping", "endless"])
+def evil(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A server that accepts, and whose answer never ends."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        kept = []
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    kept.append(listening.accept()[0])
+                    threading.Thread(target=answers, args=(request.param, kept[-1]), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        listening.shutdown(socket.SHUT_RDWR)
+        for one in kept:
+            one.close()
+
+
+def a_stage(folder: Path, work: Callable[[Job, Run], None] | None = None) -> Path:
+    """A stage of no use, whole: tracked, its files published, in a project's folder that is the working directory."""
+    write_json(folder / "params.yaml", TINY)
+    write_json(folder / "runs/data/dataset.json", {"digest": "d" * 32})
+
+    def nothing(job: Job, run: Run) -> None:
+        (job.folder / "x.txt").write_text("x")
+        for step in range(1, 21):
+            run.log({"train/loss": 1.0}, step)
+        if work is not None:
+            work(job, run)
+
+    files = [Path("params.yaml")]
+    params, data, out = load(files), Path("runs/data"), Path("runs/stage")
+    about: dict[str, Any] = {
+        "params": params,
+        "sections": {"at": time.monotonic()},
+        "data": data,
+        "split": None,
+        "inputs": [],
+    }
+    tracked("stage", module="stpp.seeds", files=files, out=out, outs=["x.txt"], work=nothing, **about)
+    return folder / out / "run.json"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # sockets of calls that were stopped
+def test_a_server_whose_answer_never_ends_costs_a_stage_little(
+    evil: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", evil)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    importlib.import_module("mlflow")
+    begun = time.monotonic()
+    run_json = a_stage(tmp_path)
+    assert read_json(run_json)["run_id"] is None
+    assert time.monotonic() - begun < 6, "once when it begins, and once at the end"
+    said = capsys.readouterr().out
+    assert said.count("no whole answer within") == 1 and "stage: 24 entries did not reach MLflow" in said
+    write_json(tmp_path / "run.json", {"run_id": "a" * 32, "stage": "student"})
+    begun = time.monotonic()
+    for _ in range(10):
+        attach(tmp_path / "run.json", [run_json], tmp_path)
+    assert time.monotonic() - begun < 2, "it is left alone"
+    assert capsys.readouterr().out.count("left alone for a while") == 10
+
+
+def test_a_process_ends_at_once_whatever_a_server_still_sends(evil: str, tmp_path: Path) -> None:
+    code = f"""
+from pathlib import Path
+from stpp.tracking.client import client
+from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
+mlflow, artifacts = client(Path({str(tmp_path)!r})), HttpArtifactRepository({evil!r} + "/mlflow-artifacts/artifacts/x")
+artifacts.list_artifacts = lambda path=None: []  # so that a thread of MLflow's downloads, for which Python waits
+for ask in (mlflow.search_experiments, lambda: mlflow.call(lambda: artifacts.download_artifacts("x.json"), 1)):
+    mlflow.once_more()
+    try:
+        ask()
+    except TimeoutError as error:
+        print(error, flush=True)
+"""
+    env = os.environ | {"MLFLOW_TRACKING_URI": evil, "MLFLOW_HTTP_REQUEST_TIMEOUT": "1"}
+    with subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        said = [process.stdout.readline(), process.stdout.readline()]
+        begun = time.monotonic()
+        assert all("no whole answer" in line for line in said)
+        assert process.wait(20) == 0
+    assert time.monotonic() - begun < 4
+
+
+def test_after_a_failure_mlflow_is_left_alone_for_longer_and_longer() -> None:
+    asked: list[float] = []
+
+    def fail() -> None:
+        asked.append(time.monotonic())
+        time.sleep(0.02)
+        raise ConnectionError("down")
+
+    def say_no() -> None:
+        error = ValueError("no such run")
+        error.error_code = "RESOURCE_DOES_NOT_EXIST"  # type: ignore[attr-defined]
+        raise error
+
+    one = Client("http://127.0.0.1:9")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no such run"):
+            one.call(say_no, 1)
+    while len(asked) < 4:
+        with pytest.raises((ConnectionError, LeftAloneError), match="down"):
+            one.call(fail, 1)
+        time.sleep(0.005)
+    waited = [later - earlier for earlier, later in itertools.pairwise(asked)]
+    assert waited[0] > 0.2 and waited[1] > 0.4 and waited[2] > 0.8
+    one.once_more()
+    assert one.call(lambda: 5, 1) == 5 and one.call(lambda: 6, 1) == 6
+
+
+def test_a_deleted_experiment_is_said_first_with_what_restores_it(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(root)
+    run_json = a_stage(root)
+    [number] = {r.info.experiment_id for r in runs(root)}
+    client(root).delete_experiment(number)
+    capsys.readouterr()
+
+    def work(job: Job, run: Run) -> None:
+        assert f"mlflow experiments restore --experiment-id {number}`" in capsys.readouterr().out, "before it trains"
+        print("it trains")
+
+    attach(run_json, [run_json], root)
+    command = f"`MLFLOW_TRACKING_URI='sqlite:///{root}/mlflow.db' mlflow experiments restore --experiment-id {number}`"
+    assert f"figures did not reach MLflow: experiment tiny is deleted; {command}" in capsys.readouterr().out
+    a_stage(root, work)
+    said = capsys.readouterr().out
+    assert "it trains" in said and "entries did not reach MLflow" in said
+    client(root).restore_experiment(number)
+    a_stage(root)
+    assert "MLflow" not in capsys.readouterr().out
+
+    run_id = read_json(run_json)["run_id"]
+    client(root).delete_run(run_id)
+    attach(run_json, [run_json], root)
+    assert f"run {run_id} is deleted; `MLFLOW_TRACKING_URI=" in (said := capsys.readouterr().out)
+    assert f"mlflow runs restore --run-id {run_id}` restores it" in said
+
+
+def test_what_is_sent_twice_is_there_once(root: Path, params: Params) -> None:
+    with track("stage", "key", params, params, TAGS, root, root / "id") as run:
+        run.log({"x": 1.0}, 1)
+        again = [*run._pending]
+        run._client.once_more()
+        for name in ("one.json", "two.json"):
+            run.table({"class": ["a", "b"], "iou": [0.5, float("nan")]}, name)
+            run.table({"class": ["a", "b"], "iou": [0.5, float("nan")]}, name)
+        assert again == []
+    mlflow = client(root)
+    table = json.loads(Path(mlflow.download_artifacts(run.run_id, "one.json")).read_text())
+    assert table == {"columns": ["class", "iou"], "data": [["a", 0.5], ["b", None]]}
+    tagged = json.loads(mlflow.get_run(run.run_id).data.tags["mlflow.loggedArtifacts"])
+    assert {one["path"] for one in tagged} == {"one.json", "two.json"}
+
+
+# -- what is never overwritten ----------------------------------------------------------------------------------------
+
+
+def figures(root: Path, run_json: Path) -> dict[str, bytes]:
+    mlflow, run_id = client(root), read_json(run_json)["run_id"]
+    paths = [one.path for one in mlflow.list_artifacts(run_id, "figures")]
+    return {Path(path).name: Path(mlflow.download_artifacts(run_id, path)).read_bytes() for path in paths}
+
+
+def test_a_figure_that_is_there_stays_and_another_stands_beside_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+    run_json, plot = a_stage(root), root / "plot.png"
+    for content in (b"first", b"second", b"first", b"second"):
+        plot.write_bytes(content)
+        attach(run_json, [plot], root)
+    assert figures(root, run_json) == {"plot.png": b"first", f"plot-{sha256(plot)[:8]}.png": b"second"}
+
+
+@pytest.mark.parametrize("how", [shutil.copytree, shutil.move])
+@pytest.mark.parametrize("uri", ["", "sqlite:///{}/mlflow.db"])
+def test_a_project_that_was_copied_or_moved_writes_into_its_own_folder(
+    root: Path,
+    how: Callable[[Path, Path], object],
+    uri: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.format(root))
+    run_json = a_stage(root).relative_to(root)
+    (root / "plot.png").write_bytes(b"of the first")
+    attach(run_json, [root / "plot.png"], root)
+    register(run_json, "tiny", measured_as(Measured(0.5, VAL, "whole")), root)
+    before = contents(root)
+
+    here = tmp_path_factory.mktemp("a place") / "project"
+    monkeypatch.chdir(here.parent)
+    how(root, here)
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.format(here))
+    as_a_new_process()
+    (here / "other.png").write_bytes(b"of the copy")
+    attach(run_json, [here / "other.png"], here)
+    a_stage(here)
+    register(run_json, "tiny", measured_as(Measured(0.6, VAL, "whole")), here)
+    said = capsys.readouterr()
+    assert "did not reach" not in said.out and "was not" not in said.out
+    assert said.err.count(f"its artifacts are {here}/mlartifacts from now on") == 1
+    assert contents(root) == (before if how is shutil.copytree else {})
+    assert len([*here.glob("mlartifacts/tiny/*/artifacts/run.json")]) == 2
+    assert [path.read_bytes() for path in sorted(here.glob("mlartifacts/tiny/*/artifacts/figures/*"))] == [
+        b"of the copy",
+        b"of the first",
+    ]
+    with contextlib.closing(sqlite3.connect(here / "mlflow.db")) as db:
+        assert root.as_uri() not in "\n".join(db.iterdump())
+
+
+def test_a_copy_of_dvc_for_an_experiment_tracks_in_the_project(
+    root: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("DVC_ROOT", str(root))
+    a_stage(root)
+    temporary = root / ".dvc/tmp/exps/temporary"
+    temporary.mkdir(parents=True)
+    monkeypatch.chdir(temporary)
+    run_json = a_stage(temporary)
+    attach(run_json, [run_json], root)
+    assert len([*root.glob("mlartifacts/tiny/*/artifacts/run.json")]) == 2
+    assert len([*root.glob("mlartifacts/tiny/*/artifacts/figures/run.json")]) == 1
+    assert {path.name for path in temporary.iterdir()} == {"params.yaml", "runs"}
+    said = capsys.readouterr()
+    assert not said.err and "MLflow" not in said.out
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The files of a project's MLflow store."""
+    paths = [path for name in ("mlartifacts", "mlflow.db") for path in [folder / name, *(folder / name).rglob("*")]]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths if path.is_file()}
+
+
+def as_a_new_process() -> None:
+    """MLflow remembers by run where artifacts lie, for as long as a process lasts."""
+    from mlflow.tracking._tracking_service import utils
+
+    utils._artifact_repos_cache.clear()
+
+
+def test_in_a_store_of_others_no_artifact_is_written_into_another_project(
+    root: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shared = tmp_path_factory.mktemp("shared") / "mlflow.db"
+    shutil.move(root / "mlflow.db", shared)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shared}")
+    monkeypatch.chdir(root)
+    run_json = a_stage(root)
+    before, here = contents(root), tmp_path_factory.mktemp("other") / "project"
+    shutil.copytree(root, here)
+    monkeypatch.chdir(here)
+    as_a_new_process()
+    capsys.readouterr()
+    a_stage(here)
+    attach(run_json, [run_json], here)
+    register(run_json, "tiny", measured_as(Measured(0.6, VAL, "whole")), here)
+    said = capsys.readouterr().out
+    assert said.count("choose another data.name") == 1 and "none is written" in said
+    assert contents(root) == before and contents(here) == before
+    assert len(client(here).get_metric_history(read_json(here / "runs/stage/run.json")["run_id"], "train/loss")) == 20
+
+
+def test_a_folder_under_another_name_is_the_same_project(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = tmp_path_factory.mktemp("names") / "other"
+    other.symlink_to(root)
+    assert of_another(f"{other.as_uri()}/mlartifacts/tiny", root) is None
+    for place in (f"{root.as_uri()}/mlartifacts/tiny", "mlflow-artifacts:/1", "s3://b/mlartifacts/x", "file:///disk/x"):
+        assert of_another(place, root) is None
+    assert of_another("file:///a%20b/mlartifacts/c/mlartifacts/tiny", root) == "file:///a%20b/mlartifacts/c"
+
+
+@pytest.mark.slow
+def test_a_copy_draws_its_own_report_and_another_selection_its_own_figure(
+    finished: Project, copied: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    [evaluation, score] = (Path("runs", name, "run.json") for name in ("evaluation", "score"))
+    of_finished = contents(finished.folder)
+    before = {path: figures(copied.folder, copied.folder / path) for path in (evaluation, score)}
+    assert "stability.png" in before[evaluation] and before[score] == {}
+
+    stage = YAML(typ="safe").load(copied.folder / "dvc.yaml")["stages"]["report"]["cmd"].split()
+    copied.params(select={"by": "stability", "ratio": 0.25})
+    copied.run("stpp", "select", "--scores", "runs/score", "--out", "runs/selection")
+    copied.run(*stage)
+    copied.run(*stage)
+    after = figures(copied.folder, copied.folder / evaluation)
+    assert {name: after[name] for name in before[evaluation]} == before[evaluation]
+    [new] = set(after) - set(before[evaluation])
+    assert re.fullmatch(r"stability-\w{8}\.png", new)
+    assert after[new] == (copied.folder / "runs/report/stability.png").read_bytes()
+    assert figures(copied.folder, copied.folder / score) == {}
+    assert {k: v for k, v in contents(finished.folder).items() if k in of_finished} == of_finished
+
+    (copied.folder / "runs/student/run.json").write_text("{}")
+    shutil.rmtree(copied.folder / "runs/report")
+    assert "runs/student/run.json: not what its stage writes (run_id: Field required)" in copied.run(*stage, rc=2)
+    assert not (copied.folder / "runs/report").exists()
+
+
+# -- the champion -----------------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_predicts_one_class_is_never_the_champion(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(root)
+    one, other = (read_json(a_stage(root)) for _ in range(2))
+    for name, about in (("one", one), ("other", other)):
+        write_json(root / f"{name}.json", about)
+    register(root / "one.json", "tiny", measured_as(Measured(0.5, VAL, "whole")), root)  # as it was before
+    constant = measured_as(Measured(0.5, VAL, "whole", only="background"))
+    for name in ("one", "other"):
+        register(root / f"{name}.json", "tiny", constant, root)
+    said = capsys.readouterr().out
+    assert said.count("predicts background for every pixel of val and cannot be the champion") == 2
+    assert not client(root).get_registered_model("tiny").aliases
+    register(root / "other.json", "tiny", measured_as(Measured(0.1, VAL, "whole")), root)
+    register(root / "one.json", "tiny", constant, root)
+    assert run_of("models:/tiny@champion", root) == other["run_id"]
+
+
+def test_a_confusion_matrix_tells_a_model_that_predicts_one_class() -> None:
+    assert only_class([[0, 5], [0, 3]], ("a", "b")) == "b"
+    assert only_class([[5, 0], [3, 0]], ("a", "b")) == "a"
+    assert only_class([[0, 0], [3, 1]], ("a", "b")) == only_class([[0, 0], [0, 0]], ("a", "b")) == ""
+
+
+def test_runs_of_mlflow_compare_where_val_lacks_a_class(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(root)
+
+    def work(job: Job, run: Run) -> None:
+        write_json(job.folder / "metrics.json", {"val": {"stpp": {"miou": 0.5}}})
+        run.artifact(job.folder / "metrics.json")
+        row = {"set": ["val"] * 2, "model": ["stpp"] * 2, "class": ["car", "sign"], "iou": [0.5, float("nan")]}
+        run.table(row, "per_class.json")
+
+    run_id = read_json(a_stage(root, work))["run_id"]
+    compare(run_id, run_id)
+    lines = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if line.strip()}
+    assert lines["sign"] == ["-", "-", "-"] and lines["car"] == ["50.0", "50.0", "+0.0"]

@@ -100,7 +100,7 @@ def walk(page: Any, server: str, experiment: str, shots: Path) -> None:
     page.goto(f"{runs}/{ids['student']}/system-metrics")
     page.get_by_role("tab", name="System metrics").wait_for()
 
-    page.goto(f"{runs}/{ids['score']}/artifacts")
+    page.goto(f"{runs}/{ids['evaluate']}/artifacts")
     page.get_by_text("figures").first.click()
     page.get_by_text("stability.png").first.click()
     figure = page.locator("img[src^=blob], img[alt*=stability], img[src*=stability]").first

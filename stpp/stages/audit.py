@@ -115,13 +115,16 @@ def _audit(project: "Project", server: Server, model: str) -> "Audit":
     source, content = _start(project, server, model)
     found = Audit(model, source.name, trace(project, source, content))
     for record in project.records.values():
-        said = record.executions[0].out(Path(model).as_posix())
-        if said is not None and said.md5 != found.link.content.md5:
-            found.more.append(f"{model}: {record.name} says that {record.executions[0].stage} made another one there")
-    if source in project.records.values() and (run_id := source.executions[0].run_id):  # and not in dvc.lock
-        kept = server.kept(run_id)
-        if kept is not None and kept.executions != source.executions:
-            found.more.append(f"{source.name}: is not {kept.name}: it was edited, or is of another run")
+        own = record.executions[0]
+        said = own.out(Path(model).as_posix())
+        if said is None:
+            continue
+        if said.md5 != found.link.content.md5:
+            found.more.append(f"{model}: {record.name} says that {own.stage} made another one there")
+        elif not source.today and own.run_id:  # no dvc.lock has the record's hash
+            kept = server.kept(own.run_id)
+            if kept is not None and kept.executions != record.executions:
+                found.more.append(f"{record.name}: is not {kept.name}: it was edited, or is of another run")
     for step in steps_of(found.link):
         found.notes += step.notes
         found.more += _logged_otherwise(server, step)

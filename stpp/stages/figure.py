@@ -9,6 +9,7 @@ from stpp.files import StppError, read_csv
 from stpp.resume import root
 from stpp.stages import options
 from stpp.tracking.attach import attach
+from stpp.tracking.client import run_ids_of
 
 Name = Annotated[str, Argument(help="figure_1, figure_3a, figure_3b, figure_4, figure_6 or figure_8.")]
 Evaluations = Annotated[list[Path] | None, Option(help="Folder that `stpp evaluate` wrote, once for each.")]
@@ -28,6 +29,7 @@ def figure(
     if name not in FIGURES:
         raise StppError(f"{name}: not among {', '.join(FIGURES)}; those of one run are in runs/report (docs/paper.md)")
     folders = evaluation or []
+    run_ids_of([folder / "run.json" for folder in folders])  # what is wrong is said before anything is written
     columns = ("epoch", "train/loss", "val/miou")
     curves = {key: read_csv(folder / "curve.csv", columns) for key, folder in options.named(model or []).items()}
     draw(name, known([read(folder / "metrics.json", Evaluation) for folder in folders], curves), out)

@@ -75,7 +75,7 @@ def report(
     from stpp.resume import root
     from stpp.tracking.attach import publish
 
-    written, said = [], []
+    texts, said = {}, []
     for name in names or TABLES:
         one = table(name)
         found, left_out = results_.of_table(results, name)
@@ -86,9 +86,10 @@ def report(
             ("csv", reports.as_csv(rows)),
             ("html", reports.as_html(one.title, rows, notes)),
         ):
-            written.append(out / f"{name}.{suffix}")
-            write_text(written[-1], text)
-    publish("paper", "report", written, root())
+            texts[out / f"{name}.{suffix}"] = text
+    for path, text in texts.items():  # when every table was read
+        write_text(path, text)
+    publish("paper", "report", list(texts), root())
     print(*said, sep="\n\n", end="\n\n")  # after all is written, since who reads may have had enough: `| head`
     print(f"written to {out}/")
 

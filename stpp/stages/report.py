@@ -1,5 +1,6 @@
 """Stage report: figures of a whole run, for DVC and in the MLflow runs they belong to."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ from stpp.resume import root
 from stpp.stages import options
 from stpp.tracking.attach import attach, link
 from stpp.tracking.champion import Measured, register
+from stpp.tracking.client import run_ids_of
 from stpp.tracking.models import Checkpoint, log_checkpoints
 
 if TYPE_CHECKING:
@@ -44,6 +46,9 @@ def report(
     photos = Photos(dataset, Path(p.data.root))
     metrics = read(evaluation / "metrics.json", Evaluation)
     models = options.named(model)
+    folders = [*models.values(), *([scores] if scores else []), *(masks or []), evaluation]
+    members = [folder / "run.json" for folder in folders]
+    run_ids_of(members)  # what is wrong is said before anything is written
     known = read_csv(scores / "scores.csv", ("id", "stability")) if scores else []
     stability = {row["id"]: float(row["stability"]) for row in known}
     with replacing_folder(out) as partial:
@@ -66,8 +71,11 @@ def report(
             if row["set"] == "val":
                 per_class.setdefault(row["model"], []).append(float(row["iou"]))
         plots.per_class(per_class, dataset.classes, partial / "per_class.png")
-        *_, final = read(evaluation / "scores.json", Matrices)["val"].values()
+        matrices = read(evaluation / "scores.json", Matrices)["val"]
+        *_, final = matrices.values()
         plots.confusion(final, dataset.classes, partial / "confusion.png")
+        only = {name: _only(matrix, dataset.classes) for name, matrix in matrices.items()}
+        checkpoints = {name: _checkpoints(folder, name, metrics, only) for name, folder in models.items()}
 
         _predictions(photos, evaluation / "panels", list(metrics["val"]), partial / "panels.png")
         for folder in masks or []:
@@ -77,21 +85,31 @@ def report(
         attach(folder / "run.json", [out / f"curve_{name}.png"], root())
     for folder in masks or []:
         attach(folder / "run.json", [out / f"panel_{folder.name}.png"], root())
-    if scores and selection:
-        attach(scores / "run.json", [out / "stability.png"], root())
+    # Also what depends on a selection, or on all models: several of these may share a run that scored or trained.
     attach(evaluation / "run.json", sorted(out.glob("*.png")), root())
-    members = [*models.values(), *([scores] if scores else []), *(masks or []), evaluation]
-    link(evaluation / "run.json", [f / "run.json" for f in members], root())
-    checkpoints: list[Checkpoint] = []
+    link(evaluation / "run.json", members, root())
     for name, folder in models.items():
-        checkpoints = _checkpoints(folder, name, metrics)
-        log_checkpoints(folder / "run.json", checkpoints, dataset.name, root())
-    register(folder / "run.json", dataset.name, checkpoints[-1], root())  # the last model is the system's
+        log_checkpoints(folder / "run.json", checkpoints[name], dataset.name, root())
+    if name in matrices:  # the last model is the system's
+        register(folder / "run.json", dataset.name, checkpoints[name][-1], root())
     print(table([metrics], dataset.name))
 
 
-def _checkpoints(folder: Path, name: str, metrics: dict[str, Any]) -> list[Checkpoint]:
-    """What a training has kept, for MLflow: f_1 .. f_K, as far as they are here, and the model, if it was evaluated."""
+def _only(matrix: list[list[int]], classes: Sequence[str]) -> str:
+    """The one class that a model predicts for every pixel; none if there are several."""
+    import torch
+
+    from stpp.engine.evaluate import Scores
+
+    only = Scores(torch.tensor(matrix)).constant
+    return "" if only is None else classes[only]
+
+
+def _checkpoints(folder: Path, name: str, metrics: dict[str, Any], only: dict[str, str]) -> list[Checkpoint]:
+    """What a training has kept, for MLflow: f_1 .. f_K, as far as they are here, and the model, if it was evaluated.
+
+    only: by model, the class that it predicts for every pixel of val, if it predicts but one.
+    """
     from stpp.records import Run, read
 
     about, val = read(folder / "run.json", Run), metrics["lists"]["val"]
@@ -105,7 +123,7 @@ def _checkpoints(folder: Path, name: str, metrics: dict[str, Any]) -> list[Check
     if name in metrics["val"]:
         file, miou = folder / "model.safetensors", metrics["val"][name]["miou"]
         made = from_json(about["lineage"])[0].out(file.as_posix()) if "lineage" in about else None
-        tags = Measured(miou, val, metrics["evaluation"]).tags | {"stpp.role": about["stage"]}
+        tags = Measured(miou, val, metrics["evaluation"], only[name]).tags | {"stpp.role": about["stage"]}
         on = {"val/miou_final": miou}
         found.append(Checkpoint(about["stage"], file, made.sha256 if made else "", on, len(rows), val, tags))
     return found

@@ -43,7 +43,8 @@ def _evaluated(name: str) -> "Evaluated":
     run_id = evaluation_of(name.removeprefix("runs:/"), root())
     raw, metrics, about = (artifact_of(run_id, f"{file}.json", root()) for file in ("per_class", "metrics", "run"))
     try:
-        rows = [dict(zip(raw["columns"], map(str, row), strict=True)) for row in raw["data"]]
+        names = raw["columns"]
+        rows = [dict(zip(names, ("nan" if v is None else str(v) for v in row), strict=True)) for row in raw["data"]]
     except (KeyError, TypeError, ValueError) as error:
         raise StppError(f"MLflow run {run_id}: its per_class.json is no table ({error!r})") from None
     return _read(f"MLflow run {run_id}", metrics, rows, about)

@@ -45,14 +45,14 @@ def tracked(
     what is behind it.
     """
     from stpp.params_file import load
-    from stpp.records import DataSet, read
+    from stpp.records import Digested, read
 
     if launch.wanted():
         if code := launch.launch(sys.argv[1:]):
             raise SystemExit(code)
         return
 
-    tags = {"stpp.data.digest": read(data / "dataset.json", DataSet)["digest"]}
+    tags = {"stpp.data.digest": read(data / "dataset.json", Digested)["digest"]}
     if split is not None:
         tags["stpp.split.digest"] = split_digest(split)
 

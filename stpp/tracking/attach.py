@@ -1,18 +1,34 @@
 """What is put into MLflow runs after they have ended: figures, files, and which runs belong together."""
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
-from typing import Any
 
-from stpp.tracking.client import client, experiment_of, in_run, reason
+from stpp.files import sha256
+from stpp.tracking.client import Client, client, experiment_of, in_run, reason
 
 
 def attach(run_json: Path, figures: list[Path], root: Path) -> None:
-    """Put figures into the run that run.json names, under `figures/`; a failure is said and stops nothing."""
+    """Put figures into the run that run.json names, under `figures/`; a failure is said and stops nothing.
 
-    def send(mlflow: Any, run_id: str) -> None:
-        for figure in figures:
-            mlflow.log_artifact(run_id, str(figure), "figures")
+    What is there stays as it is: another figure of the same name is kept beside it, with its hash in its name.
+    """
+
+    def send(mlflow: Client, run_id: str) -> None:
+        there = {one.path for one in mlflow.list_artifacts(run_id, "figures")}
+        with tempfile.TemporaryDirectory() as folder:
+            for figure in figures:
+                named = figure
+                if f"figures/{figure.name}" in there:
+                    known = Path(mlflow.download_artifacts(run_id, f"figures/{figure.name}", folder))
+                    if known.read_bytes() == figure.read_bytes():
+                        continue
+                    named = Path(folder) / f"{figure.stem}-{sha256(figure)[:8]}{figure.suffix}"
+                    if f"figures/{named.name}" in there:
+                        continue
+                    shutil.copyfile(figure, named)
+                mlflow.log_artifact(run_id, str(named), "figures")
 
     in_run(run_json, root, "figures did not reach MLflow", send)
 
@@ -39,7 +55,7 @@ def link(run_json: Path, members: list[Path], root: Path) -> None:
 
     from stpp.records import Run, read
 
-    def name(mlflow: Any, run_id: str) -> None:
+    def name(mlflow: Client, run_id: str) -> None:
         parent = mlflow.get_run(run_id).data.tags["mlflow.parentRunId"]
         for member in members:
             other = read(member, Run)

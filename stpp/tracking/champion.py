@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stpp.tracking.client import by_default, in_run, tracking_uri
+from stpp.tracking.client import Client, in_run
 from stpp.tracking.models import Checkpoint, logged
 
 ALIAS = "champion"
-VAL, HOW, MIOU = "stpp.val.digest", "stpp.evaluation", "stpp.val.miou"
+VAL, HOW, MIOU, ONLY = "stpp.val.digest", "stpp.evaluation", "stpp.val.miou", "stpp.val.only"
 
 
 @dataclass(frozen=True)
@@ -19,28 +19,31 @@ class Measured:
     miou: float
     val: str
     how: str
+    only: str = ""
+    """The class that it predicts for every pixel of val, if it predicts but one."""
 
     @property
     def tags(self) -> dict[str, str]:
-        return {VAL: self.val, HOW: self.how, MIOU: f"{self.miou:.6f}"}
+        one_class = {ONLY: self.only} if self.only else {}
+        return {VAL: self.val, HOW: self.how, MIOU: f"{self.miou:.6f}"} | one_class
 
 
 def register(run_json: Path, name: str, checkpoint: Checkpoint, root: Path) -> None:
     """Register the model of a run, and make it the champion if its mIoU on val is higher than the present one's.
 
     checkpoint: of the model, with the tags of `Measured`. Two that were measured on other images, masks or in another
-    way are not compared, and the champion stays; what is done and why is said. A failure is said and stops nothing.
+    way are not compared, and the champion stays; one that predicts a single class is never it. What is done and why is
+    said. A failure is said and stops nothing.
     """
 
-    def send(mlflow: Any, run_id: str) -> None:
-        with by_default(tracking_uri(root)):
-            version = _version(mlflow, run_id, name, checkpoint)
+    def send(mlflow: Client, run_id: str) -> None:
+        version = _version(mlflow, run_id, name, checkpoint)
         print(f"model {name}: {_decide(mlflow, name, version)}")
 
     in_run(run_json, root, "its model was not registered in MLflow", send)
 
 
-def _version(mlflow: Any, run_id: str, name: str, checkpoint: Checkpoint) -> Any:
+def _version(mlflow: Client, run_id: str, name: str, checkpoint: Checkpoint) -> Any:
     """The version of a run's model, measured so; made where it is not there."""
     if not mlflow.search_registered_models(filter_string=f"name = '{name}'"):
         mlflow.create_registered_model(name)
@@ -53,12 +56,15 @@ def _version(mlflow: Any, run_id: str, name: str, checkpoint: Checkpoint) -> Any
     )
 
 
-def _decide(mlflow: Any, name: str, new: Any) -> str:
+def _decide(mlflow: Client, name: str, new: Any) -> str:
     """Give the alias to the new version or leave it, and say why."""
     aliases = mlflow.get_registered_model(name).aliases
     measured = f"version {new.version} (val mIoU {100 * float(new.tags[MIOU]):.1f})"
-    if math.isnan(float(new.tags[MIOU])):
-        return f"version {new.version} has no mIoU on val: the {ALIAS}, if there is one, stays"
+    if math.isnan(float(new.tags[MIOU])) or ONLY in new.tags:
+        why = f"predicts {new.tags[ONLY]} for every pixel of val" if ONLY in new.tags else "has no mIoU on val"
+        if ALIAS in aliases and mlflow.get_model_version(name, aliases[ALIAS]).run_id == new.run_id:
+            mlflow.delete_registered_model_alias(name, ALIAS)  # given before this was looked at
+        return f"version {new.version} {why} and cannot be the {ALIAS}; another that is, stays"
     if ALIAS not in aliases:
         mlflow.set_registered_model_alias(name, ALIAS, new.version)
         return f"{measured} is the first {ALIAS}"

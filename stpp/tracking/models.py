@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from stpp.tracking.client import by_default, in_run
+from stpp.files import StppError
+from stpp.tracking.client import Client, in_run, limit
 
 FILE, SHA256 = "stpp.file", "stpp.sha256"
 
@@ -33,15 +33,15 @@ def log_checkpoints(run_json: Path, checkpoints: Sequence[Checkpoint], data: str
     data: name of the data set that they were measured on.
     """
 
-    def send(mlflow: Any, run_id: str) -> None:
+    def send(mlflow: Client, run_id: str) -> None:
         for one in checkpoints:
             logged(mlflow, run_id, one, data)
 
     in_run(run_json, root, "its checkpoints were not logged in MLflow", send)
 
 
-def logged(mlflow: Any, run_id: str, one: Checkpoint, data: str) -> str:
-    """The id of the logged model of a checkpoint, measured so; made where it is not there."""
+def logged(mlflow: Client, run_id: str, one: Checkpoint, data: str) -> str:
+    """The id of the logged model of a checkpoint, measured so; made where it is not there, in `in_run`."""
     from mlflow import create_external_model
 
     experiment = mlflow.get_run(run_id).info.experiment_id
@@ -49,10 +49,10 @@ def logged(mlflow: Any, run_id: str, one: Checkpoint, data: str) -> str:
     for known in mlflow.search_logged_models([experiment], f"source_run_id = '{run_id}' AND name = '{one.name}'"):
         if tags.items() <= known.tags.items():
             return str(known.model_id)
-    with by_default(mlflow.tracking_uri):
-        model = create_external_model(
-            one.name, source_run_id=run_id, tags=tags, model_type="segmentation", experiment_id=experiment
-        )
+    if mlflow.elsewhere:  # MLflow writes a file for it
+        raise StppError(mlflow.elsewhere)
+    about = {"tags": tags, "model_type": "segmentation", "experiment_id": experiment}
+    model = mlflow.call(lambda: create_external_model(one.name, source_run_id=run_id, **about), limit())
     on = {"model_id": model.model_id, "dataset_name": f"{data} val", "dataset_digest": one.val}
     for key, value in one.metrics.items():
         if not math.isnan(value):  # of a val that shows no class

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from stpp.tracking.client import asked
+from stpp.tracking.client import Client, asked
 
 
 def run_of(name: str, root: Path) -> str:
@@ -31,7 +31,7 @@ def datasets_of(run_id: str, root: Path) -> dict[str, str]:
 def runs_like(tag: str, value: str, root: Path) -> list[str]:
     """Ids of the runs with a tag, of all experiments, the newest first."""
 
-    def ask(mlflow: Any) -> list[str]:
+    def ask(mlflow: Client) -> list[str]:
         experiments = [e.experiment_id for e in mlflow.search_experiments()]
         found = mlflow.search_runs(experiments, f"tags.`{tag}` = '{value}'", max_results=100)
         return [run.info.run_id for run in found]
@@ -42,7 +42,7 @@ def runs_like(tag: str, value: str, root: Path) -> list[str]:
 def splits_named(experiment: str, name: str, root: Path) -> dict[str, str]:
     """Digests of the splits that runs of an experiment called by a name, each with one of these runs."""
 
-    def ask(mlflow: Any) -> dict[str, str]:
+    def ask(mlflow: Client) -> dict[str, str]:
         found = mlflow.get_experiment_by_name(experiment)
         if found is None:
             return {}
@@ -66,7 +66,7 @@ def artifact_of(run_id: str, name: str, root: Path) -> Any:
 def evaluation_of(run_id: str, root: Path) -> str:
     """The run that evaluated a system: itself, or the newest such child of a parent run."""
 
-    def ask(mlflow: Any) -> str:
+    def ask(mlflow: Client) -> str:
         run = mlflow.get_run(run_id)
         if "stpp.is_group" not in run.data.tags:
             return run_id

@@ -6,16 +6,19 @@ import json
 import math
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from stpp.distributed import first
 from stpp.files import StppError, write_text
 from stpp.git import git
-from stpp.tracking.client import client, experiment_of, reason, tracking_uri, without_password
+from stpp.tracking.client import client, experiment_of, limit, reason, tracking_uri
+from stpp.tracking.secrets import link, without_secrets
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,18 +51,20 @@ class Run:
             first() and os.environ.get("STPP_TRACKING") != "off" and importlib.util.find_spec("mlflow") is not None
         )
         self._client: Any = None
-        self._machine: Any = None
+        self._ended = threading.Event()
         self._pending: list[Callable[[], None]] = []
         self._known: dict[str, int] = {}
+        self._tables: list[dict[str, str]] = []
+        self._refused = 0
         self._warned = False
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Metrics of a step; a step that an earlier attempt logged is not logged again. NaN is left out."""
+        now = int(time.time() * 1000)  # sent twice, it is one
 
         def send() -> None:
             from mlflow.entities import Metric
 
-            now = int(time.time() * 1000)
             new = {k: v for k, v in metrics.items() if step > self._known.get(k, -1)}
             batch = [Metric(k, v, now, step) for k, v in new.items() if k != "epoch" and not math.isnan(v)]
             for start in range(0, len(batch), 1000):
@@ -68,8 +73,12 @@ class Run:
         self._send(send)
 
     def table(self, columns: dict[str, list[Any]], name: str) -> None:
-        """A table that the UI shows: column name -> values."""
-        self._send(lambda: self._client.log_table(self.run_id, columns, name))
+        """A table that the UI shows: column name -> values. Sent twice, it is one (MLflow's own would be appended)."""
+        rows = [[None if is_nan(value) else value for value in row] for row in zip(*columns.values(), strict=True)]
+        text = json.dumps({"columns": list(columns), "data": rows}, ensure_ascii=False)
+        self._send(lambda: self._client.log_text(self.run_id, text, name))
+        self._tables.append({"path": name, "type": "table"})
+        self.tag("mlflow.loggedArtifacts", json.dumps(self._tables))
 
     def prediction(
         self,
@@ -113,20 +122,25 @@ class Run:
         self._send(lambda: self._client.log_artifact(self.run_id, str(file)))
 
     def end(self, status: str) -> None:
-        if self._machine is not None:
-            self._machine.finish()
-        self._send(lambda: self._client.set_terminated(self.run_id, status))
-        if self._pending and self.enabled:
-            print(f"{self.name}: {len(self._pending)} entries did not reach MLflow; metrics are in the stage's files")
+        """Close the run: what is still to be said is tried once more, for a short while."""
+        if not self.enabled:
+            return
+        self._ended.set()
+        if self._client is not None:
+            self._client.once_more()
+        self._send(lambda: self._client.set_terminated(self.run_id, status), time.monotonic() + 2 * limit())
+        if lost := len(self._pending) + self._refused:
+            print(f"{self.name}: {lost} entries did not reach MLflow; metrics are in the stage's files", flush=True)
 
-    def _send(self, action: Callable[[], None]) -> None:
+    def _send(self, action: Callable[[], None], until: float = math.inf) -> None:
+        """Say it to MLflow after all that is still to be said, or keep it for later; until: time.monotonic()."""
         if not self.enabled:
             return
         self._pending.append(action)
         try:
             if self.run_id is None:
                 self._open()
-            while self._pending:
+            while self._pending and time.monotonic() < until:
                 try:
                     self._pending[0]()
                 except Exception as error:
@@ -134,11 +148,13 @@ class Run:
                     refused = isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError)
                     if not refused and getattr(error, "error_code", "") != "INVALID_PARAMETER_VALUE":
                         raise
-                    print(f"{self.name}: MLflow refuses an entry: {reason(error)}")
+                    if not self._refused:
+                        print(f"{self.name}: MLflow refuses an entry: {reason(error)}", flush=True)
+                    self._refused += 1
                 del self._pending[0]
         except Exception as error:  # noqa: BLE001 - whatever fails in tracking, the stage goes on
             if not self._warned:
-                print(f"{self.name}: MLflow at {without_password(tracking_uri(self.root))} failed: {reason(error)}")
+                print(f"{self.name}: MLflow at {without_secrets(tracking_uri(self.root))} failed: {reason(error)}")
                 print(f"{self.name}: going on without it; metrics are on disk, and it is tried again later", flush=True)
                 self._warned = True
 
@@ -158,36 +174,61 @@ class Run:
         else:
             run_id = self._client.create_run(experiment, tags=tags, run_name=self.name).info.run_id
             write_text(self.memory, run_id)
-            self._log_params(run_id)
-            self._log_datasets(run_id)
+        if not begun or not begun[0].data.params:  # it may have failed just then
+            self._describe(run_id)
             for run in earlier:
                 if run.info.status == "FINISHED":
                     self._client.set_tag(run.info.run_id, "stpp.superseded_by", run_id)
         self.run_id = run_id
+        if self._client.uri.startswith("http"):
+            print(f"{self.name}: {link(self._client.uri)}/#/experiments/{experiment}/runs/{run_id}", flush=True)
         self._watch(resumed=bool(begun))
 
     def _watch(self, resumed: bool) -> None:
         """Log what the machine does (system/cpu_utilization_percentage, ...) every ten seconds until the end."""
+        from mlflow.entities import Metric
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-        if os.environ.get("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true").lower() in ("true", "1"):
-            where = {"tracking_uri": tracking_uri(self.root)}
-            self._machine = SystemMetricsMonitor(self.run_id, resume_logging=resumed, **where)  # type: ignore[no-untyped-call]
-            self._machine.start()
+        if os.environ.get("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true").lower() not in ("true", "1"):
+            return
+        about = {"resume_logging": resumed, "tracking_uri": self._client.uri}
+        monitor: Any = SystemMetricsMonitor
+        machine = self._client.call(lambda: monitor(self.run_id, **about), limit())
+
+        def record(metrics: dict[str, float], step: int) -> None:
+            now = int(time.time() * 1000)
+            self._client.log_batch(self.run_id, metrics=[Metric(k, v, now, step) for k, v in metrics.items()])
+
+        def watch() -> None:
+            while True:
+                for _ in range(machine.samples_before_logging):
+                    machine.collect_metrics()
+                    if self._ended.wait(machine.sampling_interval):
+                        return
+                with suppress(Exception):  # the stage's own entries say it
+                    machine.publish_metrics(machine.aggregate_metrics())
+
+        machine.mlflow_logger = SimpleNamespace(record_metrics=record)  # its own, and its thread, wait without end
+        threading.Thread(target=watch, daemon=True).start()
 
     def _group(self, experiment: str) -> str:
         """The parent run that holds together the stages of one system, split and set of parameters."""
         group = self.tags["stpp.group"]
         found = self._client.search_runs([experiment], f"tags.`stpp.is_group` = '{group}'", max_results=1)
-        if found:
+        if found and found[0].data.params:
             return str(found[0].info.run_id)
         tags = {k: v for k, v in self.tags.items() if k != "stpp.dvc.stage"} | {"stpp.is_group": group}
         name = f"{self.tags['stpp.system']} {self.params.split.name} {group[:8]}"
-        run_id = str(self._client.create_run(experiment, tags=tags, run_name=name).info.run_id)
-        self._log_params(run_id)
-        self._log_datasets(run_id)
+        run = found[0] if found else self._client.create_run(experiment, tags=tags, run_name=name)
+        run_id = str(run.info.run_id)
+        self._describe(run_id)
         self._client.set_terminated(run_id)
         return run_id
+
+    def _describe(self, run_id: str) -> None:
+        """Log the parameters, and data and split."""
+        self._log_datasets(run_id)
+        self._log_params(run_id)
 
     def _log_datasets(self, run_id: str) -> None:
         """Data and split as MLflow's inputs: `dataset.digest = '...'` finds every run that used them."""
@@ -211,6 +252,10 @@ class Run:
 
         flat = {k: str(v)[:6000] for k, v in flatten(self.params).items() if v is not None}
         self._client.log_batch(run_id, params=[Param(k, v) for k, v in flat.items()])
+
+
+def is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
 
 
 @contextmanager

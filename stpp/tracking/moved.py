@@ -1,0 +1,48 @@
+"""A project that was copied or moved: its database of MLflow names artifacts by their absolute, former paths."""
+
+import sqlite3
+import sys
+from contextlib import closing, suppress
+from pathlib import Path
+from urllib.parse import unquote
+
+FOLDER = "mlartifacts"
+NAMED = {
+    "experiments": ("artifact_location",),
+    "runs": ("artifact_uri",),
+    "logged_models": ("artifact_location",),
+    "model_versions": ("source", "storage_location"),
+}
+"""Columns of MLflow's tables that name a place of artifacts."""
+
+
+def of_another(location: str, root: Path) -> str | None:
+    """The root of another project (file:///...) in whose mlartifacts/ a place lies, or None."""
+    other, found, _ = location.rpartition(f"/{FOLDER}/")
+    if not found or not other.startswith("file:///") or other == root.as_uri():
+        return None
+    with suppress(OSError):  # it may be gone, or another user's
+        if Path(unquote(other.removeprefix("file://"))).samefile(root):
+            return None
+    return other
+
+
+def bring_along(database: Path, root: Path) -> None:
+    """Let a project's database name the artifacts in its own mlartifacts/ where it names those of another project.
+
+    All of it or nothing, once; it is said.
+    """
+    with closing(sqlite3.connect(database, timeout=30)) as db, db:
+        columns = {table: {row[1] for row in db.execute(f"PRAGMA table_info({table})")} for table in NAMED}
+        if "artifact_location" not in columns["experiments"]:
+            return
+        places = [place for (place,) in db.execute("SELECT artifact_location FROM experiments") if place]
+        others = sorted({other for place in places if (other := of_another(place, root))})
+        for other in others:
+            old, new = f"{other}/{FOLDER}/", f"{root.as_uri()}/{FOLDER}/"
+            for table, column in ((t, c) for t, names in NAMED.items() for c in names if c in columns[t]):
+                moved = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?"
+                db.execute(moved, (new, len(old) + 1, len(old), old))
+    for other in others:
+        where = Path(unquote(other.removeprefix("file://")))
+        print(f"{database}: was made in {where}; its artifacts are {root / FOLDER} from now on", file=sys.stderr)
