@@ -55,6 +55,10 @@ app = typer.Typer(
 )
 
 
+LONGEST, MOST = 2000, 500
+"""Characters of a line, and lines, that a message has at most: names from files may be of any length."""
+
+
 def _guarded(stage: Callable[..., None]) -> Callable[..., None]:
     """`stage` with one clear message and exit code 2 where the user can mend what is wrong."""
 
@@ -65,7 +69,7 @@ def _guarded(stage: Callable[..., None]) -> Callable[..., None]:
                 _of_dvc()
             stage(*args, **kwargs)
         except StppError as error:
-            shown = "\n".join(map(printable, str(error).split("\n")))
+            shown = "\n".join(printable(line[:LONGEST]) for line in str(error).split("\n")[:MOST])
             typer.echo(f"error: {shown}", err=True)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, AnyStr
 
 _PART = r"(?!\.{1,2}(?:/|\Z))[^\s/\\,\"\x00-\x1f\x7f-\x9f\ud800-\udfff]+"
 ID = re.compile(rf"{_PART}(?:/{_PART})*\Z")
@@ -44,14 +44,19 @@ def raise_all(problems: Sequence[str], where: str) -> None:
 
     problems: each "PLACE: what is wrong; the remedy". The whole list goes to a file, which is named.
     """
-    if not problems:
-        return
-    lines = grouped(problems)
+    if problems:
+        lines = [f"{where}: {len(problems)} problem(s):", *shown(problems)]
+        raise StppError("\n".join(map(printable, lines)))
+
+
+def shown(problems: Sequence[str], kinds: int = KINDS) -> list[str]:
+    """Lines for problems of so many kinds at most, and the file that has all of them, where these are not all."""
+    lines = grouped(problems, kinds)
     if lines != list(problems):
         with suppress(OSError):
             write_text(PROBLEMS, "".join(f"{printable(problem)}\n" for problem in problems))
             lines.append(f"all of them: {PROBLEMS}")
-    raise StppError("\n".join(map(printable, [f"{where}: {len(problems)} problem(s):", *lines])))
+    return lines
 
 
 def grouped(problems: Iterable[str], most: int = KINDS) -> list[str]:
@@ -134,6 +139,18 @@ def read_bytes(path: Path, limit: int = TEXT) -> bytes:
 def read_text(path: Path, limit: int = TEXT, encoding: str = "utf-8") -> str:
     """As `read_bytes`, as text with the line ends of this system. Raises UnicodeDecodeError, too."""
     return io.TextIOWrapper(io.BytesIO(read_bytes(path, limit)), encoding=encoding).read()
+
+
+LONGEST = 2**24
+"""Bytes or characters of the longest line of a table."""
+
+
+def lines_of(file: IO[AnyStr]) -> Iterator[AnyStr]:
+    """The lines of a table, each with its end. Raises ValueError for one that is far too long."""
+    while line := file.readline(LONGEST + 1):
+        if len(line) > LONGEST:
+            raise ValueError(f"a line of more than {LONGEST} characters")
+        yield line
 
 
 def parse_json(text: str) -> Any:
@@ -224,10 +241,10 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """The rows of a table that has `columns`, and perhaps more. Raises StppError naming the file if it has not."""
     try:
         with io.TextIOWrapper(open_regular(path), newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(lines_of(file))
             missing = set(columns) - set(reader.fieldnames or ())
             rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise StppError(f"{path}: not readable: {error}; run the stage that makes it again") from None
     if missing or any(row[column] is None for row in rows for column in columns):
         raise _no_table(path, columns)
@@ -238,7 +255,7 @@ def scan_csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """The values of `columns` in every row of a table, read as they are asked for. Raises as `read_csv` does."""
     try:
         with io.TextIOWrapper(open_regular(path), newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
+            reader = csv.reader(lines_of(file))
             header = next(reader, [])
             if not set(columns) <= set(header):
                 raise _no_table(path, columns)
@@ -248,7 +265,7 @@ def scan_csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
                     raise _no_table(path, columns)
                 if row:
                     yield tuple([row[at] for at in places])
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise StppError(f"{path}: not readable: {error}; run the stage that makes it again") from None
 
 
@@ -398,6 +415,6 @@ def write_ids(path: Path, ids: Iterable[str]) -> None:
 def read_ids(path: Path) -> list[str]:
     """The ids of a list that a stage wrote, one a line."""
     try:
-        return read_text(path, 2**32).splitlines()
+        return read_text(path, 2**30).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise StppError(f"{path}: not readable: {error}") from None

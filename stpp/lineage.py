@@ -102,7 +102,7 @@ def counted(folder: Path, root: Path) -> Iterator[str]:
 
     ignore = root / ".dvcignore"
     inside = folder.resolve().is_relative_to(root.resolve())  # what lies elsewhere is not the project's to ignore
-    lines = ignore.read_text(encoding="utf-8").splitlines() if inside and ignore.is_file() else []
+    lines = read_bytes(ignore).decode(errors="replace").splitlines() if inside and ignore.is_file() else []
     spec = GitIgnoreSpec.from_lines([".git", ".hg/", ".dvc/", *lines])
     below = f"{folder.relative_to(root).as_posix()}/" if inside and folder.is_relative_to(root) else ""
     return (name for name in walk(folder, as_text=True) if not spec.match_file(f"{below.removeprefix('./')}{name}"))
@@ -123,8 +123,8 @@ def locked(text: str, where: str) -> list[Execution]:
         stages = (parse_yaml(text, 10**6) or {}).get("stages", {})
         return [
             Execution(
-                name if folder == Path() else f"{folder.as_posix()}/dvc.yaml:{name}",
-                entry["cmd"],
+                str(name) if folder == Path() else f"{folder.as_posix()}/dvc.yaml:{name}",
+                entry["cmd"] if isinstance(entry["cmd"], str) else "\n".join(map(str, entry["cmd"])),
                 _contents(dep for dep in entry.get("deps", ()) if dep["path"] != CHECKED),
                 _params(entry.get("params")),
                 _contents(entry.get("outs", ())),
@@ -138,7 +138,8 @@ def locked(text: str, where: str) -> list[Execution]:
 
 
 def _contents(entries: Iterable[dict[str, Any]]) -> tuple[Content, ...]:
-    found = tuple(Content(str(entry["path"]), str(entry.get("md5", ""))) for entry in entries)
+    """Raises ValueError for a path that is none."""
+    found = tuple(Content(str(e["path"]), str(e.get("md5", "")), str(e.get("sha256", ""))) for e in entries)
     if any("\0" in content.path for content in found):
         raise ValueError("a path with a zero byte")
     return found
@@ -204,15 +205,15 @@ def from_json(raw: Any) -> list[Execution]:
             Execution(
                 stage=str(one["stage"]),
                 cmd=str(one["cmd"]),
-                deps=tuple(Content(str(c["path"]), str(c["md5"]), str(c["sha256"])) for c in one["deps"]),
+                deps=_contents(one["deps"]),
                 params=dict(one["params"]),
-                outs=tuple(Content(str(c["path"]), str(c["md5"]), str(c["sha256"])) for c in one["outs"]),
+                outs=_contents(one["outs"]),
                 run_id=str(one["run_id"]),
                 commit=str(one["commit"]),
             )
             for one in raw
         ]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a lineage record ({error})") from None
     if not found:
         raise ValueError("not a lineage record (it is empty)")

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from stpp.files import ID, StppError, open_regular, replacing, scan_csv, write_csv
+from stpp.files import ID, StppError, lines_of, open_regular, read_bytes, replacing, scan_csv, write_csv
 from stpp.manifest import Rgb, read_table
 from stpp.packed import Strings
 from stpp.params import IGNORE
@@ -82,11 +82,23 @@ def decode_mask(data: bytes) -> Mask:
 
     from stpp import decoding
 
-    with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+    try:
+        opened = Image.open(io.BytesIO(data), formats=["PNG"])
+    except Image.DecompressionBombError as error:
+        raise ValueError(str(error)) from None
+    with opened as image:
         if image.width * image.height > LARGEST:
             raise ValueError(f"{image.width} x {image.height} pixels are more than an image may have")
         soon = decoding.png(data, image)
         return np.asarray(image, dtype=np.uint8) if soon is None else soon
+
+
+def read_png(path: Path) -> Mask:
+    """The class ids of a PNG that a stage wrote. Raises StppError naming the file."""
+    try:
+        return decode_mask(read_bytes(path))
+    except DAMAGED as error:
+        raise StppError(f"{path}: not readable: {error}; run the stage that makes it again") from None
 
 
 class ShardWriter:
@@ -180,7 +192,7 @@ def merge_manifests(parts: Sequence[Path], out: Path) -> None:
 def _part(path: Path) -> Iterator[Sequence[str]]:
     try:
         with io.TextIOWrapper(open_regular(path), newline="", encoding="utf-8") as file:
-            rows = csv.reader(file)
+            rows = csv.reader(lines_of(file))
             if next(rows, None) != list(COLUMNS):
                 raise ValueError("no part of a mask set's manifest")
             last = ""

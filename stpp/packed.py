@@ -18,7 +18,7 @@ from operator import itemgetter, le
 from pathlib import Path
 from typing import IO, Any, Generic, TypeVar, overload
 
-from stpp.files import open_regular
+from stpp.files import lines_of, open_regular
 
 T = TypeVar("T")
 FEW = 1 << 16
@@ -180,7 +180,7 @@ class Table(Mapping[str, T], Generic[T]):
 
             def text() -> Iterator[str]:
                 nonlocal end, line
-                for line in file:
+                for line in lines_of(file):
                     starts.append(end)
                     end += len(line)
                     yield line.decode("utf-8" if starts[-1] else "utf-8-sig")

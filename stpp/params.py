@@ -19,14 +19,16 @@ Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Side = Annotated[int, Field(ge=16, le=65536)]
 MaxPixels = Annotated[int, Field(ge=32**2, le=2**40)]
 Range = Annotated[
-    tuple[Annotated[float, Field(le=1e6)], Annotated[float, Field(le=1e6)]],
+    tuple[Annotated[float, Field(ge=0, le=1e6)], Annotated[float, Field(ge=0, le=1e6)]],
     Field(description="lower and upper bound, drawn from uniformly"),
 ]
+IGNORE = 255
+Level = Annotated[int, Field(ge=0, le=255)]
+ClassName = Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Text = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Name = Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
 """What becomes part of a path."""
 
-IGNORE = 255
 WRITTEN = re.compile(r"^-?\d{1,9}([./]\d{1,9})?$")
 
 
@@ -61,11 +63,11 @@ class Data(Section):
     """folder: pattern of mask paths with the same placeholders: `{set}annot/{name}.png`."""
     list: Text | None = None
     """folder: file below root with one image, or image and mask, a line; with `images`, also ids of what that finds."""
-    classes: tuple[str, ...] | None = None
+    classes: Annotated[tuple[ClassName, ...], Field(max_length=IGNORE)] | None = None
     """folder: class names in the order of their ids, 0 first."""
-    palette: tuple[tuple[int, int, int], ...] | None = None
+    palette: Annotated[tuple[tuple[Level, Level, Level], ...], Field(max_length=IGNORE)] | None = None
     """folder: red, green, blue of every class; without it colours are chosen."""
-    values: dict[str, int | Literal["ignore"]] | None = None
+    values: Annotated[dict[str, Level | Literal["ignore"]], Field(max_length=65536)] | None = None
     """A class id or `ignore` by mask value (`11: ignore`, `255: 1`); values not named mean themselves."""
     ignore: Annotated[int, Field(ge=0, le=65535)] | None = IGNORE
     """Mask value without a class; it never enters a loss or a score. `null`: there is none."""
@@ -101,12 +103,8 @@ class Data(Section):
             raise ValueError("`classes` holds an empty name")
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("`classes` names a class twice")
-        if len(self.classes) > IGNORE:
-            raise ValueError("at most 255 classes fit into a mask")
         if self.palette is not None and len(self.palette) != len(self.classes):
             raise ValueError(f"`palette` has {len(self.palette)} colours for {len(self.classes)} classes")
-        if any(not 0 <= c <= 255 for colour in self.palette or () for c in colour):
-            raise ValueError("`palette` holds numbers from 0 to 255")
         return self
 
     @model_validator(mode="after")
@@ -129,7 +127,7 @@ class Subset(Section):
     """A pattern of ids, as in a shell: `train/*`."""
     count: Count | None = None
     """Draw so many of the candidates."""
-    fraction: str | Annotated[float, Field(gt=0, le=1)] | None = None
+    fraction: Annotated[str, Field(max_length=32)] | Annotated[float, Field(gt=0, le=1)] | None = None
     """Draw this part of the candidates: "1/8" or 0.125."""
 
     @model_validator(mode="after")

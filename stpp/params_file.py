@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from stpp.files import StppError, grouped, parse_yaml, read_text
+from stpp.files import StppError, parse_yaml, read_text, shown
 from stpp.params import Params
 
 PARAMS = 2**20
@@ -28,7 +28,7 @@ def load(paths: list[Path]) -> Params:
         return Params.model_validate_json(json.dumps(merged))
     except ValidationError as error:
         lines = _explain(paths, json.loads(json.dumps(merged)), error.errors())
-        raise StppError("\n".join(grouped(lines, most=100))) from None
+        raise StppError("\n".join(shown(lines, kinds=100))) from None
 
 
 def flatten(params: BaseModel | dict[str, Any], prefix: str = "") -> dict[str, Any]:

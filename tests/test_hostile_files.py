@@ -1,19 +1,24 @@
 """Files from outside: pipes, devices, bombs, and text that is not what its name says, end in one line."""
 
 import os
+import struct
 import time
+import zlib
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from ruamel.yaml import YAML
 
 from stpp import records
 from stpp.data.images import read_image, read_mask
 from stpp.files import StppError, parse_yaml, raise_all, read_csv, read_ids, read_json, scan_csv, sha256, write_json
-from stpp.lineage import locked, md5_of
+from stpp.lineage import as_json, counted, from_json, locked, md5_of
 from stpp.manifest import Dataset, listed, read_table
+from stpp.masks import encode_mask, read_png
 from stpp.models import build
 from stpp.models.weights import read_state
 from stpp.params_file import read_yaml
@@ -59,6 +64,56 @@ def test_a_text_that_is_far_too_large_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").rename(tmp_path / "run.json")
     with pytest.raises(StppError, match="is it the right file"):
         read_json(tmp_path / "run.json")
+
+
+@pytest.mark.parametrize("name", ["csv", "scan", "table"])
+def test_a_table_of_one_endless_line_is_not_read(name: str, tmp_path: Path) -> None:
+    with (tmp_path / "t.csv").open("wb") as file:
+        file.write(b"id\n")
+        file.truncate(2**36)
+    with pytest.raises(StppError, match=r"t.csv: not readable: a line of more than 16777216 characters"):
+        READERS[name](tmp_path / "t.csv")
+
+
+def test_a_mask_of_far_too_many_pixels_is_not_decoded(tmp_path: Path) -> None:
+    data = bytearray(encode_mask(np.zeros((4, 4), np.uint8), [(0, 0, 0)]))
+    data[16:24] = struct.pack(">II", 50_000, 50_000)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    (tmp_path / "m.png").write_bytes(data)
+    with pytest.raises(StppError, match=r"m.png: not readable: .*2500000000|m.png: not readable: 50000 x 50000"):
+        read_png(tmp_path / "m.png")
+
+
+def test_every_flipped_bit_of_a_pth_ends_in_a_message_or_changes_nothing(tmp_path: Path) -> None:
+    state = {"conv1.weight": torch.arange(30.0)}
+    torch.save(state, tmp_path / "w.pth")
+    whole = (tmp_path / "w.pth").read_bytes()
+    for at in range(0, len(whole), 5):
+        data = bytearray(whole)
+        data[at] ^= 1 << at % 8
+        (tmp_path / "f.pth").write_bytes(data)
+        try:
+            found = read_state(tmp_path / "f.pth")
+        except StppError:
+            continue
+        assert list(found) == list(state) and torch.equal(found["conv1.weight"], state["conv1.weight"]), at
+
+
+def test_a_dvcignore_that_is_no_utf8_hides_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / ".dvcignore").write_bytes(b"\xff\n*.tmp\n")
+    (tmp_path / "data").mkdir()
+    for name in ("a.txt", "b.tmp"):
+        (tmp_path / "data" / name).write_text("x")
+    assert list(counted(tmp_path / "data", tmp_path)) == ["a.txt"]
+
+
+def test_what_a_lock_or_a_record_says_of_stages_and_paths_is_text() -> None:
+    [one] = locked("stages:\n  1:\n    cmd: [a, b]\n    outs: [{path: x, md5: y}]\n", "dvc.lock")
+    assert (one.stage, one.cmd) == ("1", "a\nb")
+    record = as_json([one])
+    record[0]["outs"][0]["path"] = "a\0b"
+    with pytest.raises(ValueError, match="zero byte"):
+        from_json(record)
 
 
 # -- text that is none ------------------------------------------------------------------------------------------------

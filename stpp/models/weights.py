@@ -185,14 +185,15 @@ def read_state(path: Path) -> Mapping[str, Tensor]:
 
 def _check_sums(file: BufferedReader, path: Path) -> None:
     """Read a zip archive, which files of torch are, once: torch itself takes changed bytes for weights."""
-    if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            try:
+    damaged = None
+    try:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
                 damaged = archive.testzip()
-            except (zipfile.BadZipFile, zlib.error, *UNREADABLE) as error:
-                damaged = _reason(error)
-        if damaged:
-            raise StppError(f"{path}: is damaged ({damaged}): its checksum is not that of its bytes; get it again")
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, *UNREADABLE) as error:
+        damaged = _reason(error)
+    if damaged:
+        raise StppError(f"{path}: is damaged ({damaged}): its checksum is not that of its bytes; get it again")
     file.seek(0)
 
 

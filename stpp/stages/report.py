@@ -131,7 +131,7 @@ def _checkpoints(folder: Path, name: str, metrics: dict[str, Any], only: dict[st
 
 def _predictions(photos: "Photos", folder: Path, models: list[str], path: Path) -> None:
     """Validation images beside the truth and what every model makes of them."""
-    from stpp.masks import decode_mask
+    from stpp.masks import read_png
     from stpp.report.labels import LABELS
     from stpp.report.panels import panel
 
@@ -139,7 +139,7 @@ def _predictions(photos: "Photos", folder: Path, models: list[str], path: Path) 
     ids = sorted(file.relative_to(first).with_suffix("").as_posix() for file in first.rglob("*.png"))
     rows = []
     for name in ids:
-        predicted = [decode_mask((folder / model / f"{name}.png").read_bytes()) for model in models]
+        predicted = [read_png(folder / model / f"{name}.png") for model in models]
         rows.append((name, [*_known(photos, name), *predicted]))
     titles = ["image", "ground truth", *(LABELS.get(model, model) for model in models)]
     panel(rows, titles, photos.dataset.palette, photos.dataset.classes, path)

@@ -76,7 +76,7 @@ def pin(
 
     The pin is a copy of the split's manifest (ids, sets, hashes of images and masks) for git to keep.
     """
-    if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", name):
         raise StppError(f"{name}: a split's name is of letters, digits, and . _ -")
     path, sets = _pin_of(lists, name), _read(split / "manifest.csv")
     if path.is_file() and _read(path) != sets:
