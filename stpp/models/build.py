@@ -183,8 +183,10 @@ def _fill(module: nn.Module, state: dict[str, torch.Tensor], path: Path) -> None
 
 def not_finite(state: dict[str, torch.Tensor]) -> str:
     """The name of a tensor with a value that is no finite number, empty if there is none."""
-    for name, value in state.items():
-        # The least and the greatest value, of which NaN is one: a pass without memory of its own.
-        if value.is_floating_point() and value.numel() and not all(map(torch.isfinite, value.aminmax())):
-            return name
-    return ""
+    floating = {name: value for name, value in state.items() if value.is_floating_point() and value.numel()}
+    if not floating:
+        return ""
+    # A sum is finite only if all its terms are, and takes a third of the time of a look at each; but it may overflow.
+    sums = torch.stack([value.detach().sum().double() for value in floating.values()]).isfinite().tolist()
+    suspects = [name for name, sound in zip(floating, sums, strict=True) if not sound]
+    return next((name for name in suspects if not bool(floating[name].isfinite().all())), "")

@@ -344,6 +344,39 @@ def test_a_loss_that_is_no_number_is_an_error_that_names_the_learning_rate(bad: 
     assert world.read("state")["iteration"] == 3  # nothing of the epoch that diverged is kept
 
 
+@pytest.mark.parametrize("diverges", ["loss", "weights"])
+def test_neither_a_saved_state_nor_a_checkpoint_is_replaced_by_one_of_a_training_that_diverged(
+    monkeypatch: pytest.MonkeyPatch, diverges: str
+) -> None:
+    """Saved after every iteration, until the loss, or under a sound loss the gradient, is no number."""
+    monkeypatch.setattr(fit_module, "SAVE_EVERY_S", -1.0)
+    world = World()
+
+    class Infinite(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+            return gradients[0] * math.inf
+
+    def step(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        world.pass_("step")
+        loss = supervised(network, x, y)
+        if world.seen["step"] < 3:
+            return loss
+        out: Tensor = loss * math.nan if diverges == "loss" else Infinite.apply(loss)
+        return out
+
+    said = "the loss is nan" if diverges == "loss" else r"[\w.]+ has NaN or infinite values"
+    with pytest.raises(StppError, match=f"{said} in epoch 1, after iteration 3 of 12"):
+        run(tiny(), Noise(8), Train(epochs=3, batch_size=2, checkpoints=2), world, step=step)
+    state = world.read("state")
+    assert state["iteration"] == 2 and all(v.isfinite().all() for v in state["network"].values())
+    assert not [call for call in world.calls if call.startswith(("checkpoint", "validate"))]
+
+
 def test_a_learning_rate_that_is_far_too_high_is_found_out() -> None:
     with pytest.raises(StppError, match=r"train\.lr"):
         run(tiny(), Noise(8), Train(epochs=9, batch_size=2, lr=1e6, checkpoints=2), World())

@@ -71,6 +71,17 @@ def test_a_value_that_is_no_finite_number_is_neither_written_nor_read(name: str,
             read(tmp_path / "m.safetensors")
 
 
+def test_finite_weights_are_taken_however_large_unless_32_bits_are_too_few(tmp_path: Path) -> None:
+    state = {key: tensor.clone() for key, tensor in seeded(5).state_dict().items()}
+    state["backbone.conv1.weight"].fill_(3e38)  # whose sum is infinite
+    build.save(tmp_path / "m.safetensors", state)
+    assert same(build.load(MODEL, 3, tmp_path / "m.safetensors").state_dict(), state)
+    state["classifier.bias"] = torch.full((3,), 1e300, dtype=torch.float64)
+    build.save(tmp_path / "m.safetensors", state)
+    with pytest.raises(StppError, match=r"m\.safetensors: classifier\.bias has NaN or infinite values"):
+        build.load(MODEL, 3, tmp_path / "m.safetensors")
+
+
 def test_weights_survive_a_file_bit_for_bit(checkpoint: Path) -> None:
     network = build.load(MODEL, 3, checkpoint)
     assert same(network.state_dict(), seeded(5).state_dict())
