@@ -91,7 +91,7 @@ def _train(
     from stpp.distributed import first
     from stpp.engine import device as devices
     from stpp.engine.fit import fit
-    from stpp.files import publish, read_ids, write_csv
+    from stpp.files import StppError, publish, read_ids, write_csv
     from stpp.manifest import read_dataset
     from stpp.models import build
     from stpp.seeds import seed_of
@@ -111,6 +111,10 @@ def _train(
     print(f"{name}: {_start(start, network, started)}; {how}", flush=True)
 
     state_file = job.folder / STATE
+    state = torch.load(state_file, map_location="cpu", weights_only=True) if state_file.exists() else None
+    if state and (odd := build.not_finite({**state["network"], "the loss": state["loss_sum"]})):
+        remedy = "lower train.lr, or remove the file to begin anew"
+        raise StppError(f"{state_file}: {odd} has NaN or infinite values: training diverged; {remedy}")
     curve = fit(
         network,
         samples,
@@ -121,7 +125,7 @@ def _train(
         role=name,
         started=started,
         hooks=_hooks(job, run, p, photos, read_ids(split / "val.txt"), checkpoints, about),
-        state=torch.load(state_file, map_location="cpu", weights_only=True) if state_file.exists() else None,
+        state=state,
         step=step,
     )
     if not first():

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from small import Project
 
 from stpp.files import digest
@@ -197,6 +198,24 @@ def test_a_second_copy_with_other_parameters_is_refused_and_names_the_first(prep
     assert "Traceback" not in output
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
+
+
+@pytest.mark.slow
+def test_a_saved_state_that_is_no_number_is_named_and_left(prepared: Project) -> None:
+    prepared.params(train={"epochs": 200})
+    command = [word.replace("OUT", "runs/teacher") for word in TRAIN]
+    process = prepared.start(*command)
+    wait_for(lambda: list((prepared.folder / ".stpp").glob("runs-teacher-*/state.pt")))
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    (path,) = (prepared.folder / ".stpp").glob("runs-teacher-*/state.pt")
+    state = torch.load(path, weights_only=True)
+    state["network"]["classifier.bias"][0] = float("nan")
+    torch.save(state, path)
+    before = path.read_bytes()
+    output = prepared.run(*command, rc=2)
+    assert "state.pt: classifier.bias has NaN or infinite values" in output and "Traceback" not in output
+    assert path.read_bytes() == before and not (prepared.folder / "runs/teacher").exists()
 
 
 def test_a_stage_killed_before_dvc_records_it_puts_its_results_back(project: Project) -> None:
