@@ -5,7 +5,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from stpp.files import StppError, replacing
+from stpp.files import raise_all, replacing
 from stpp.manifest import read_dataset
 from stpp.stages import options
 
@@ -26,17 +26,18 @@ def extract(
     data: options.Data = Path("runs/data"),
     id: Annotated[list[str] | None, Option(help="Only this id; may be given several times.")] = None,
 ) -> None:
-    """Write masks as palette PNGs, each under its id, checked against the manifest."""
+    """Write masks as palette PNGs, each under its id, checked against the manifest; none if one is there already."""
     from stpp.masks import MaskSet, encode_mask
 
     masks = MaskSet(folder)
     palette = read_dataset(data).palette
-    for name in id or masks.ids:
-        if name not in masks.rows:
-            raise StppError(f"{name}: no such mask in {folder}; `stpp masks ls {folder}` lists them")
-        path = out / f"{name}.png"
-        if path.exists():
-            raise StppError(f"{path}: is there already; give another --out")
+    names = list(dict.fromkeys(id or masks.ids))
+    remedy = f"no such mask in {folder}; `stpp masks ls {folder}` lists them"
+    problems = [f"{name}: {remedy}" for name in names if name not in masks.rows]
+    paths = {name: out / f"{name}.png" for name in names}
+    problems += [f"{path}: is there already; give another --out" for path in paths.values() if path.exists()]
+    raise_all(problems, "masks extract")
+    for name, path in paths.items():
         with replacing(path) as partial:
             partial.write_bytes(encode_mask(masks.read(name), palette))
-    print(f"{len(id or masks.ids)} masks in {out}")
+    print(f"{len(names)} masks in {out}")
