@@ -1,5 +1,6 @@
 """Command label add: new masks of a person, and the split that has them."""
 
+import hashlib
 import re
 from io import StringIO
 from pathlib import Path
@@ -14,7 +15,6 @@ from stpp.files import (
     read_json,
     replacing,
     replacing_folder,
-    sha256,
     write_ids,
     write_json,
     write_text,
@@ -66,7 +66,7 @@ def add(
     parent = {
         "parent": p.split.name,
         "parent_digest": split_digest(split),
-        "added": {one.id: sha256(one.file) for one in added},
+        "added": {one.id: hashlib.sha256(one.data).hexdigest() for one in added},
     }
     sets["labeled"] = sorted({*sets["labeled"], *new})
     sets["unlabeled"] = [i for i in sets["unlabeled"] if i not in new]

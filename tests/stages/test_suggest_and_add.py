@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from small import TINY, Project, mask_set
 
-from stpp.files import read_csv, read_ids, write_csv
+from stpp.files import read_csv, read_ids, sha256, write_csv
 from stpp.manifest import read_dataset
 from stpp.masks import encode_mask
 from stpp.params_file import load
@@ -190,6 +190,8 @@ def test_a_corrected_prediction_gets_the_values_of_the_data_set(shifted: tuple[P
     for i in ids:
         written = raw(project.folder / f"data/toy/masks/{i}.png")
         assert (written == np.array([[0, 2, 1, 2]] * 32, np.uint8).repeat(8, 1)).all()
+    added = json.loads((project.folder / "splits/second/parent.json").read_text())["added"]
+    assert added == {i: sha256(project.folder / f"data/toy/masks/{i}.png") for i in ids}
 
 
 def test_a_mask_that_may_be_read_in_two_ways_is_asked_about(shifted: tuple[Project, list[str]]) -> None:
