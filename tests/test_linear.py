@@ -183,4 +183,4 @@ def test_a_worker_has_not_copied_the_ids_after_many_samples(count: int, tmp_path
     words = [sys.executable, "-c", WORKER, str(count)]
     done = subprocess.run(words, cwd=tmp_path, env={"PYTHONPATH": root}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 4, "MiB"
+    assert float(done.stdout) < 8, "MiB; some 4 for any count"

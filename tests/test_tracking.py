@@ -854,9 +854,9 @@ def test_a_copy_draws_its_own_report_and_another_selection_its_own_figure(
     assert figures(copied.folder, copied.folder / score) == {}
     assert {k: v for k, v in contents(finished.folder).items() if k in of_finished} == of_finished
 
-    (copied.folder / "runs/student/run.json").write_text("{}")
+    (copied.folder / "runs/label_reliable/run.json").write_text("{}")
     shutil.rmtree(copied.folder / "runs/report")
-    assert "runs/student/run.json: not what its stage writes (run_id: Field required)" in copied.run(*stage, rc=2)
+    assert "runs/label_reliable/run.json: not what its stage writes (run_id: Field required)" in copied.run(*stage, rc=2)
     assert not (copied.folder / "runs/report").exists()
 
 
