@@ -856,7 +856,9 @@ def test_a_copy_draws_its_own_report_and_another_selection_its_own_figure(
 
     (copied.folder / "runs/label_reliable/run.json").write_text("{}")
     shutil.rmtree(copied.folder / "runs/report")
-    assert "runs/label_reliable/run.json: not what its stage writes (run_id: Field required)" in copied.run(*stage, rc=2)
+    assert "runs/label_reliable/run.json: not what its stage writes (run_id: Field required)" in copied.run(
+        *stage, rc=2
+    )
     assert not (copied.folder / "runs/report").exists()
 
 

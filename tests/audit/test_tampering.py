@@ -227,7 +227,8 @@ def a_damaged_manifest(project: Project) -> str:
 def test_what_was_tampered_with_is_named(copied: Project, tamper: Callable[[Project], str]) -> None:
     said = tamper(copied)
     output = copied.run("stpp", "audit", MODEL, "--out", "audit", rc=1)
-    assert "contradiction" in output.splitlines()[0]
+    # The first line may say that the copied project's MLflow store was brought along.
+    assert any("contradiction" in line for line in output.splitlines()[:2])
     assert said in output
     (found,) = json.loads((copied.folder / "audit/audit.json").read_text())
     assert any(said in problem for problem in found["problems"])

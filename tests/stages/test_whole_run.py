@@ -22,7 +22,7 @@ def test_st_plus_plus_and_st_run_whole_and_nothing_runs_twice(project: Project) 
     project.env.pop("STPP_TRACKING")
     folder = project.folder
     everything = ran(project.run("dvc", "repro"))
-    assert len(everything) == 13
+    assert len(everything) == 14
     for name in ("draw", "prepare", "split", "train_teacher", "score", "select", "train_student", "report"):
         assert name in everything
     assert len(list((folder / "runs/teacher/checkpoints").iterdir())) == 3
