@@ -62,8 +62,10 @@ def test_st_plus_plus_and_st_run_whole_and_nothing_runs_twice(project: Project) 
     assert {"figures/stability.png", "figures/per_class.png"} <= shown
     assert not mlflow.list_artifacts(about["score"]["run_id"], "figures"), "other selections share it"
 
-    champion = mlflow.get_model_version_by_alias("tiny", "champion")
-    assert champion.run_id == about["student"]["run_id"]
+    [version] = mlflow.search_model_versions("name = 'tiny'")
+    assert version.run_id == about["student"]["run_id"]
+    # Trained for three epochs, the model may predict one class, and is no champion by itself then.
+    mlflow.set_registered_model_alias("tiny", "champion", version.version)
     assert "as dvc.lock" in project.run("stpp", "audit", "runs/student/model.safetensors")
     assert "the record of MLflow run" in project.run("stpp", "audit", "models:/tiny@champion")
 
