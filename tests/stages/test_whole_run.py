@@ -14,15 +14,16 @@ pytestmark = pytest.mark.slow
 
 
 def ran(output: str) -> list[str]:
-    """Names of the stages that DVC ran."""
-    return [line.split("'")[1].split(":")[-1] for line in output.splitlines() if line.startswith("Running stage")]
+    """Names of the stages that DVC ran, but for `check`, which runs whenever any parameter changes."""
+    lines = [line for line in output.splitlines() if line.startswith("Running stage")]
+    return [name for line in lines if (name := line.split("'")[1].split(":")[-1]) != "check"]
 
 
 def test_st_plus_plus_and_st_run_whole_and_nothing_runs_twice(project: Project) -> None:
     project.env.pop("STPP_TRACKING")
     folder = project.folder
     everything = ran(project.run("dvc", "repro"))
-    assert len(everything) == 14
+    assert len(everything) == 13
     for name in ("draw", "prepare", "split", "train_teacher", "score", "select", "train_student", "report"):
         assert name in everything
     assert len(list((folder / "runs/teacher/checkpoints").iterdir())) == 3
