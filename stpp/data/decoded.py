@@ -18,6 +18,7 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
+from stpp.code import closure, source
 from stpp.data import images
 from stpp.files import StppError, replacing, sha256
 from stpp.params import Runtime
@@ -105,7 +106,8 @@ def opened(runtime: Runtime, home: Path) -> Decoded | None:
 
 def _way() -> str:
     """A name for how files are decoded; what was decoded in another way is of no use."""
-    parts = (sha256(Path(images.__file__)), PIL.__version__, cv2.__version__)
+    code = (sha256(source(name)) for name in sorted(closure("stpp.data.images")))
+    parts = (*code, PIL.__version__, cv2.__version__)
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
 
 

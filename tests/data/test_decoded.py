@@ -265,3 +265,10 @@ def test_there_is_none_unless_asked_for(tmp_path: Path) -> None:
     assert there is not None
     assert there.limit == 500_000_000
     assert there.folder.parent == tmp_path / "decoded"
+
+
+def test_the_code_that_decodes_a_file_is_all_in_the_name_of_its_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = module._way()
+    changed = module.source("stpp.decoding")
+    monkeypatch.setattr(module, "sha256", lambda path: "other" if path == changed else sha256(path))
+    assert module._way() != before
