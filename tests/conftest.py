@@ -1,5 +1,6 @@
 """Projects in temporary folders."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from small import Project, project_in
+
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")  # read when a test module imports MLflow, before ours sets it
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
