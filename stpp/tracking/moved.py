@@ -27,22 +27,43 @@ def of_another(location: str, root: Path) -> str | None:
     return other
 
 
+def others(database: Path, root: Path) -> list[str]:
+    """The roots of other projects (file:///...) whose artifacts a project's database names."""
+    with closing(sqlite3.connect(database, timeout=30)) as db:
+        if not any(row[1] == "artifact_location" for row in db.execute("PRAGMA table_info(experiments)")):
+            return []
+        places = [place for (place,) in db.execute("SELECT artifact_location FROM experiments") if place]
+    return sorted({other for place in places if (other := of_another(place, root))})
+
+
 def bring_along(database: Path, root: Path) -> None:
     """Let a project's database name the artifacts in its own mlartifacts/ where it names those of another project.
 
     All of it or nothing, once; it is said.
     """
+    elsewhere = others(database, root)
+    _rename(database, elsewhere, root)
+    for other in elsewhere:
+        where = Path(unquote(other.removeprefix("file://")))
+        print(f"{database}: was made in {where}; its artifacts are {root / FOLDER} from now on", file=sys.stderr)
+
+
+def brought_along(database: Path, root: Path, copy: Path) -> Path:
+    """The database to read from: itself, or where it names another project's artifacts, a copy that names its own."""
+    elsewhere = others(database, root)
+    if not elsewhere:
+        return database
+    with closing(sqlite3.connect(database, timeout=30)) as db, closing(sqlite3.connect(copy)) as target:
+        db.backup(target)
+    _rename(copy, elsewhere, root)
+    return copy
+
+
+def _rename(database: Path, elsewhere: list[str], root: Path) -> None:
     with closing(sqlite3.connect(database, timeout=30)) as db, db:
         columns = {table: {row[1] for row in db.execute(f"PRAGMA table_info({table})")} for table in NAMED}
-        if "artifact_location" not in columns["experiments"]:
-            return
-        places = [place for (place,) in db.execute("SELECT artifact_location FROM experiments") if place]
-        others = sorted({other for place in places if (other := of_another(place, root))})
-        for other in others:
+        for other in elsewhere:
             old, new = f"{other}/{FOLDER}/", f"{root.as_uri()}/{FOLDER}/"
             for table, column in ((t, c) for t, names in NAMED.items() for c in names if c in columns[t]):
                 moved = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?"
                 db.execute(moved, (new, len(old) + 1, len(old), old))
-    for other in others:
-        where = Path(unquote(other.removeprefix("file://")))
-        print(f"{database}: was made in {where}; its artifacts are {root / FOLDER} from now on", file=sys.stderr)
