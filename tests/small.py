@@ -85,6 +85,12 @@ class Project:
             YAML().dump(merged, file)
 
 
+def ran(output: str) -> list[str]:
+    """The stages that DVC says it ran, but for `check`, which runs whenever any parameter changes."""
+    stages = [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+    return [stage for stage in stages if stage.split(":")[-1] != "check"]
+
+
 def project_in(folder: Path) -> Project:
     """A new project in `folder`, a git repository without a commit."""
     folder.mkdir()

@@ -38,7 +38,7 @@ from stpp.tracking.champion import Measured, register
 from stpp.tracking.client import Client, LeftAloneError, client, reason, tracking_uri
 from stpp.tracking.models import Checkpoint, log_checkpoints
 from stpp.tracking.moved import of_another
-from stpp.tracking.read import datasets_of, run_of
+from stpp.tracking.read import artifact_of, datasets_of, run_of
 from stpp.tracking.run import Run, track
 from stpp.tracking.secrets import link, without_secrets
 
@@ -761,6 +761,22 @@ def test_a_project_that_was_copied_or_moved_writes_into_its_own_folder(
     ]
     with contextlib.closing(sqlite3.connect(here / "mlflow.db")) as db:
         assert root.as_uri() not in "\n".join(db.iterdump())
+
+
+def test_who_only_asks_in_a_copied_project_reads_its_own_artifacts_and_changes_nothing(
+    root: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+    run_id = read_json(a_stage(root))["run_id"]
+    here = tmp_path_factory.mktemp("a place") / "project"
+    shutil.copytree(root, here)
+    monkeypatch.chdir(here)
+    as_a_new_process()
+    [kept] = here.glob(f"mlartifacts/tiny/{run_id}/artifacts/run.json")
+    kept.write_text(json.dumps({"of": "the copy"}))
+    before = contents(root), contents(here)
+    assert artifact_of(run_id, "run.json", here) == {"of": "the copy"}
+    assert (contents(root), contents(here)) == before
 
 
 def test_a_copy_of_dvc_for_an_experiment_tracks_in_the_project(

@@ -5,18 +5,19 @@ import ctypes
 import os
 import resource
 import shutil
+import sqlite3
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from stpp.files import StppError
-from stpp.tracking.moved import FOLDER, bring_along, brought_along, of_another
+from stpp.tracking.moved import FOLDER, bring_along, of_another, others
 from stpp.tracking.secrets import hide_in_logs, without_secrets
 
 LIMIT = "10"
@@ -140,32 +141,54 @@ def tracking_uri(root: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
 
 
-def client(root: Path, changes: bool = True) -> Client:
-    """What MLflow is asked by, quietly. The database of a project that was copied or moved is mended first.
+def client(root: Path) -> Client:
+    """What MLflow is asked by, quietly. The database of a project that was copied or moved is mended first."""
+    _be_quiet()
+    return _client(tracking_uri(root), root)
 
-    changes: whether anything may be; else it is a mended copy of that database that is read.
-    """
+
+def reader(root: Path) -> Client:
+    """As `client`, for those who only ask: of such a project it reads a mended copy of the database."""
+    _be_quiet()
+    return _reader(tracking_uri(root), root)
+
+
+def _be_quiet() -> None:
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # with the password
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", LIMIT)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
-    return _client(tracking_uri(root), root, changes)
 
 
 @cache
-def _client(uri: str, root: Path, changes: bool) -> Client:
-    database = Path(uri.removeprefix("sqlite:///").partition("?")[0])
-    if not uri.startswith("sqlite:///") or not database.is_file() or database.resolve().parent != root:
-        return Client(uri)
-    if changes:
-        bring_along(database, root)
+def _client(uri: str, root: Path) -> Client:
+    database = _database(uri, root)
+    for other in bring_along(database, root) if database else ():
+        print(f"{database}: was made in {other}; its artifacts are {root / FOLDER} from now on", file=sys.stderr)
+    return Client(uri)
+
+
+@cache
+def _reader(uri: str, root: Path) -> Client:
+    database = _database(uri, root)
+    if database is None or not others(database, root):
         return Client(uri)
     folder = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    read = brought_along(database, root, folder / database.name)
-    return Client(uri if read == database else f"sqlite:///{read}")
+    copy = folder / database.name
+    with closing(sqlite3.connect(database)) as found, closing(sqlite3.connect(copy)) as db:
+        found.backup(db)
+    bring_along(copy, root)
+    return Client(f"sqlite:///{copy}")
+
+
+def _database(uri: str, root: Path) -> Path | None:
+    """The SQLite database in the project's folder, if MLflow's is such a one."""
+    database = Path(uri.removeprefix("sqlite:///").partition("?")[0])
+    ours = uri.startswith("sqlite:///") and database.is_file() and database.resolve().parent == root
+    return database if ours else None
 
 
 @contextmanager
@@ -220,7 +243,7 @@ def asked(root: Path, ask: Callable[[Client], Any]) -> Any:
     if uri == f"sqlite:///{root / 'mlflow.db'}" and not (root / "mlflow.db").is_file():
         raise StppError(f"no MLflow run is known: {root / 'mlflow.db'} is not there, and MLFLOW_TRACKING_URI not set")
     try:
-        return ask(client(root, changes=False))
+        return ask(reader(root))
     except Exception as error:  # noqa: BLE001 - whatever fails in tracking, the command says it in one line
         raise StppError(f"MLflow at {without_secrets(uri)}: {reason(error)}") from None
 

@@ -1,7 +1,6 @@
 """A project that was copied or moved: its database of MLflow names artifacts by their absolute, former paths."""
 
 import sqlite3
-import sys
 from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import unquote
@@ -36,30 +35,12 @@ def others(database: Path, root: Path) -> list[str]:
     return sorted({other for place in places if (other := of_another(place, root))})
 
 
-def bring_along(database: Path, root: Path) -> None:
+def bring_along(database: Path, root: Path) -> list[Path]:
     """Let a project's database name the artifacts in its own mlartifacts/ where it names those of another project.
 
-    All of it or nothing, once; it is said.
+    All of it or nothing, once. The other projects.
     """
     elsewhere = others(database, root)
-    _rename(database, elsewhere, root)
-    for other in elsewhere:
-        where = Path(unquote(other.removeprefix("file://")))
-        print(f"{database}: was made in {where}; its artifacts are {root / FOLDER} from now on", file=sys.stderr)
-
-
-def brought_along(database: Path, root: Path, copy: Path) -> Path:
-    """The database to read from: itself, or where it names another project's artifacts, a copy that names its own."""
-    elsewhere = others(database, root)
-    if not elsewhere:
-        return database
-    with closing(sqlite3.connect(database, timeout=30)) as db, closing(sqlite3.connect(copy)) as target:
-        db.backup(target)
-    _rename(copy, elsewhere, root)
-    return copy
-
-
-def _rename(database: Path, elsewhere: list[str], root: Path) -> None:
     with closing(sqlite3.connect(database, timeout=30)) as db, db:
         columns = {table: {row[1] for row in db.execute(f"PRAGMA table_info({table})")} for table in NAMED}
         for other in elsewhere:
@@ -67,3 +48,4 @@ def _rename(database: Path, elsewhere: list[str], root: Path) -> None:
             for table, column in ((t, c) for t, names in NAMED.items() for c in names if c in columns[t]):
                 moved = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?"
                 db.execute(moved, (new, len(old) + 1, len(old), old))
+    return [Path(unquote(other.removeprefix("file://"))) for other in elsewhere]

@@ -2,19 +2,13 @@
 
 import numpy as np
 import pytest
-from small import Project
+from small import Project, ran
 
 from stpp.files import read_csv, read_ids, read_json
 from stpp.masks import MaskSet
 from stpp.paper.systems import SYSTEMS
 
 pytestmark = pytest.mark.slow
-
-
-def ran(output: str) -> list[str]:
-    """The stages, but for the check of all parameters."""
-    stages = [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
-    return [stage for stage in stages if not stage.endswith("check")]
 
 
 def test_every_system_runs_and_shares_what_is_the_same(project: Project) -> None:

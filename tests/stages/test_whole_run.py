@@ -5,7 +5,7 @@ import re
 import shutil
 
 import pytest
-from small import Project
+from small import Project, ran
 
 from stpp.files import digest, read_csv, read_ids, read_json
 from stpp.tracking.client import client
@@ -13,16 +13,10 @@ from stpp.tracking.client import client
 pytestmark = pytest.mark.slow
 
 
-def ran(output: str) -> list[str]:
-    """Names of the stages that DVC ran, but for `check`, which runs whenever any parameter changes."""
-    lines = [line for line in output.splitlines() if line.startswith("Running stage")]
-    return [name for line in lines if (name := line.split("'")[1].split(":")[-1]) != "check"]
-
-
 def test_st_plus_plus_and_st_run_whole_and_nothing_runs_twice(project: Project) -> None:
     project.env.pop("STPP_TRACKING")
     folder = project.folder
-    everything = ran(project.run("dvc", "repro"))
+    everything = [stage.split(":")[-1] for stage in ran(project.run("dvc", "repro"))]
     assert len(everything) == 13
     for name in ("draw", "prepare", "split", "train_teacher", "score", "select", "train_student", "report"):
         assert name in everything
@@ -86,7 +80,9 @@ def test_st_plus_plus_and_st_run_whole_and_nothing_runs_twice(project: Project) 
     # ST shares the teacher and the reliable masks
     project.run("git", "add", ".")
     st = ran(project.run("dvc", "repro", "pipelines/st/dvc.yaml"))
-    assert st == ["label_unreliable", "train_student", "evaluate", "report"]
+    assert st == [
+        f"pipelines/st/dvc.yaml:{name}" for name in ("label_unreliable", "train_student", "evaluate", "report")
+    ]
     assert "  ST " in project.run("stpp", "show")
     of_st = mlflow.get_run(json.loads((folder / "runs/st/student/run.json").read_text())["run_id"])
     assert [a.path for a in mlflow.list_artifacts(of_st.info.run_id, "figures")] == ["figures/curve_st.png"]
