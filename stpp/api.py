@@ -3,13 +3,14 @@
 import copy
 import math
 from collections.abc import Iterable, Iterator, Sequence, Sized
+from itertools import chain, islice, repeat
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from stpp.data.transforms import normalize, strong, weak
-from stpp.engine.fit import checkpoint_epochs, supervised
+from stpp.engine.fit import evenly, measured_after, supervised
 from stpp.engine.metrics import confusion, iou, miou
 from stpp.engine.optim import optimizer, schedule
 from stpp.engine.predict import augmented, plain
@@ -45,30 +46,29 @@ def fit(network: nn.Module, batches: Batches, train: Train, *, device: str = "cp
     """Train `network` in place as ST++ trains a teacher or student (paper, 4.1); copies f_1 .. f_K of it on the way.
 
     `batches` is gone through once an epoch; a student's has images with pseudo masks beside the labelled ones. Used of
-    `train` are epochs, checkpoints (K), momentum, weight_decay and, times batch_size / 16, lr, at which learns what
-    lies in a module named `backbone`; the rest learns head_lr_factor times as fast. Raises ValueError for no batch,
-    and if the loss is no number.
+    `train` are epochs or iterations, checkpoints (K), momentum, weight_decay and, times batch_size / 16, lr, at which
+    learns what lies in a module named `backbone`; the rest learns head_lr_factor times as fast. Raises ValueError for
+    no batch, and if the loss is no number.
     """
     if not len(batches):
         raise ValueError("`batches` is empty: fewer images than a batch, with drop_last?")
     network.to(device)
+    ends = list(measured_after(train, len(batches)))
     sgd = optimizer(network, train)
-    poly = schedule(sgd, train.epochs * len(batches))
-    keep_after = checkpoint_epochs(train.checkpoints, train.epochs)
+    poly = schedule(sgd, ends[-1])
+    keep_after = {ends[at - 1] for at in evenly(train.checkpoints, len(ends))}
     kept: list[nn.Module] = []
-    for epoch in range(1, train.epochs + 1):
-        network.train()
-        total = 0.0
-        for x, y in batches:
-            loss = supervised(network, x.to(device), y.to(device))
-            sgd.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            sgd.step()
-            poly.step()
-            total += float(loss.detach())
-        if not math.isfinite(total):
-            raise ValueError(f"the loss is {total} in epoch {epoch}: training diverged; lower lr")
-        kept += [copy.deepcopy(network).eval()] * keep_after.count(epoch)
+    network.train()
+    for iteration, (x, y) in enumerate(islice(chain.from_iterable(repeat(batches)), ends[-1]), 1):
+        loss = supervised(network, x.to(device), y.to(device))
+        sgd.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        sgd.step()
+        poly.step()
+        if iteration in keep_after:
+            if not math.isfinite(value := float(loss.detach())):
+                raise ValueError(f"the loss is {value} after iteration {iteration}: training diverged; lower lr")
+            kept.append(copy.deepcopy(network).eval())
     network.eval()
     return kept
 

@@ -190,7 +190,10 @@ class Train(Section):
     """Training, the same for the teacher and the students (paper, 4.1)."""
 
     seed: Seed = 0
-    epochs: Annotated[int, Field(ge=1, le=10**6)] = 80
+    epochs: Annotated[int, Field(ge=1, le=10**6)] | None = None
+    """Length of every training: each goes so many times through its images. 80 where `iterations` is not given."""
+    iterations: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    """Length in place of `epochs`: each training has so many batches, however many images it has."""
     batch_size: Annotated[int, Field(ge=2, le=65536)] = 16
     """At least 2: the image pooling branch normalises one value a channel and image."""
     lr: Positive = 0.001
@@ -204,10 +207,19 @@ class Train(Section):
     keep: Literal["last", "best_val"] = "last"
     """Which epoch labels and is evaluated. best_val chooses on val: a leak; both numbers are always logged."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _some_length(cls, values: Any) -> Any:
+        given = isinstance(values, dict) and any(values.get(key) is not None for key in ("epochs", "iterations"))
+        return values if given or not isinstance(values, dict) else values | {"epochs": 80}
+
     @model_validator(mode="after")
     def _checkpoints_fit(self) -> Self:
-        if self.checkpoints > self.epochs:
-            raise ValueError(f"`checkpoints` {self.checkpoints} cannot be kept in {self.epochs} epochs")
+        if self.epochs is not None and self.iterations is not None:
+            raise ValueError("give `epochs` or `iterations`, and null for the other")
+        for length, unit in ((self.epochs, "epochs"), (self.iterations, "iterations")):
+            if length is not None and self.checkpoints > length:
+                raise ValueError(f"`checkpoints` {self.checkpoints} cannot be kept in {length} {unit}")
         return self
 
 

@@ -38,7 +38,7 @@ def test_the_parts_of_every_batch_make_up_the_batch_of_one_process(
 
     def batches(rank: int, world: int) -> list[list[tuple[int, int]]]:
         as_process(monkeypatch, rank, world)
-        return list(Batches(3 * size + size // 2, size, epochs, 0, "teacher", min(start, 3 * epochs)))
+        return list(Batches(3 * size + size // 2, size, 3 * epochs, 0, "teacher", min(start, 3 * epochs)))
 
     alone = batches(0, 1)
     parts = [batches(rank, world) for rank in range(world)]

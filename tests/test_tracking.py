@@ -32,7 +32,7 @@ from stpp.resume import Job
 from stpp.stages.report import _only as only_class
 from stpp.stages.runs import compare
 from stpp.stages.tracked import tracked
-from stpp.tracking.attach import attach
+from stpp.tracking.attach import attach, describe
 from stpp.tracking.attach import link as link_runs
 from stpp.tracking.champion import Measured, register
 from stpp.tracking.client import Client, LeftAloneError, client, reason, tracking_uri
@@ -702,6 +702,22 @@ def test_what_is_sent_twice_is_there_once(root: Path, params: Params) -> None:
     assert table == {"columns": ["class", "iou"], "data": [["a", 0.5], ["b", None]]}
     tagged = json.loads(mlflow.get_run(run.run_id).data.tags["mlflow.loggedArtifacts"])
     assert {one["path"] for one in tagged} == {"one.json", "two.json"}
+
+
+def test_a_runs_description_is_ours_until_a_person_writes_another(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+    run_json = a_stage(root)
+    mlflow, run_id = client(root), read_json(run_json)["run_id"]
+
+    def shown() -> str:
+        return str(mlflow.get_run(run_id).data.tags["mlflow.note.content"])
+
+    for text in ("first", "second"):
+        describe(run_json, text, root)
+        assert shown() == text
+    mlflow.set_tag(run_id, "mlflow.note.content", "a person's")
+    describe(run_json, "third", root)
+    assert shown() == "a person's"
 
 
 # -- what is never overwritten ----------------------------------------------------------------------------------------

@@ -18,16 +18,16 @@ Batch = tuple[list[str], *tuple[Tensor, ...]]
 
 
 class Batches(Sampler[list[Draw]]):
-    """Batches of (epoch, position) over all epochs from a given iteration on; an incomplete last batch is dropped.
+    """Batches of (epoch, position) up to the iteration `total`, from `start` on; an epoch's incomplete last is dropped.
 
     Of several processes, each yields its part of every batch; `batch_size` is that of all together.
     """
 
-    def __init__(self, samples: int, batch_size: int, epochs: int, seed: int, role: str, start: int = 0) -> None:
+    def __init__(self, samples: int, batch_size: int, total: int, seed: int, role: str, start: int = 0) -> None:
         self.samples = samples
         self.batch_size = batch_size
         self.per_epoch = samples // batch_size
-        self.total = self.per_epoch * epochs
+        self.total = total
         self.seed = (seed, role)
         self.start = start
 

@@ -86,15 +86,16 @@ def evaluate(
     model: Model,
     device: torch.device,
     decide: Decide,
-    seen: Callable[[Decided], None] = lambda _: None,
+    seen: Callable[[Decided, Tensor], None] = lambda _, __: None,
 ) -> Scores:
     """The confusion matrix over all images of a loader with true masks; of several processes, over those of all.
 
-    seen: called with what was decided of every batch.
+    seen: called with what was decided of every batch, and the confusion matrix of each of its images.
     """
     matrix = torch.zeros(classes, classes, dtype=torch.int64, device=device)
     for decided in decisions([network], loader, model, device, decide):
         assert decided.truth is not None
-        matrix += confusions(decided.masks[0], decided.truth, classes).sum(0)
-        seen(decided)
+        by_image = confusions(decided.masks[0], decided.truth, classes)
+        matrix += by_image.sum(0)
+        seen(decided, by_image)
     return Scores(distributed.summed(matrix).cpu())

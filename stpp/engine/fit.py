@@ -25,6 +25,8 @@ from stpp.seeds import seed_of
 
 SAVE_EVERY_S = 120.0
 """Within an epoch, state is saved about this often."""
+POINTS = 20
+"""Where the length is given in iterations, val is measured about so many times, at equal distances."""
 SAVING = 0.05
 """The share of the time that saving state takes at most: where epochs are short, it is not saved after every one."""
 
@@ -35,7 +37,7 @@ Step = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the loop tells the world outside it, at the end of an epoch in this order."""
+    """What the loop tells the world outside it, at every point of the curve in this order."""
 
     validate: Callable[[nn.Module], Scores]
     checkpoint: Callable[[str, nn.Module], None]
@@ -43,7 +45,10 @@ class Hooks:
     save: Callable[[State], None]
     """Keeps what `fit` takes as `state` to go on from here."""
     log: Callable[[dict[str, float], int], None]
-    """Metrics by name and the epoch, counted from 1; for an epoch kept in `state`, once more when it goes on."""
+    """Metrics by name and the epoch or, where the length is given in iterations, the iteration, both counted from 1.
+
+    For a point kept in `state`, once more when it goes on.
+    """
 
 
 def supervised(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -66,9 +71,22 @@ def mean_over(total: Tensor, shown: Tensor) -> Tensor:
     return total / (summed(shown.sum()) / world()).clamp(min=1 / world())
 
 
-def checkpoint_epochs(checkpoints: int, epochs: int) -> list[int]:
-    """The epochs, counted from 1, after which f_1..f_K are kept: floor(j E / K), the last one being E (paper, 4.1)."""
-    return [j * epochs // checkpoints for j in range(1, checkpoints + 1)]
+def evenly(count: int, length: int) -> list[int]:
+    """floor(j E / K) for j = 1..K: the epochs E, counted from 1, after which f_1..f_K are kept (paper, 4.1)."""
+    return [j * length // count for j in range(1, count + 1)]
+
+
+def measured_after(train: Train, per_epoch: int) -> dict[int, int]:
+    """The iterations after which val is measured, and as which step of a curve: each epoch's last, as its epoch.
+
+    Where the length is given in iterations, about POINTS at equal distances, as themselves. f_1..f_K are kept at K of
+    them. All are counted from 1.
+    """
+    if train.epochs is not None:
+        return {epoch * per_epoch: epoch for epoch in range(1, train.epochs + 1)}
+    assert train.iterations is not None
+    k = train.checkpoints
+    return {end: end for end in evenly(k * (max(k, min(POINTS, train.iterations)) // k), train.iterations)}
 
 
 def fit(
@@ -85,7 +103,9 @@ def fit(
     state: State | None = None,
     step: Step = supervised,
 ) -> list[dict[str, float]]:
-    """Train `network` in place; one row an epoch: epoch, train/loss, train/lr, val/miou, val/pixel_accuracy, val/iou/*.
+    """Train `network` in place; a row for every point (see `measured_after`) with all that is measured there.
+
+    The columns: epoch, iteration, train/loss, train/lr, val/miou, val/pixel_accuracy, val/iou/*.
 
     started: names of what was filled from trained weights (see `optimizer`); state: what `hooks.save` kept.
     Every draw of an iteration has its own seed, so a run that goes on from a saved state ends, on a CPU with the same
@@ -98,7 +118,10 @@ def fit(
     replica = replicated(network, device)
     sgd = optimizer(network, train, started)
     iteration, loss_sum, curve = 0, torch.zeros((), dtype=torch.float64, device=device), list[dict[str, float]]()
-    batches = Batches(len(data), train.batch_size // data.images, train.epochs, train.seed, role)
+    per_epoch = len(data) // (train.batch_size // data.images)
+    steps = measured_after(train, per_epoch)
+    ends = list(steps)
+    batches = Batches(len(data), train.batch_size // data.images, ends[-1], train.seed, role)
     poly = schedule(sgd, batches.total)
     if state:
         network.load_state_dict(state["network"])
@@ -106,7 +129,7 @@ def fit(
         poly.load_state_dict(state["schedule"])
         iteration, loss_sum, curve = state["iteration"], state["loss_sum"].to(device), state["curve"]
         for row in curve:
-            hooks.log(row, int(row["epoch"]))
+            hooks.log(row, steps[int(row["iteration"])])
 
     def saved() -> State:
         return {
@@ -118,15 +141,17 @@ def fit(
             "curve": curve,
         }
 
-    def check(epoch: int) -> None:
+    def check() -> None:
         loss, odd = float(loss_sum), not_finite(network.state_dict())
         if odd or not math.isfinite(loss):
             what = f"{odd} has NaN or infinite values" if math.isfinite(loss) else f"the loss is {loss}"
-            where = f"in epoch {epoch}, after iteration {iteration} of {batches.total} at lr {lr:g}"
+            where = (
+                f"in epoch {-(-iteration // per_epoch)}, after iteration {iteration} of {batches.total} at lr {lr:g}"
+            )
             raise StppError(f"{role}: {what} {where}: training diverged; lower train.lr")
 
     batches.start = iteration
-    keep_after = {e: str(j) for j, e in enumerate(checkpoint_epochs(train.checkpoints, train.epochs), 1)}
+    keep_after = {ends[at - 1]: str(j) for j, at in enumerate(evenly(train.checkpoints, len(ends)), 1)}
     pace, began, since = _Pace(), time.monotonic(), iteration
     loader = training_loader(data, batches, runtime, device)
     for x, y in progress(loader, f"train {role}", batches.total, iteration):
@@ -141,29 +166,29 @@ def fit(
         poly.step()
         loss_sum += summed(loss.detach()) / world()
         iteration += 1
-        if iteration % batches.per_epoch:
+        if iteration != ends[len(curve)]:
             if pace.due(SAVE_EVERY_S):
-                check(iteration // batches.per_epoch + 1)
+                check()
                 pace.timed(hooks.save, saved())
             continue
 
-        epoch = iteration // batches.per_epoch
-        check(epoch)
-        mean_loss = float(loss_sum) / batches.per_epoch
+        check()
+        mean_loss = float(loss_sum) / (iteration - (ends[len(curve) - 1] if curve else 0))
         loss_sum.zero_()
         rate = (iteration - since) * train.batch_size / (time.monotonic() - began)
         align(network)
         scores = hooks.validate(network)
         best = max((row["val/miou"] for row in curve), default=-1.0)
-        row = {"epoch": float(epoch), "train/loss": mean_loss, "train/lr": lr, **_named(scores)}
+        length = {"epoch": iteration / per_epoch, "iteration": float(iteration)}
+        row = {**length, "train/loss": mean_loss, "train/lr": lr, **_named(scores)}
         curve.append(row)
-        if epoch in keep_after:
-            hooks.checkpoint(keep_after[epoch], network)
+        if iteration in keep_after:
+            hooks.checkpoint(keep_after[iteration], network)
         if scores.miou > best:
             hooks.checkpoint("best", network)
         if pace.due():
             pace.timed(hooks.save, saved())
-        hooks.log(row | {"train/images_per_second": rate}, epoch)
+        hooks.log(row | {"train/images_per_second": rate}, steps[iteration])
         began, since = time.monotonic(), iteration
     return curve
 

@@ -200,9 +200,7 @@ def estimate(jobs: list[Job]) -> str:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             return f"how long cannot be told: two iterations of a network did not run here ({reason}); {disk}"
     seconds = sum(
-        iterations(out, *counts, job.params.train.batch_size, job.params.train.epochs, job.params.select.ratio)
-        * cost(out)
-        * speeds[key(job.params)]
+        iterations(out, *counts, job.params.train, job.params.select.ratio) * cost(out) * speeds[key(job.params)]
         for job, counts in counted
         for out in job.new
     )

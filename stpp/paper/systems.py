@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from stpp.files import StppError
+from stpp.params import Train
 from stpp.report.labels import PARTS
 
 
@@ -65,12 +66,24 @@ def system(name: str) -> System:
     return SYSTEMS[name]
 
 
+PHASES = {
+    "student_1": "runs/student_1",
+    "blind_student_1": "runs/blind/student_1",
+    "pixel_1": "runs/pixel/student_1",
+}
+
+
+def folder_of(model: str) -> str | None:
+    """Where a model of the pipelines is trained, below the project's root; None for any other."""
+    return PHASES.get(model) or (SYSTEMS[model].trains[-1] if model in SYSTEMS else None)
+
+
 def cost(out: str) -> float:
     """Images that go through the network in an iteration, in batches: online, the strong views are half of one more."""
     return 1.5 if out == ONLINE else 1.0
 
 
-def iterations(out: str, labeled: int, unlabeled: int, batch_size: int, epochs: int, ratio: float) -> int:
+def iterations(out: str, labeled: int, unlabeled: int, train: Train, ratio: float) -> int:
     """How long a model of `trains` trains: the over-sampled labelled images and the pseudo-labelled ones, per batch.
 
     As `stpp train` counts: D_l is doubled below 200 for the teacher, repeated ceil(N / M) times for students; student 1
@@ -78,8 +91,10 @@ def iterations(out: str, labeled: int, unlabeled: int, batch_size: int, epochs: 
     """
     from stpp.data.splits import copies
 
+    if train.epochs is None:
+        return train.iterations or 0
     half = out in ("runs/student_1", "runs/blind/student_1")
     pseudo = 0 if out == "runs/teacher" else int(unlabeled * ratio) if half else unlabeled
     if out == ONLINE:
-        return unlabeled // (batch_size // 2) * epochs
-    return (labeled * copies(labeled, pseudo) + pseudo) // batch_size * epochs
+        return unlabeled // (train.batch_size // 2) * train.epochs
+    return (labeled * copies(labeled, pseudo) + pseudo) // train.batch_size * train.epochs

@@ -31,6 +31,21 @@ LABELS = {
     **{f"for_round_{n}": f"all, for round {n}" for n in (1, 2, 3)},
 }
 
+TEACHERS = {
+    "suponly": "",
+    "online": "",
+    "stpp": "student_1",
+    "blind": "blind_student_1",
+    "pixel_2": "pixel_1",
+    "round_1": "stpp",
+    **{f"round_{n}": f"round_{n - 1}" for n in (2, 3)},
+}
+
+
+def teacher_of(model: str) -> str:
+    """The model that labels for another one of the pipelines; empty if none does."""
+    return TEACHERS.get(model, "suponly")
+
 
 def one_line(name: str, length: int = 28) -> str:
     """A name of any origin as printable characters on one line, cut in the middle to at most `length` of them.

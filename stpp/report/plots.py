@@ -13,10 +13,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
-from numpy.typing import NDArray
 
 from stpp.files import replacing
 from stpp.report.labels import LABELS, one_line
+from stpp.report.statistics import rank_correlation
 
 # The colours of Okabe and Ito. Lines, markers and hatches differ too, for a print in grey.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#000000", "#F0E442")
@@ -78,26 +78,6 @@ def per_class(scores: dict[str, list[float]], classes: tuple[str, ...], path: Pa
 def confusion(matrix: list[list[int]], classes: tuple[str, ...], path: Path) -> None:
     """Where the pixels of every class go, in % of its pixels. matrix: pixels by (true, predicted) class."""
     save(partial(_confusion, matrix, classes), path)
-
-
-def rank_correlation(a: list[float], b: list[float]) -> float:
-    """Spearman's rank correlation in [-1, 1]: Pearson's of the ranks, equal values sharing their mean rank.
-
-    NaN if there are fewer than 3 pairs, if one side is constant, or if it holds a NaN.
-    """
-    if len(a) != len(b):
-        raise ValueError(f"{len(a)} values cannot be paired with {len(b)}")
-    if len(a) < 3 or any(map(isnan, [*a, *b])) or len(set(a)) == 1 or len(set(b)) == 1:
-        return nan
-    x, y = _ranks(a), _ranks(b)
-    x, y = x - x.mean(), y - y.mean()
-    return float(np.clip((x @ y) / np.sqrt((x @ x) * (y @ y)), -1, 1))
-
-
-def _ranks(values: list[float]) -> NDArray[np.float64]:
-    """Ranks from 1, equal values sharing the mean of theirs (N,)."""
-    _, which, counts = np.unique(np.asarray(values, dtype=np.float64), return_inverse=True, return_counts=True)
-    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[which], dtype=np.float64)
 
 
 # -- drawing ----------------------------------------------------------------------------------------------------------

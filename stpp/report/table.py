@@ -1,12 +1,24 @@
 """The table of results, as text."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from stpp.report.labels import LABELS
 
+if TYPE_CHECKING:
+    from stpp.report.statistics import Interval
 
-def table(metrics: list[dict[str, Any]], name: str) -> str:
-    """mIoU (%) of every model on val and test and the quality of pseudo masks; later files add what earlier lack."""
+WIDTH = 28
+GAIN = 24
+
+
+def table(metrics: list[dict[str, Any]], name: str, gains: "Mapping[str, Mapping[str, Interval]]") -> str:
+    """mIoU (%) of every model on val and test and the quality of pseudo masks; later files add what earlier lack.
+
+    gains: by set and model, how far it is above the first.
+    """
+    from stpp.report.statistics import in_points
+
     rows: dict[str, dict[str, float]] = {}
     pseudo: dict[str, float] = {}
     for one in metrics:
@@ -16,11 +28,16 @@ def table(metrics: list[dict[str, Any]], name: str) -> str:
         for group, scores in one.get("pseudo", {}).items():
             pseudo.setdefault(group, scores["miou"])
     subsets = [s for s in ("val", "test") if any(s in row for row in rows.values())]
-    lines = [f"{name}: mIoU (%)".ljust(28) + "".join(s.rjust(8) for s in subsets)]
+    widths = {s: GAIN if gains.get(s) else 0 for s in subsets}
+    lines = [f"{name}: mIoU (%)".ljust(WIDTH) + "".join(s.rjust(8) + " " * widths[s] for s in subsets)]
     for model, row in rows.items():
-        cells = "".join((f"{100 * row[s]:.1f}" if s in row else "-").rjust(8) for s in subsets)
-        lines.append(f"  {LABELS.get(model, model)}".ljust(28) + cells)
+        line = f"  {LABELS.get(model, model)}".ljust(WIDTH)
+        for s in subsets:
+            gain = gains.get(s, {}).get(model)
+            line += (f"{100 * row[s]:.1f}" if s in row else "-").rjust(8)
+            line += (f"  {in_points(gain)}" if gain else "").ljust(widths[s])
+        lines.append(line)
     if pseudo:
         lines.append("pseudo masks: mIoU (%)")
-        lines += [f"  {LABELS.get(g, g)}".ljust(28) + f"{100 * v:.1f}".rjust(8) for g, v in pseudo.items()]
-    return "\n".join(lines)
+        lines += [f"  {LABELS.get(g, g)}".ljust(WIDTH) + f"{100 * v:.1f}".rjust(8) for g, v in pseudo.items()]
+    return "\n".join(line.rstrip() for line in lines)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from stpp.manifest import Dataset
     from stpp.masks import MaskSet
     from stpp.params import Params
+    from stpp.report.statistics import Counts
 
 PER_CLASS = ("set", "model", "class", "iou")
 
@@ -68,7 +69,7 @@ def evaluate(
         split=split,
         inputs=[*models.values(), *sets.values(), *(ids or [])],
         out=out,
-        outs=["metrics.json", "scores.json", "per_class.csv", "quality.csv", "panels"],
+        outs=["metrics.json", "scores.json", "images.npz", "per_class.csv", "quality.csv", "panels"],
         work=work,
     )
 
@@ -82,6 +83,7 @@ def _evaluate(
     lists: dict[str, Path],
     data: Path,
 ) -> None:
+    import numpy as np
     import torch
 
     from stpp import distributed
@@ -92,23 +94,13 @@ def _evaluate(
     from stpp.files import read_json, write_csv, write_json
     from stpp.manifest import digest_of, read_dataset
     from stpp.masks import MaskSet
+    from stpp.report.statistics import gains, write_counts
 
     dataset = read_dataset(data)
     photos = Photos(dataset, Path(p.data.root), opened(p.runtime, job.folder.parent))
     subsets = {name: _with_masks(path, dataset) for name, path in lists.items()}
-    first, candidates = next(iter(subsets.items()))
-    count = p.evaluate.panels
-    shown = candidates[:: max(1, len(candidates) // count)][:count] if count else []
     print(f"evaluation: {described(p.evaluate)}", flush=True)
-
-    for subset, ids in subsets.items():
-        for name, model in models.items():
-            path = _counted(job, subset, name)
-            if distributed.told(not path.exists()):
-                panels = {i: job.folder / "panels" / name / f"{i}.png" for i in shown if subset == first}
-                matrix = _confusion_matrix(p, photos, model, ids, panels, f"evaluate {name} on {subset}")
-                if distributed.first():
-                    write_json(path, matrix)
+    _count(job, p, photos, models, subsets)
     distributed.together()  # panels are written by whoever has the image
     if not distributed.first():
         return
@@ -121,12 +113,17 @@ def _evaluate(
         "lists": {subset: digest_of(dataset, ids) for subset, ids in subsets.items()},
     }
     run.tag("stpp.evaluation", described(p.evaluate))
+    by_image = {(s, name): np.load(_counted(job, s, name).with_suffix(".npy")) for s, name in scores}
+    write_counts(job.folder / "images.npz", subsets, by_image)
+    above = {subset: gains({name: by_image[subset, name] for name in models}) for subset in subsets}
     for (subset, name), one in scores.items():
         if (only := one.constant) is not None:
             print(
                 f"warning: {name} predicts {dataset.classes[only]} for every pixel of {subset}: it has learnt nothing"
             )
         metrics.setdefault(subset, {})[name] = {"miou": one.miou, "pixel_accuracy": one.pixel_accuracy}
+        if gain := above[subset].get(name):
+            metrics[subset][name] |= {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high}
         final = {f"{subset}/{name}/{what}": value for what, value in metrics[subset][name].items()}
         run.log(final, 0)
         run.summary(final)
@@ -146,6 +143,28 @@ def _evaluate(
     run.table({name: [row[at] for row in per_class] for at, name in enumerate(PER_CLASS)}, "per_class.json")
 
 
+def _count(job: Job, p: "Params", photos: "Photos", models: dict[str, Path], subsets: dict[str, list[str]]) -> None:
+    """Count the pixels of every model on every set, if not done before, and draw some masks of the first set."""
+    import numpy as np
+
+    from stpp import distributed
+    from stpp.files import replacing, write_json
+
+    first, candidates = next(iter(subsets.items()))
+    count = p.evaluate.panels
+    shown = candidates[:: max(1, len(candidates) // count)][:count] if count else []
+    for subset, ids in subsets.items():
+        for name, model in models.items():
+            path = _counted(job, subset, name)
+            if distributed.told(not path.exists()):
+                panels = {i: job.folder / "panels" / name / f"{i}.png" for i in shown if subset == first}
+                matrix, counts = _confusion_matrix(p, photos, model, ids, panels, f"evaluate {name} on {subset}")
+                if distributed.first():
+                    with replacing(path.with_suffix(".npy")) as partial, partial.open("wb") as file:
+                        np.save(file, counts)
+                    write_json(path, matrix)  # last: it says that both are there
+
+
 def _counted(job: Job, subset: str, model: str) -> Path:
     """Where a confusion matrix is kept until all are there."""
     return job.folder / f"on-{subset}" / f"{model}.json"
@@ -153,8 +172,13 @@ def _counted(job: Job, subset: str, model: str) -> Path:
 
 def _confusion_matrix(
     p: "Params", photos: "Photos", model: Path, ids: list[str], panels: dict[str, Path], what: str
-) -> list[list[int]]:
-    """A model's confusion matrix over `ids`, of all processes together; its masks of some as PNGs at `panels`."""
+) -> "tuple[list[list[int]], Counts]":
+    """A model's confusion matrix over `ids`, and the counts of each, of all processes together.
+
+    Its masks of some are written as PNGs at `panels`.
+    """
+    import torch
+
     from stpp import distributed
     from stpp.data.datasets import WithTruth
     from stpp.data.loaders import equal_sized, prediction_loader
@@ -173,15 +197,19 @@ def _confusion_matrix(
     mine = distributed.share(equal_sized(images, p.evaluate.batch_size, p.evaluate.max_pixels))
     loader = prediction_loader(images, mine, p.runtime, where)
 
-    def show(batch: "Decided") -> None:
+    counts = torch.zeros(len(ids), 3, classes, dtype=torch.int64, device=where)
+    rows = {i: row for row, i in enumerate(ids)}
+
+    def seen(batch: "Decided", by_image: "torch.Tensor") -> None:
+        parts = torch.stack([by_image.diagonal(dim1=1, dim2=2), by_image.sum(2), by_image.sum(1)], dim=1)
+        counts[torch.tensor([rows[i] for i in batch.ids], device=where)] = parts
         for i, mask in zip(batch.ids, batch.masks[0], strict=True):
             if i in panels:
                 with replacing(panels[i]) as partial:
                     partial.write_bytes(encode_mask(mask.cpu().numpy(), photos.dataset.palette))
 
-    scores = evaluate(network, progress(loader, what, len(mine)), classes, p.model, where, evaluation(p.evaluate), show)
-    counted: list[list[int]] = scores.matrix.tolist()
-    return counted
+    scores = evaluate(network, progress(loader, what, len(mine)), classes, p.model, where, evaluation(p.evaluate), seen)
+    return scores.matrix.tolist(), distributed.summed(counts).cpu().numpy()
 
 
 def _lists(paths: list[Path]) -> dict[str, Path]:

@@ -1,5 +1,6 @@
 """Stage report: figures of a whole run, for DVC and in the MLflow runs they belong to."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,11 +9,11 @@ from typer import Option
 
 from stpp.files import read_csv, read_ids, replacing_folder, sha256
 from stpp.lineage import from_json
-from stpp.manifest import read_dataset
+from stpp.manifest import Dataset, read_dataset
 from stpp.report.table import table
 from stpp.resume import root
 from stpp.stages import options
-from stpp.tracking.attach import attach, link
+from stpp.tracking.attach import attach, describe, link
 from stpp.tracking.champion import Measured, register
 from stpp.tracking.client import run_ids_of
 from stpp.tracking.models import Checkpoint, log_checkpoints
@@ -39,7 +40,8 @@ def report(
     from stpp.data.datasets import Photos
     from stpp.params_file import load
     from stpp.records import Evaluation, Matrices, read
-    from stpp.report import plots
+    from stpp.report.statistics import gains, read_counts
+    from stpp.report.verdict import known_of, verdict
 
     p = load(options.params_files(params))
     dataset = read_dataset(data)
@@ -49,34 +51,12 @@ def report(
     folders = [*models.values(), *([scores] if scores else []), *(masks or []), evaluation]
     members = [folder / "run.json" for folder in folders]
     run_ids_of(members)  # what is wrong is said before anything is written
-    known = read_csv(scores / "scores.csv", ("id", "stability")) if scores else []
-    stability = {row["id"]: float(row["stability"]) for row in known}
+    stability = _stability(scores)
+    matrices = read(evaluation / "scores.json", Matrices)["val"]
+    only = {name: _only(matrix, dataset.classes) for name, matrix in matrices.items()}
+    checkpoints = {name: _checkpoints(folder, name, metrics, only) for name, folder in models.items()}
     with replacing_folder(out) as partial:
-        columns = ("epoch", "train/loss", "val/miou")
-        curves = {name: read_csv(folder / "curve.csv", columns) for name, folder in models.items()}
-        plots.curves(curves, partial / "curves.png")
-        for name, rows in curves.items():
-            plots.curves({name: rows}, partial / f"curve_{name}.png")
-
-        if scores and selection:
-            quality = {row["id"]: float(row["miou"]) for row in read_csv(scores / "quality.csv", ("id", "miou"))}
-            plots.stability(stability, set(read_ids(selection / "reliable.txt")), quality, partial / "stability.png")
-            if quality:
-                plots.quality_histogram({"teacher": list(quality.values())}, partial / "quality_histogram.png")
-        if "pseudo" in metrics:
-            plots.quality({group: q["miou"] for group, q in metrics["pseudo"].items()}, partial / "quality.png")
-
-        per_class: dict[str, list[float]] = {}
-        for row in read_csv(evaluation / "per_class.csv", ("set", "model", "class", "iou")):
-            if row["set"] == "val":
-                per_class.setdefault(row["model"], []).append(float(row["iou"]))
-        plots.per_class(per_class, dataset.classes, partial / "per_class.png")
-        matrices = read(evaluation / "scores.json", Matrices)["val"]
-        *_, final = matrices.values()
-        plots.confusion(final, dataset.classes, partial / "confusion.png")
-        only = {name: _only(matrix, dataset.classes) for name, matrix in matrices.items()}
-        checkpoints = {name: _checkpoints(folder, name, metrics, only) for name, folder in models.items()}
-
+        _plots(dataset, metrics, evaluation, models, scores, selection, partial)
         _predictions(photos, evaluation / "panels", list(metrics["val"]), partial / "panels.png")
         for folder in masks or []:
             _pseudo_masks(photos, folder / "masks", stability, partial / f"panel_{folder.name}.png")
@@ -90,9 +70,58 @@ def report(
     link(evaluation / "run.json", members, root())
     for name, folder in models.items():
         log_checkpoints(folder / "run.json", checkpoints[name], dataset.name, root())
-    if name in matrices:  # the last model is the system's
-        register(folder / "run.json", dataset.name, checkpoints[name][-1], root())
-    print(table([metrics], dataset.name))
+    measured = [name for name in models if name in matrices]
+    if measured:  # the last is the system's
+        values = {name: metrics["val"][name]["miou"] for name in measured}
+        best = max(measured, key=lambda name: -1.0 if math.isnan(values[name]) else values[name])
+        for name in dict.fromkeys((measured[-1], best)):
+            register(models[name] / "run.json", dataset.name, checkpoints[name][-1], root())
+    by_image = {subset: read_counts(evaluation / "images.npz", subset) for subset in ("val", "test")}
+    shown = table([metrics], dataset.name, {subset: gains(counts) for subset, counts in by_image.items()})
+    said = verdict(by_image["val"], known_of(models, scores, dataset.classes))
+    describe(evaluation / "run.json", "\n".join(["```", shown, "```", *said]), root())
+    print(shown, *said, sep="\n")
+
+
+def _stability(scores: Path | None) -> dict[str, float]:
+    rows = read_csv(scores / "scores.csv", ("id", "stability")) if scores else []
+    return {row["id"]: float(row["stability"]) for row in rows}
+
+
+def _plots(
+    dataset: Dataset,
+    metrics: dict[str, Any],
+    evaluation: Path,
+    models: dict[str, Path],
+    scores: Path | None,
+    selection: Path | None,
+    out: Path,
+) -> None:
+    """Curves, stability, quality, classes and confusion, as PNGs in a folder."""
+    from stpp.records import Matrices, read
+    from stpp.report import plots
+
+    columns = ("epoch", "train/loss", "val/miou")
+    curves = {name: read_csv(folder / "curve.csv", columns) for name, folder in models.items()}
+    plots.curves(curves, out / "curves.png")
+    for name, rows in curves.items():
+        plots.curves({name: rows}, out / f"curve_{name}.png")
+
+    if scores and selection:
+        quality = {row["id"]: float(row["miou"]) for row in read_csv(scores / "quality.csv", ("id", "miou"))}
+        plots.stability(_stability(scores), set(read_ids(selection / "reliable.txt")), quality, out / "stability.png")
+        if quality:
+            plots.quality_histogram({"teacher": list(quality.values())}, out / "quality_histogram.png")
+    if "pseudo" in metrics:
+        plots.quality({group: q["miou"] for group, q in metrics["pseudo"].items()}, out / "quality.png")
+
+    per_class: dict[str, list[float]] = {}
+    for row in read_csv(evaluation / "per_class.csv", ("set", "model", "class", "iou")):
+        if row["set"] == "val":
+            per_class.setdefault(row["model"], []).append(float(row["iou"]))
+    plots.per_class(per_class, dataset.classes, out / "per_class.png")
+    *_, final = read(evaluation / "scores.json", Matrices)["val"].values()
+    plots.confusion(final, dataset.classes, out / "confusion.png")
 
 
 def _only(matrix: list[list[int]], classes: Sequence[str]) -> str:
@@ -113,19 +142,22 @@ def _checkpoints(folder: Path, name: str, metrics: dict[str, Any], only: dict[st
     from stpp.records import Run, read
 
     about, val = read(folder / "run.json", Run), metrics["lists"]["val"]
-    rows = read_csv(folder / "curve.csv", ("epoch", "val/miou"))
+    rows = read_csv(folder / "curve.csv", ("epoch", "iteration", "val/miou"))
+    epochs, iterations = ([float(row[unit]) for row in rows] for unit in ("epoch", "iteration"))
+    # As in the curves of MLflow: epochs, if each has its row, or else iterations.
+    steps = [int(at) for at in (epochs if epochs == [*range(1, len(rows) + 1)] else iterations)]
     kept = sorted((folder / "checkpoints").glob("*.safetensors"), key=lambda file: int(file.stem))
     found = []
     for j, file in enumerate(kept, 1):
-        epoch = j * len(rows) // len(kept)  # as `engine.fit.checkpoint_epochs` says
-        on = {"val/miou_checkpoint": float(rows[epoch - 1]["val/miou"])}
-        found.append(Checkpoint(f"{about['stage']}_f{j}", file, sha256(file), on, epoch, val))
+        at = j * len(rows) // len(kept) - 1  # as `engine.fit.evenly` says
+        on = {"val/miou_checkpoint": float(rows[at]["val/miou"])}
+        found.append(Checkpoint(f"{about['stage']}_f{j}", file, sha256(file), on, steps[at], val))
     if name in metrics["val"]:
         file, miou = folder / "model.safetensors", metrics["val"][name]["miou"]
         made = from_json(about["lineage"])[0].out(file.as_posix()) if "lineage" in about else None
         tags = Measured(miou, val, metrics["evaluation"], only[name]).tags | {"stpp.role": about["stage"]}
         on = {"val/miou_final": miou}
-        found.append(Checkpoint(about["stage"], file, made.sha256 if made else "", on, len(rows), val, tags))
+        found.append(Checkpoint(about["stage"], file, made.sha256 if made else "", on, steps[-1], val, tags))
     return found
 
 

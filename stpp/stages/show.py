@@ -1,17 +1,23 @@
-"""Command show: what came out, in a small table."""
+"""Command show: what came out, in a small table, and what it shows."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
 from stpp.files import StppError
 from stpp.report.table import table
 
+if TYPE_CHECKING:
+    from stpp.report.statistics import Counts
+    from stpp.report.verdict import Known
+
 
 def show(runs: Annotated[Path, Option(help="Folder of the runs.")] = Path("runs")) -> None:
-    """Print mIoU of every system that was run, and where its plots and MLflow runs are."""
+    """Print mIoU of every system that was run, what it gained over SupOnly, and where its plots and MLflow runs are."""
     from stpp.records import DataSet, Evaluation, read
+    from stpp.report.statistics import gains
+    from stpp.report.verdict import verdict
 
     found = sorted(runs.glob("**/evaluation/metrics.json"), key=lambda p: len(p.parts))
     if not found:
@@ -21,11 +27,43 @@ def show(runs: Annotated[Path, Option(help="Folder of the runs.")] = Path("runs"
     for path in [p for p in found if _setting(p) != base]:
         print(f"{path.parent} is of other data or parameters than {found[0].parent}, and left out: run it again")
     found = [path for path in found if _setting(path) == base]
-    print(table([read(path, Evaluation) for path in found], read(runs / "data" / "dataset.json", DataSet)["name"]))
+    dataset = read(runs / "data" / "dataset.json", DataSet)
+    counts = {subset: _counts(found, subset) for subset in ("val", "test")}
+    print(
+        table(
+            [read(path, Evaluation) for path in found],
+            dataset["name"],
+            {subset: gains(models) for subset, models in counts.items() if models},
+        )
+    )
+    if any(gains(models) for models in counts.values()):
+        print("in brackets: 95 % of the differences to SupOnly, images drawn again (one seed of training)")
+    if counts["val"]:
+        print("", *verdict(counts["val"], _known(runs, list(counts["val"]), dataset["classes"])), sep="\n")
     plots = runs / "report"
     if plots.is_dir():
         print(f"\nplots     {plots}/  ({', '.join(sorted(p.name for p in plots.glob('*.png')))})")
     print("compare   make ui  opens the MLflow UI;  dvc metrics show,  dvc plots show")
+
+
+def _counts(found: list[Path], subset: str) -> "dict[str, Counts]":
+    """By model, what was counted of the images of a set, as far as the files are here."""
+    from stpp.report.statistics import read_counts
+
+    counts: dict[str, Counts] = {}
+    for path in found:
+        file = path.with_name("images.npz")
+        if file.is_file():
+            counts = read_counts(file, subset) | counts
+    return counts
+
+
+def _known(runs: Path, models: list[str], classes: list[str]) -> "Known":
+    from stpp.paper.systems import folder_of
+    from stpp.report.verdict import known_of
+
+    folders = {name: runs / Path(folder).relative_to("runs") for name in models if (folder := folder_of(name))}
+    return known_of(folders, runs / "score", classes)
 
 
 def _setting(metrics: Path) -> str:

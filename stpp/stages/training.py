@@ -90,7 +90,7 @@ def _train(
     from stpp.data.decoded import opened
     from stpp.distributed import first
     from stpp.engine import device as devices
-    from stpp.engine.fit import fit
+    from stpp.engine.fit import evenly, fit, measured_after
     from stpp.files import StppError, publish, read_ids, write_csv
     from stpp.manifest import read_dataset
     from stpp.models import build
@@ -100,7 +100,9 @@ def _train(
     photos = Photos(dataset, Path(p.data.root), opened(p.runtime, job.folder.parent))
     start = build.start_of(backbone)
     samples = samples_of(photos, start.normalization)
-    _say(p, name, samples)
+    per_epoch = _say(p, name, samples)
+    steps = list(measured_after(p.train, per_epoch).values())
+    shown_after = {steps[at - 1] for at in evenly(min(SHOWN_TIMES, len(steps)), len(steps))}
 
     where = devices.start(p.runtime)
     torch.manual_seed(seed_of(p.train.seed, name, "init"))
@@ -124,7 +126,7 @@ def _train(
         device=where,
         role=name,
         started=started,
-        hooks=_hooks(job, run, p, photos, read_ids(split / "val.txt"), checkpoints, about),
+        hooks=_hooks(job, run, p, photos, read_ids(split / "val.txt"), checkpoints, about, shown_after),
         state=state,
         step=step,
     )
@@ -136,11 +138,11 @@ def _train(
         build.save(job.folder / "model.safetensors", network.state_dict(), about)
     rows = [_named(row, dataset.classes) for row in curve]
     write_csv(job.folder / "curve.csv", list(rows[0]), [list(row.values()) for row in rows])
-    _summarise(job, run, p, curve)
+    _summarise(job, run, p, curve, steps[-1])
 
 
-def _say(p: "Params", name: str, samples: "Training | WeakStrong") -> None:
-    """How long the training is, and how fast; checked to fill a batch."""
+def _say(p: "Params", name: str, samples: "Training | WeakStrong") -> int:
+    """Say how long the training is, and how fast it learns. The iterations of an epoch, checked to be one at least."""
     from stpp.distributed import world
     from stpp.engine.optim import scaled_lr
     from stpp.files import StppError
@@ -157,11 +159,15 @@ def _say(p: "Params", name: str, samples: "Training | WeakStrong") -> None:
             "lower train.batch_size, or give more images"
         )
     on = f" on {world()} processes" if world() > 1 else ""
+    per_epoch = len(samples) // batch
+    epochs = f"{p.train.epochs} epochs of {per_epoch} iterations"
+    iterations = f"{p.train.iterations} iterations, {per_epoch} an epoch,"
     print(
-        f"{name}: {samples.made_of}; {p.train.epochs} epochs of {len(samples) // batch} iterations at batch "
+        f"{name}: {samples.made_of}; {iterations if p.train.epochs is None else epochs} at batch "
         f"{p.train.batch_size}{on}; lr {scaled_lr(p.train):g} (train.lr x {p.train.batch_size} / 16), "
         f"head x {p.train.head_lr_factor:g}"
     )
+    return per_epoch
 
 
 def _start(start: "Start", network: "torch.nn.Module", started: frozenset[str]) -> str:
@@ -174,7 +180,14 @@ def _start(start: "Start", network: "torch.nn.Module", started: frozenset[str]) 
 
 
 def _hooks(
-    job: Job, run: Run, p: "Params", photos: "Photos", val: list[str], checkpoints: bool, about: "About"
+    job: Job,
+    run: Run,
+    p: "Params",
+    photos: "Photos",
+    val: list[str],
+    checkpoints: bool,
+    about: "About",
+    shown_after: set[int],
 ) -> "Hooks":
     """What the loop tells the world: this stage's files and MLflow run."""
     import torch
@@ -184,7 +197,7 @@ def _hooks(
     from stpp.data.loaders import equal_sized, prediction_loader
     from stpp.engine import device as devices
     from stpp.engine.evaluate import Scores, decisions, evaluate
-    from stpp.engine.fit import Hooks, State, checkpoint_epochs
+    from stpp.engine.fit import Hooks, State
     from stpp.engine.predict import LARGE, decided, plain
     from stpp.files import replacing
     from stpp.models import build
@@ -198,7 +211,6 @@ def _hooks(
 
     loader = loader_of(WithTruth(photos, val), share=True)
     shown = Plain(photos, val[:SHOWN_IMAGES] if run.enabled else [])
-    shown_after = checkpoint_epochs(min(SHOWN_TIMES, p.train.epochs), p.train.epochs)
     predicted: list[tuple[str, torch.Tensor]] = []
 
     def validate(network: torch.nn.Module) -> Scores:
@@ -220,11 +232,11 @@ def _hooks(
         with replacing(job.folder / STATE) as partial:
             partial.write_bytes(buffer.getbuffer())
 
-    def log(row: dict[str, float], epoch: int) -> None:
-        run.log(_named(row, photos.dataset.classes), epoch)
-        for i, mask in predicted if epoch in shown_after else ():
+    def log(row: dict[str, float], step: int) -> None:
+        run.log(_named(row, photos.dataset.classes), step)
+        for i, mask in predicted if step in shown_after else ():
             masks = (photos.mask(i), mask.cpu().numpy())
-            run.prediction(f"val/{i}", photos.image(i), masks, photos.dataset.palette, epoch)
+            run.prediction(f"val/{i}", photos.image(i), masks, photos.dataset.palette, step)
         predicted.clear()
 
     return Hooks(validate=validate, checkpoint=checkpoint, save=save, log=log)
@@ -238,15 +250,20 @@ def _named(row: dict[str, float], classes: tuple[str, ...]) -> dict[str, float]:
     return {names.get(key, key): value for key, value in row.items()}
 
 
-def _summarise(job: Job, run: Run, p: "Params", curve: list[dict[str, float]]) -> None:
+def _summarise(job: Job, run: Run, p: "Params", curve: list[dict[str, float]], step: int) -> None:
     """mIoU on val of the last and of the best epoch, whichever is kept."""
     from stpp.files import write_json
 
     last, best = curve[-1], max(curve, key=lambda row: row["val/miou"])
     summary = {
-        "val": {"miou_last": last["val/miou"], "miou_best": best["val/miou"], "epoch_best": int(best["epoch"])},
+        "val": {
+            "miou_last": last["val/miou"],
+            "miou_best": best["val/miou"],
+            "epoch_best": round(best["epoch"], 2),
+        },
+        "iterations": int(last["iteration"]),
         "kept": p.train.keep,
         "train_loss": last["train/loss"],
     }
     write_json(job.folder / "metrics.json", summary)
-    run.log({"val/miou_last": last["val/miou"], "val/miou_best": best["val/miou"]}, len(curve))
+    run.log({"val/miou_last": last["val/miou"], "val/miou_best": best["val/miou"]}, step)

@@ -8,6 +8,8 @@ from pathlib import Path
 from stpp.files import sha256
 from stpp.tracking.client import Client, client, experiment_of, in_run, reason
 
+NOTE, OURS = "mlflow.note.content", "stpp.verdict"
+
 
 def attach(run_json: Path, figures: list[Path], root: Path) -> None:
     """Put figures into the run that run.json names, under `figures/`; a failure is said and stops nothing.
@@ -31,6 +33,21 @@ def attach(run_json: Path, figures: list[Path], root: Path) -> None:
                 mlflow.log_artifact(run_id, str(named), "figures")
 
     in_run(run_json, root, "figures did not reach MLflow", send)
+
+
+def describe(run_json: Path, text: str, root: Path) -> None:
+    """Make a text (Markdown) the description that MLflow's UI shows of a run, unless a person wrote another.
+
+    A failure is said and stops nothing.
+    """
+
+    def send(mlflow: Client, run_id: str) -> None:
+        tags = mlflow.get_run(run_id).data.tags
+        if tags.get(NOTE) == tags.get(OURS):
+            for tag in (NOTE, OURS):
+                mlflow.set_tag(run_id, tag, text)
+
+    in_run(run_json, root, "its description did not reach MLflow", send)
 
 
 def publish(experiment: str, name: str, files: list[Path], root: Path) -> None:

@@ -21,7 +21,7 @@ class Checkpoint:
     sha256: str
     metrics: dict[str, float]
     step: int
-    """The epoch after which it was kept."""
+    """The epoch after which it was kept, or the iteration where the length is given in these."""
     val: str
     """Digest of val's images and masks."""
     tags: dict[str, str] = field(default_factory=dict)

@@ -20,7 +20,7 @@ import stpp.engine.fit as fit_module
 from stpp.data.datasets import Labeled, Photos, Training, WithTruth
 from stpp.data.loaders import Batches, equal_sized, prediction_loader
 from stpp.engine.evaluate import Scores, evaluate
-from stpp.engine.fit import Hooks, State, checkpoint_epochs, cross_entropy, fit, supervised
+from stpp.engine.fit import Hooks, State, cross_entropy, evenly, fit, measured_after, supervised
 from stpp.engine.predict import decided, plain
 from stpp.files import StppError
 from stpp.models.build import normalizing
@@ -220,20 +220,34 @@ def test_the_loss_is_computed_in_float32_whatever_the_network_gives() -> None:
     [(3, 80, [26, 53, 80]), (3, 240, [80, 160, 240]), (3, 3, [1, 2, 3]), (4, 10, [2, 5, 7, 10])],
 )
 def test_checkpoints_are_kept_after_the_papers_epochs(checkpoints: int, epochs: int, kept: list[int]) -> None:
-    assert checkpoint_epochs(checkpoints, epochs) == kept
+    assert evenly(checkpoints, epochs) == kept
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(2, 40), st.integers(0, 400))
 def test_k_checkpoints_rise_evenly_to_the_last_epoch(checkpoints: int, more: int) -> None:
     epochs = checkpoints + more
-    kept = checkpoint_epochs(checkpoints, epochs)
+    kept = evenly(checkpoints, epochs)
     assert len(kept) == checkpoints
     assert kept[-1] == epochs
     gaps = [b - a for a, b in pairwise([0, *kept])]
     assert min(gaps) >= 1
     assert max(gaps) - min(gaps) <= 1
     assert kept == [math.floor(j * epochs / checkpoints + 1e-9) for j in range(1, checkpoints + 1)]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(2, 9), st.integers(0, 300), st.integers(1, 12))
+def test_of_so_many_iterations_val_is_measured_evenly_and_where_a_checkpoint_is_kept(
+    checkpoints: int, more: int, per_epoch: int
+) -> None:
+    length = checkpoints + more
+    ends = measured_after(Train(iterations=length, checkpoints=checkpoints), per_epoch)
+    gaps = [b - a for a, b in pairwise([0, *ends])]
+    assert sum(gaps) == length and min(gaps) >= 1 and max(gaps) - min(gaps) <= 1
+    assert len(ends) <= 20 and (len(ends) > 10 or len(ends) > length - checkpoints)
+    assert {j * length // checkpoints for j in range(1, checkpoints + 1)} <= set(ends)
+    assert ends == {end: end for end in ends}
 
 
 # -- the loop ---------------------------------------------------------------------------------------------------------
@@ -252,7 +266,7 @@ def test_training_is_sgd_with_momentum_and_decay_on_the_poly_schedule_as_written
     curve = run(network, data, train, World(validate_with=validate))
 
     velocity = {name: torch.zeros_like(p) for name, p in hand.named_parameters()}
-    order = list(Batches(10, 4, 3, train.seed, "teacher"))  # 2 batches an epoch: 2 of the 10 samples are dropped
+    order = list(Batches(10, 4, 6, train.seed, "teacher"))  # 2 batches an epoch: 2 of the 10 samples are dropped
     losses = []
     for iteration, batch in enumerate(order):
         hand.zero_grad()
@@ -287,6 +301,21 @@ def test_the_curve_has_a_row_an_epoch_with_the_scores_and_the_rate_of_its_last_i
     logged = [({k: v for k, v in row.items() if k != "train/images_per_second"}, epoch) for row, epoch in world.logged]
     assert str(logged) == str([(row, int(row["epoch"])) for row in curve])
     assert all(row["train/images_per_second"] > 0 for row, _ in world.logged)
+
+
+def test_a_length_in_iterations_trains_as_the_epochs_that_have_as_many_do() -> None:
+    epochs = Train(epochs=6, batch_size=4, lr=0.2, checkpoints=2)  # of 2 iterations
+    networks, worlds = [tiny(), tiny()], [World(), World()]
+    for network, world, train in zip(
+        networks, worlds, (epochs, Train(iterations=12, batch_size=4, lr=0.2, checkpoints=2)), strict=True
+    ):
+        run(network, Noise(10), train, world)
+    assert equal(networks[0].state_dict(), networks[1].state_dict())
+    for j in ("1", "2"):
+        assert equal(worlds[0].read(j), worlds[1].read(j))
+    assert [step for _, step in worlds[0].logged] == [1, 2, 3, 4, 5, 6]
+    assert [step for _, step in worlds[1].logged] == [*range(1, 13)]
+    assert [row["epoch"] for row, _ in worlds[1].logged] == [i / 2 for i in range(1, 13)]
 
 
 def test_an_epoch_ends_with_validation_then_checkpoints_then_the_state_then_the_log() -> None:

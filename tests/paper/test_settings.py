@@ -11,7 +11,7 @@ from stpp.engine.optim import scaled_lr
 from stpp.files import StppError, sha256
 from stpp.paper.published import SETTINGS, TABLES, cells, params_of, table
 from stpp.paper.systems import SYSTEMS, iterations
-from stpp.params import Params
+from stpp.params import Params, Train
 from stpp.params_file import as_yaml, load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,10 +124,10 @@ def test_a_setting_is_a_valid_params_file_that_means_what_the_paper_says(name: s
 def test_models_train_for_as_many_iterations_as_in_the_published_code(
     data: str, labels: str, teacher: int, student_1: int, student: int
 ) -> None:
-    m, epochs = LABELED[data][labels], 80 if data == "pascal" else 240
+    m, train = LABELED[data][labels], Train(epochs=80 if data == "pascal" else 240)
     expected = {"runs/teacher": teacher, "runs/student_1": student_1, "runs/student": student}
     for out, count in expected.items():
-        counted = iterations(out, m, TRAIN[data] - m, 16, epochs, 0.5)
+        counted = iterations(out, m, TRAIN[data] - m, train, 0.5)
         assert counted == pytest.approx(count, abs=60 if count > 10_000 else 0)
 
 

@@ -181,45 +181,6 @@ def test_only_small_confusion_matrices_are_annotated() -> None:
         assert [t.get_text() for t in ax.get_xticklabels()] == [str(int(x)) for x in ax.get_xticks()]
 
 
-def ranks(values: list[float]) -> list[float]:
-    return [sum(w < v for w in values) + (sum(w == v for w in values) + 1) / 2 for v in values]
-
-
-def spearman(a: list[float], b: list[float]) -> float:
-    """Pearson's correlation of ranks, written out."""
-    x, y = ranks(a), ranks(b)
-    mean = (len(a) + 1) / 2
-    cov = sum((u - mean) * (v - mean) for u, v in zip(x, y, strict=True))
-    return cov / math.sqrt(sum((u - mean) ** 2 for u in x) * sum((v - mean) ** 2 for v in y))
-
-
-VALUES = st.integers(0, 4).map(float) | st.floats(allow_nan=False)
-
-
-@settings(deadline=None)
-@given(st.lists(st.tuples(VALUES, VALUES), max_size=12))
-def test_rank_correlation_equals_the_formula_by_double_loops(pairs: list[tuple[float, float]]) -> None:
-    a, b = [p[0] for p in pairs], [p[1] for p in pairs]
-    if len(pairs) < 3 or len(set(a)) == 1 or len(set(b)) == 1:
-        assert math.isnan(plots.rank_correlation(a, b))
-    else:
-        assert plots.rank_correlation(a, b) == pytest.approx(spearman(a, b), abs=1e-12)
-
-
-@settings(deadline=None)
-@given(st.lists(st.integers(-50, 50), min_size=3, unique=True))
-def test_rank_correlation_sees_the_order_only(values: list[int]) -> None:
-    a = [float(v) for v in values]
-    assert plots.rank_correlation(a, [v**3 for v in a]) == pytest.approx(1)
-    assert plots.rank_correlation(a, [-v for v in a]) == pytest.approx(-1)
-
-
-def test_rank_correlation_of_what_is_no_list_of_pairs() -> None:
-    assert math.isnan(plots.rank_correlation([1, 2, NAN], [1, 2, 3]))
-    with pytest.raises(ValueError, match="3 values cannot be paired with 2"):
-        plots.rank_correlation([1, 2, 3], [1, 2])
-
-
 @settings(deadline=None)
 @given(st.text(), st.integers(2, 40))
 def test_a_shown_name_is_one_printable_line_that_keeps_both_ends(name: str, length: int) -> None:

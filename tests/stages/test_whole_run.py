@@ -57,8 +57,14 @@ def test_st_plus_plus_and_st_run_whole_and_nothing_runs_twice(project: Project) 
     assert {"figures/stability.png", "figures/per_class.png"} <= shown
     assert not mlflow.list_artifacts(about["score"]["run_id"], "figures"), "other selections share it"
 
-    [version] = mlflow.search_model_versions("name = 'tiny'")
-    assert version.run_id == about["student"]["run_id"]
+    versions = {v.run_id: v for v in mlflow.search_model_versions("name = 'tiny'")}
+    val = read_json(folder / "runs/evaluation/metrics.json")["val"]
+    folders = {"suponly": "teacher", "student_1": "student_1", "stpp": "student"}
+    best = folders[max(val, key=lambda name: val[name]["miou"])]
+    assert set(versions) == {about[name]["run_id"] for name in ("student", best)}
+    version = versions[about["student"]["run_id"]]
+    described = found["evaluation"].data.tags["mlflow.note.content"]
+    assert "best on val" in described and "best on val" in table
     # Trained for three epochs, the model may predict one class, and is no champion by itself then.
     mlflow.set_registered_model_alias("tiny", "champion", version.version)
     assert "as dvc.lock" in project.run("stpp", "audit", "runs/student/model.safetensors")

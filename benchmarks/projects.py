@@ -1,0 +1,42 @@
+"""Projects of their own for benchmarks: a copy of this one's code with other parameters, run by DVC."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+BIN = Path(sys.executable).parent
+CODE = ("dvc.yaml", "params.yaml", "pipelines", "stpp", "splits", "weights", ".dvc/config", ".dvcignore", ".gitignore")
+
+
+def project(folder: Path, changes: dict[str, Any]) -> None:
+    """Make a project in a new folder. changes: by the dotted name of a parameter; text is read as YAML."""
+    for name in CODE:
+        source, target = Path(name), folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "dvc.lock"))
+        else:
+            shutil.copyfile(source, target)
+    yaml = YAML()
+    params = yaml.load((folder / "params.yaml").read_text())
+    for key, value in changes.items():
+        *sections, last = key.split(".")
+        section = params
+        for name in sections:
+            section = section[name]
+        section[last] = YAML(typ="safe").load(value) if isinstance(value, str) else value
+    with (folder / "params.yaml").open("w") as file:
+        yaml.dump(params, file)
+    call(folder, "git", "init", "-q")
+
+
+def call(folder: Path, *words: str) -> None:
+    """Run a command in a project, untracked. Ends the program with what it said if it fails."""
+    env = {"PATH": f"{BIN}:/usr/bin:/bin", "STPP_TRACKING": "off", "OMP_NUM_THREADS": "1", "HOME": str(Path.home())}
+    done = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{folder}: {' '.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}")

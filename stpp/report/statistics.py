@@ -1,0 +1,121 @@
+"""How far differences between models go beyond chance: over seeds, and over the images that they were measured on."""
+
+import math
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from stpp.files import StppError, open_regular, replacing
+
+LEVEL = 0.95
+RESAMPLES = 2000
+
+Counts = NDArray[np.int64]
+"""Of every image and class the pixels (n, 3, C) that are: rightly of it, truly of it, predicted to be of it."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and the interval that holds the true value with a probability of 95 %."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the whole interval lies above or below 0, and 0 where it does not."""
+        return 1 if self.low > 0 else -1 if self.high < 0 else 0
+
+
+def in_points(interval: Interval) -> str:
+    """A difference of mIoU in points, for a person: `+2.1 (-0.4 to +4.6)`."""
+    mean, low, high = (100 * x for x in (interval.mean, interval.low, interval.high))
+    return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def paired(first: Sequence[float], second: Sequence[float]) -> Interval:
+    """The mean of second - first over two seeds or more, by Student's t: the two of a seed belong together."""
+    differences = np.asarray(second, dtype=np.float64) - np.asarray(first, dtype=np.float64)
+    n, mean = len(differences), float(differences.mean())
+    error = float(differences.std(ddof=1)) / n**0.5
+    reach = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * error
+    return Interval(mean, mean - reach, mean + reach)
+
+
+def iou(counts: NDArray[np.number]) -> NDArray[np.float64]:
+    """IoU of every class, in [0, 1], of sums of Counts (..., 3, C) -> (..., C). NaN where the union is empty."""
+    right, true, predicted = np.moveaxis(counts.astype(np.float64), -2, 0)
+    with np.errstate(invalid="ignore"):
+        found: NDArray[np.float64] = right / (true + predicted - right)
+    return found
+
+
+def miou(counts: NDArray[np.number]) -> NDArray[np.float64]:
+    """Its mean over the classes that occur: (..., 3, C) -> (...)."""
+    mean: NDArray[np.float64] = np.nanmean(iou(counts), axis=-1)
+    return mean
+
+
+def resampled(first: Counts, second: Counts) -> Interval:
+    """How far the second model's mIoU is above the first's, by the bootstrap over images.
+
+    Both were measured on the same images; each resample draws as many of them with replacement, the same for both.
+    """
+    n = len(second)
+    drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(np.float64)
+
+    def values(counts: Counts) -> NDArray[np.float64]:
+        """mIoU of all images, then of each resample."""
+        sums = np.concatenate([np.ones((1, n)), drawn]) @ counts.reshape(n, -1).astype(np.float64)
+        return miou(sums.reshape(-1, *counts.shape[1:]))
+
+    found, *again = values(second) - values(first)
+    low, high = np.quantile(again, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    return Interval(float(found), float(low), float(high))
+
+
+def gains(counts: Mapping[str, Counts]) -> dict[str, Interval]:
+    """How far each model is above SupOnly on the images of one set; nothing where that is not among them."""
+    base = counts.get("suponly")
+    return {} if base is None else {name: resampled(base, one) for name, one in counts.items() if name != "suponly"}
+
+
+def write_counts(path: Path, lists: Mapping[str, Sequence[str]], counts: Mapping[tuple[str, str], Counts]) -> None:
+    """Write images.npz: the ids of every set by its name, and the counts of its images by SET/MODEL."""
+    arrays: dict[str, Any] = {f"{subset}/": np.array(ids, dtype=np.str_) for subset, ids in lists.items()}
+    arrays |= {f"{subset}/{model}": of_images for (subset, model), of_images in counts.items()}
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def read_counts(path: Path, subset: str) -> dict[str, Counts]:
+    """The counts of a set's images by model, from images.npz; none if it has no such set.
+
+    Raises StppError if it is not such a file.
+    """
+    try:
+        with open_regular(path) as file, np.load(file, allow_pickle=False) as arrays:
+            if f"{subset}/" not in arrays.files:
+                return {}
+            found = {name.partition("/")[2]: arrays[name] for name in arrays.files if name.startswith(f"{subset}/")}
+            n = len(found.pop(""))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise StppError(f"{path}: not what `stpp evaluate` writes ({error}); run that stage again") from None
+    for model, counts in found.items():
+        if counts.dtype != np.int64 or counts.ndim != 3 or counts.shape[:2] != (n, 3):
+            raise StppError(f"{path}: {subset}/{model} is not what `stpp evaluate` writes; run that stage again")
+    return found
+
+
+def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
+    """Spearman's, in [-1, 1]. NaN if there are fewer than 3 pairs, if one side is constant, or if it holds a NaN."""
+    if len(a) < 3 or np.isnan([*a, *b]).any() or len(set(a)) == 1 or len(set(b)) == 1:
+        return math.nan
+    return float(stats.spearmanr(a, b).statistic)

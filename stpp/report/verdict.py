@@ -1,0 +1,104 @@
+"""What a run shows: whether its students gained, by how much against chance, and what to look at where they did not."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stpp.files import read_csv
+from stpp.report.labels import LABELS, teacher_of
+from stpp.report.statistics import Counts, Interval, in_points, iou, miou, rank_correlation, resampled
+
+SHORT = 2000
+"""Iterations under which a student of strong augmentation has hardly begun."""
+LOST, KNOWN = 0.01, 0.05
+"""A class is lost whose IoU falls below the first from above the second."""
+UNRELATED = 0.2
+"""Below this rank correlation, stability says little of quality."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What else is known of a run; what is not, is empty."""
+
+    classes: Sequence[str]
+    iterations: Mapping[str, int]
+    """Of the training of each model."""
+    correlation: float | None = None
+    """Of stability with the true quality of the teacher's masks."""
+
+
+def known_of(models: Mapping[str, Path], scores: Path | None, classes: Sequence[str]) -> Known:
+    """What the files of a run tell, as far as they are here.
+
+    models: folders that `stpp train` wrote; scores: that `stpp score` wrote.
+    """
+    iterations = {}
+    for name, folder in models.items():
+        if (folder / "curve.csv").is_file():
+            iterations[name] = int(float(read_csv(folder / "curve.csv", ("iteration",))[-1]["iteration"]))
+    return Known(classes, iterations, _correlation(scores) if scores else None)
+
+
+def _correlation(scores: Path) -> float | None:
+    if not all((scores / name).is_file() for name in ("scores.csv", "quality.csv")):
+        return None
+    stability = {row["id"]: float(row["stability"]) for row in read_csv(scores / "scores.csv", ("id", "stability"))}
+    quality = {row["id"]: float(row["miou"]) for row in read_csv(scores / "quality.csv", ("id", "miou"))}
+    pairs = [(stability[i], value) for i, value in quality.items() if i in stability]
+    rho = rank_correlation([s for s, _ in pairs], [q for _, q in pairs])
+    return None if math.isnan(rho) else rho
+
+
+def verdict(val: Mapping[str, Counts], known: Known) -> list[str]:
+    """Sentences on the models of a run: which is best on val, then what went wrong, and why it may have."""
+    names = list(val)
+    value = {name: float(miou(one.sum(0))) for name, one in val.items()}
+    best = max(names, key=lambda name: value[name])
+    images = len(val[best])
+    lines = []
+    if len(names) > 1:
+        base = "suponly" if "suponly" in names else names[0]
+        if best == base:
+            lines.append(f"best on val: {_label(best)} ({100 * value[best]:.1f}); self-training gained nothing here")
+        else:
+            gain = resampled(val[base], val[best])
+            sure = "more than" if gain.sign > 0 else "no more than"
+            lines.append(
+                f"best on val: {_label(best)}, {in_points(gain)} above {_label(base)}: {sure} the choice of "
+                f"{images} images explains"
+            )
+    for student in names:
+        teacher = teacher_of(student)
+        if teacher in val and (gain := resampled(val[teacher], val[student])).sign < 0:
+            lines += _below(teacher, student, gain, val, known)
+    return lines
+
+
+def _below(teacher: str, student: str, loss: Interval, val: Mapping[str, Counts], known: Known) -> list[str]:
+    lines = [f"warning: {_label(student)} is {in_points(loss)} from {_label(teacher)}, whose masks it learnt; likely:"]
+    length = known.iterations.get(student)
+    if length is not None and length < SHORT:
+        lines.append(
+            f"  - it had {length} iterations, the paper's students 39,000 and more: strong augmentation learns "
+            "slowly; raise train.epochs, or give train.iterations"
+        )
+    if known.correlation is not None and known.correlation < UNRELATED:
+        lines.append(
+            f"  - stability says little of the masks' quality here (rank correlation {known.correlation:.2f}): "
+            "train the teacher for longer, or compare with ST (pipelines/st)"
+        )
+    before, after = (iou(val[name].sum(0)).tolist() for name in (teacher, student))
+    lost = [c for c, b, a in zip(known.classes, before, after, strict=True) if b > KNOWN and a < LOST]
+    if lost:
+        lines.append(
+            f"  - {', '.join(lost)}: known to {_label(teacher)}, lost by {_label(student)}; label images that show "
+            "more of it (stpp suggest)"
+        )
+    if len(lines) == 1:
+        lines.append("  - one run among many: other seeds say whether it is chance (train.seed)")
+    return lines
+
+
+def _label(name: str) -> str:
+    return LABELS.get(name, name)

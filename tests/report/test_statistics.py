@@ -1,0 +1,174 @@
+"""Intervals over seeds and images, against formulae and loops written out; what a run is said to show."""
+
+import math
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from stpp.files import StppError
+from stpp.report.statistics import (
+    Counts,
+    Interval,
+    gains,
+    miou,
+    paired,
+    rank_correlation,
+    read_counts,
+    resampled,
+    write_counts,
+)
+from stpp.report.verdict import Known, verdict
+
+# -- over seeds -------------------------------------------------------------------------------------------------------
+
+
+def test_a_paired_difference_has_the_interval_of_the_t_test() -> None:
+    rng = random.Random(0)
+    for n in (2, 3, 8):
+        first, second = ([rng.gauss(40, 5) for _ in range(n)] for _ in "ab")
+        found = paired(first, second)
+        low, high = stats.ttest_rel(second, first).confidence_interval(0.95)
+        assert (found.low, found.high) == pytest.approx((low, high))
+        assert found.mean == pytest.approx(sum(second) / n - sum(first) / n)
+        assert (stats.ttest_rel(second, first).pvalue < 0.05) == (found.sign != 0)
+
+
+# -- over images ------------------------------------------------------------------------------------------------------
+
+
+def counted(n: int, right: float, seed: int, classes: int = 3) -> Counts:
+    """Of n images of 100 pixels, of which about this part is right."""
+    rng = np.random.default_rng(seed)
+    counts = np.zeros((n, 3, classes), dtype=np.int64)
+    for image in counts:
+        true = rng.integers(0, classes, 100)
+        predicted = np.where(rng.random(100) < right * rng.uniform(0.7, 1.2), true, rng.integers(0, classes, 100))
+        for c in range(classes):
+            image[:, c] = (((true == c) & (predicted == c)).sum(), (true == c).sum(), (predicted == c).sum())
+    return counts
+
+
+def by_hand(counts: Counts) -> float:
+    values = []
+    for c in range(counts.shape[2]):
+        right, true, predicted = (int(counts[:, i, c].sum()) for i in range(3))
+        if true + predicted - right:
+            values.append(right / (true + predicted - right))
+    return sum(values) / len(values)
+
+
+def test_miou_of_sums_is_the_mean_over_classes_that_occur() -> None:
+    counts = counted(20, 0.6, 0)
+    counts[:, :, 2] = 0
+    assert float(miou(counts.sum(0))) == pytest.approx(by_hand(counts))
+
+
+def test_the_bootstrap_is_that_of_a_loop_over_images_drawn_again() -> None:
+    first, second = counted(60, 0.5, 1), counted(60, 0.6, 2)
+    rng = random.Random(1)
+    differences = []
+    for _ in range(3000):
+        drawn = [rng.randrange(60) for _ in range(60)]
+        differences.append(by_hand(second[drawn]) - by_hand(first[drawn]))
+    differences.sort()
+    found = resampled(first, second)
+    assert found.mean == pytest.approx(by_hand(second) - by_hand(first))
+    assert (found.low, found.high) == pytest.approx((differences[75], differences[2924]), abs=0.006)
+
+
+def test_four_times_the_images_halve_the_interval_and_a_model_is_no_better_than_itself() -> None:
+    few, many = (resampled(counted(n, 0.5, 3), counted(n, 0.55, 4)) for n in (100, 400))
+    assert (few.high - few.low) / (many.high - many.low) == pytest.approx(2, rel=0.25)
+    assert resampled(counted(50, 0.5, 5), counted(50, 0.5, 5)) == Interval(0, 0, 0)
+
+
+def test_counts_come_back_and_another_file_is_named(tmp_path: Path) -> None:
+    path, one = tmp_path / "images.npz", counted(4, 0.5, 0)
+    write_counts(path, {"val": ["a", "b", "c", "d"], "file": ["e"]}, {("val", "st"): one, ("file", "st"): one[:1]})
+    assert read_counts(path, "val").keys() == {"st"}
+    assert np.array_equal(read_counts(path, "val")["st"], one)
+    assert read_counts(path, "test") == {}
+    before = path.read_bytes()
+    write_counts(path, {"val": ["a", "b", "c", "d"], "file": ["e"]}, {("val", "st"): one, ("file", "st"): one[:1]})
+    assert path.read_bytes() == before
+    for spoilt in (b"", before[:100], before[: len(before) // 2], b"PK" + bytes(50)):
+        path.write_bytes(spoilt)
+        with pytest.raises(StppError, match=r"images\.npz: not what `stpp evaluate` writes"):
+            read_counts(path, "val")
+    write_counts(path, {"val": ["a"]}, {("val", "st"): one})
+    with pytest.raises(StppError, match="val/st"):
+        read_counts(path, "val")
+
+
+# -- what a run shows -------------------------------------------------------------------------------------------------
+
+CLASSES = ("sky", "pole", "road")
+GOOD, BAD = counted(80, 0.7, 6), counted(80, 0.5, 7)
+
+
+def test_the_best_on_val_is_named_with_its_gain_and_the_noise_of_the_images() -> None:
+    (line,) = verdict({"suponly": BAD, "student_1": GOOD, "stpp": GOOD}, Known(CLASSES, {}))
+    gain = resampled(BAD, GOOD)
+    assert line.startswith(f"best on val: Student 1, +{100 * gain.mean:.1f}") and ": more than" in line
+    assert gains({"suponly": BAD, "stpp": GOOD}) == {"stpp": gain}
+    (line,) = verdict({"suponly": BAD[:5], "st": counted(80, 0.51, 7)[:5]}, Known(CLASSES, {}))
+    assert "no more than the choice of 5 images explains" in line or "gained nothing" in line
+    assert verdict({"st": GOOD}, Known(CLASSES, {})) == [] == list(gains({"st": GOOD}))
+
+
+def test_a_student_below_its_teacher_is_warned_of_with_the_likely_causes() -> None:
+    lost = GOOD.copy()
+    lost[:, 0, 1] = lost[:, 2, 1] = 0
+    known = Known(CLASSES, {"student_1": 9000, "stpp": 150}, 0.05)
+    first, warning, *causes = verdict({"suponly": BAD, "student_1": GOOD, "stpp": lost}, known)
+    assert "best on val: Student 1" in first and "warning: ST++ is -" in warning and "Student 1" in warning
+    assert [word in cause for word, cause in zip(("150 iterations", "0.05", "pole"), causes, strict=True)] == [True] * 3
+    lines = verdict({"suponly": GOOD, "st": BAD}, Known(CLASSES, {}))
+    assert "self-training gained nothing" in lines[0] and "other seeds" in lines[2]
+
+
+# -- order ------------------------------------------------------------------------------------------------------------
+
+
+def ranks(values: list[float]) -> list[float]:
+    return [sum(w < v for w in values) + (sum(w == v for w in values) + 1) / 2 for v in values]
+
+
+def spearman(a: list[float], b: list[float]) -> float:
+    """Pearson's correlation of ranks, written out."""
+    x, y = ranks(a), ranks(b)
+    mean = (len(a) + 1) / 2
+    cov = sum((u - mean) * (v - mean) for u, v in zip(x, y, strict=True))
+    return cov / math.sqrt(sum((u - mean) ** 2 for u in x) * sum((v - mean) ** 2 for v in y))
+
+
+VALUES = st.integers(0, 4).map(float) | st.floats(allow_nan=False)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(VALUES, VALUES), max_size=12))
+def test_rank_correlation_equals_the_formula_by_double_loops(pairs: list[tuple[float, float]]) -> None:
+    a, b = [p[0] for p in pairs], [p[1] for p in pairs]
+    if len(pairs) < 3 or len(set(a)) == 1 or len(set(b)) == 1:
+        assert math.isnan(rank_correlation(a, b))
+    else:
+        assert rank_correlation(a, b) == pytest.approx(spearman(a, b), abs=1e-12)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(-50, 50), min_size=3, unique=True))
+def test_rank_correlation_sees_the_order_only(values: list[int]) -> None:
+    a = [float(v) for v in values]
+    assert rank_correlation(a, [v**3 for v in a]) == pytest.approx(1)
+    assert rank_correlation(a, [-v for v in a]) == pytest.approx(-1)
+
+
+def test_rank_correlation_of_what_is_no_list_of_pairs() -> None:
+    assert math.isnan(rank_correlation([1, 2, math.nan], [1, 2, 3]))
+    with pytest.raises(ValueError):
+        rank_correlation([1, 2, 3], [1, 2])
