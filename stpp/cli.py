@@ -160,7 +160,11 @@ for stage, commands in WITH_COMMANDS.items():
 group("masks", "Open mask sets (zip shards of PNGs).", {"extract": masks.extract, "ls": masks.ls})
 group("weights", "Weights from and for other code.", {"import": weights.import_, "export": weights.export})
 group("data", "What other people publish, brought into shape.", {"import": data.import_, "lists": data.lists})
-group("preset", "Params files by name.", {"list": preset.list_, "show": preset.show, "use": preset.use})
+group(
+    "preset",
+    "Params files by name, and one that fits.",
+    {"list": preset.list_, "show": preset.show, "use": preset.use, "suggest": preset.suggest},
+)
 group("runs", "Runs beside each other.", {"compare": runs.compare})
 group(
     "paper",

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,43 @@ def as_yaml(params: Params) -> str:
     out = StringIO()
     yaml.dump(plain(params.model_dump(mode="json", exclude=exclude)), out)
     return re.sub(r"^(?=\w)", "\n", out.getvalue(), flags=re.MULTILINE).lstrip("\n")
+
+
+def edited(path: Path, values: Mapping[str, Any], why: Mapping[str, str] | None = None) -> str:
+    """The text of a params file with other values by their dotted names, its comments kept, and reasons beside them."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.comments import CommentedMap, CommentedSeq
+
+    yaml = YAML()
+    yaml.width = 4096  # lines stay as long as they are
+    yaml.preserve_quotes = True
+    yaml.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
+    document = yaml.load(read_text(path, PARAMS)) or CommentedMap()
+    for key, value in values.items():
+        *sections, last = key.split(".")
+        section = document
+        for name in sections:
+            if not isinstance(section.get(name), dict):
+                section[name] = CommentedMap()
+            section = section[name]
+        after = last if last in section else next(reversed(section), last)
+        old = section.ca.items.pop(after, None)
+        lines = (
+            old[2].value.partition("\n") if old and old[2] else ("", "", "")
+        )  # its remark; what is up to the next key
+        if after != last and lines[0]:
+            section.yaml_add_eol_comment(lines[0], after)
+        section[last] = value
+        if isinstance(value, list | tuple):
+            section[last] = CommentedSeq(value)
+            section[last].fa.set_flow_style()
+        remark = (why or {}).get(key, lines[0] if after == last else "")
+        if remark or lines[2]:
+            section.yaml_add_eol_comment(remark or "#", last, column=40 if why else None)
+            section.ca.items[last][2].value = (section.ca.items[last][2].value if remark else "") + "\n" + lines[2]
+    out = StringIO()
+    yaml.dump(document, out)
+    return out.getvalue()
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

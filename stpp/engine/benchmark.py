@@ -1,4 +1,4 @@
-"""How fast a setting trains here, from a few iterations on noise."""
+"""How fast a setting trains and predicts here, from a few tries on noise."""
 
 import time
 
@@ -7,27 +7,32 @@ import torch
 from stpp.engine import device as devices
 from stpp.engine.fit import supervised
 from stpp.engine.optim import optimizer
+from stpp.engine.predict import folded, normalized, plain
 from stpp.models.build import build
 from stpp.params import Model, Params
 
 CLASSES = 21
+SMALL = 2**18
+"""Pixels of a batch that are measured whole."""
 
 
 def seconds_of_an_iteration(params: Params) -> float:
     """Seconds that forward, backward and update take for a batch of crops, data loading not counted.
 
-    Without a GPU measured on as much of the batch, of half the crop's sides, as takes about a second, and scaled by
-    pixels: an estimate, no benchmark.
+    Without a GPU large batches are measured on as many images, of half the crop's sides, as take about a second, and
+    scaled by pixels: an estimate, no benchmark.
     """
     where = devices.start(params.runtime)
-    images, side = (params.train.batch_size, 1) if where.type == "cuda" else (2, 2)
+    whole = params.train.batch_size
+    small = where.type == "cuda" or whole * params.augment.weak.crop**2 <= SMALL
+    images, side = (whole, 1) if small else (2, 2)
     network = build(params.model, CLASSES).to(where).train()
     sgd = optimizer(network, params.train)
     while True:
-        seconds = min(_iteration(params, network, sgd, where, images, side) for _ in range(2))  # the first one warms up
-        if seconds > 1 or images == params.train.batch_size:
-            return seconds * side**2 * params.train.batch_size / images
-        images = min(2 * images, params.train.batch_size)
+        seconds = min(_iteration(params, network, sgd, where, images, side) for _ in range(3))  # the first one warms up
+        if seconds > 1 or images == whole:
+            return seconds * side**2 * whole / images
+        images = min(2 * images, whole)
 
 
 def _iteration(
@@ -43,6 +48,24 @@ def _iteration(
     sgd.step()
     float(loss.detach())  # waits for a GPU
     return time.monotonic() - began
+
+
+def seconds_of_an_image(params: Params, width: int, height: int) -> float:
+    """Seconds that the prediction of an image takes at scale 1, decoding not counted; at most a megapixel is tried."""
+    where = devices.start(params.runtime)
+    scale = min(1.0, (2**20 / (width * height)) ** 0.5)
+    size = (max(32, round(height * scale)), max(32, round(width * scale)))
+    images = max(1, min(params.evaluate.batch_size, 2**20 // (size[0] * size[1])))
+    network = folded(build(params.model, CLASSES).to(where), params.model)
+    x = torch.zeros(images, 3, *size, dtype=torch.uint8, device=where)
+
+    def once() -> float:
+        began = time.monotonic()
+        with torch.inference_mode(), devices.precision(params.model, where):
+            float(plain(network, normalized(x, network)).sum())  # waits for a GPU
+        return time.monotonic() - began
+
+    return float(min(once() for _ in range(2)) / images / scale**2)
 
 
 def size_of(model: Model) -> int:

@@ -25,7 +25,7 @@ from stpp.seeds import seed_of
 
 SAVE_EVERY_S = 120.0
 """Within an epoch, state is saved about this often."""
-POINTS = 20
+POINTS = 10
 """Where the length is given in iterations, val is measured about so many times, at equal distances."""
 SAVING = 0.05
 """The share of the time that saving state takes at most: where epochs are short, it is not saved after every one."""

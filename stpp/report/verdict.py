@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from stpp.files import read_csv
 from stpp.report.labels import LABELS, teacher_of
@@ -13,6 +14,8 @@ SHORT = 2000
 """Iterations under which a student of strong augmentation has hardly begun."""
 LOST, KNOWN = 0.01, 0.05
 """A class is lost whose IoU falls below the first from above the second."""
+RISING = 1.0
+"""A training that gains more mIoU points than this in its last third was not at its end."""
 UNRELATED = 0.2
 """Below this rank correlation, stability says little of quality."""
 
@@ -26,6 +29,8 @@ class Known:
     """Of the training of each model."""
     correlation: float | None = None
     """Of stability with the true quality of the teacher's masks."""
+    rise: float | None = None
+    """By how many points of mIoU the teacher's last third on val is above its middle third, by their medians."""
 
 
 def known_of(models: Mapping[str, Path], scores: Path | None, classes: Sequence[str]) -> Known:
@@ -37,7 +42,18 @@ def known_of(models: Mapping[str, Path], scores: Path | None, classes: Sequence[
     for name, folder in models.items():
         if (folder / "curve.csv").is_file():
             iterations[name] = int(float(read_csv(folder / "curve.csv", ("iteration",))[-1]["iteration"]))
-    return Known(classes, iterations, _correlation(scores) if scores else None)
+    return Known(classes, iterations, _correlation(scores) if scores else None, _rise(models))
+
+
+def _rise(models: Mapping[str, Path]) -> float | None:
+    curve = models["suponly"] / "curve.csv" if "suponly" in models else None
+    if curve is None or not curve.is_file():
+        return None
+    value = [100 * float(row["val/miou"]) for row in read_csv(curve, ("val/miou",))]
+    third = len(value) // 3
+    if third < 2 or any(map(math.isnan, value)):
+        return None
+    return median(value[-third:]) - median(value[-2 * third : -third])
 
 
 def _correlation(scores: Path) -> float | None:
@@ -68,6 +84,12 @@ def verdict(val: Mapping[str, Counts], known: Known) -> list[str]:
                 f"best on val: {_label(best)}, {in_points(gain)} above {_label(base)}: {sure} the choice of "
                 f"{images} images explains"
             )
+    if known.rise is not None:
+        what = f"SupOnly on val: {known.rise:+.1f} points in the last third of its training: "
+        if known.rise > RISING:
+            lines.append(f"{what}it was not at its end; a longer one comes before more labels")
+        else:
+            lines.append(f"{what}labels are its limit, not its length (stpp suggest)")
     for student in names:
         teacher = teacher_of(student)
         if teacher in val and (gain := resampled(val[teacher], val[student])).sign < 0:

@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-from io import StringIO
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -45,7 +44,7 @@ def add(
     problems are reported at once, and nothing is written if there is one; interrupted, the same command goes on.
     """
     from stpp.data.additions import additions
-    from stpp.params_file import load
+    from stpp.params_file import edited, load
 
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", name):
         raise StppError(f"{name}: a split's name is of letters, digits, and . _ -, and begins with no dot")
@@ -72,7 +71,7 @@ def add(
     sets["unlabeled"] = [i for i in sets["unlabeled"] if i not in new]
     if folder.exists() and not ((folder / PARENT).is_file() and read_json(folder / PARENT) == parent):
         raise taken
-    text = _with_split(params, name, list(sets))
+    text = edited(params, {"split.name": name} | {f"split.{which}": {"list": f"{name}/{which}.txt"} for which in sets})
     for one in added:
         if not one.target.exists():
             with replacing(one.target) as partial:
@@ -89,20 +88,3 @@ def add(
         f"{params} names it, and `dvc repro` uses it\n"
         f"where {p.data.root} is tracked: `dvc add {p.data.root}`; and `git add {folder} {params}`"
     )
-
-
-def _with_split(path: Path, name: str, sets: list[str]) -> str:
-    """The params file with the lists of the new split in place of what it said of sets, its comments kept."""
-    from ruamel.yaml import YAML
-
-    yaml = YAML()
-    yaml.width = 120
-    yaml.preserve_quotes = True
-    document = yaml.load(path.read_text(encoding="utf-8"))
-    section = document.setdefault("split", {})
-    section["name"] = name
-    for which in sets:
-        section[which] = {"list": f"{name}/{which}.txt"}
-    out = StringIO()
-    yaml.dump(document, out)
-    return out.getvalue()

@@ -40,7 +40,7 @@ def export(
     if kind is Format.mlflow:
         from stpp.tracking.package import package
 
-        package(model, about.classes, out)
+        package(model, about.classes, str(about.start), out)
         print(f"{out}: an MLflow model; `mlflow models serve --env-manager local --model-uri {out}` answers with masks")
         return
 

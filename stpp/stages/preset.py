@@ -1,14 +1,22 @@
-"""Commands preset list, show and use: a whole params file for every published setting, and for data in the examples."""
+"""Commands preset list, show, use and suggest: params files by name, and one that fits the data and the machine."""
 
 import subprocess
+from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
 from stpp.files import StppError, write_text
+from stpp.stages import options
 
-FOLDER = Path("pipelines/presets")
+if TYPE_CHECKING:
+    from stpp.engine.setting import Images
+
+FOLDER, PARAMS = Path("pipelines/presets"), Path("params.yaml")
+SETS = ("labeled", "unlabeled", "val", "test")
+RARE = 3
+"""Labelled images that a class needs at least."""
 Name = Annotated[str, Argument(help="Name of a preset; `stpp preset list` shows them.")]
 
 
@@ -39,6 +47,64 @@ def use(
         raise StppError(f"{out}: holds changes that are not in git: commit them, or use --force")
     write_text(out, text)
     print(f"{out}: {name}; next: the data where data.root says, then `dvc repro`")
+
+
+def suggest(
+    hours: Annotated[float, Option(min=0.01, help="What all of ST++ may take.")] = 2.0,
+    write: Annotated[bool, Option("--write", help="Write it into the params file.")] = False,
+    force: Annotated[bool, Option("--force", help="Also where changes of the file are not in git.")] = False,
+    params: Annotated[Path, Option(help="What says the data and the split; the rest is suggested.")] = PARAMS,
+    data: options.Data = Path("runs/data"),
+    split: options.Split = Path("runs/split"),
+) -> None:
+    """Print a params file that fits the images, the split and this machine, with a reason for every value.
+
+    Run it after `dvc repro split`. A few iterations are measured; what each stage will take is told at the end.
+    """
+    from stpp.engine.setting import fitted
+    from stpp.params_file import edited, load
+
+    if write and not force and _changed(params):
+        raise StppError(f"{params}: holds changes that are not in git: commit them, or use --force")
+    images, about = _images(data, split)
+    chosen, times = fitted(load([params]), images, hours)
+    text = edited(params, {one.key: one.value for one in chosen}, {one.key: one.why for one in chosen})
+    if write:
+        write_text(params, text)
+    else:
+        print(text)
+    print(*about, *times, sep="\n")
+    print(f"{params}: written; next: `dvc repro`" if write else "nothing is written; --write does so")
+
+
+def _images(data: Path, split: Path) -> "tuple[Images, list[str]]":
+    """What counts of the images, and what a person should know of them."""
+    from statistics import median
+
+    from stpp.engine.setting import Images
+    from stpp.files import read_ids
+    from stpp.manifest import read_dataset
+
+    dataset = read_dataset(data)
+    sets = {name: read_ids(path) for name in SETS if (path := split / f"{name}.txt").is_file() or name != "test"}
+    sizes = [(one.width, one.height) for one in (dataset.records[i] for i in sets["labeled"] + sets["unlabeled"])]
+    images = Images(
+        long=round(median(map(max, sizes))),
+        short=round(median(map(min, sizes))),
+        **{name: len(sets.get(name, ())) for name in SETS},
+    )
+    shown = Counter(c for i in sets["labeled"] for c in dataset.records[i].classes)
+    counts = ", ".join(f"{name} {shown[c]}" for c, name in enumerate(dataset.classes))
+    about = [
+        f"{images.labeled} labelled images of {images.long} x {images.short} (median), {images.unlabeled} unlabelled, "
+        f"{images.val} for val; labelled images that show a class: {counts}"
+    ]
+    if rare := [name for c, name in enumerate(dataset.classes) if shown[c] < RARE]:
+        about.append(
+            f"too few to learn from: {', '.join(rare)}; label more images that show them (`stpp suggest`), or draw the "
+            "labelled ones with `split.stratify: true`"
+        )
+    return images, about
 
 
 def _text(name: str) -> str:

@@ -111,6 +111,7 @@ def _train(
     about = build.About(p.model, dataset.classes, dataset.palette, start)
     how = f"{where}, {torch.get_num_threads()} threads, {p.model.precision}"
     print(f"{name}: {_start(start, network, started)}; {how}", flush=True)
+    run.tag("stpp.start", str(start))
 
     state_file = job.folder / STATE
     state = torch.load(state_file, map_location="cpu", weights_only=True) if state_file.exists() else None

@@ -19,8 +19,11 @@ NEEDS = (
 )
 
 
-def package(model: Path, classes: Sequence[str], out: Path) -> None:
-    """Write an MLflow pyfunc model with signature, the checkpoint, and the code that predicts, into a new folder."""
+def package(model: Path, classes: Sequence[str], start: str, out: Path) -> None:
+    """Write an MLflow pyfunc model with signature, the checkpoint, and the code that predicts, into a new folder.
+
+    start: which weights its training began from, with source and licence.
+    """
     from importlib.metadata import version
 
     import mlflow
@@ -38,5 +41,5 @@ def package(model: Path, classes: Sequence[str], out: Path) -> None:
             code_paths=[str(PACKAGE)],
             signature=signature,
             pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in NEEDS],
-            metadata={"classes": json.dumps(list(classes))},
+            metadata={"classes": json.dumps(list(classes)), "start": start},
         )

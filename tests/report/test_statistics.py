@@ -22,7 +22,7 @@ from stpp.report.statistics import (
     resampled,
     write_counts,
 )
-from stpp.report.verdict import Known, verdict
+from stpp.report.verdict import Known, known_of, verdict
 
 # -- over seeds -------------------------------------------------------------------------------------------------------
 
@@ -130,6 +130,23 @@ def test_a_student_below_its_teacher_is_warned_of_with_the_likely_causes() -> No
     assert [word in cause for word, cause in zip(("150 iterations", "0.05", "pole"), causes, strict=True)] == [True] * 3
     lines = verdict({"suponly": GOOD, "st": BAD}, Known(CLASSES, {}))
     assert "self-training gained nothing" in lines[0] and "other seeds" in lines[2]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], "+20.0 points in the last third of its training: it was not at its end"),
+        ([0.1, 0.4, 0.5, 0.9, 0.5, 0.5, 0.9, 0.5, 0.1], "+0.0 points in the last third of its training: labels"),
+        ([0.1, 0.2, 0.3, 0.4, 0.5], ""),
+        ([0.1, 0.2, 0.3, 0.4, math.nan, 0.6], ""),
+    ],
+)
+def test_whether_labels_or_length_were_the_teachers_limit(tmp_path: Path, values: list[float], said: str) -> None:
+    rows = "".join(f"{i},{value}\n" for i, value in enumerate(values, 1))
+    (tmp_path / "curve.csv").write_text(f"iteration,val/miou\n{rows}")
+    known = known_of({"suponly": tmp_path, "st": tmp_path / "none"}, None, CLASSES)
+    lines = verdict({"suponly": BAD, "st": GOOD}, known)
+    assert [said in line for line in lines[1:]] == [True] * bool(said)
 
 
 # -- order ------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,152 @@
+"""A setting that fits a data set and a machine, with the reason for every value."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from stpp.engine import device as devices
+from stpp.engine.benchmark import seconds_of_an_image, seconds_of_an_iteration
+from stpp.engine.fit import POINTS
+from stpp.params import Params
+
+PAPER = 80
+"""Epochs of every training on Pascal (paper, 4.1)."""
+FEWEST = 200
+"""Iterations that a training has at least."""
+FASTER = 1.2
+"""bfloat16 is taken where it is at least so many times as fast."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """What counts of the data and the split."""
+
+    long: int
+    """Pixels of the median image's long side; short: of its short side."""
+    short: int
+    labeled: int
+    unlabeled: int
+    val: int
+    test: int
+
+    @property
+    def tiny(self) -> bool:
+        return self.short < 128
+
+
+@dataclass(frozen=True)
+class Machine:
+    cuda: bool
+    cores: int
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A value of params.yaml by its dotted name, and why."""
+
+    key: str
+    value: Any
+    why: str
+
+
+def choices(images: Images, machine: Machine) -> list[Choice]:
+    """All that need not be measured."""
+    crop = max(32, min(images.short, 321 if machine.cuda else 144))
+    batch = 16 if machine.cuda or crop <= 96 else 8
+    at_once = max(1, min(64, 2**20 // (images.long * images.short)))
+    shards = max(2, min(64, images.unlabeled // 20))
+    if machine.cuda:
+        network = [
+            Choice("model.backbone", "resnet50", "as in the paper"),
+            Choice("model.weights", "IMAGENET1K_V1", "ImageNet's, downloaded once"),
+            Choice("model.output_stride", 8, "as in the paper"),
+        ]
+    else:
+        network = [
+            Choice("model.backbone", "tf_efficientnet_lite0", "no GPU: several times as fast as ResNet-50"),
+            Choice("model.weights", "package", "ImageNet's, installed with stpp"),
+            Choice("model.output_stride", 16, "no GPU: a fourth of the features that 8 would give"),
+        ]
+    scales, whole = [0.5, 0.75, 1.0, 1.5, 2.0], machine.cuda or images.tiny
+    return [
+        *network,
+        Choice(
+            "train.batch_size", max(2, min(batch, images.labeled)), f"16 in the paper; {images.labeled} are labelled"
+        ),
+        Choice("train.lr", 0.03, "from ImageNet's features; scaled by batch_size / 16"),
+        Choice("train.head_lr_factor", 10.0, "as in the paper: the head starts at random"),
+        Choice("augment.weak.base", images.long, "the median image's long side: the size at which it is labelled"),
+        Choice("augment.weak.scale", [0.75, 1.5] if images.tiny else [0.5, 2.0], f"a short side of {images.short}"),
+        Choice("augment.weak.crop", crop, "321 in the paper; no more than the short side, without a GPU than 144"),
+        Choice(
+            "label.scales",
+            scales if whole else scales[:3],
+            "as in the paper" if whole else "no GPU: a fourth of the time",
+        ),
+        *(Choice(f"{name}.batch_size", at_once, "about a megapixel") for name in ("score", "label", "evaluate")),
+        *(Choice(f"{name}.shards", shards, "a killed run loses one") for name in ("score", "label")),
+        Choice("runtime.workers", 0 if images.tiny else max(1, min(8, machine.cores - 1)), f"{machine.cores} cores"),
+    ]
+
+
+def fitted(params: Params, images: Images, hours: float) -> tuple[list[Choice], list[str]]:
+    """A value and its reason for all that counts, some of it measured here; then a line for every stage's time.
+
+    hours: what all of ST++ may take. params: what stays as it is.
+    """
+    where = devices.start(params.runtime)
+    chosen = choices(images, Machine(where.type == "cuda", len(os.sched_getaffinity(0))))
+    params = _with(params, chosen)
+    seconds = {
+        kind: seconds_of_an_iteration(_with(params, [Choice("model.precision", kind, "")]))
+        for kind in ("float32", "bfloat16")
+    }
+    chosen.append(precision(seconds))
+    params = _with(params, chosen[-1:])
+    iteration, image = seconds[params.model.precision], seconds_of_an_image(params, images.long, images.short)
+    score = images.unlabeled * params.train.checkpoints * image
+    label = 2 * images.unlabeled * image * sum(scale**2 for scale in params.label.scales)
+    validate = POINTS * images.val * image
+    evaluate = 3 * (images.val + images.test) * image
+    length = iterations(images, params.train.batch_size, iteration, score + label + 3 * validate + evaluate, hours)
+    training = length.value * iteration + validate
+    chosen += [length, Choice("train.epochs", None, "iterations are given")]
+    took = {"each of three trainings": training, "score": score, "both labellings": label, "evaluate": evaluate}
+    total = 3 * training + score + label + evaluate
+    return chosen, [
+        f"about {total / 3600:.1f} h here (decoding not counted): "
+        + ", ".join(f"{name} {seconds / 60:.0f} min" for name, seconds in took.items())
+    ]
+
+
+def precision(seconds: Mapping[str, float]) -> Choice:
+    """seconds: of an iteration by precision."""
+    ratio = seconds["float32"] / seconds["bfloat16"]
+    why = f"bfloat16 is {ratio:.1f} times as fast here"
+    return Choice("model.precision", "bfloat16" if ratio >= FASTER else "float32", why)
+
+
+def iterations(images: Images, batch: int, iteration: float, other: float, hours: float) -> Choice:
+    """Length of each of the three trainings, so that all of ST++ takes `hours`; no more than the paper's students have.
+
+    iteration: seconds of one; other: seconds of all else.
+    """
+    full = max(FEWEST, PAPER * (2 * images.unlabeled // batch))
+    fits = max(FEWEST, int((hours * 3600 - other) / 3 / iteration))
+    count = min(full, fits)
+    count = count if count < 1000 else count // 100 * 100
+    why = "80 epochs of a student's images, as in the paper" if full <= fits else f"as many as {hours:g} hours allow"
+    return Choice("train.iterations", count, why)
+
+
+def _with(params: Params, chosen: Iterable[Choice]) -> Params:
+    values: dict[str, Any] = json.loads(params.model_dump_json())
+    for one in chosen:
+        *sections, last = one.key.split(".")
+        section = values
+        for name in sections:
+            section = section[name]
+        section[last] = one.value
+    return Params.model_validate_json(json.dumps(values))
