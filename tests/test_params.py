@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 
 from stpp.files import StppError
 from stpp.params import Data, Params, Subset
-from stpp.params_file import flatten, load, schema
+from stpp.params_file import edited, flatten, load, schema
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = [ROOT / "params.yaml", *sorted((ROOT / "pipelines" / "presets").glob("*.yaml"))]
@@ -244,7 +244,8 @@ def test_of_two_overlays_the_later_wins(tmp_path: Path) -> None:
 
 
 def test_an_overlay_may_complete_what_alone_is_wrong(tmp_path: Path) -> None:
-    assert loaded(tmp_path, {"train": {"checkpoints": 40}}, {"train": {"epochs": 50}}).train.checkpoints == 40
+    longer = loaded(tmp_path, {"train": {"checkpoints": 400}}, {"train": {"iterations": 500}})
+    assert longer.train.checkpoints == 400
 
 
 @pytest.mark.parametrize(
@@ -322,7 +323,7 @@ def test_mask_values_are_keys_as_numbers_or_as_text(key: str, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("section", "said"),
     [
-        ({"train": {"epochs": 2, "checkpoints": 3}}, "`checkpoints` 3 cannot be kept in 2 epochs"),
+        ({"train": {"iterations": 2, "checkpoints": 3}}, "`checkpoints` 3 cannot be kept in 2 iterations"),
         ({"augment": {"weak": {"scale": [2.0, 0.5]}}}, "augment.weak: `scale` needs"),
         ({"augment": {"strong": {"blur_sigma": [0.0, 1.0]}}}, "augment.strong: `blur_sigma` needs"),
         ({"augment": {"strong": {"cutout_area": [0.1, 1.5]}}}, "augment.strong: `cutout_area` is a part"),
@@ -403,14 +404,30 @@ def test_flat_names_of_parameters_are_dotted() -> None:
 
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=str)
+def test_an_edited_file_has_the_new_values_with_their_reasons_and_keeps_all_else(path: Path) -> None:
+    values = {"train.iterations": 7, "train.epochs": None, "label.scales": [1.0, 2.0], "runtime.cache_gb": 0.5}
+    why = {key: f"the reason of {key}" for key in values}
+    text = edited(path, values, why)
+    before, after = (YAML(typ="safe").load(source) for source in (path, text))
+    assert flatten(after) == flatten(before) | values
+    for key, reason in why.items():
+        assert sum(f"{key.rpartition('.')[2]}: " in line and f"# {reason}" in line for line in text.splitlines()) == 1
+    was, now = path.read_text().splitlines(), text.splitlines()
+    assert [line for line in was if line.startswith("#") or not line] == [
+        line for line in now if line.startswith("#") or not line
+    ]
+    assert edited(path, {}).split() == path.read_text().split()
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=str)
 def test_no_published_setting_leaves_a_value_to_the_code(path: Path) -> None:
     """A default lives in code that no stage watches: changed there, it would change results behind DVC's back."""
     raw = flatten({k: v for k, v in YAML(typ="safe").load(path).items() if k not in ("data", "split")})
     for section in ("model", "train", "augment", "score", "select", "label", "evaluate"):
         wanted = flatten({section: getattr(load([path]), section).model_dump()})
         missing = set(wanted) - set(raw)
-        assert len(missing & {"train.epochs", "train.iterations"}) == (section == "train"), "one of the two is given"
         assert missing <= {"train.epochs", "train.iterations"}
+    assert [raw.get("train.epochs"), raw.get("train.iterations")].count(None) == 1
 
 
 @pytest.mark.parametrize(

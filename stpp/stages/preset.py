@@ -66,8 +66,12 @@ def suggest(
 
     if write and not force and _changed(params):
         raise StppError(f"{params}: holds changes that are not in git: commit them, or use --force")
+    present = load([params])
+    for folder in (data, split):
+        if not folder.is_dir():
+            raise StppError(f"{folder}: not there yet; run `dvc repro split` first")
     images, about = _images(data, split)
-    chosen, times = fitted(load([params]), images, hours)
+    chosen, times = fitted(present, images, hours)
     text = edited(params, {one.key: one.value for one in chosen}, {one.key: one.why for one in chosen})
     if write:
         write_text(params, text)

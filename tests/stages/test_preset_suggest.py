@@ -1,0 +1,62 @@
+"""A setting that fits: suggested from manifest, split and machine, written at a person's word, and one that runs."""
+
+import itertools
+import re
+
+import pytest
+from small import Project
+
+from stpp.engine.setting import Images, Machine, choices, iterations
+from stpp.params_file import load
+
+
+def test_a_suggestion_has_reasons_and_times_and_once_written_it_runs(prepared: Project) -> None:
+    file = prepared.folder / "params.yaml"
+    prepared.commit("-A")
+    before = file.read_text()
+    shown = prepared.run("stpp", "preset", "suggest", "--hours", "0.02")
+    assert file.read_text() == before and "nothing is written" in shown
+    assert "8 labelled images of 32 x 32 (median), 12 unlabelled, 6 for val" in shown
+    assert re.search(r"each of three trainings \d+ min, score \d+ min", shown)
+    for key in ("backbone", "precision", "iterations", "crop", "batch_size", "output_stride"):
+        assert re.search(rf"^ +{key}: \S+ +# \w", shown, re.MULTILINE), key
+
+    assert "written" in prepared.run("stpp", "preset", "suggest", "--hours", "0.02", "--write")
+    p = load([file])
+    assert (p.model.weights, p.train.epochs, p.augment.weak.crop, p.split.name) == ("package", None, 32, "tiny")
+    prepared.run("stpp", "check")
+    refused = prepared.run("stpp", "preset", "suggest", "--write", rc=2)
+    assert "not in git" in refused
+
+
+def test_what_is_not_there_yet_is_named_with_the_remedy(project: Project) -> None:
+    output = project.run("stpp", "preset", "suggest", rc=2)
+    assert "runs/data: not there yet; run `dvc repro split` first" in output
+    assert "none.yaml: no such file" in project.run("stpp", "preset", "suggest", "--params", "none.yaml", rc=2)
+
+
+SIDES = [(32, 32), (96, 64), (480, 360), (2048, 1024), (8000, 6000)]
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+@pytest.mark.parametrize(("size", "labeled"), list(itertools.product(SIDES, [2, 5, 1464])))
+def test_a_suggestion_keeps_the_bounds_that_the_data_sets(size: tuple[int, int], labeled: int, cuda: bool) -> None:
+    images = Images(long=size[0], short=size[1], labeled=labeled, unlabeled=300, val=10, test=0)
+    values = {one.key: one.value for one in choices(images, Machine(cuda, cores=4))}
+    assert 32 <= values["augment.weak.crop"] <= max(32, size[1])
+    assert 2 <= values["train.batch_size"] <= max(2, labeled)
+    assert values["augment.weak.base"] == size[0]
+    assert values["label.batch_size"] * size[0] * size[1] <= max(2**20, size[0] * size[1])
+    assert all(one.why for one in choices(images, Machine(cuda, cores=4)))
+
+
+def test_a_length_fits_the_hours_and_is_never_beyond_the_papers() -> None:
+    images = Images(long=500, short=375, labeled=100, unlabeled=8000, val=10, test=0)
+    for hours, iteration in itertools.product((0.1, 1, 10, 1000), (0.01, 0.5)):
+        found = iterations(images, 16, iteration, other=60.0, hours=hours).value
+        papers = 80 * 1000
+        assert 200 <= found <= papers
+        if found > 200:
+            assert 3 * found * iteration + 60 <= hours * 3600
+        if found < papers:
+            assert 3 * (found + 100) * iteration + 60 > hours * 3600
