@@ -35,7 +35,7 @@ CLAIMS = (
 def main(
     work: Annotated[Path, Argument(help="Folder for the runs.")],
     seeds: Annotated[int, Option(help="0 .. SEEDS - 1.")] = 8,
-    system: Annotated[tuple[str, ...], Option(help="Besides ST++ and its teacher.")] = ("st",),
+    system: Annotated[list[str] | None, Option(help="Besides ST++ and its teacher.  [default: st]")] = None,
     at_once: Annotated[int, Option(help="So many seeds at a time, of one thread each.")] = 2,
     change: Annotated[list[str] | None, Option("--set", help="KEY=VALUE of params.yaml.")] = None,
 ) -> None:
@@ -44,7 +44,7 @@ def main(
 
     def measured(seed: int) -> None:
         if seed not in known:
-            known[seed] = _seed(work / f"seed-{seed}", seed, system, change or [])
+            known[seed] = _seed(work / f"seed-{seed}", seed, system or ["st"], change or [])
             with path.open("a") as file:
                 file.write(json.dumps(known[seed]) + "\n")
 
@@ -54,7 +54,7 @@ def main(
     print(_page([known[seed] for seed in range(seeds)]))
 
 
-def _seed(folder: Path, seed: int, systems: tuple[str, ...], changes: list[str]) -> dict[str, Any]:
+def _seed(folder: Path, seed: int, systems: list[str], changes: list[str]) -> dict[str, Any]:
     """One seed's numbers in %: {seed, val, test, masks: {model or group: mIoU}, correlation}."""
     if not folder.exists():
         values = dict(change.split("=", 1) for change in changes)
