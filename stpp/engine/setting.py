@@ -6,15 +6,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from stpp.data.splits import copies
 from stpp.engine import device as devices
 from stpp.engine.benchmark import seconds_of_an_image, seconds_of_an_iteration
 from stpp.engine.fit import POINTS
 from stpp.params import Params
 
-PAPER = 80
-"""Epochs of every training on Pascal (paper, 4.1)."""
-FEWEST = 200
-"""Iterations that a training has at least."""
+PAPER, FEW = 80, 10
+"""Epochs of every training on Pascal (paper, 4.1); below FEW, a teacher of few images has learnt nothing."""
+SHORTEST = 200
+"""Iterations that a training has at least where its length is given so."""
 FASTER = 1.2
 """bfloat16 is taken where it is at least so many times as fast."""
 
@@ -108,16 +109,21 @@ def fitted(params: Params, images: Images, hours: float) -> tuple[list[Choice], 
     iteration, image = seconds[params.model.precision], seconds_of_an_image(params, images.long, images.short)
     score = images.unlabeled * params.train.checkpoints * image
     label = 2 * images.unlabeled * image * sum(scale**2 for scale in params.label.scales)
-    validate = POINTS * images.val * image
     evaluate = 3 * (images.val + images.test) * image
-    length = iterations(images, params.train.batch_size, iteration, score + label + 3 * validate + evaluate, hours)
-    training = length.value * iteration + validate
-    chosen += [length, Choice("train.epochs", None, "iterations are given")]
-    took = {"each of three trainings": training, "score": score, "both labellings": label, "evaluate": evaluate}
-    total = 3 * training + score + label + evaluate
+    val, per_epoch = images.val * image, of_an_epoch(images, params.train.batch_size)
+    chosen += length(per_epoch, iteration, val, score + label + evaluate, hours)
+    train = _with(params, chosen[-2:]).train
+    lengths = [train.iterations or (train.epochs or 0) * one for one in per_epoch]
+    took = [count * iteration + (train.epochs or POINTS) * val for count in lengths]
+    names = ("teacher", "student 1", "student 2")
+    trainings = [
+        f"{name} {count} iterations, {seconds / 60:.0f} min"
+        for name, count, seconds in zip(names, lengths, took, strict=True)
+    ]
     return chosen, [
-        f"about {total / 3600:.1f} h here (decoding not counted): "
-        + ", ".join(f"{name} {seconds / 60:.0f} min" for name, seconds in took.items())
+        f"about {(sum(took) + score + label + evaluate) / 3600:.1f} h here (reading images not counted): "
+        f"{'; '.join(trainings)}; score {score / 60:.0f} min, label {label / 60:.0f} min, "
+        f"evaluate {evaluate / 60:.0f} min"
     ]
 
 
@@ -128,17 +134,32 @@ def precision(seconds: Mapping[str, float]) -> Choice:
     return Choice("model.precision", "bfloat16" if ratio >= FASTER else "float32", why)
 
 
-def iterations(images: Images, batch: int, iteration: float, other: float, hours: float) -> Choice:
-    """Length of each of the three trainings, so that all of ST++ takes `hours`; no more than the paper's students have.
+def of_an_epoch(images: Images, batch: int) -> tuple[int, int, int]:
+    """Iterations of an epoch of the teacher, of student 1 and of student 2, as `stpp train` counts them."""
 
-    iteration: seconds of one; other: seconds of all else.
+    def count(pseudo: int) -> int:
+        return max(1, (images.labeled * copies(images.labeled, pseudo) + pseudo) // batch)
+
+    return count(0), count(images.unlabeled // 2), count(images.unlabeled)
+
+
+def length(
+    per_epoch: tuple[int, int, int], iteration: float, val: float, other: float, hours: float
+) -> tuple[Choice, Choice]:
+    """The trainings' length, so that all of ST++ takes `hours`: epochs, no more than the paper's.
+
+    Where these would be few, as with very many photos, iterations, which teacher and students have alike. per_epoch:
+    see `of_an_epoch`; iteration, val, other: seconds of one, of measuring val once, of all but the trainings.
     """
-    full = max(FEWEST, PAPER * (2 * images.unlabeled // batch))
-    fits = max(FEWEST, int((hours * 3600 - other) / 3 / iteration))
-    count = min(full, fits)
-    count = count if count < 1000 else count // 100 * 100
-    why = "80 epochs of a student's images, as in the paper" if full <= fits else f"as many as {hours:g} hours allow"
-    return Choice("train.iterations", count, why)
+    left = hours * 3600 - other
+    epochs = min(PAPER, int(left / (sum(per_epoch) * iteration + 3 * val)))
+    fits = f"as many as {hours:g} hours allow"
+    if epochs >= FEW:
+        why = "as in the paper" if epochs == PAPER else fits
+        return Choice("train.epochs", epochs, why), Choice("train.iterations", None, "epochs are given")
+    count = max(SHORTEST, int((left / 3 - POINTS * val) / iteration))
+    few = f"in {hours:g} hours there are {max(0, epochs)}, too few for the teacher"
+    return Choice("train.epochs", None, few), Choice("train.iterations", count, fits if count > SHORTEST else "least")
 
 
 def _with(params: Params, chosen: Iterable[Choice]) -> Params:

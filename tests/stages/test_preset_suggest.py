@@ -6,7 +6,9 @@ import re
 import pytest
 from small import Project
 
-from stpp.engine.setting import Images, Machine, choices, iterations
+from stpp.engine.setting import Images, Machine, choices, length, of_an_epoch
+from stpp.paper.systems import iterations as counted
+from stpp.params import Train
 from stpp.params_file import load
 
 
@@ -17,13 +19,13 @@ def test_a_suggestion_has_reasons_and_times_and_once_written_it_runs(prepared: P
     shown = prepared.run("stpp", "preset", "suggest", "--hours", "0.02")
     assert file.read_text() == before and "nothing is written" in shown
     assert "8 labelled images of 32 x 32 (median), 12 unlabelled, 6 for val" in shown
-    assert re.search(r"each of three trainings \d+ min, score \d+ min", shown)
+    assert re.search(r"teacher \d+ iterations, \d+ min; student 1 \d+ iterations", shown)
     for key in ("backbone", "precision", "iterations", "crop", "batch_size", "output_stride"):
         assert re.search(rf"^ +{key}: \S+ +# \w", shown, re.MULTILINE), key
 
     assert "written" in prepared.run("stpp", "preset", "suggest", "--hours", "0.02", "--write")
     p = load([file])
-    assert (p.model.weights, p.train.epochs, p.augment.weak.crop, p.split.name) == ("package", None, 32, "tiny")
+    assert (p.model.weights, p.augment.weak.crop, p.split.name) == ("package", 32, "tiny")
     prepared.run("stpp", "check")
     refused = prepared.run("stpp", "preset", "suggest", "--write", rc=2)
     assert "not in git" in refused
@@ -50,13 +52,28 @@ def test_a_suggestion_keeps_the_bounds_that_the_data_sets(size: tuple[int, int],
     assert all(one.why for one in choices(images, Machine(cuda, cores=4)))
 
 
-def test_a_length_fits_the_hours_and_is_never_beyond_the_papers() -> None:
-    images = Images(long=500, short=375, labeled=100, unlabeled=8000, val=10, test=0)
+@pytest.mark.parametrize("unlabeled", [40, 8000])
+def test_a_length_fits_the_hours_and_is_never_beyond_the_papers(unlabeled: int) -> None:
+    images = Images(long=500, short=375, labeled=100, unlabeled=unlabeled, val=10, test=0)
+    per_epoch = of_an_epoch(images, 16)
     for hours, iteration in itertools.product((0.1, 1, 10, 1000), (0.01, 0.5)):
-        found = iterations(images, 16, iteration, other=60.0, hours=hours).value
-        papers = 80 * 1000
-        assert 200 <= found <= papers
-        if found > 200:
-            assert 3 * found * iteration + 60 <= hours * 3600
-        if found < papers:
-            assert 3 * (found + 100) * iteration + 60 > hours * 3600
+        epochs, iterations = (one.value for one in length(per_epoch, iteration, 5.0, 60.0, hours))
+        assert (epochs is None) != (iterations is None)
+
+        def takes(epochs: int | None, iterations: int, iteration: float = iteration) -> float:
+            counts = [epochs * n for n in per_epoch] if epochs else [iterations] * 3
+            return 60 + sum(n * iteration + (epochs or 10) * 5 for n in counts)
+
+        if iterations != 200:
+            assert takes(epochs, iterations) <= hours * 3600
+        if epochs is None:
+            assert takes(10, 0) > hours * 3600 < takes(None, iterations + 1)
+        elif epochs < 80:
+            assert takes(epochs + 1, 0) > hours * 3600
+
+
+def test_iterations_of_an_epoch_are_those_that_training_counts() -> None:
+    images = Images(long=64, short=64, labeled=24, unlabeled=176, val=400, test=600)
+    train = Train(epochs=10, batch_size=16)
+    outs = ("runs/teacher", "runs/student_1", "runs/student")
+    assert of_an_epoch(images, 16) == tuple(counted(out, 24, 176, train, 0.5) // 10 for out in outs)
