@@ -10,8 +10,9 @@ from statistics import mean, stdev
 from stpp.paper.published import NETWORKS, SETTINGS, Table
 from stpp.paper.results import Cell, Result
 from stpp.report.labels import LABELS
+from stpp.report.statistics import paired
 
-HEADER = ("network", "labels", "system", "published", "ours", "deviation", "n", "difference")
+HEADER = ("network", "labels", "system", "published", "ours", "deviation", "n", "difference", "seeds")
 NOT_RUN = "not run"
 
 
@@ -30,12 +31,12 @@ class Row:
         """As HEADER names them. Deviation is that of a sample, from two seeds on."""
         published = "" if self.published is None else f"{self.published:.1f}"
         if not self.ours:
-            return (self.network, self.labels, self.system, published, NOT_RUN, "", "0", "")
+            return (self.network, self.labels, self.system, published, NOT_RUN, "", "0", "", "")
         ours = mean(self.ours)
         deviation = f"{stdev(self.ours):.1f}" if len(self.ours) > 1 else ""
         difference = "" if self.published is None else f"{ours - self.published:+.1f}"
-        n = str(len(self.ours))
-        return (self.network, self.labels, self.system, published, f"{ours:.1f}", deviation, n, difference)
+        n, seeds = str(len(self.ours)), " ".join(f"{value:.1f}" for value in self.ours)
+        return (self.network, self.labels, self.system, published, f"{ours:.1f}", deviation, n, difference, seeds)
 
 
 def rows(table: Table, results: dict[Cell, list[Result]]) -> list[Row]:
@@ -52,6 +53,29 @@ def rows(table: Table, results: dict[Cell, list[Result]]) -> list[Row]:
             label = LABELS.get(system, system)
             found.append(Row(network, column, label, table.numbers.get((name, system)), ours))
     return found
+
+
+def paired_lines(table: Table, results: dict[Cell, list[Result]]) -> list[str]:
+    """Of every setting, how far a system is above the table's first and above the one before it, seed by seed."""
+    lines = []
+    for setting in dict.fromkeys(name for name, _ in results):
+        values = {
+            system: {r["seed"]: 100 * r["metrics"]["val"][system]["miou"] for r in results.get((setting, system), [])}
+            for system in table.systems
+        }
+        systems = [system for system, by_seed in values.items() if len(by_seed) > 1]
+        pairs = [(a, b) for i, b in enumerate(systems) for a in dict.fromkeys((systems[0], systems[i - 1])) if i]
+        for first, second in pairs:
+            seeds = sorted(values[first].keys() & values[second].keys())
+            if len(seeds) < 2:
+                continue
+            found = paired(*([values[one][seed] for seed in seeds] for one in (first, second)))
+            said = {1: "above", 0: "neither above nor below", -1: "below"}[found.sign]
+            lines.append(
+                f"{setting}: {LABELS.get(second, second)} is {said} {LABELS.get(first, first)}: {found.mean:+.1f} "
+                f"({found.low:+.1f} to {found.high:+.1f}) over {len(seeds)} seeds"
+            )
+    return [*lines, "In brackets: 95 % of the mean difference, by Student's t over the seeds' pairs."] if lines else []
 
 
 def _prints(table: Table, setting: str, system: str) -> bool:

@@ -79,7 +79,7 @@ def report(
     for name in names or TABLES:
         one = table(name)
         found, left_out = results_.of_table(results, name)
-        rows, notes = reports.rows(one, found), reports.notes(found, left_out)
+        rows, notes = reports.rows(one, found), reports.notes(found, left_out) + reports.paired_lines(one, found)
         said.append("\n".join([reports.text(one.title, rows), *notes[1:]]))
         for suffix, text in (
             ("md", reports.markdown(one.title, rows, notes)),

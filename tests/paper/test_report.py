@@ -43,7 +43,24 @@ def test_nothing_run_is_reported_as_not_run_and_never_as_published(tmp_path: Pat
         fields = dict(zip(report.HEADER, row.fields(), strict=True))
         assert fields["ours"] == report.NOT_RUN
         assert (fields["deviation"], fields["n"], fields["difference"]) == ("", "0", "")
+        assert fields["seeds"] == ""
     assert sum(row.published is not None for row in rows) == len(table(name).numbers)
+
+
+def test_systems_are_compared_seed_by_seed_where_there_are_two_or_more(tmp_path: Path) -> None:
+    numbers = {"suponly": (0.50, 0.60, 0.70), "st": (0.53, 0.62, 0.74), "stpp": (0.52, 0.66)}
+    for system, values in numbers.items():
+        for seed, miou in enumerate(values):
+            cell(tmp_path, "table-1", "own", system, seed, miou)
+    cell(tmp_path, "table-1", "pascal-1_8-deeplabv3plus-resnet50", "st", 0, 0.7)
+    lines = report.paired_lines(table("table-1"), results.of_table(tmp_path, "table-1")[0])
+    assert lines[0] == "own: ST is above SupOnly: +3.0 (+0.5 to +5.5) over 3 seeds"  # 3 +- 4.303 * 1 / sqrt(3)
+    assert [line.partition(":")[2].partition(":")[0] for line in lines[1:-1]] == [
+        " ST++ is neither above nor below SupOnly",
+        " ST++ is neither above nor below ST",
+    ]
+    assert "over 2 seeds" in lines[1]
+    assert report.paired_lines(table("table-1"), {}) == []
 
 
 def test_ours_is_the_mean_over_seeds_with_the_deviation_of_a_sample(tmp_path: Path) -> None:
@@ -53,8 +70,8 @@ def test_ours_is_the_mean_over_seeds_with_the_deviation_of_a_sample(tmp_path: Pa
     cell(tmp_path, "table-4", setting, "st", 0, 0.7333)
     found, _ = results.of_table(tmp_path, "table-4")
     rows = {(r.labels, r.system): r.fields() for r in report.rows(table("table-4"), found)}
-    assert rows["1/8 (1323)", "blind two-stage"][3:] == ("73.9", "73.7", "0.8", "3", "-0.2")
-    assert rows["1/8 (1323)", "ST"][3:] == ("73.3", "73.3", "", "1", "+0.0")
+    assert rows["1/8 (1323)", "blind two-stage"][3:] == ("73.9", "73.7", "0.8", "3", "-0.2", "73.0 73.6 74.5")
+    assert rows["1/8 (1323)", "ST"][3:] == ("73.3", "73.3", "", "1", "+0.0", "73.3")
     assert rows["1/4 (2645)", "ST"][4] == report.NOT_RUN
 
 
