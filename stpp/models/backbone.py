@@ -4,6 +4,7 @@ Each turns images (B, 3, H, W) into low-level features (B, C1, H/4, W/4) and hig
 the output stride s, with dilation in place of the last strides; `channels` says C1 and C2.
 """
 
+from functools import cache
 from typing import Any
 
 import timm
@@ -45,6 +46,7 @@ class Timm(nn.Module):
         return low, high
 
 
+@cache
 def _places(name: str, output_stride: int) -> tuple[int, int]:
     """Where among the maps of a network of timm lie the one at stride 4 and the last one.
 
