@@ -1,6 +1,7 @@
 """Commands preset list, show, use and suggest: params files by name, and one that fits the data and the machine."""
 
 import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +18,8 @@ FOLDER, PARAMS = Path("pipelines/presets"), Path("params.yaml")
 SETS = ("labeled", "unlabeled", "val", "test")
 RARE = 3
 """Labelled images that a class needs at least."""
+LOOKED_AT = 5000
+"""Images whose sizes are looked at, of a million, say."""
 Name = Annotated[str, Argument(help="Name of a preset; `stpp preset list` shows them.")]
 
 
@@ -77,8 +80,8 @@ def suggest(
         write_text(params, text)
     else:
         print(text)
-    print(*about, *times, sep="\n")
-    print(f"{params}: written; next: `dvc repro`" if write else "nothing is written; --write does so")
+    done = f"{params}: written; next: `dvc repro`" if write else "nothing is written; --write does so"
+    print(*about, *times, done, sep="\n", file=sys.stderr)
 
 
 def _images(data: Path, split: Path) -> "tuple[Images, list[str]]":
@@ -91,7 +94,9 @@ def _images(data: Path, split: Path) -> "tuple[Images, list[str]]":
 
     dataset = read_dataset(data)
     sets = {name: read_ids(path) for name in SETS if (path := split / f"{name}.txt").is_file() or name != "test"}
-    sizes = [(one.width, one.height) for one in (dataset.records[i] for i in sets["labeled"] + sets["unlabeled"])]
+    ids = sets["labeled"] + sets["unlabeled"]
+    some = ids[:: max(1, len(ids) // LOOKED_AT)]
+    sizes = [(one.width, one.height) for one in (dataset.records[i] for i in some)]
     images = Images(
         long=round(median(map(max, sizes))),
         short=round(median(map(min, sizes))),
