@@ -8,6 +8,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from stpp.params_file import edited
+
 BIN = Path(sys.executable).parent
 CODE = ("dvc.yaml", "params.yaml", "pipelines", "stpp", "splits", "weights", ".dvc/config", ".dvcignore", ".gitignore")
 
@@ -21,16 +23,9 @@ def project(folder: Path, changes: dict[str, Any]) -> None:
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "dvc.lock"))
         else:
             shutil.copyfile(source, target)
-    yaml = YAML()
-    params = yaml.load((folder / "params.yaml").read_text())
-    for key, value in changes.items():
-        *sections, last = key.split(".")
-        section = params
-        for name in sections:
-            section = section[name]
-        section[last] = YAML(typ="safe").load(value) if isinstance(value, str) else value
-    with (folder / "params.yaml").open("w") as file:
-        yaml.dump(params, file)
+    safe = YAML(typ="safe")
+    values = {key: safe.load(value) if isinstance(value, str) else value for key, value in changes.items()}
+    (folder / "params.yaml").write_text(edited(folder / "params.yaml", values))
     call(folder, "git", "init", "-q")
 
 

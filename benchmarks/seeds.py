@@ -34,7 +34,7 @@ CLAIMS = (
 
 def main(
     work: Annotated[Path, Argument(help="Folder for the runs.")],
-    seeds: Annotated[int, Option(help="0 .. SEEDS - 1.")] = 8,
+    seeds: Annotated[int, Option(min=2, help="0 .. SEEDS - 1.")] = 8,
     system: Annotated[list[str] | None, Option(help="Besides ST++ and its teacher.  [default: st]")] = None,
     at_once: Annotated[int, Option(help="So many seeds at a time, of one thread each.")] = 2,
     change: Annotated[list[str] | None, Option("--set", help="KEY=VALUE of params.yaml.")] = None,

@@ -91,19 +91,21 @@ def edited(path: Path, values: Mapping[str, Any], why: Mapping[str, str] | None 
             section = section[name]
         after = last if last in section else next(reversed(section), last)
         old = section.ca.items.pop(after, None)
-        lines = (
-            old[2].value.partition("\n") if old and old[2] else ("", "", "")
-        )  # its remark; what is up to the next key
-        if after != last and lines[0]:
-            section.yaml_add_eol_comment(lines[0], after)
+        # A key's token holds its own remark, and all that stands before the next key.
+        remark, _, rest = old[2].value.partition("\n") if old and old[2] else ("", "", "")
+        if after != last:
+            if remark:
+                section.yaml_add_eol_comment(remark, after)
+            remark = ""
         section[last] = value
         if isinstance(value, list | tuple):
             section[last] = CommentedSeq(value)
             section[last].fa.set_flow_style()
-        remark = (why or {}).get(key, lines[0] if after == last else "")
-        if remark or lines[2]:
+        remark = (why or {}).get(key, remark)
+        if remark or rest:
             section.yaml_add_eol_comment(remark or "#", last, column=40 if why else None)
-            section.ca.items[last][2].value = (section.ca.items[last][2].value if remark else "") + "\n" + lines[2]
+            token = section.ca.items[last][2]
+            token.value = (token.value if remark else "") + "\n" + rest
     out = StringIO()
     yaml.dump(document, out)
     return out.getvalue()

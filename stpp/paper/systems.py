@@ -84,17 +84,22 @@ def cost(out: str) -> float:
 
 
 def iterations(out: str, labeled: int, unlabeled: int, train: Train, ratio: float) -> int:
-    """How long a model of `trains` trains: the over-sampled labelled images and the pseudo-labelled ones, per batch.
+    """How long a model of `trains` trains."""
+    if train.epochs is None:
+        return train.iterations or 0
+    return of_an_epoch(out, labeled, unlabeled, train.batch_size, ratio) * train.epochs
+
+
+def of_an_epoch(out: str, labeled: int, unlabeled: int, batch: int, ratio: float) -> int:
+    """Iterations of an epoch of it: the over-sampled labelled images and the pseudo-labelled ones, per batch.
 
     As `stpp train` counts: D_l is doubled below 200 for the teacher, repeated ceil(N / M) times for students; student 1
     of ST++ and of the blind pipeline sees `ratio` of the unlabelled images, any other student all.
     """
     from stpp.data.splits import copies
 
-    if train.epochs is None:
-        return train.iterations or 0
     half = out in ("runs/student_1", "runs/blind/student_1")
     pseudo = 0 if out == "runs/teacher" else int(unlabeled * ratio) if half else unlabeled
     if out == ONLINE:
-        return unlabeled // (train.batch_size // 2) * train.epochs
-    return (labeled * copies(labeled, pseudo) + pseudo) // train.batch_size * train.epochs
+        return unlabeled // (batch // 2)
+    return (labeled * copies(labeled, pseudo) + pseudo) // batch

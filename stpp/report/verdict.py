@@ -38,22 +38,18 @@ def known_of(models: Mapping[str, Path], scores: Path | None, classes: Sequence[
 
     models: folders that `stpp train` wrote; scores: that `stpp score` wrote.
     """
-    iterations = {}
-    for name, folder in models.items():
-        if (folder / "curve.csv").is_file():
-            iterations[name] = int(float(read_csv(folder / "curve.csv", ("iteration",))[-1]["iteration"]))
-    return Known(classes, iterations, _correlation(scores) if scores else None, _rise(models))
+    files = {name: folder / "curve.csv" for name, folder in models.items()}
+    curves = {name: read_csv(file, ("iteration", "val/miou")) for name, file in files.items() if file.is_file()}
+    iterations = {name: int(float(rows[-1]["iteration"])) for name, rows in curves.items()}
+    rise = _rise([100 * float(row["val/miou"]) for row in curves.get("suponly", ())])
+    return Known(classes, iterations, _correlation(scores) if scores else None, rise)
 
 
-def _rise(models: Mapping[str, Path]) -> float | None:
-    curve = models["suponly"] / "curve.csv" if "suponly" in models else None
-    if curve is None or not curve.is_file():
+def _rise(miou: Sequence[float]) -> float | None:
+    third = len(miou) // 3
+    if third < 2 or any(map(math.isnan, miou)):
         return None
-    value = [100 * float(row["val/miou"]) for row in read_csv(curve, ("val/miou",))]
-    third = len(value) // 3
-    if third < 2 or any(map(math.isnan, value)):
-        return None
-    return median(value[-third:]) - median(value[-2 * third : -third])
+    return median(miou[-third:]) - median(miou[-2 * third : -third])
 
 
 def _correlation(scores: Path) -> float | None:

@@ -12,7 +12,7 @@ from stpp.files import StppError, write_text
 from stpp.stages import options
 
 if TYPE_CHECKING:
-    from stpp.engine.setting import Images
+    from stpp.paper.setting import Images
 
 FOLDER, PARAMS = Path("pipelines/presets"), Path("params.yaml")
 SETS = ("labeled", "unlabeled", "val", "test")
@@ -64,7 +64,7 @@ def suggest(
 
     Run it after `dvc repro split`. A few iterations are measured; what each stage will take is told at the end.
     """
-    from stpp.engine.setting import fitted
+    from stpp.paper.setting import fitted
     from stpp.params_file import edited, load
 
     if write and not force and _changed(params):
@@ -79,7 +79,7 @@ def suggest(
     if write:
         write_text(params, text)
     else:
-        print(text)
+        print(text, end="")
     done = f"{params}: written; next: `dvc repro`" if write else "nothing is written; --write does so"
     print(*about, *times, done, sep="\n", file=sys.stderr)
 
@@ -88,9 +88,9 @@ def _images(data: Path, split: Path) -> "tuple[Images, list[str]]":
     """What counts of the images, and what a person should know of them."""
     from statistics import median
 
-    from stpp.engine.setting import Images
     from stpp.files import read_ids
     from stpp.manifest import read_dataset
+    from stpp.paper.setting import Images
 
     dataset = read_dataset(data)
     sets = {name: read_ids(path) for name in SETS if (path := split / f"{name}.txt").is_file() or name != "test"}

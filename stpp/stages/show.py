@@ -40,8 +40,9 @@ def show(runs: Annotated[Path, Option(help="Folder of the runs.")] = Path("runs"
         print("in brackets: 95 % of the differences to SupOnly, images drawn again (one seed of training)")
     if counts["val"]:
         print("", *verdict(counts["val"], _known(runs, list(counts["val"]), dataset["classes"])), sep="\n")
-    if dataset["name"] == "toy":
-        print("one seed says little: docs/results.md has eight, and says which of the paper's claims hold in them")
+        print(
+            "one seed says little: docs/results.md has eight of the embedded data set, and what of the paper they show"
+        )
     plots = runs / "report"
     if plots.is_dir():
         print(f"\nplots     {plots}/  ({', '.join(sorted(p.name for p in plots.glob('*.png')))})")

@@ -119,7 +119,7 @@ def test_a_package_needs_no_project_beside_it(checkpoint: Project, tmp_path: Pat
     export(checkpoint, "packaged", "--as", "mlflow")
     code = (
         "import mlflow, sys; m = mlflow.pyfunc.load_model(sys.argv[1]); import stpp;"
-        "print(stpp.__file__); print(m.metadata.signature)"
+        "print(stpp.__file__); print(m.metadata.signature); print('start:', m.metadata.metadata['start'])"
     )
     output = checkpoint.run("python", "-c", code, str(checkpoint.folder / "packaged"))
-    assert "packaged" in output and "binary" in output
+    assert "packaged" in output and "binary" in output and "start: none" in output

@@ -6,9 +6,7 @@ import re
 import pytest
 from small import Project
 
-from stpp.engine.setting import Images, Machine, choices, length, of_an_epoch
-from stpp.paper.systems import iterations as counted
-from stpp.params import Train
+from stpp.paper.setting import Images, Machine, choices, length
 from stpp.params_file import load
 
 
@@ -52,17 +50,15 @@ def test_a_suggestion_keeps_the_bounds_that_the_data_sets(size: tuple[int, int],
     assert all(one.why for one in choices(images, Machine(cuda, cores=4)))
 
 
-@pytest.mark.parametrize("unlabeled", [40, 8000])
-def test_a_length_fits_the_hours_and_is_never_beyond_the_papers(unlabeled: int) -> None:
-    images = Images(long=500, short=375, labeled=100, unlabeled=unlabeled, val=10, test=0)
-    per_epoch = of_an_epoch(images, 16)
+@pytest.mark.parametrize("per_epoch", [30, 800])
+def test_a_length_fits_the_hours_and_is_never_beyond_the_papers(per_epoch: int) -> None:
     for hours, iteration in itertools.product((0.1, 1, 10, 1000), (0.01, 0.5)):
         epochs, iterations = (one.value for one in length(per_epoch, iteration, 5.0, 60.0, hours))
-        assert (epochs is None) != (iterations is None)
+        assert (epochs is None) != (iterations is None) and (epochs or 0) <= 80
 
         def takes(epochs: int | None, iterations: int, iteration: float = iteration) -> float:
-            counts = [epochs * n for n in per_epoch] if epochs else [iterations] * 3
-            return 60 + sum(n * iteration + (epochs or 10) * 5 for n in counts)
+            count = epochs * per_epoch if epochs else 3 * iterations
+            return 60 + count * iteration + 3 * (epochs or 10) * 5
 
         if iterations != 200:
             assert takes(epochs, iterations) <= hours * 3600
@@ -70,10 +66,3 @@ def test_a_length_fits_the_hours_and_is_never_beyond_the_papers(unlabeled: int) 
             assert takes(10, 0) > hours * 3600 < takes(None, iterations + 1)
         elif epochs < 80:
             assert takes(epochs + 1, 0) > hours * 3600
-
-
-def test_iterations_of_an_epoch_are_those_that_training_counts() -> None:
-    images = Images(long=64, short=64, labeled=24, unlabeled=176, val=400, test=600)
-    train = Train(epochs=10, batch_size=16)
-    outs = ("runs/teacher", "runs/student_1", "runs/student")
-    assert of_an_epoch(images, 16) == tuple(counted(out, 24, 176, train, 0.5) // 10 for out in outs)

@@ -41,6 +41,7 @@ def test_st_plus_plus_and_st_run_whole_and_nothing_runs_twice(project: Project) 
     found = {name: mlflow.get_run(a["run_id"]) for name, a in about.items()}
     assert len({r.data.tags["mlflow.parentRunId"] for r in found.values()}) == 1
     assert {r.info.status for r in found.values()} == {"FINISHED"}
+    assert found["teacher"].data.tags["stpp.start"] == found["student"].data.tags["stpp.start"] == "none"
     parent = mlflow.get_run(found["teacher"].data.tags["mlflow.parentRunId"])
     assert (
         parent.data.metrics["val/stpp/miou"]

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stpp.data.splits import copies
 from stpp.engine import device as devices
 from stpp.engine.benchmark import seconds_of_an_image, seconds_of_an_iteration
 from stpp.engine.fit import POINTS
+from stpp.paper.systems import iterations, of_an_epoch, system
 from stpp.params import Params
 
 PAPER, FEW = 80, 10
@@ -110,10 +110,12 @@ def fitted(params: Params, images: Images, hours: float) -> tuple[list[Choice], 
     score = images.unlabeled * params.train.checkpoints * image
     label = 2 * images.unlabeled * image * sum(scale**2 for scale in params.label.scales)
     evaluate = 3 * (images.val + images.test) * image
-    val, per_epoch = images.val * image, of_an_epoch(images, params.train.batch_size)
+    val, counts = images.val * image, (images.labeled, images.unlabeled)
+    outs = system("stpp").trains
+    per_epoch = sum(of_an_epoch(out, *counts, params.train.batch_size, params.select.ratio) for out in outs)
     chosen += length(per_epoch, iteration, val, score + label + evaluate, hours)
     train = _with(params, chosen[-2:]).train
-    lengths = [train.iterations or (train.epochs or 0) * one for one in per_epoch]
+    lengths = [iterations(out, *counts, train, params.select.ratio) for out in outs]
     took = [count * iteration + (train.epochs or POINTS) * val for count in lengths]
     names = ("teacher", "student 1", "student 2")
     trainings = [
@@ -134,25 +136,14 @@ def precision(seconds: Mapping[str, float]) -> Choice:
     return Choice("model.precision", "bfloat16" if ratio >= FASTER else "float32", why)
 
 
-def of_an_epoch(images: Images, batch: int) -> tuple[int, int, int]:
-    """Iterations of an epoch of the teacher, of student 1 and of student 2, as `stpp train` counts them."""
-
-    def count(pseudo: int) -> int:
-        return max(1, (images.labeled * copies(images.labeled, pseudo) + pseudo) // batch)
-
-    return count(0), count(images.unlabeled // 2), count(images.unlabeled)
-
-
-def length(
-    per_epoch: tuple[int, int, int], iteration: float, val: float, other: float, hours: float
-) -> tuple[Choice, Choice]:
+def length(per_epoch: int, iteration: float, val: float, other: float, hours: float) -> tuple[Choice, Choice]:
     """The trainings' length, so that all of ST++ takes `hours`: epochs, no more than the paper's.
 
     Where these would be few, as with very many photos, iterations, which teacher and students have alike. per_epoch:
-    see `of_an_epoch`; iteration, val, other: seconds of one, of measuring val once, of all but the trainings.
+    iterations of all three; iteration, val, other: seconds of one, of measuring val once, of all but the trainings.
     """
     left = hours * 3600 - other
-    epochs = min(PAPER, int(left / (sum(per_epoch) * iteration + 3 * val)))
+    epochs = min(PAPER, int(left / (per_epoch * iteration + 3 * val)))
     fits = f"as many as {hours:g} hours allow"
     if epochs >= FEW:
         why = "as in the paper" if epochs == PAPER else fits
