@@ -405,6 +405,7 @@ def test_flat_names_of_parameters_are_dotted() -> None:
 @pytest.mark.parametrize("path", PUBLISHED, ids=str)
 def test_an_edited_file_has_the_new_values_with_their_reasons_and_keeps_all_else(path: Path) -> None:
     values = {"train.iterations": 7, "train.epochs": None, "label.scales": [1.0, 2.0], "runtime.cache_gb": 0.5}
+    values |= {"model.precision": "bfloat16"}  # the last of its section: an empty line follows
     why = {key: f"the reason of {key}" for key in values}
     text = edited(path, values, why)
     before, after = (YAML(typ="safe").load(source) for source in (path, text))
