@@ -194,6 +194,9 @@ class Train(Section):
     """Length of every training: each goes so many times through its images. 80 where `iterations` is not given."""
     iterations: Annotated[int, Field(ge=1, le=10**9)] | None = None
     """Length in place of `epochs`: each training has so many batches, however many images it has."""
+    val_points: Annotated[int, Field(ge=1, le=10**6)] | None = None
+    """How often val is measured: at so many points of a training, evenly spaced, or (a multiple of `checkpoints`, which
+    are kept at some of them) somewhat fewer. Left out: after every epoch, or 10 where `iterations` are given."""
     batch_size: Annotated[int, Field(ge=2, le=65536)] = 16
     """At least 2: the image pooling branch normalises one value a channel and image."""
     lr: Positive = 0.001

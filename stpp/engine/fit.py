@@ -26,7 +26,7 @@ from stpp.seeds import seed_of
 SAVE_EVERY_S = 120.0
 """Within an epoch, state is saved about this often."""
 POINTS = 10
-"""Where the length is given in iterations, val is measured about so many times, at equal distances."""
+"""Where the length is given in iterations, val is measured so many times if `train.val_points` is left out."""
 SAVING = 0.05
 """The share of the time that saving state takes at most: where epochs are short, it is not saved after every one."""
 
@@ -77,16 +77,17 @@ def evenly(count: int, length: int) -> list[int]:
 
 
 def measured_after(train: Train, per_epoch: int) -> dict[int, int]:
-    """The iterations after which val is measured, and as which step of a curve: each epoch's last, as its epoch.
+    """The iterations after which val is measured, and the step of each on a curve: an epoch, or the iteration itself.
 
-    Where the length is given in iterations, about POINTS at equal distances, as themselves. f_1..f_K are kept at K of
-    them. All are counted from 1.
+    There are `train.val_points`, evenly spaced; left out, one after every epoch, or POINTS of the iterations.
+    f_1..f_K are kept at K of them. All are counted from 1.
     """
-    if train.epochs is not None:
-        return {epoch * per_epoch: epoch for epoch in range(1, train.epochs + 1)}
-    assert train.iterations is not None
-    k = train.checkpoints
-    return {end: end for end in evenly(k * (max(k, min(POINTS, train.iterations)) // k), train.iterations)}
+    length, unit = (train.iterations, 1) if train.epochs is None else (train.epochs, per_epoch)
+    assert length is not None
+    points, k = train.val_points or (POINTS if train.epochs is None else length), train.checkpoints
+    if points < length:
+        points = max(k, points // k * k)
+    return {at * unit: at for at in evenly(min(points, length), length)}
 
 
 def fit(

@@ -78,6 +78,7 @@ def choices(images: Images, machine: Machine) -> list[Choice]:
         ),
         Choice("train.lr", 0.03, "from ImageNet's features; scaled by batch_size / 16"),
         Choice("train.head_lr_factor", 10.0, "as in the paper: the head starts at random"),
+        Choice("train.val_points", POINTS, "how often val is measured"),
         Choice("augment.weak.base", images.long, "the median image's long side: the size at which it is labelled"),
         Choice("augment.weak.scale", [0.75, 1.5] if images.tiny else [0.5, 2.0], f"a short side of {images.short}"),
         Choice("augment.weak.crop", crop, "321 in the paper; no more than the short side, without a GPU than 144"),
@@ -116,7 +117,7 @@ def fitted(params: Params, images: Images, hours: float) -> tuple[list[Choice], 
     chosen += length(per_epoch, iteration, val, score + label + evaluate, hours)
     train = _with(params, chosen[-2:]).train
     lengths = [iterations(out, *counts, train, params.select.ratio) for out in outs]
-    took = [count * iteration + (train.epochs or POINTS) * val for count in lengths]
+    took = [count * iteration + POINTS * val for count in lengths]
     names = ("teacher", "student 1", "student 2")
     trainings = [
         f"{name} {count} iterations, {seconds / 60:.0f} min"
@@ -143,7 +144,7 @@ def length(per_epoch: int, iteration: float, val: float, other: float, hours: fl
     iterations of all three; iteration, val, other: seconds of one, of measuring val once, of all but the trainings.
     """
     left = hours * 3600 - other
-    epochs = min(PAPER, int(left / (per_epoch * iteration + 3 * val)))
+    epochs = min(PAPER, int((left - 3 * POINTS * val) / (per_epoch * iteration)))
     fits = f"as many as {hours:g} hours allow"
     if epochs >= FEW:
         why = "as in the paper" if epochs == PAPER else fits

@@ -54,7 +54,8 @@ def report(
     stability = _stability(scores)
     matrices = read(evaluation / "scores.json", Matrices)["val"]
     only = {name: _only(matrix, dataset.classes) for name, matrix in matrices.items()}
-    checkpoints = {name: _checkpoints(folder, name, metrics, only) for name, folder in models.items()}
+    unit = "iteration" if p.train.epochs is None else "epoch"  # as in the curves of MLflow
+    checkpoints = {name: _checkpoints(folder, name, metrics, only, unit) for name, folder in models.items()}
     with replacing_folder(out) as partial:
         _plots(dataset, metrics, evaluation, models, scores, selection, partial)
         _predictions(photos, evaluation / "panels", list(metrics["val"]), partial / "panels.png")
@@ -134,7 +135,7 @@ def _only(matrix: list[list[int]], classes: Sequence[str]) -> str:
     return "" if only is None else classes[only]
 
 
-def _checkpoints(folder: Path, name: str, metrics: dict[str, Any], only: dict[str, str]) -> list[Checkpoint]:
+def _checkpoints(folder: Path, name: str, metrics: dict[str, Any], only: dict[str, str], unit: str) -> list[Checkpoint]:
     """What a training has kept, for MLflow: f_1 .. f_K, as far as they are here, and the model, if it was evaluated.
 
     only: by model, the class that it predicts for every pixel of val, if it predicts but one.
@@ -142,10 +143,8 @@ def _checkpoints(folder: Path, name: str, metrics: dict[str, Any], only: dict[st
     from stpp.records import Run, read
 
     about, val = read(folder / "run.json", Run), metrics["lists"]["val"]
-    rows = read_csv(folder / "curve.csv", ("epoch", "iteration", "val/miou"))
-    epochs, iterations = ([float(row[unit]) for row in rows] for unit in ("epoch", "iteration"))
-    # As in the curves of MLflow: epochs, if each has its row, or else iterations.
-    steps = [int(at) for at in (epochs if epochs == [*range(1, len(rows) + 1)] else iterations)]
+    rows = read_csv(folder / "curve.csv", (unit, "val/miou"))
+    steps = [int(float(row[unit])) for row in rows]
     kept = sorted((folder / "checkpoints").glob("*.safetensors"), key=lambda file: int(file.stem))
     found = []
     for j, file in enumerate(kept, 1):

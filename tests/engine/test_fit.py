@@ -250,6 +250,33 @@ def test_of_so_many_iterations_val_is_measured_evenly_and_where_a_checkpoint_is_
     assert ends == {end: end for end in ends}
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.integers(2, 9), st.integers(0, 100), st.integers(1, 12), st.integers(1, 120), st.booleans())
+def test_val_is_measured_at_so_many_points_and_where_a_checkpoint_is_kept(
+    checkpoints: int, more: int, per_epoch: int, points: int, epochs: bool
+) -> None:
+    length = checkpoints + more
+    train = Train.model_validate(
+        {"epochs" if epochs else "iterations": length, "checkpoints": checkpoints, "val_points": points}
+    )
+    unit = per_epoch if epochs else 1
+    ends = measured_after(train, per_epoch)
+    assert ends == {at * unit: at for at in ends.values()}
+    gaps = [b - a for a, b in pairwise([0, *ends.values()])]
+    assert sum(gaps) == length and min(gaps) >= 1 and max(gaps) - min(gaps) <= 1
+    assert {j * length // checkpoints for j in range(1, checkpoints + 1)} <= set(ends.values())
+    assert len(ends) == length if points >= length else points - checkpoints < len(ends) <= max(points, checkpoints)
+
+
+def test_weights_are_the_same_however_often_val_is_measured() -> None:
+    networks, worlds = [tiny(), tiny()], [World(), World()]
+    for network, world, points in zip(networks, worlds, (None, 2), strict=True):
+        run(network, Noise(10), Train(epochs=5, batch_size=4, lr=0.2, checkpoints=2, val_points=points), world)
+    assert equal(networks[0].state_dict(), networks[1].state_dict())
+    assert all(equal(worlds[0].read(j), worlds[1].read(j)) for j in ("1", "2"))
+    assert [[step for _, step in world.logged] for world in worlds] == [[1, 2, 3, 4, 5], [2, 5]]
+
+
 # -- the loop ---------------------------------------------------------------------------------------------------------
 
 
