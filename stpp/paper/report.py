@@ -3,14 +3,15 @@
 import csv
 import html
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 
+from stpp.paper import evidence
 from stpp.paper.published import NETWORKS, SETTINGS, Table
 from stpp.paper.results import Cell, Result
+from stpp.report.grid import Grid
 from stpp.report.labels import LABELS
-from stpp.report.statistics import paired
 
 HEADER = ("network", "labels", "system", "published", "ours", "deviation", "n", "difference", "seeds")
 NOT_RUN = "not run"
@@ -55,45 +56,40 @@ def rows(table: Table, results: dict[Cell, list[Result]]) -> list[Row]:
     return found
 
 
-def paired_lines(table: Table, results: dict[Cell, list[Result]]) -> list[str]:
-    """Of every setting, how far a system is above the table's first and above the one before it, seed by seed."""
-    lines = []
-    for setting in dict.fromkeys(name for name, _ in results):
-        values = {
-            system: {r["seed"]: 100 * r["metrics"]["val"][system]["miou"] for r in results.get((setting, system), [])}
-            for system in table.systems
-        }
-        systems = [system for system, by_seed in values.items() if len(by_seed) > 1]
-        pairs = [(a, b) for i, b in enumerate(systems) for a in dict.fromkeys((systems[0], systems[i - 1])) if i]
-        for first, second in pairs:
-            seeds = sorted(values[first].keys() & values[second].keys())
-            if len(seeds) < 2:
-                continue
-            found = paired(*([values[one][seed] for seed in seeds] for one in (first, second)))
-            said = {1: "above", 0: "neither above nor below", -1: "below"}[found.sign]
-            lines.append(
-                f"{setting}: {LABELS.get(second, second)} is {said} {LABELS.get(first, first)}: {found.mean:+.1f} "
-                f"({found.low:+.1f} to {found.high:+.1f}) over {len(seeds)} seeds"
-            )
-    return [*lines, "In brackets: 95 % of the mean difference, by Student's t over the seeds' pairs."] if lines else []
-
-
 def _prints(table: Table, setting: str, system: str) -> bool:
     """Whether the table has this cell: all of its systems, where the paper plots them without numbers."""
     return (setting, system) in table.numbers or all(of != system for _, of in table.numbers)
 
 
-def text(title: str, found: list[Row]) -> str:
+def grids(table: Table, results: dict[Cell, list[Result]]) -> dict[str, list[Grid]]:
+    """By setting, the evidence over its seeds."""
+    settings = dict.fromkeys(name for name, _ in results)
+    return {
+        setting: evidence.grids(
+            evidence.by_seed(r for (s, _), found in results.items() if s == setting for r in found), table.systems
+        )
+        for setting in settings
+    }
+
+
+def table_of(table: Table, found: list[Row]) -> Grid:
+    return Grid(table.title, HEADER, [row.fields() for row in found])
+
+
+def text(shown: Grid, below: dict[str, list[Grid]], notes: list[str]) -> str:
     """For a terminal."""
-    lines = [tuple(HEADER), *(row.fields() for row in found)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(HEADER))]
-    return "\n".join([title, *("  ".join(c.ljust(w) for c, w in zip(x, widths, strict=True)).rstrip() for x in lines)])
+    parts = ["\n".join([shown.text(), *notes[1:]])]
+    parts += [
+        replace(grid, title=f"{setting}: {grid.title}").text() for setting, grids in below.items() for grid in grids
+    ]
+    return "\n\n".join(parts)
 
 
-def markdown(title: str, found: list[Row], notes: list[str]) -> str:
-    lines = [f"## {title}", "", f"| {' | '.join(HEADER)} |", "|---" * len(HEADER) + "|"]
-    lines += [f"| {' | '.join(field.replace('|', '/') for field in row.fields())} |" for row in found]
-    return "\n".join([*lines, "", *notes]) + "\n"
+def markdown(shown: Grid, below: dict[str, list[Grid]], notes: list[str]) -> str:
+    parts = [f"## {shown.title}", shown.markdown(), "\n".join(notes)]
+    for setting, grids in below.items():
+        parts += [f"### {setting}", *(part for grid in grids for part in (f"{grid.title}:", grid.markdown()))]
+    return "\n\n".join(parts) + "\n"
 
 
 def as_csv(found: list[Row]) -> str:
@@ -104,17 +100,18 @@ def as_csv(found: list[Row]) -> str:
     return out.getvalue()
 
 
-def as_html(title: str, found: list[Row], notes: list[str]) -> str:
+def as_html(shown: Grid, below: dict[str, list[Grid]], notes: list[str]) -> str:
     """One page that needs nothing else."""
-    head = "".join(f"<th>{name}</th>" for name in HEADER)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(field)}</td>" for field in row.fields()) + "</tr>\n" for row in found
-    )
-    about = "".join(f"<p>{html.escape(note)}</p>\n" for note in notes)
+    parts = [
+        f"<h1>{html.escape(shown.title)}</h1>\n{shown.html()}",
+        *(f"<p>{html.escape(note)}</p>\n" for note in notes),
+    ]
+    for setting, grids in below.items():
+        parts += [f"<h2>{html.escape(setting)}</h2>\n"]
+        parts += [f"<h3>{html.escape(grid.title)}</h3>\n{grid.html()}" for grid in grids]
     return (
-        f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>\n'
-        f"<style>{STYLE}</style>\n<h1>{html.escape(title)}</h1>\n"
-        f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table>\n{about}</html>\n"
+        f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{html.escape(shown.title)}</title>\n'
+        f"<style>{STYLE}</style>\n{''.join(parts)}</html>\n"
     )
 
 

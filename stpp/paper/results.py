@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from stpp.files import StppError, read_json
 from stpp.paper.published import table
+from stpp.records import Ratio, Record
 
 SEEDS = ("train.seed", "select.seed")
 Result = dict[str, Any]
@@ -20,6 +21,17 @@ class _Scores(BaseModel):
     miou: Annotated[float, Field(ge=0, le=1)]
 
 
+class Numbers(Record):
+    """What was measured in one run; mIoU and IoU in [0, 1]."""
+
+    miou: dict[str, dict[str, Ratio]] = Field(default_factory=dict)
+    """By val, test or masks, and model, or mask set where true masks are known."""
+    correlation: Annotated[float, Field(ge=-1, le=1)] | None = None
+    """Rank correlation of stability and true quality."""
+    classes: dict[str, dict[str, dict[str, Ratio]]] = Field(default_factory=dict)
+    """IoU by set, model and class; a class that does not occur is left out."""
+
+
 class _Result(BaseModel):
     """What a report reads of a result, and so has to be there."""
 
@@ -28,6 +40,7 @@ class _Result(BaseModel):
     seed: int
     metrics: dict[str, dict[str, _Scores]]
     params: dict[str, Any]
+    numbers: Numbers | None = None
     evaluation: str
     keep: str
     data_digest: str

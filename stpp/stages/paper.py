@@ -79,12 +79,13 @@ def report(
     for name in names or TABLES:
         one = table(name)
         found, left_out = results_.of_table(results, name)
-        rows, notes = reports.rows(one, found), reports.notes(found, left_out) + reports.paired_lines(one, found)
-        said.append("\n".join([reports.text(one.title, rows), *notes[1:]]))
+        rows, notes, below = reports.rows(one, found), reports.notes(found, left_out), reports.grids(one, found)
+        shown = reports.table_of(one, rows)
+        said.append(reports.text(shown, below, notes))
         for suffix, text in (
-            ("md", reports.markdown(one.title, rows, notes)),
+            ("md", reports.markdown(shown, below, notes)),
             ("csv", reports.as_csv(rows)),
-            ("html", reports.as_html(one.title, rows, notes)),
+            ("html", reports.as_html(shown, below, notes)),
         ):
             texts[out / f"{name}.{suffix}"] = text
     for path, text in texts.items():  # when every table was read
@@ -163,25 +164,29 @@ def _changes(params: "Params") -> list[str]:
 
 def _result(ref: str, head: str, name: str, job: "Job") -> "Result":
     """What a finished cell leaves in git. ref: the experiment's, below the commit `head` that it started from."""
+    from stpp.paper.evidence import numbers_of
     from stpp.paper.systems import system
 
     folder = system(name).evaluation
-    files = {}
+    wanted = [f"{folder}/{file}" for file in ("metrics.json", "run.json", "per_class.csv")]
+    if folder == system("stpp").evaluation:
+        wanted += ["runs/score/scores.csv", "runs/score/quality.csv"]
     with tempfile.TemporaryDirectory() as temporary:
-        for file in ("metrics.json", "run.json"):
+        for file in wanted:
             out = Path(temporary) / file
-            words = ["dvc", "get", ".", f"{folder}/{file}", "--rev", git("rev-parse", ref), "-o", str(out), "-q"]
+            out.parent.mkdir(parents=True, exist_ok=True)
+            words = ["dvc", "get", ".", file, "--rev", git("rev-parse", ref), "-o", str(out), "-q"]
             done = subprocess.run(words, capture_output=True, text=True, check=False)
             if done.returncode != 0:
-                raise StppError(f"{ref}: {folder}/{file} could not be read back: {done.stderr.strip()}")
-            files[file] = read_json(out)
-    metrics, about = files["metrics.json"], files["run.json"]
+                raise StppError(f"{ref}: {file} could not be read back: {done.stderr.strip()}")
+        metrics, about = (read_json(Path(temporary) / file) for file in wanted[:2])
+        numbers = numbers_of(Path(temporary) / folder, Path(temporary) / "runs/score")
     return {
         "setting": job.setting,
         "system": name,
         "seed": job.seed,
         "metrics": {which: {name: metrics[which][name]} for which in ("val", "test") if which in metrics},
-        "pseudo": metrics.get("pseudo", {}),
+        "numbers": numbers.model_dump(),
         "evaluation": metrics["evaluation"],
         "keep": job.params.train.keep,
         "data_digest": about["stpp.data.digest"],

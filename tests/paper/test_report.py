@@ -16,6 +16,7 @@ from stpp.paper import report, results
 from stpp.paper.published import TABLES, table
 from stpp.paper.systems import SYSTEMS
 from stpp.params_file import overlays_of, read_yaml
+from stpp.report.grid import Grid
 
 
 def cell(folder: Path, name: str, setting: str, system: str, seed: int, miou: float, /, **more: Any) -> None:
@@ -47,20 +48,63 @@ def test_nothing_run_is_reported_as_not_run_and_never_as_published(tmp_path: Pat
     assert sum(row.published is not None for row in rows) == len(table(name).numbers)
 
 
+def grids_of(folder: Path, name: str, setting: str) -> dict[str, list[dict[str, str]]]:
+    """The evidence over a setting's seeds, each row by the header's names."""
+    found = report.grids(table(name), results.of_table(folder, name)[0])[setting]
+    return {grid.title: [dict(zip(grid.header, row, strict=True)) for row in grid.rows] for grid in found}
+
+
 def test_systems_are_compared_seed_by_seed_where_there_are_two_or_more(tmp_path: Path) -> None:
     numbers = {"suponly": (0.50, 0.60, 0.70), "st": (0.53, 0.62, 0.74), "stpp": (0.52, 0.66)}
     for system, values in numbers.items():
         for seed, miou in enumerate(values):
             cell(tmp_path, "table-1", "own", system, seed, miou)
     cell(tmp_path, "table-1", "pascal-1_8-deeplabv3plus-resnet50", "st", 0, 0.7)
-    lines = report.paired_lines(table("table-1"), results.of_table(tmp_path, "table-1")[0])
-    assert lines[0] == "own: ST is above SupOnly: +3.0 (+0.5 to +5.5) over 3 seeds"  # 3 +- 4.303 * 1 / sqrt(3)
-    assert [line.partition(":")[2].partition(":")[0] for line in lines[1:-1]] == [
-        " ST++ is neither above nor below SupOnly",
-        " ST++ is neither above nor below ST",
+    seeds, claims = grids_of(tmp_path, "table-1", "own").values()
+    assert [list(row.values()) for row in seeds] == [
+        ["SupOnly", "val", "50.0", "60.0", "70.0", "60.0", "10.0"],
+        ["ST", "val", "53.0", "62.0", "74.0", "63.0", "10.5"],
+        ["ST++", "val", "52.0", "66.0", "", "59.0", "9.9"],
     ]
-    assert "over 2 seeds" in lines[1]
-    assert report.paired_lines(table("table-1"), {}) == []
+    assert [list(row.values()) for row in claims] == [
+        ["ST above SupOnly", "val", "+3.0", "+0.5 to +5.5", "3 of 3", "holds"],  # 3 +- 4.303 * 1 / sqrt(3)
+        ["ST++ above SupOnly", "val", "+4.0", "-21.4 to +29.4", "2 of 2", "open"],
+        ["ST++ above ST", "val", "+1.5", "-30.3 to +33.3", "1 of 2", "open"],
+    ]
+    assert list(grids_of(tmp_path, "table-1", "pascal-1_8-deeplabv3plus-resnet50")) == ["Every seed"]
+
+
+def test_a_cell_tells_of_every_model_mask_set_and_class_of_its_run(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        numbers = {
+            "miou": {
+                "val": {"suponly": 0.5, "stpp": 0.6 - seed / 10},
+                "test": {"suponly": 0.4, "stpp": 0.3},
+                "masks": {"unreliable": 0.2, "reliable": 0.3 + seed / 100},
+            },
+            "correlation": 0.5 + seed / 10,
+            "classes": {"val": {"suponly": {"cat": 0.5}, "stpp": {"cat": 0.25, "dog": seed / 2}}},
+        }
+        cell(tmp_path, "table-1", "own", "stpp", seed, 0.6 - seed / 10, numbers=numbers)
+    seeds, claims, classes = grids_of(tmp_path, "table-1", "own").values()
+    assert {(row["mIoU in %"], row["on"]): row["mean"] for row in seeds} == {
+        ("SupOnly", "val"): "50.0",
+        ("ST++", "val"): "55.0",
+        ("SupOnly", "test"): "40.0",
+        ("ST++", "test"): "30.0",
+        ("unreliable, by the teacher", "masks"): "20.0",
+        ("reliable, by the teacher", "masks"): "30.5",
+        ("rank correlation of stability and quality", "masks"): "0.55",
+    }
+    assert {(row["claim"], row["on"]): row[""] for row in claims} == {
+        ("ST++ above SupOnly", "val"): "open",
+        ("ST++ above SupOnly", "test"): "does not hold: the reverse does",
+        ("reliable masks above the others", "masks"): "holds",
+    }
+    assert classes == [
+        {"IoU in %": "cat", "SupOnly": "50.0", "ST++": "25.0"},
+        {"IoU in %": "dog", "SupOnly": "", "ST++": "25.0"},
+    ]
 
 
 def test_ours_is_the_mean_over_seeds_with_the_deviation_of_a_sample(tmp_path: Path) -> None:
@@ -88,15 +132,15 @@ def test_every_form_holds_the_same_fields(tmp_path: Path) -> None:
     cell(tmp_path, "table-3", "cityscapes-1_8-deeplabv3plus-resnet50", "stpp", 0, 0.72)
     found, left_out = results.of_table(tmp_path, "table-3")
     rows, notes = report.rows(table("table-3"), found), report.notes(found, left_out)
-    fields = [row.fields() for row in rows]
+    shown, fields = report.table_of(table("table-3"), rows), [row.fields() for row in rows]
     assert [tuple(line) for line in csv.reader(io.StringIO(report.as_csv(rows)))][1:] == fields
     of_markdown = [
         tuple(part.strip() for part in line.strip("|").split("|"))
-        for line in report.markdown("t", rows, notes).splitlines()
+        for line in report.markdown(shown, {}, notes).splitlines()
         if line.startswith("| ")
     ]
     assert of_markdown[1:] == fields
-    page = report.as_html("t", rows, notes)
+    page = report.as_html(shown, {}, notes)
     assert page.count("<tr>") == len(rows) + 1
     assert all(f"<td>{field}</td>" in page for row in fields for field in row)
     assert "whole images" in page
@@ -104,8 +148,10 @@ def test_every_form_holds_the_same_fields(tmp_path: Path) -> None:
 
 def test_a_name_from_outside_is_text_in_the_page(tmp_path: Path) -> None:
     rows = [report.Row("", "<script>alert(1)</script>", "a|b", None, ())]
-    assert "<script>" not in report.as_html("t", rows, [])
-    assert "| a/b |" in report.markdown("t", rows, [])
+    shown = report.table_of(table("table-1"), rows)
+    below = {"<script>": [Grid("<script>", ["<script>"], [["<script>"]])]}
+    assert "<script>" not in report.as_html(shown, below, ["<script>"])
+    assert "| a/b |" in report.markdown(shown, {}, [])
 
 
 def test_a_finished_cell_counts_for_every_table_but_only_with_its_parameters_and_lists(tmp_path: Path) -> None:
