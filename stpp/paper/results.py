@@ -1,13 +1,17 @@
 """Finished cells of a table, each a small file in git: all that a report reads."""
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError
+from pydantic_core import to_jsonable_python
 
 from stpp.files import StppError, read_json
 from stpp.paper.published import table
+from stpp.params import Params
+from stpp.params_file import flatten
 from stpp.records import Ratio, Record
 
 SEEDS = ("train.seed", "select.seed")
@@ -62,13 +66,27 @@ def read(path: Path) -> Result:
         elif system not in known.metrics.get("val", {}):
             wrong = f"metrics.val.{system} is missing"
         else:
-            return dict(raw)
+            return dict(raw) | {"params": _defaults() | known.params}
     except ValidationError as error:
         first = error.errors()[0]
         wrong = f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}"
     except StppError:
         wrong = "not readable as JSON"
     raise StppError(f"{path}: {wrong}; remove it (git has what was committed), and `stpp paper run` runs the cell")
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    """By dotted name: a cell of before a parameter was there has its default, which does what was done then."""
+    sections = {
+        name: section.annotation for name, section in Params.model_fields.items() if name not in ("runtime", "toy")
+    }
+    values = {
+        name: {key: one.default for key, one in section.model_fields.items() if not one.is_required()}
+        for name, section in sections.items()
+        if section is not None
+    }
+    return flatten(to_jsonable_python(values))
 
 
 def path_of(folder: Path, table: str, setting: str, system: str, seed: int) -> Path:

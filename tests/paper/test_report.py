@@ -13,9 +13,10 @@ import pytest
 
 from stpp.files import StppError, write_json
 from stpp.paper import report, results
+from stpp.paper.plan import flat
 from stpp.paper.published import TABLES, table
 from stpp.paper.systems import SYSTEMS
-from stpp.params_file import overlays_of, read_yaml
+from stpp.params_file import load, overlays_of, read_yaml
 from stpp.report.grid import Grid
 
 
@@ -155,12 +156,24 @@ def test_a_name_from_outside_is_text_in_the_page(tmp_path: Path) -> None:
 
 
 def test_a_finished_cell_counts_for_every_table_but_only_with_its_parameters_and_lists(tmp_path: Path) -> None:
-    params, lists = {"train.seed": 0, "train.lr": 0.001}, {"splits/a.txt": "1"}
+    params, lists = flat(load([Path("params.yaml")])), {"splits/a.txt": "1"}
     cell(tmp_path, "table-1", "s", "st", 0, 0.7, params=params, lists=lists)
     assert results.finished(tmp_path, "s", "st", 0, {"params": params, "lists": lists}) is not None
     assert results.finished(tmp_path, "s", "st", 0, {"params": params | {"train.lr": 0.002}, "lists": lists}) is None
     assert results.finished(tmp_path, "s", "st", 0, {"params": params, "lists": {"splits/a.txt": "2"}}) is None
     assert results.finished(tmp_path, "s", "st", 1, {"params": params, "lists": lists}) is None
+
+
+def test_a_cell_of_before_a_parameter_was_there_has_its_default(tmp_path: Path) -> None:
+    setting, params = "own", flat(load([Path("params.yaml")]))
+    params.pop("data.root")
+    old = {key: value for key, value in params.items() if key not in ("train.val_points", "split.stratify")}
+    cell(tmp_path, "table-1", setting, "st", 0, 0.7, params=old)
+    for points, stratify, found in ((None, False, True), (5, False, False), (None, True, False)):
+        expected = params | {"train.val_points": points, "split.stratify": stratify}
+        assert (results.finished(tmp_path, setting, "st", 0, {"params": expected}) is not None) == found
+    cell(tmp_path, "table-1", setting, "st", 1, 0.8, params=params | {"train.seed": 1, "train.val_points": None})
+    assert len(results.of_table(tmp_path, "table-1")[0][setting, "st"]) == 2
 
 
 @pytest.mark.parametrize(
