@@ -66,7 +66,7 @@ def read(path: Path) -> Result:
         elif system not in known.metrics.get("val", {}):
             wrong = f"metrics.val.{system} is missing"
         else:
-            return dict(raw) | {"params": _defaults() | known.params}
+            return dict(raw) | {"params": _complete(known.params)}
     except ValidationError as error:
         first = error.errors()[0]
         wrong = f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}"
@@ -75,9 +75,15 @@ def read(path: Path) -> Result:
     raise StppError(f"{path}: {wrong}; remove it (git has what was committed), and `stpp paper run` runs the cell")
 
 
+def _complete(params: dict[str, Any]) -> dict[str, Any]:
+    """A cell of before a parameter was there has its default, which does what was done then."""
+    sections = {key[:at] for key in params for at, sign in enumerate(key) if sign == "."}
+    return {key: value for key, value in _defaults().items() if key not in sections} | params
+
+
 @cache
 def _defaults() -> dict[str, Any]:
-    """By dotted name: a cell of before a parameter was there has its default, which does what was done then."""
+    """By dotted name."""
     sections = {
         name: section.annotation for name, section in Params.model_fields.items() if name not in ("runtime", "toy")
     }
