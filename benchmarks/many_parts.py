@@ -99,15 +99,15 @@ def generate(ids: int) -> None:
 
 def _with_rest(params: dict[str, Any]) -> dict[str, Any]:
     """The other sections as the project's own params.yaml has them, for two workers."""
-    from stpp.params_file import read_yaml
+    from stpp.params.file import read_yaml
 
     there = json.loads(json.dumps(read_yaml(Path(__file__).parent.parent / "params.yaml")))
     return {**there, **params, "runtime": {"device": "cpu", "workers": 2, "threads": 1}}
 
 
 def discover(ids: int) -> None:
-    from stpp.data.catalog import discover, layout
-    from stpp.params_file import load
+    from stpp.ingest.catalog import discover, layout
+    from stpp.params.file import load
 
     data = load([Path("params.yaml")]).data
     with timed():
@@ -131,7 +131,7 @@ def change(ids: int) -> None:
 
 
 def open_manifest(ids: int) -> None:
-    from stpp.manifest import read_dataset
+    from stpp.store.manifest import read_dataset
 
     with timed():
         records = read_dataset(DATA).records
@@ -139,7 +139,7 @@ def open_manifest(ids: int) -> None:
 
 
 def look_up(ids: int) -> str:
-    from stpp.manifest import read_dataset
+    from stpp.store.manifest import read_dataset
 
     records = read_dataset(DATA).records
     chosen = [name_of(random.randrange(ids)) for _ in range(READ)]
@@ -151,7 +151,7 @@ def look_up(ids: int) -> str:
 
 
 def digest(ids: int) -> None:
-    from stpp.manifest import read_dataset
+    from stpp.store.manifest import read_dataset
 
     dataset = read_dataset(DATA)
     with timed():
@@ -173,7 +173,7 @@ def select(ids: int) -> None:
 
 
 def listed(ids: int) -> None:
-    from stpp.manifest import listed, read_dataset
+    from stpp.store.manifest import listed, read_dataset
 
     dataset = read_dataset(DATA)
     Path("list.txt").write_text("".join(f"images/{name_of(i)}.ppm\n" for i in range(ids)))
@@ -189,7 +189,7 @@ def _shards(ids: int) -> int:
 def write_masks(ids: int) -> str:
     import numpy as np
 
-    from stpp.masks import ShardWriter, merge_manifests, shard_name, shards_of
+    from stpp.store.masks import ShardWriter, merge_manifests, shard_name, shards_of
 
     drawn = np.random.default_rng(0)
     masks = [drawn.integers(0, len(CLASSES), (SIZE, SIZE)).astype(np.uint8) for _ in range(64)]
@@ -206,14 +206,14 @@ def write_masks(ids: int) -> str:
 
 
 def open_masks(ids: int) -> None:
-    from stpp.masks import MaskSet
+    from stpp.store.masks import MaskSet
 
     with timed():
         assert len(MaskSet(MASKS).rows) == ids
 
 
 def read_masks(ids: int) -> str:
-    from stpp.masks import MaskSet
+    from stpp.store.masks import MaskSet
 
     masks = MaskSet(MASKS)
     chosen = [name_of(random.randrange(ids)) for _ in range(min(ids, READ))]
@@ -227,7 +227,7 @@ def read_masks(ids: int) -> str:
 
 
 def audit_tree(ids: int) -> None:
-    from stpp.lineage import md5_of
+    from stpp.run.lineage import md5_of
 
     with timed():
         assert md5_of(Path("photos").resolve(), Path().resolve()).endswith(".dir")
@@ -287,9 +287,9 @@ def _private(pid: int | str = "self") -> float:
 def _imported() -> None:
     """What stages import when they are called: not to be measured."""
     import stpp.audit.duplicates
-    import stpp.data.inspection
-    import stpp.data.splits
-    import stpp.params_file
+    import stpp.ingest.inspection
+    import stpp.ingest.splits
+    import stpp.params.file
     import stpp.selftrain.selection  # noqa: F401
 
 
@@ -310,8 +310,8 @@ def _grown(read: Callable[[], None]) -> float:
 
 def worker(ids: int) -> str:
     from stpp.data.datasets import Labeled, Photos
-    from stpp.manifest import read_dataset
-    from stpp.masks import MaskSet
+    from stpp.store.manifest import read_dataset
+    from stpp.store.masks import MaskSet
 
     masks = MaskSet(MASKS)
     data = Labeled(Photos(read_dataset(DATA), Path("photos")), masks.ids, masks)

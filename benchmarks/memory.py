@@ -21,7 +21,7 @@ def main() -> None:
     from stpp.engine.device import keep_memory
     from stpp.engine.predict import folded, labelling
     from stpp.models.build import build
-    from stpp.params import Label, Model
+    from stpp.params.models import Label, Model
 
     class Largest(nn.Module):
         """The network where an image is as large as any, for the first few of such; else zeros."""

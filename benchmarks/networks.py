@@ -30,12 +30,12 @@ from stpp.engine.device import keep_memory, precision
 from stpp.engine.evaluate import Decided, decisions, evaluate
 from stpp.engine.fit import supervised
 from stpp.engine.predict import LARGE, Decide, decided, folded, labelling, plain
-from stpp.manifest import Dataset, Record
-from stpp.masks import encode_mask
 from stpp.models.build import build
-from stpp.params import Label, Model, Runtime
+from stpp.params.models import Label, Model, Runtime
 from stpp.selftrain.pseudo import pseudo_masks
 from stpp.selftrain.stability import stabilities
+from stpp.store.manifest import Dataset, Record
+from stpp.store.masks import encode_mask
 
 HEIGHT, WIDTH, CLASSES, K, CROP = 375, 500, 21, 3, 321
 MODELS = {p: Model(weights="none", precision=p) for p in PRECISIONS}  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from stpp.params_file import edited
+from stpp.params.file import edited
 
 BIN = Path(sys.executable).parent
 CODE = ("dvc.yaml", "params.yaml", "pipelines", "stpp", "splits", "weights", ".dvc/config", ".dvcignore", ".gitignore")

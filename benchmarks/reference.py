@@ -17,7 +17,7 @@ from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor, nn
 from torchvision import transforms as T
 
-from stpp.params import Augment, Strong, Weak
+from stpp.params.models import Augment, Strong, Weak
 
 Mask = NDArray[np.uint8]
 NORMALIZE = T.Compose([T.ToTensor(), T.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])])

@@ -20,10 +20,10 @@ import torch
 from measure import PRECISIONS, Row, plain_memory, row
 from ruamel.yaml import YAML
 
-from stpp.files import read_ids, read_json
-from stpp.manifest import read_dataset
 from stpp.models.build import build
-from stpp.params_file import load
+from stpp.params.file import load
+from stpp.store.files import read_ids, read_json
+from stpp.store.manifest import read_dataset
 
 SETTING: dict[str, Any] = {
     "toy": {"images": 12, "size": 160, "seed": 0},

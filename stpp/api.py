@@ -15,7 +15,7 @@ from stpp.engine.metrics import confusion, iou, miou
 from stpp.engine.optim import optimizer, schedule
 from stpp.engine.predict import augmented, plain
 from stpp.models.build import build
-from stpp.params import Model, Strong, Train, Weak
+from stpp.params.models import Model, Strong, Train, Weak
 from stpp.selftrain.selection import select
 from stpp.selftrain.stability import stability
 

@@ -10,7 +10,6 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from stpp.files import DISK_FULL, StppError, printable
 from stpp.stages import (
     additions,
     audit,
@@ -40,6 +39,7 @@ from stpp.stages import (
     train_online,
     weights,
 )
+from stpp.store.files import DISK_FULL, StppError, printable
 
 # Threads that wait for each other must not spin for long: where anything else wants a core (image loading does), that
 # makes torch several times slower. GNU's OpenMP, where it is that, may spin for about as long as waking a thread takes.
@@ -89,8 +89,8 @@ def _guarded(stage: Callable[..., None]) -> Callable[..., None]:
 
 def _of_dvc() -> None:
     """What every stage that DVC starts does first, but in the copies of the project that DVC makes for experiments."""
-    from stpp.locks import stage_begins
-    from stpp.resume import root
+    from stpp.run.locks import stage_begins
+    from stpp.run.resume import root
 
     if Path.cwd() == root():
         stage_begins(root())

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from stpp.code import PACKAGE, closure, source
+from stpp.run.code import PACKAGE, closure, source
 
 ROOT = Path(__file__).parent.parent
 CODE = re.compile(r"(?:^ +- stpp/\S+\n)+", re.MULTILINE)

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from ruamel.yaml import YAML
 
-from stpp.manifest import Rgb
-from stpp.masks import MaskSet, ShardWriter, merge_manifests, shard_name, shards_of
+from stpp.store.manifest import Rgb
+from stpp.store.masks import MaskSet, ShardWriter, merge_manifests, shard_name, shards_of
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent

@@ -7,36 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from stpp.code import PACKAGE, closure, imports
+from stpp.run.code import PACKAGE, closure, imports
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = [f"stpp.{'.'.join(f.relative_to(PACKAGE).with_suffix('').parts)}" for f in FILES if f.stem != "__init__"]
 
 LAYERS = {
-    "decoding": 0,
-    "distributed": 1,
-    "files": 0,
-    "git": 0,
-    "launch": 1,
-    "packed": 1,
-    "parallel": 0,
-    "lineage": 1,
-    "locks": 2,
-    "manifest": 2,
-    "masks": 3,
-    "normalization": 0,
-    "params": 0,
-    "params_file": 1,
-    "seeds": 0,
-    "progress": 2,
-    "records": 1,
-    "code": 0,
-    "resume": 3,
+    "store": 0,
+    "params": 1,
+    "run": 2,
     "tracking": 3,
-    "data": 4,
+    "data": 3,
+    "ingest": 4,
     "models": 4,
     "engine": 5,
     "selftrain": 6,
+    "deploy": 6,
     "report": 6,
     "audit": 6,
     "paper": 7,
@@ -97,7 +83,7 @@ def test_the_command_line_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["stpp.files", "stpp.params", "stpp.data.splits", "stpp.tracking.run", "stpp.report.table"]
+    "module", ["stpp.store.files", "stpp.params.models", "stpp.ingest.splits", "stpp.tracking.run", "stpp.report.table"]
 )
 def test_modules_that_move_files_and_numbers_need_no_torch(module: str) -> None:
     code = f"import sys, {module}; print('torch' in sys.modules)"

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from small import BIN, ROOT, Project
 
-from stpp.params import Model
+from stpp.params.models import Model
 from stpp.stages import weights
 
 

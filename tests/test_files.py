@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from stpp.files import (
+from stpp.store.files import (
     ID,
     StppError,
     digest,

@@ -13,16 +13,26 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from stpp import records
 from stpp.data.images import read_image, read_mask
-from stpp.files import StppError, parse_yaml, raise_all, read_csv, read_ids, read_json, scan_csv, sha256, write_json
-from stpp.lineage import as_json, counted, from_json, locked, md5_of
-from stpp.manifest import Dataset, listed, read_table
-from stpp.masks import encode_mask, read_png
 from stpp.models import build
 from stpp.models.weights import read_state
-from stpp.params_file import read_yaml
-from stpp.records import DataSet, Evaluation, Finished, Matrices, Run
+from stpp.params.file import read_yaml
+from stpp.run.lineage import as_json, counted, from_json, locked, md5_of
+from stpp.store import records
+from stpp.store.files import (
+    StppError,
+    parse_yaml,
+    raise_all,
+    read_csv,
+    read_ids,
+    read_json,
+    scan_csv,
+    sha256,
+    write_json,
+)
+from stpp.store.manifest import Dataset, listed, read_table
+from stpp.store.masks import encode_mask, read_png
+from stpp.store.records import DataSet, Evaluation, Finished, Matrices, Run
 
 # -- files that are none ----------------------------------------------------------------------------------------------
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 from small import BIN
 
-from stpp.files import StppError
-from stpp.lineage import Content, Execution, as_json, behind, content_of, from_json, locked, maker, md5_of
+from stpp.run.lineage import Content, Execution, as_json, behind, content_of, from_json, locked, maker, md5_of
+from stpp.store.files import StppError
 
 NAMES = st.text("aé ,'\"-_.Z", min_size=1, max_size=6).filter(lambda name: name.strip(".") and name == name.strip())
 

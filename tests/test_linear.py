@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stpp.data.catalog import discover, layout
-from stpp.data.inspection import inspect
-from stpp.data.splits import check, draw
-from stpp.files import write_csv, write_ids
-from stpp.lineage import md5_of
-from stpp.manifest import RECORD, Dataset, Record, listed, read_dataset, write_dataset
-from stpp.masks import COLUMNS, MaskSet, merge_manifests, shards_of
-from stpp.params import Data, Split
+from stpp.ingest.catalog import discover, layout
+from stpp.ingest.inspection import inspect
+from stpp.ingest.splits import check, draw
+from stpp.params.models import Data, Split
+from stpp.run.lineage import md5_of
 from stpp.selftrain.selection import select
 from stpp.selftrain.suggestion import suggest
+from stpp.store.files import write_csv, write_ids
+from stpp.store.manifest import RECORD, Dataset, Record, listed, read_dataset, write_dataset
+from stpp.store.masks import COLUMNS, MaskSet, merge_manifests, shards_of
 
 SMALL, LARGE = 200, 1600
 
@@ -145,7 +145,7 @@ WORKER = """
 import gc, os, sys
 from pathlib import Path
 from stpp.data.datasets import Labeled, Photos
-from stpp.manifest import read_dataset
+from stpp.store.manifest import read_dataset
 
 def private():
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from stpp.files import StppError
-from stpp.locks import damaged, mend
+from stpp.run.locks import damaged, mend
+from stpp.store.files import StppError
 
 HEAD = "schema: '2.0'\nstages:\n"
 PARAMS = "    params:\n      params.yaml:\n        train:\n          images: 'a\n            b'\n          lr:\n"

@@ -9,8 +9,8 @@ from tempfile import TemporaryDirectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stpp.files import ID
-from stpp.manifest import Dataset, Record, read_dataset, write_dataset
+from stpp.store.files import ID
+from stpp.store.manifest import Dataset, Record, read_dataset, write_dataset
 
 HASHES = st.binary(min_size=1, max_size=2).map(lambda content: hashlib.sha256(content).hexdigest())
 WORDS = st.text("abé ,'-", min_size=1, max_size=5)

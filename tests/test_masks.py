@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from small import mask_set
 
-from stpp.files import StppError, write_csv
-from stpp.masks import (
+from stpp.store.files import StppError, write_csv
+from stpp.store.masks import (
     COLUMNS,
     Mask,
     MaskSet,

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stpp.files import ID, write_csv
-from stpp.packed import Rows, Strings, Table
+from stpp.store.files import ID, write_csv
+from stpp.store.packed import Rows, Strings, Table
 
 FEW = settings(max_examples=40, deadline=None)
 TEXT = st.text(st.sampled_from("ab,\"' é日;"), max_size=5)

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from stpp.parallel import TOGETHER, in_order
+from stpp.run.parallel import TOGETHER, in_order
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])

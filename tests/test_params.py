@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 
-from stpp.files import StppError
-from stpp.params import Data, Params, Subset
-from stpp.params_file import edited, flatten, load, schema
+from stpp.ingest.splits import size_of
+from stpp.params.file import edited, flatten, load, schema
+from stpp.params.models import Data, Params, Subset
+from stpp.store.files import StppError
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = [ROOT / "params.yaml", *sorted((ROOT / "pipelines" / "presets").glob("*.yaml"))]
@@ -346,7 +347,7 @@ def test_values_that_contradict_each_other_are_explained(section: dict[str, Any]
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 20_000))
 def test_a_fraction_is_rounded_half_up_and_takes_at_least_one(a: int, b: int, candidates: int) -> None:
     a, b = sorted((a, b))
-    size = Subset(fraction=f"{a}/{b}").size(candidates)
+    size = size_of(Subset(fraction=f"{a}/{b}"), candidates)
     assert size == max(1, (2 * candidates * a + b) // (2 * b))
     assert size == 1 or abs(Fraction(size) - Fraction(candidates * a, b)) <= Fraction(1, 2)
 
@@ -354,20 +355,20 @@ def test_a_fraction_is_rounded_half_up_and_takes_at_least_one(a: int, b: int, ca
 @FEW
 @given(st.integers(1, 1000), st.integers(1, 20_000))
 def test_a_decimal_means_what_it_shows(thousandths: int, candidates: int) -> None:
-    as_text = Subset(fraction=f"{thousandths}/1000").size(candidates)
-    assert Subset(fraction=thousandths / 1000).size(candidates) == as_text
+    as_text = size_of(Subset(fraction=f"{thousandths}/1000"), candidates)
+    assert size_of(Subset(fraction=thousandths / 1000), candidates) == as_text
 
 
 @pytest.mark.parametrize(("fraction", "size"), [("1/16", 661), ("1/8", 1323), (0.125, 1323), (1.0, 10582)])
 def test_fractions_of_augmented_pascal(fraction: str | float, size: int) -> None:
-    assert Subset(fraction=fraction).size(10582) == size
+    assert size_of(Subset(fraction=fraction), 10582) == size
 
 
 @FEW
 @given(st.integers(0, 1000))
 def test_without_count_or_fraction_all_candidates_are_taken(candidates: int) -> None:
-    assert Subset().size(candidates) == candidates
-    assert Subset(count=7).size(candidates) == 7
+    assert size_of(Subset(), candidates) == candidates
+    assert size_of(Subset(count=7), candidates) == 7
 
 
 @pytest.mark.parametrize(

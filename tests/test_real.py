@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from small import ROOT
 
-from stpp.data.inspection import inspect
-from stpp.data.splits import check, draw
-from stpp.params import Data
-from stpp.params_file import load
+from stpp.ingest.inspection import inspect
+from stpp.ingest.splits import check, draw
+from stpp.params.file import load
+from stpp.params.models import Data
 
 CAMVID = ROOT.parent / "shared" / "data" / "camvid"
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from stpp.lineage import content_of
-from stpp.resume import Job, run_once
+from stpp.run.lineage import content_of
+from stpp.run.resume import Job, run_once
 
 OUTS = ("run.json", "scores.csv")
 

@@ -25,13 +25,13 @@ from PIL import Image
 from ruamel.yaml import YAML
 from small import BIN, ROOT, TINY, Project
 
-from stpp.files import read_json, sha256, write_json
-from stpp.params import Params
-from stpp.params_file import load
-from stpp.resume import Job
+from stpp.params.file import load
+from stpp.params.models import Params
+from stpp.run.resume import Job
 from stpp.stages.report import _only as only_class
 from stpp.stages.runs import compare
 from stpp.stages.tracked import tracked
+from stpp.store.files import read_json, sha256, write_json
 from stpp.tracking.attach import attach, describe
 from stpp.tracking.attach import link as link_runs
 from stpp.tracking.champion import Measured, register

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from stpp.files import StppError, read_ids, scan_csv, sha256
-from stpp.manifest import read_dataset
-from stpp.parallel import THREADS, in_order
+from stpp.run.parallel import THREADS, in_order
+from stpp.store.files import StppError, read_ids, scan_csv, sha256
+from stpp.store.manifest import read_dataset
 
 SHOWN = 20
 
@@ -77,7 +77,7 @@ def _lists(folder: Path) -> tuple[str, list[str]]:
 
 
 def _masks(folder: Path) -> tuple[str, list[str]]:
-    from stpp.masks import MaskSet
+    from stpp.store.masks import MaskSet
 
     masks, problems = MaskSet(folder), _Problems()
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stpp.manifest import Record
-from stpp.packed import Strings
-from stpp.parallel import THREADS, in_order
+from stpp.run.parallel import THREADS, in_order
+from stpp.store.manifest import Record
+from stpp.store.packed import Strings
 
 HELD_OUT = ("val", "test")
 Picture = NDArray[np.float32]
@@ -140,7 +140,7 @@ def _small(path: Path) -> Picture | None:
     import cv2
 
     from stpp.data.images import read_image
-    from stpp.files import StppError
+    from stpp.store.files import StppError
 
     try:
         grey = cv2.cvtColor(read_image(path)[0], cv2.COLOR_RGB2GRAY)

@@ -1,8 +1,8 @@
 """What git remembers of a split's name."""
 
 from stpp.audit.project import Project
-from stpp.files import parse_yaml
-from stpp.git import git
+from stpp.run.git import git
+from stpp.store.files import parse_yaml
 
 MANIFEST = "runs/split/manifest.csv"
 

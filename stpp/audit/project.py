@@ -11,10 +11,10 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from stpp.files import StppError, read_json
-from stpp.git import git
-from stpp.lineage import Content, Execution, from_json, lock_files, locked, locked_now, md5_of, sha256_of
-from stpp.parallel import THREADS, in_order
+from stpp.run.git import git
+from stpp.run.lineage import Content, Execution, from_json, lock_files, locked, locked_now, md5_of, sha256_of
+from stpp.run.parallel import THREADS, in_order
+from stpp.store.files import StppError, read_json
 
 MD5 = re.compile("[0-9a-f]{32}")
 VERIFIED, CHANGED, ABSENT = "verified", "changed", "absent"

@@ -10,8 +10,8 @@ from typing import Any
 from stpp.audit.duplicates import Pair
 from stpp.audit.project import ABSENT, CHANGED, VERIFIED
 from stpp.audit.trace import Link, Step, problems_of, steps_of
-from stpp.files import printable
-from stpp.lineage import Content
+from stpp.run.lineage import Content
+from stpp.store.files import printable
 
 MARK = {VERIFIED: "ok", CHANGED: "CHANGED", ABSENT: "absent"}
 SIGN = {VERIFIED: "\N{CHECK MARK}", CHANGED: "\N{MULTIPLICATION X}", ABSENT: "\N{EM DASH}"}

@@ -9,9 +9,9 @@ from typing import Any
 
 from stpp.audit.contents import examine
 from stpp.audit.project import CHANGED, Project, Source
-from stpp.files import StppError
-from stpp.lineage import Content, Execution, maker
-from stpp.params_file import flatten, read_yaml
+from stpp.params.file import flatten, read_yaml
+from stpp.run.lineage import Content, Execution, maker
+from stpp.store.files import StppError
 
 PERSONS = ("splits", "weights")
 """Folders that a person adds to: what was used of them is held by the outputs of the stages that read them."""

@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
-from stpp import manifest
 from stpp.data.decoded import Decoded
 from stpp.data.images import decode_image, decode_mask, opened, to_classes
+from stpp.data.normalization import IMAGENET, Normalization
 from stpp.data.transforms import normalize, reseed, strong, weak
-from stpp.files import StppError
-from stpp.masks import Mask, MaskSet
-from stpp.normalization import IMAGENET, Normalization
-from stpp.packed import Strings
-from stpp.params import IGNORE, Augment
-from stpp.seeds import seed_of
+from stpp.params.models import Augment
+from stpp.run.seeds import seed_of
+from stpp.store import manifest
+from stpp.store.files import StppError
+from stpp.store.masks import IGNORE, Mask, MaskSet
+from stpp.store.packed import Strings
 
 Draw = tuple[int, int]
 """(epoch, position in the over-sampled list): what a training sampler yields."""

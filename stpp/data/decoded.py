@@ -18,10 +18,10 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
-from stpp.code import closure, source
 from stpp.data import images
-from stpp.files import StppError, replacing, sha256
-from stpp.params import Runtime
+from stpp.params.models import Runtime
+from stpp.run.code import closure, source
+from stpp.store.files import StppError, replacing, sha256
 
 Pixels = NDArray[np.uint8]
 HEADER = 128

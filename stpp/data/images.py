@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from stpp import decoding
 from stpp.data import kinds
-from stpp.files import StppError, open_regular
-from stpp.manifest import Rgb
-from stpp.masks import Mask
+from stpp.store import decoding
+from stpp.store.files import StppError, open_regular
+from stpp.store.manifest import Rgb
+from stpp.store.masks import Mask
 
 MAX_PIXELS = 2**28
 """A file of more is refused: 268 megapixels, 0.8 GB as RGB."""

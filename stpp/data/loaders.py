@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from stpp.data.datasets import Draw, Plain, Training, WeakStrong
-from stpp.distributed import share
-from stpp.params import Runtime
-from stpp.seeds import seed_of
+from stpp.params.models import Runtime
+from stpp.run.distributed import share
+from stpp.run.seeds import seed_of
 
 Batch = tuple[list[str], *tuple[Tensor, ...]]
 """Ids, images uint8 (B, H, W, 3) and, where the data set has them, true masks uint8 (B, H, W)."""

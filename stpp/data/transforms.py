@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from albumentations.core.transforms_interface import DualTransform
 from numpy.typing import NDArray
 
-from stpp.masks import Mask
-from stpp.normalization import IMAGENET, Normalization
-from stpp.params import IGNORE, Strong, Weak
+from stpp.data.normalization import IMAGENET, Normalization
+from stpp.params.models import Strong, Weak
+from stpp.store.masks import IGNORE, Mask
 
 Image = NDArray[np.uint8]
 

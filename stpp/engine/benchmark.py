@@ -9,7 +9,7 @@ from stpp.engine.fit import supervised
 from stpp.engine.optim import optimizer
 from stpp.engine.predict import folded, normalized, plain
 from stpp.models.build import build
-from stpp.params import Model, Params
+from stpp.params.models import Model, Params
 
 CLASSES = 21
 SMALL = 2**18

@@ -6,9 +6,9 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from stpp.distributed import local_rank, world
-from stpp.files import StppError
-from stpp.params import Model, Runtime
+from stpp.params.models import Model, Runtime
+from stpp.run.distributed import local_rank, world
+from stpp.store.files import StppError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as in GNU's malloc.h
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from stpp import distributed
 from stpp.data.loaders import Batch
 from stpp.engine.device import precision
 from stpp.engine.metrics import confusions, iou, miou, pixel_accuracy
 from stpp.engine.predict import Decide
-from stpp.files import StppError
-from stpp.params import Model
+from stpp.params.models import Model
+from stpp.run import distributed
+from stpp.store.files import StppError
 
 NOT_FINITE = (
     "the network's probabilities are not finite: its numbers overflow; train it with a lower train.lr, or in float32"

@@ -13,15 +13,16 @@ from torch import Tensor, nn
 
 from stpp.data.datasets import Training, WeakStrong
 from stpp.data.loaders import Batches, training_loader
-from stpp.distributed import first, rank, summed, world
 from stpp.engine.device import precision
 from stpp.engine.evaluate import Scores
 from stpp.engine.optim import optimizer, schedule
-from stpp.files import StppError
 from stpp.models.build import not_finite
-from stpp.params import IGNORE, Model, Runtime, Train
-from stpp.progress import progress
-from stpp.seeds import seed_of
+from stpp.params.models import Model, Runtime, Train
+from stpp.run.distributed import first, rank, summed, world
+from stpp.run.progress import progress
+from stpp.run.seeds import seed_of
+from stpp.store.files import StppError
+from stpp.store.masks import IGNORE
 
 SAVE_EVERY_S = 120.0
 """Within an epoch, state is saved about this often."""
@@ -77,17 +78,20 @@ def evenly(count: int, length: int) -> list[int]:
 
 
 def measured_after(train: Train, per_epoch: int) -> dict[int, int]:
-    """The iterations after which val is measured, and the step of each on a curve: an epoch, or the iteration itself.
+    """The iterations after which val is measured, and the step of each on a curve.
 
     There are `train.val_points`, evenly spaced; left out, one after every epoch, or POINTS of the iterations.
-    f_1..f_K are kept at K of them. All are counted from 1.
+    f_1..f_K are kept at K of them. Steps are epochs where every point ends one, and else iterations.
+    All are counted from 1.
     """
     length, unit = (train.iterations, 1) if train.epochs is None else (train.epochs, per_epoch)
     assert length is not None
     points, k = train.val_points or (POINTS if train.epochs is None else length), train.checkpoints
     if points < length:
         points = max(k, points // k * k)
-    return {at * unit: at for at in evenly(min(points, length), length)}
+    ends = [at * unit for at in evenly(min(points, length), length)]
+    whole = not any(end % per_epoch for end in ends)
+    return {end: end // per_epoch if whole else end for end in ends}
 
 
 def fit(

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from stpp.params import IGNORE
+from stpp.store.masks import IGNORE
 
 
 def confusions(predicted: Tensor, target: Tensor, classes: int) -> Tensor:

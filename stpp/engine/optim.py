@@ -5,7 +5,7 @@ from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
-from stpp.params import Train
+from stpp.params.models import Train
 
 
 def scaled_lr(train: Train) -> float:

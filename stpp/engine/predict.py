@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from stpp.params import Evaluate, Label, Model
+from stpp.params.models import Evaluate, Label, Model
 
 Predict = Callable[[nn.Module, Tensor], Tensor]
 """(network, normalised images (B, 3, H, W)) -> class probabilities (B, classes, H, W)."""
@@ -225,9 +225,14 @@ def evaluation(evaluate: Evaluate) -> Decide:
     """The way of prediction that the parameters of evaluation name; whole images and one scale in the paper."""
     augments = evaluate.scales != (1.0,) or evaluate.flip
     if not augments:
-        return decided(plain, evaluate.max_pixels, evaluate.window, evaluate.step)
-    one = plain if evaluate.window is None else sliding(evaluate.window, evaluate.step)
+        return decided(plain, evaluate.max_pixels, evaluate.window, _stride(evaluate))
+    one = plain if evaluate.window is None else sliding(evaluate.window, _stride(evaluate))
     return decided(augmented(one, evaluate.scales, evaluate.flip), evaluate.max_pixels)
+
+
+def _stride(evaluate: Evaluate) -> int:
+    """Step of the window in pixels."""
+    return evaluate.stride or max(1, (evaluate.window or 1) * 2 // 3)
 
 
 def described(evaluate: Evaluate) -> str:
@@ -236,7 +241,7 @@ def described(evaluate: Evaluate) -> str:
     if evaluate.window is None:
         words.append("whole images")
     else:
-        words.append(f"windows of {evaluate.window} at {evaluate.step}")
+        words.append(f"windows of {evaluate.window} at {_stride(evaluate)}")
     scales = ", ".join(f"{s:g}" for s in evaluate.scales)
     augmented_ = evaluate.scales != (1.0,) or evaluate.flip
     words.append(f"scales {scales}{' and flip' if evaluate.flip else ''}" if augmented_ else "one scale")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.resnet import BasicBlock
 
-from stpp.files import StppError
+from stpp.store.files import StppError
 
 # name -> (torchvision's constructor, its weights, channels of the low- and the high-level features)
 RESNETS = {

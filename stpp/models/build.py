@@ -10,13 +10,13 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import nn
 
-from stpp.files import StppError, regular, replacing
+from stpp.data.normalization import IMAGENET, Normalization
 from stpp.models.backbone import RESNETS
 from stpp.models.deeplabv2 import DeepLabV2
 from stpp.models.deeplabv3plus import DeepLabV3Plus
 from stpp.models.pspnet import PSPNet
-from stpp.normalization import IMAGENET, Normalization
-from stpp.params import Model
+from stpp.params.models import Model
+from stpp.store.files import StppError, regular, replacing
 
 NETWORKS: dict[str, type[DeepLabV2] | type[DeepLabV3Plus] | type[PSPNet]] = {
     "deeplabv2": DeepLabV2,

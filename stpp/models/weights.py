@@ -19,12 +19,12 @@ from safetensors.torch import load_file
 from timm.models import get_pretrained_cfg, list_pretrained
 from torch import Tensor
 
-from stpp.files import StppError, open_regular, raise_all, regular, sha256
+from stpp.data.normalization import IMAGENET, Normalization
 from stpp.models.backbone import RESNETS, Timm
 from stpp.models.backbone import backbone as backbone_of
 from stpp.models.build import NETWORKS, Start
-from stpp.normalization import IMAGENET, Normalization
-from stpp.params import Model
+from stpp.params.models import Model
+from stpp.store.files import StppError, open_regular, raise_all, regular, sha256
 
 # What torch's and safetensors' readers raise, depending on where a file is cut or changed; OSError also offline.
 UNREADABLE = (

@@ -5,13 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
-from stpp.files import read_csv
 from stpp.paper.results import Numbers, Result
-from stpp.records import Evaluation, read
 from stpp.report.grid import Grid
 from stpp.report.labels import LABELS
 from stpp.report.statistics import paired
 from stpp.report.verdict import known_of
+from stpp.store.files import read_csv
+from stpp.store.records import Evaluation, read
 
 SETS = ("val", "test", "masks")
 BOTH = ("val", "test")

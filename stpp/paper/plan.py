@@ -8,15 +8,15 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from stpp.data.published import LABELED, TRAIN
-from stpp.files import StppError, digest, read_ids, sha256
-from stpp.git import git
+from stpp.ingest.published import LABELED, TRAIN
 from stpp.paper import results as results_
 from stpp.paper.published import SETTINGS, Table, params_of, table
 from stpp.paper.systems import SYSTEMS, cost, iterations, system
-from stpp.params import Params
-from stpp.params_file import flatten, load, overlays_of
-from stpp.progress import progress
+from stpp.params.file import flatten, load, overlays_of
+from stpp.params.models import Params
+from stpp.run.git import git
+from stpp.run.progress import progress
+from stpp.store.files import StppError, digest, read_ids, sha256
 
 
 @dataclass(frozen=True)

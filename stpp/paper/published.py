@@ -7,9 +7,9 @@ Tables 1 to 6 and of Appendix B; where it prints none, there is none.
 from dataclasses import dataclass
 from typing import Any
 
-from stpp.data.published import LABELED, place
-from stpp.files import StppError
+from stpp.ingest.published import LABELED, place
 from stpp.paper.systems import ABLATIONS
+from stpp.store.files import StppError
 
 NETWORKS = {
     "pspnet-resnet50": "PSPNet, ResNet-50",

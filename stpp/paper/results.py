@@ -8,11 +8,11 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import to_jsonable_python
 
-from stpp.files import StppError, read_json
 from stpp.paper.published import table
-from stpp.params import Params
-from stpp.params_file import flatten
-from stpp.records import Ratio, Record
+from stpp.params.file import flatten
+from stpp.params.models import Params
+from stpp.store.files import StppError, read_json
+from stpp.store.records import Ratio, Record
 
 SEEDS = ("train.seed", "select.seed")
 Result = dict[str, Any]

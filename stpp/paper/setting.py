@@ -10,7 +10,7 @@ from stpp.engine import device as devices
 from stpp.engine.benchmark import seconds_of_an_image, seconds_of_an_iteration
 from stpp.engine.fit import POINTS
 from stpp.paper.systems import iterations, of_an_epoch, system
-from stpp.params import Params
+from stpp.params.models import Params
 
 PAPER, FEW = 80, 10
 """Epochs of every training on Pascal (paper, 4.1); below FEW, a teacher of few images has learnt nothing."""

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from stpp.files import StppError
-from stpp.params import Train
+from stpp.params.models import Train
 from stpp.report.labels import PARTS
+from stpp.store.files import StppError
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def of_an_epoch(out: str, labeled: int, unlabeled: int, batch: int, ratio: float
     As `stpp train` counts: D_l is doubled below 200 for the teacher, repeated ceil(N / M) times for students; student 1
     of ST++ and of the blind pipeline sees `ratio` of the unlabelled images, any other student all.
     """
-    from stpp.data.splits import copies
+    from stpp.ingest.splits import copies
 
     half = out in ("runs/student_1", "runs/blind/student_1")
     pseudo = 0 if out == "runs/teacher" else int(unlabeled * ratio) if half else unlabeled

@@ -4,9 +4,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from stpp.lineage import Execution
-from stpp.params_file import flatten
+from stpp.params.file import flatten
 from stpp.report.labels import LABELS
+from stpp.run.lineage import Execution
 
 NONE = "-"
 

@@ -1,6 +1,6 @@
 """How names of models and mask sets are shown to people, and how names from outside are made fit to show."""
 
-from stpp.files import printable
+from stpp.store.files import printable
 
 PARTS = {"jitter": "colour jitter", "grayscale": "greyscale", "blur": "blur", "cutout": "CutOut"}
 

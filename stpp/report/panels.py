@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from stpp.files import replacing
-from stpp.manifest import Rgb
-from stpp.params import IGNORE
 from stpp.report.labels import one_line
+from stpp.store.files import replacing
+from stpp.store.manifest import Rgb
+from stpp.store.masks import IGNORE
 
 Cell = NDArray[np.uint8] | None
 """RGB (H, W, 3), a mask of class ids (H, W) with 255 ignored, or nothing."""

@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
-from stpp.files import replacing
 from stpp.report.labels import LABELS, one_line
 from stpp.report.statistics import rank_correlation
+from stpp.store.files import replacing
 
 # The colours of Okabe and Ito. Lines, markers and hatches differ too, for a print in grey.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#000000", "#F0E442")

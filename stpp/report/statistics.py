@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from stpp.files import StppError, open_regular, replacing
+from stpp.store.files import StppError, open_regular, replacing
 
 LEVEL = 0.95
 RESAMPLES = 2000

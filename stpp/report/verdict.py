@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from stpp.files import read_csv
 from stpp.report.labels import LABELS, teacher_of
 from stpp.report.statistics import Counts, Interval, in_points, iou, miou, rank_correlation, resampled
+from stpp.store.files import read_csv
 
 SHORT = 2000
 """Iterations under which a student of strong augmentation has hardly begun."""

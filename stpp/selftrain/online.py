@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stpp.engine.fit import Step, cross_entropy, mean_over
-from stpp.params import IGNORE, Online
+from stpp.params.models import Online
+from stpp.store.masks import IGNORE
 
 
 def online(params: Online) -> Step:

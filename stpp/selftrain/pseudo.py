@@ -5,8 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stpp.masks import Mask
-from stpp.params import IGNORE
+from stpp.store.masks import IGNORE, Mask
 
 
 def pseudo_masks(

@@ -6,7 +6,7 @@ from math import isnan
 
 import numpy as np
 
-from stpp.seeds import seed_of
+from stpp.run.seeds import seed_of
 
 Scores = Mapping[str, float]
 

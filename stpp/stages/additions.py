@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from typer import Argument, Option
 
-from stpp.files import (
+from stpp.stages import options
+from stpp.store.files import (
     StppError,
     raise_all,
     read_ids,
@@ -18,8 +19,7 @@ from stpp.files import (
     write_json,
     write_text,
 )
-from stpp.manifest import read_dataset, split_digest
-from stpp.stages import options
+from stpp.store.manifest import read_dataset, split_digest
 
 As = Annotated[
     Literal["classes", "values"] | None,
@@ -43,8 +43,8 @@ def add(
     The new split is the present one, its parent, but for these images; parent.json beside its lists says so. All
     problems are reported at once, and nothing is written if there is one; interrupted, the same command goes on.
     """
-    from stpp.data.additions import additions
-    from stpp.params_file import edited, load
+    from stpp.ingest.additions import additions
+    from stpp.params.file import edited, load
 
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", name):
         raise StppError(f"{name}: a split's name is of letters, digits, and . _ -, and begins with no dot")

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from typer import Argument, Exit, Option
 
-from stpp.files import StppError, read_ids, write_json, write_text
-from stpp.lineage import Content
-from stpp.manifest import read_dataset, split_digest
-from stpp.packed import Strings
-from stpp.resume import root
+from stpp.run.lineage import Content
+from stpp.run.resume import root
+from stpp.store.files import StppError, read_ids, write_json, write_text
+from stpp.store.manifest import read_dataset, split_digest
+from stpp.store.packed import Strings
 from stpp.tracking.read import artifact_of, datasets_of, run_of, runs_like, splits_named, tags_of
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def audit(
     """
     from stpp.audit.project import Project
     from stpp.audit.render import as_json, look_alikes, page, text
-    from stpp.locks import damaged
+    from stpp.run.locks import damaged
 
     for path, wrong in damaged(root()).items():
         raise StppError(f"{path}: {wrong}, as a kill leaves it while DVC writes it; `stpp check` mends it")
@@ -137,7 +137,7 @@ def _audit(project: "Project", server: Server, model: str) -> "Audit":
 def _start(project: "Project", server: Server, model: str) -> "tuple[Source, Content]":
     """Who tells how a model was made, and which content they call by its name."""
     from stpp.audit.project import sources
-    from stpp.lineage import content_of
+    from stpp.run.lineage import content_of
 
     path = project.root / model
     name = path.relative_to(project.root).as_posix() if path.is_relative_to(project.root) else model

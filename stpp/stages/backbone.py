@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from stpp.files import StppError
 from stpp.stages import options
+from stpp.store.files import StppError
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +20,7 @@ def backbone(
     """Find the backbone's weights (none, published, of a package, or a local file) and keep them for all trainings."""
     from stpp.models.build import save
     from stpp.models.weights import start_of
-    from stpp.params_file import load
+    from stpp.params.file import load
 
     model = load(options.params_files(params)).model
     placed, start = start_of(model, weights)

@@ -9,8 +9,8 @@ from typing import Annotated
 
 from typer import Option
 
-from stpp.files import StppError, write_text
 from stpp.stages import options
+from stpp.store.files import StppError, write_text
 
 
 def check(
@@ -18,9 +18,9 @@ def check(
     out: Annotated[Path | None, Option(help="File to write if nothing is wrong.")] = None,
 ) -> None:
     """Check all parameters, with every overlay of a pipeline too, and put back a dvc.lock that a kill has cut."""
-    from stpp.locks import mend
-    from stpp.params_file import load
-    from stpp.resume import root
+    from stpp.params.file import load
+    from stpp.run.locks import mend
+    from stpp.run.resume import root
 
     if "DVC_STAGE" not in os.environ:  # else it is done for every stage
         for line in mend(root()):

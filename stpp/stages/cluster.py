@@ -14,7 +14,7 @@ def cluster(
     STPP_NODE_RANK of them (0 is the first), STPP_NPROC processes on each, and STPP_MASTER, the first one's host:port.
     They see one project folder. Ends when the command does, with its exit code.
     """
-    from stpp.launch import cluster as run
+    from stpp.run.launch import cluster as run
 
     if code := run(command):
         raise SystemExit(code)

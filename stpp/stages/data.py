@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from typer import Argument, Option
 
-from stpp.files import StppError, read_json, replacing_folder, sha256, write_json, write_text
+from stpp.store.files import StppError, read_json, replacing_folder, sha256, write_json, write_text
 
 Archive = Annotated[Path, Argument(help="Archive (tar, zip) or unpacked folder, as it was downloaded.")]
 Root = Annotated[Path, Option(help="Folder of the data set: what data.root will name.")]
@@ -23,7 +23,7 @@ def import_(archive: Archive, out: Root) -> None:
     Several archives make one data set: VOC first, then SBD or SegmentationClassAug; leftImg8bit, then gtFine. What was
     taken from where stands in imported.json.
     """
-    from stpp.data.archives import import_archive
+    from stpp.ingest.archives import import_archive
 
     record = out / "imported.json"
     _recorded(record)
@@ -57,7 +57,7 @@ def lists(
     out: Out = Path("splits"),
 ) -> None:
     """Take over a published split, checked: labeled.txt, unlabeled.txt, val.txt, and source.json with their hashes."""
-    from stpp.data.published import place, read_lists
+    from stpp.ingest.published import place, read_lists
 
     if not source.strip():
         raise StppError("--source: say where the lists come from (an address and a commit): a split has a source")

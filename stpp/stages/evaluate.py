@@ -5,19 +5,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from stpp.files import StppError
-from stpp.resume import Job
+from stpp.run.resume import Job
 from stpp.stages import options
 from stpp.stages.tracked import tracked
+from stpp.store.files import StppError
 from stpp.tracking.run import Run
 
 if TYPE_CHECKING:
     from stpp.data.datasets import Photos
     from stpp.engine.evaluate import Decided, Scores
-    from stpp.manifest import Dataset
-    from stpp.masks import MaskSet
-    from stpp.params import Params
+    from stpp.params.models import Params
     from stpp.report.statistics import Counts
+    from stpp.store.manifest import Dataset
+    from stpp.store.masks import MaskSet
 
 PER_CLASS = ("set", "model", "class", "iou")
 
@@ -38,7 +38,7 @@ def evaluate(
 
     The images are those of val and, where the split has one, test; or those of lists.
     """
-    from stpp.params_file import load
+    from stpp.params.file import load
 
     files = options.params_files(params)
     p = load(files)
@@ -86,15 +86,15 @@ def _evaluate(
     import numpy as np
     import torch
 
-    from stpp import distributed
     from stpp.data.datasets import Photos
     from stpp.data.decoded import opened
     from stpp.engine.evaluate import Scores
     from stpp.engine.predict import described
-    from stpp.files import read_json, write_csv, write_json
-    from stpp.manifest import digest_of, read_dataset
-    from stpp.masks import MaskSet
     from stpp.report.statistics import gains, write_counts
+    from stpp.run import distributed
+    from stpp.store.files import read_json, write_csv, write_json
+    from stpp.store.manifest import digest_of, read_dataset
+    from stpp.store.masks import MaskSet
 
     dataset = read_dataset(data)
     photos = Photos(dataset, Path(p.data.root), opened(p.runtime, job.folder.parent))
@@ -147,8 +147,8 @@ def _count(job: Job, p: "Params", photos: "Photos", models: dict[str, Path], sub
     """Count the pixels of every model on every set, if not done before, and draw some masks of the first set."""
     import numpy as np
 
-    from stpp import distributed
-    from stpp.files import replacing, write_json
+    from stpp.run import distributed
+    from stpp.store.files import replacing, write_json
 
     first, candidates = next(iter(subsets.items()))
     count = p.evaluate.panels
@@ -179,16 +179,16 @@ def _confusion_matrix(
     """
     import torch
 
-    from stpp import distributed
     from stpp.data.datasets import WithTruth
     from stpp.data.loaders import equal_sized, prediction_loader
     from stpp.engine import device as devices
     from stpp.engine.evaluate import evaluate
     from stpp.engine.predict import evaluation, folded
-    from stpp.files import replacing
-    from stpp.masks import encode_mask
     from stpp.models import build
-    from stpp.progress import progress
+    from stpp.run import distributed
+    from stpp.run.progress import progress
+    from stpp.store.files import replacing
+    from stpp.store.masks import encode_mask
 
     where = devices.start(p.runtime)
     classes = len(photos.dataset.classes)
@@ -224,8 +224,8 @@ def _lists(paths: list[Path]) -> dict[str, Path]:
 
 def _with_masks(path: Path, dataset: "Dataset") -> list[str]:
     """The ids of a list, all of which have masks."""
-    from stpp.files import raise_all
-    from stpp.manifest import listed
+    from stpp.store.files import raise_all
+    from stpp.store.manifest import listed
 
     ids, problems = listed(path, dataset)
     bare = "has no mask, without which it cannot be evaluated"
@@ -240,8 +240,8 @@ def _quality(masks: "MaskSet", photos: "Photos", group: str) -> tuple[list[tuple
 
     from stpp.engine.evaluate import Scores
     from stpp.engine.metrics import confusion
-    from stpp.params import IGNORE
-    from stpp.progress import progress
+    from stpp.run.progress import progress
+    from stpp.store.masks import IGNORE
 
     classes = len(photos.dataset.classes)
     total = torch.zeros(classes, classes, dtype=torch.int64)

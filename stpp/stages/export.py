@@ -6,7 +6,7 @@ from typing import Annotated
 
 from typer import Option
 
-from stpp.files import StppError
+from stpp.store.files import StppError
 
 
 class Format(StrEnum):
@@ -44,7 +44,7 @@ def export(
         print(f"{out}: an MLflow model; `mlflow models serve --env-manager local --model-uri {out}` answers with masks")
         return
 
-    from stpp.engine.export import INPUT, OUTPUT, to_onnx, to_torch
+    from stpp.deploy.export import INPUT, OUTPUT, to_onnx, to_torch
 
     worst = (to_onnx if kind is Format.onnx else to_torch)(network, about, out)
     sizes = (

@@ -5,9 +5,9 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from stpp.files import StppError, read_csv
-from stpp.resume import root
+from stpp.run.resume import root
 from stpp.stages import options
+from stpp.store.files import StppError, read_csv
 from stpp.tracking.attach import attach
 from stpp.tracking.client import run_ids_of
 
@@ -23,8 +23,8 @@ def figure(
     model: Models = None,
 ) -> None:
     """Draw a figure of the paper from the systems given, and put it into the MLflow runs of their evaluations."""
-    from stpp.records import Evaluation, read
     from stpp.report.compare import FIGURES, draw, known
+    from stpp.store.records import Evaluation, read
 
     if name not in FIGURES:
         raise StppError(f"{name}: not among {', '.join(FIGURES)}; those of one run are in runs/report (docs/paper.md)")

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from stpp import distributed
-from stpp.resume import Job, way
+from stpp.run import distributed
+from stpp.run.resume import Job, way
 from stpp.stages import options
 from stpp.stages.tracked import tracked
 from stpp.tracking.run import Run
 
 if TYPE_CHECKING:
-    from stpp.manifest import Dataset
-    from stpp.masks import MaskSet
-    from stpp.params import Params
+    from stpp.params.models import Params
+    from stpp.store.manifest import Dataset
+    from stpp.store.masks import MaskSet
 
 Ids = Annotated[Path, Option(help="List of the images to label.")]
 Keep = Annotated[Path | None, Option(help="Mask set whose pixels stay: only those it ignores are labelled.")]
@@ -36,7 +36,7 @@ def label(
 
     Of an earlier mask set in its place those shards stay that would be made from the same images in the same way.
     """
-    from stpp.params_file import load
+    from stpp.params.file import load
 
     files = options.params_files(params)
     p = load(files)
@@ -72,12 +72,12 @@ def _label(
     from stpp.engine import device as devices
     from stpp.engine.evaluate import decisions
     from stpp.engine.predict import folded, labelling, window_of
-    from stpp.files import raise_all, sha256
-    from stpp.manifest import listed, read_dataset
-    from stpp.masks import MaskSet, ShardWriter, merge_manifests, shard_name, shards_of, take_over, write_shards
     from stpp.models import build
-    from stpp.progress import progress
+    from stpp.run.progress import progress
     from stpp.selftrain.pseudo import fill, pseudo_masks
+    from stpp.store.files import raise_all, sha256
+    from stpp.store.manifest import listed, read_dataset
+    from stpp.store.masks import MaskSet, ShardWriter, merge_manifests, shard_name, shards_of, take_over, write_shards
 
     dataset = read_dataset(data)
     found, problems = listed(ids, dataset)
@@ -146,9 +146,9 @@ def _before(job: Job, out: Path) -> dict[str, str]:
 
     Nothing of a run with the same inputs: to do the same once more (`dvc repro -f`) is to do all of it.
     """
-    from stpp.files import StppError, read_json
-    from stpp.lineage import from_json, sha256_of
-    from stpp.masks import read_shards
+    from stpp.run.lineage import from_json, sha256_of
+    from stpp.store.files import StppError, read_json
+    from stpp.store.masks import read_shards
 
     masks, record = out / "masks", out / "run.json"
     if not distributed.first() or not masks.is_dir() or not record.is_file():

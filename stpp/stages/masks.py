@@ -5,16 +5,16 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from stpp.files import raise_all, replacing
-from stpp.manifest import read_dataset
 from stpp.stages import options
+from stpp.store.files import raise_all, replacing
+from stpp.store.manifest import read_dataset
 
 Folder = Annotated[Path, Argument(help="Folder of a mask set.")]
 
 
 def ls(folder: Folder) -> None:
     """List the masks of a set: id, shard, mean confidence."""
-    from stpp.masks import MaskSet
+    from stpp.store.masks import MaskSet
 
     for row in MaskSet(folder).rows.values():
         print(f"{row['id']}\t{row['shard']}\t{row['confidence']}")
@@ -27,7 +27,7 @@ def extract(
     id: Annotated[list[str] | None, Option(help="Only this id; may be given several times.")] = None,
 ) -> None:
     """Write masks as palette PNGs, each under its id, checked against the manifest; none if one is there already."""
-    from stpp.masks import MaskSet, encode_mask
+    from stpp.store.masks import MaskSet, encode_mask
 
     masks = MaskSet(folder)
     palette = read_dataset(data).palette

@@ -24,7 +24,7 @@ def params_files(given: list[Path] | None) -> list[Path]:
 
 def named(pairs: list[str]) -> dict[str, Path]:
     """["a=x", "b=y"] -> {"a": x, "b": y}."""
-    from stpp.files import StppError
+    from stpp.store.files import StppError
 
     result = {}
     for pair in pairs:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from stpp.files import StppError, raise_all, read_json, write_json, write_text
-from stpp.git import git
+from stpp.run.git import git
 from stpp.stages import options
+from stpp.store.files import StppError, raise_all, read_json, write_json, write_text
 
 if TYPE_CHECKING:
     from stpp.paper.plan import Job
     from stpp.paper.results import Result
-    from stpp.params import Params
+    from stpp.params.models import Params
 
 FOLDER = Path("results")
 
@@ -72,7 +72,7 @@ def report(
     from stpp.paper import report as reports
     from stpp.paper import results as results_
     from stpp.paper.published import TABLES, table
-    from stpp.resume import root
+    from stpp.run.resume import root
     from stpp.tracking.attach import publish
 
     texts, said = {}, []
@@ -155,7 +155,7 @@ def _changes(params: "Params") -> list[str]:
     is to go is set to null as a whole.
     """
     from stpp.paper.plan import flat
-    from stpp.params_file import load
+    from stpp.params.file import load
 
     wanted, present = flat(params), flat(load(options.params_files(None)))
     different = {key: value for key, value in wanted.items() if key not in present or present[key] != value}

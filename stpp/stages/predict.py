@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Option
 
-from stpp.files import (
+from stpp.store.files import (
     DISK_FULL,
     StppError,
     parse_json,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from stpp.engine.predictor import Predictor
+    from stpp.deploy.predictor import Predictor
     from stpp.models.build import About
 
 
@@ -66,10 +66,10 @@ def predict(
     Interrupted, the same command goes on. Nothing that it has not written itself is replaced. An image that cannot be
     read is named at the end, and the others are done all the same (exit code 2).
     """
+    from stpp.deploy.predictor import Predictor
     from stpp.engine import device as devices
-    from stpp.engine.predictor import Predictor
-    from stpp.params import Runtime
-    from stpp.progress import progress
+    from stpp.params.models import Runtime
+    from stpp.run.progress import progress
 
     if not model.is_file():
         raise StppError(f"{model}: no such file; name a checkpoint, such as runs/student/model.safetensors")
@@ -156,7 +156,7 @@ def _found(words: list[str], out: Path) -> tuple[list[Photo], list[str]]:
 def _in_folder(folder: Path, out: Path) -> tuple[list[Path], list[str]]:
     """The images below a folder, but for results in `out`, and problems of others; what is no image is counted."""
     from stpp.data.kinds import HEAD, kind_of
-    from stpp.data.names import READ, UNREAD, ending, stray
+    from stpp.ingest.names import READ, UNREAD, ending, stray
 
     found: list[Path] = []
     unread: list[str] = []
@@ -246,7 +246,7 @@ def _predict(path: Path, predictor: "Predictor", written: dict[Kind, Path]) -> l
     import torch
 
     from stpp.data.images import read_image
-    from stpp.masks import encode_mask
+    from stpp.store.masks import encode_mask
 
     about = predictor.about
     image, notes = read_image(path)

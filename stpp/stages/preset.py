@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from stpp.files import StppError, write_text
 from stpp.stages import options
+from stpp.store.files import StppError, write_text
 
 if TYPE_CHECKING:
     from stpp.paper.setting import Images
@@ -65,7 +65,7 @@ def suggest(
     Run it after `dvc repro split`. A few iterations are measured; what each stage will take is told at the end.
     """
     from stpp.paper.setting import fitted
-    from stpp.params_file import edited, load
+    from stpp.params.file import edited, load
 
     if write and not force and _changed(params):
         raise StppError(f"{params}: holds changes that are not in git: commit them, or use --force")
@@ -88,9 +88,9 @@ def _images(data: Path, split: Path) -> "tuple[Images, list[str]]":
     """What counts of the images, and what a person should know of them."""
     from statistics import median
 
-    from stpp.files import read_ids
-    from stpp.manifest import read_dataset
     from stpp.paper.setting import Images
+    from stpp.store.files import read_ids
+    from stpp.store.manifest import read_dataset
 
     dataset = read_dataset(data)
     sets = {name: read_ids(path) for name in SETS if (path := split / f"{name}.txt").is_file() or name != "test"}
@@ -118,8 +118,8 @@ def _images(data: Path, split: Path) -> "tuple[Images, list[str]]":
 
 def _text(name: str) -> str:
     from stpp.paper.published import SETTINGS, cells, params_of
-    from stpp.params import Params
-    from stpp.params_file import as_yaml
+    from stpp.params.file import as_yaml
+    from stpp.params.models import Params
 
     if name in SETTINGS:
         setting = SETTINGS[name]

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from stpp.files import read_csv, read_ids, replacing_folder, sha256
-from stpp.lineage import from_json
-from stpp.manifest import Dataset, read_dataset
 from stpp.report.table import table
-from stpp.resume import root
+from stpp.run.lineage import from_json
+from stpp.run.resume import root
 from stpp.stages import options
+from stpp.store.files import read_csv, read_ids, replacing_folder, sha256
+from stpp.store.manifest import Dataset, read_dataset
 from stpp.tracking.attach import attach, describe, link
 from stpp.tracking.champion import Measured, register
 from stpp.tracking.client import run_ids_of
@@ -38,10 +38,10 @@ def report(
 ) -> None:
     """Draw curves, stability, quality, classes and panels, and put each into the MLflow run it tells of."""
     from stpp.data.datasets import Photos
-    from stpp.params_file import load
-    from stpp.records import Evaluation, Matrices, read
+    from stpp.params.file import load
     from stpp.report.statistics import gains, read_counts
     from stpp.report.verdict import known_of, verdict
+    from stpp.store.records import Evaluation, Matrices, read
 
     p = load(options.params_files(params))
     dataset = read_dataset(data)
@@ -54,8 +54,7 @@ def report(
     stability = _stability(scores)
     matrices = read(evaluation / "scores.json", Matrices)["val"]
     only = {name: _only(matrix, dataset.classes) for name, matrix in matrices.items()}
-    unit = "iteration" if p.train.epochs is None else "epoch"  # as in the curves of MLflow
-    checkpoints = {name: _checkpoints(folder, name, metrics, only, unit) for name, folder in models.items()}
+    checkpoints = {name: _checkpoints(folder, name, metrics, only) for name, folder in models.items()}
     with replacing_folder(out) as partial:
         _plots(dataset, metrics, evaluation, models, scores, selection, partial)
         _predictions(photos, evaluation / "panels", list(metrics["val"]), partial / "panels.png")
@@ -99,8 +98,8 @@ def _plots(
     out: Path,
 ) -> None:
     """Curves, stability, quality, classes and confusion, as PNGs in a folder."""
-    from stpp.records import Matrices, read
     from stpp.report import plots
+    from stpp.store.records import Matrices, read
 
     columns = ("epoch", "train/loss", "val/miou")
     curves = {name: read_csv(folder / "curve.csv", columns) for name, folder in models.items()}
@@ -135,16 +134,17 @@ def _only(matrix: list[list[int]], classes: Sequence[str]) -> str:
     return "" if only is None else classes[only]
 
 
-def _checkpoints(folder: Path, name: str, metrics: dict[str, Any], only: dict[str, str], unit: str) -> list[Checkpoint]:
+def _checkpoints(folder: Path, name: str, metrics: dict[str, Any], only: dict[str, str]) -> list[Checkpoint]:
     """What a training has kept, for MLflow: f_1 .. f_K, as far as they are here, and the model, if it was evaluated.
 
     only: by model, the class that it predicts for every pixel of val, if it predicts but one.
     """
-    from stpp.records import Run, read
+    from stpp.store.records import Run, read
 
     about, val = read(folder / "run.json", Run), metrics["lists"]["val"]
-    rows = read_csv(folder / "curve.csv", (unit, "val/miou"))
-    steps = [int(float(row[unit])) for row in rows]
+    rows = read_csv(folder / "curve.csv", ("epoch", "iteration", "val/miou"))
+    whole = all(float(row["epoch"]).is_integer() for row in rows)  # as in the curves of MLflow
+    steps = [int(float(row["epoch" if whole else "iteration"])) for row in rows]
     kept = sorted((folder / "checkpoints").glob("*.safetensors"), key=lambda file: int(file.stem))
     found = []
     for j, file in enumerate(kept, 1):
@@ -162,9 +162,9 @@ def _checkpoints(folder: Path, name: str, metrics: dict[str, Any], only: dict[st
 
 def _predictions(photos: "Photos", folder: Path, models: list[str], path: Path) -> None:
     """Validation images beside the truth and what every model makes of them."""
-    from stpp.masks import read_png
     from stpp.report.labels import LABELS
     from stpp.report.panels import panel
+    from stpp.store.masks import read_png
 
     first = folder / models[0]
     ids = sorted(file.relative_to(first).with_suffix("").as_posix() for file in first.rglob("*.png"))
@@ -178,8 +178,8 @@ def _predictions(photos: "Photos", folder: Path, models: list[str], path: Path) 
 
 def _pseudo_masks(photos: "Photos", folder: Path, stability: dict[str, float], path: Path) -> None:
     """The most and the least stable images of a mask set (or the first by id), beside the truth where there is one."""
-    from stpp.masks import MaskSet
     from stpp.report.panels import panel
+    from stpp.store.masks import MaskSet
 
     masks = MaskSet(folder)
     scored = {name: f"{name} ({stability[name]:.2f})" for name in masks.ids if name in stability}

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument
 
-from stpp.files import StppError, read_csv, read_json
-from stpp.lineage import from_json
-from stpp.resume import root
+from stpp.run.lineage import from_json
+from stpp.run.resume import root
+from stpp.store.files import StppError, read_csv, read_json
 from stpp.tracking.read import artifact_of, evaluation_of
 
 if TYPE_CHECKING:

@@ -5,11 +5,11 @@ from typing import Annotated
 
 from typer import Option
 
-from stpp.files import write_text
+from stpp.store.files import write_text
 
 
 def schema(out: Annotated[Path, Option(help="File to write.")] = Path("params.schema.json")) -> None:
     """Write params.schema.json."""
-    from stpp.params_file import schema as schema_text
+    from stpp.params.file import schema as schema_text
 
     write_text(out, schema_text())

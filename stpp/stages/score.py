@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from stpp.resume import Job
+from stpp.run.resume import Job
 from stpp.stages import options
 from stpp.stages.tracked import tracked
 from stpp.tracking.run import Run
 
 if TYPE_CHECKING:
-    from stpp.params import Params
+    from stpp.params.models import Params
 
 Checkpoints = Annotated[Path, Option(help="Folder of f_1 .. f_K.")]
 
@@ -29,7 +29,7 @@ def score(
 
     Beside it stands the mean confidence of M_iK, in (0, 1], for comparison.
     """
-    from stpp.params_file import load
+    from stpp.params.file import load
 
     files = options.params_files(params)
     p = load(files)
@@ -53,7 +53,6 @@ def score(
 
 
 def _score(job: Job, run: Run, p: "Params", checkpoints: Path, data: Path, split: Path) -> None:
-    from stpp import distributed
     from stpp.data.datasets import Photos, WithTruth
     from stpp.data.decoded import opened
     from stpp.data.loaders import equal_sized, prediction_loader
@@ -61,12 +60,13 @@ def _score(job: Job, run: Run, p: "Params", checkpoints: Path, data: Path, split
     from stpp.engine.evaluate import decisions
     from stpp.engine.metrics import confusions, iou
     from stpp.engine.predict import decided, folded, plain
-    from stpp.files import StppError, read_ids, scan_csv, write_csv
-    from stpp.manifest import read_dataset
-    from stpp.masks import shards_of
     from stpp.models import build
-    from stpp.progress import progress
+    from stpp.run import distributed
+    from stpp.run.progress import progress
     from stpp.selftrain.stability import stabilities
+    from stpp.store.files import StppError, read_ids, scan_csv, write_csv
+    from stpp.store.manifest import read_dataset
+    from stpp.store.masks import shards_of
 
     dataset = read_dataset(data)
     photos = Photos(dataset, Path(p.data.root), opened(p.runtime, job.folder.parent))

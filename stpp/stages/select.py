@@ -6,10 +6,10 @@ from typing import Annotated
 
 from typer import Option
 
-from stpp.files import StppError, replacing_folder, write_ids
-from stpp.manifest import read_table
-from stpp.packed import Table
 from stpp.stages import options
+from stpp.store.files import StppError, replacing_folder, write_ids
+from stpp.store.manifest import read_table
+from stpp.store.packed import Table
 
 
 def select(
@@ -18,7 +18,7 @@ def select(
     params: options.Params = None,
 ) -> None:
     """Call the top `select.ratio` of the unlabelled images reliable, by falling stability or what `select.by` names."""
-    from stpp.params_file import load
+    from stpp.params.file import load
     from stpp.selftrain.selection import rank
     from stpp.selftrain.selection import select as select_ids
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from stpp.files import StppError
 from stpp.report.table import table
+from stpp.store.files import StppError
 
 if TYPE_CHECKING:
     from stpp.report.statistics import Counts
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 def show(runs: Annotated[Path, Option(help="Folder of the runs.")] = Path("runs")) -> None:
     """Print mIoU of every system that was run, what it gained over SupOnly, and where its plots and MLflow runs are."""
-    from stpp.records import DataSet, Evaluation, read
     from stpp.report.statistics import gains
     from stpp.report.verdict import verdict
+    from stpp.store.records import DataSet, Evaluation, read
 
     found = sorted(runs.glob("**/evaluation/metrics.json"), key=lambda p: len(p.parts))
     if not found:
@@ -71,6 +71,6 @@ def _known(runs: Path, models: list[str], classes: list[str]) -> "Known":
 
 def _setting(metrics: Path) -> str:
     """What two evaluations must share to stand in one table."""
-    from stpp.records import Run, read
+    from stpp.store.records import Run, read
 
     return str(read(metrics.parent / "run.json", Run).get("stpp.setting", ""))

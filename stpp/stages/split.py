@@ -8,10 +8,10 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from stpp.files import StppError, publish, raise_all, replacing_folder, scan_csv, write_csv, write_ids, write_text
-from stpp.git import git
-from stpp.manifest import read_dataset, split_digest
+from stpp.run.git import git
 from stpp.stages import options
+from stpp.store.files import StppError, publish, raise_all, replacing_folder, scan_csv, write_csv, write_ids, write_text
+from stpp.store.manifest import read_dataset, split_digest
 
 Lists = Annotated[Path, Option(help="Folder that holds lists given by a person, and pinned splits.")]
 MANIFEST = ("id", "set", "image_sha256", "mask_sha256")
@@ -26,8 +26,8 @@ def split(data: options.Data, lists: Lists, out: options.Out, params: options.Pa
 
     All problems are reported at once (exit code 2).
     """
-    from stpp.data.splits import SETS, check, draw
-    from stpp.params_file import load
+    from stpp.ingest.splits import SETS, check, draw
+    from stpp.params.file import load
 
     p = load(options.params_files(params))
     dataset = read_dataset(data)

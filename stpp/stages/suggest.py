@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from stpp.files import StppError, read_ids, replacing_folder, write_csv, write_ids
-from stpp.manifest import Dataset, read_dataset, read_table
 from stpp.stages import options
+from stpp.store.files import StppError, read_ids, replacing_folder, write_csv, write_ids
+from stpp.store.manifest import Dataset, read_dataset, read_table
 
 if TYPE_CHECKING:
     from stpp.selftrain.suggestion import Suggestion
@@ -33,10 +33,10 @@ def suggest(
     """
     from stpp.audit.duplicates import Looks
     from stpp.data.datasets import Photos
-    from stpp.masks import MaskSet
-    from stpp.params_file import load
+    from stpp.params.file import load
     from stpp.report.panels import contact_sheet
     from stpp.selftrain.suggestion import suggest as choose
+    from stpp.store.masks import MaskSet
 
     if out.exists():
         raise StppError(f"{out}: is there already; remove it, or give another folder")

@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from stpp import distributed, launch
-from stpp.code import PACKAGE, closure, source
-from stpp.files import write_json
-from stpp.git import git
-from stpp.lineage import Content, Execution, as_json, behind, command, contents_of, locked_now
-from stpp.manifest import split_digest
-from stpp.resume import Job, root, run_once
+from stpp.run import distributed, launch
+from stpp.run.code import PACKAGE, closure, source
+from stpp.run.git import git
+from stpp.run.lineage import Content, Execution, as_json, behind, command, contents_of, locked_now
+from stpp.run.resume import Job, root, run_once
+from stpp.store.files import write_json
+from stpp.store.manifest import split_digest
 from stpp.tracking.run import Run, track
 
 if TYPE_CHECKING:
-    from stpp.params import Params
+    from stpp.params.models import Params
 
 
 def tracked(
@@ -44,8 +44,8 @@ def tracked(
     holds the run's lineage as well: its command, parameters, and hashes of what went in and came out, and those of
     what is behind it.
     """
-    from stpp.params_file import load
-    from stpp.records import Digested, read
+    from stpp.params.file import load
+    from stpp.store.records import Digested, read
 
     if launch.wanted():
         if code := launch.launch(sys.argv[1:]):
@@ -93,7 +93,7 @@ def _lineage(
     run: Run, module: str, files: list[Path], inputs: tuple[Content, ...], made: list[Content]
 ) -> list[dict[str, Any]]:
     """This execution of a stage, and those behind it."""
-    from stpp.params_file import read_yaml
+    from stpp.params.file import read_yaml
 
     own = Execution(
         stage=run.tags["stpp.dvc.stage"],

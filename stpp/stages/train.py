@@ -10,9 +10,9 @@ from stpp.stages.training import trained
 
 if TYPE_CHECKING:
     from stpp.data.datasets import Photos, Training
+    from stpp.data.normalization import Normalization
     from stpp.engine.fit import Step
-    from stpp.normalization import Normalization
-    from stpp.params import Params
+    from stpp.params.models import Params
 
 Pseudo = Annotated[list[Path] | None, Option(help="Mask set of pseudo labels; may be given several times.")]
 
@@ -27,14 +27,14 @@ def train(
     params: options.Params = None,
 ) -> None:
     """Train a teacher on the labelled images alone, keeping K checkpoints, or a student with pseudo labels as well."""
-    from stpp.params_file import load
+    from stpp.params.file import load
 
     files = options.params_files(params)
     p = load(files)
     sets = pseudo or []
 
     def samples(photos: "Photos", normalization: "Normalization") -> "Training":
-        from stpp.files import read_ids
+        from stpp.store.files import read_ids
 
         return _samples(p, name, photos, read_ids(split / "labeled.txt"), sets, normalization)
 
@@ -65,8 +65,8 @@ def _samples(
 ) -> "Training":
     """D_l, over-sampled, and the pseudo-labelled images."""
     from stpp.data.datasets import Labeled, Training
-    from stpp.data.splits import copies
-    from stpp.masks import MaskSet
+    from stpp.ingest.splits import copies
+    from stpp.store.masks import MaskSet
 
     parts = [Labeled(photos, masks.ids, masks) for masks in map(MaskSet, pseudo)]
     repeat = copies(len(labeled), sum(len(part.ids) for part in parts))

@@ -7,8 +7,8 @@ from stpp.stages.training import trained
 
 if TYPE_CHECKING:
     from stpp.data.datasets import Photos, WeakStrong
+    from stpp.data.normalization import Normalization
     from stpp.engine.fit import Step
-    from stpp.normalization import Normalization
 
 
 def train_online(
@@ -20,8 +20,8 @@ def train_online(
     params: options.Params = None,
 ) -> None:
     """Train on labelled and, by online labelling, unlabelled images at once: no teacher, no pseudo masks."""
-    from stpp.files import StppError, read_ids
-    from stpp.params_file import load
+    from stpp.params.file import load
+    from stpp.store.files import StppError, read_ids
 
     files = options.params_files(params)
     p = load(files)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stpp.resume import Job
+from stpp.run.resume import Job
 from stpp.stages.tracked import tracked
 from stpp.tracking.run import Run
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
     from stpp.data.datasets import Photos, Training, WeakStrong
     from stpp.data.loaders import Batch
+    from stpp.data.normalization import Normalization
     from stpp.engine.fit import Hooks, Step
     from stpp.models.build import About, Start
-    from stpp.normalization import Normalization
-    from stpp.params import Params
+    from stpp.params.models import Params
 
 STATE, BEST = "state.pt", "best.safetensors"
 SHOWN_IMAGES, SHOWN_TIMES = 4, 10
@@ -59,7 +59,6 @@ def trained(
             "model": params.model.model_dump(),
             "train": params.train.model_dump(),
             "augment": params.augment.model_dump(),
-            "evaluate.batch_size": params.evaluate.batch_size,
             **sections,
         },
         data=data,
@@ -88,13 +87,13 @@ def _train(
 
     from stpp.data.datasets import Photos
     from stpp.data.decoded import opened
-    from stpp.distributed import first
     from stpp.engine import device as devices
     from stpp.engine.fit import evenly, fit, measured_after
-    from stpp.files import StppError, publish, read_ids, write_csv
-    from stpp.manifest import read_dataset
     from stpp.models import build
-    from stpp.seeds import seed_of
+    from stpp.run.distributed import first
+    from stpp.run.seeds import seed_of
+    from stpp.store.files import StppError, publish, read_ids, write_csv
+    from stpp.store.manifest import read_dataset
 
     dataset = read_dataset(data)
     photos = Photos(dataset, Path(p.data.root), opened(p.runtime, job.folder.parent))
@@ -144,9 +143,9 @@ def _train(
 
 def _say(p: "Params", name: str, samples: "Training | WeakStrong") -> int:
     """Say how long the training is, and how fast it learns. The iterations of an epoch, checked to be one at least."""
-    from stpp.distributed import world
     from stpp.engine.optim import scaled_lr
-    from stpp.files import StppError
+    from stpp.run.distributed import world
+    from stpp.store.files import StppError
 
     batch = p.train.batch_size // samples.images
     if batch % world() or batch // world() < 2:
@@ -193,15 +192,15 @@ def _hooks(
     """What the loop tells the world: this stage's files and MLflow run."""
     import torch
 
-    from stpp import distributed
     from stpp.data.datasets import Plain, WithTruth
     from stpp.data.loaders import equal_sized, prediction_loader
     from stpp.engine import device as devices
     from stpp.engine.evaluate import Scores, decisions, evaluate
     from stpp.engine.fit import Hooks, State
     from stpp.engine.predict import LARGE, decided, plain
-    from stpp.files import replacing
     from stpp.models import build
+    from stpp.run import distributed
+    from stpp.store.files import replacing
 
     where = devices.start(p.runtime)
     decide = decided(plain, LARGE)
@@ -253,7 +252,7 @@ def _named(row: dict[str, float], classes: tuple[str, ...]) -> dict[str, float]:
 
 def _summarise(job: Job, run: Run, p: "Params", curve: list[dict[str, float]], step: int) -> None:
     """mIoU on val of the last and of the best epoch, whichever is kept."""
-    from stpp.files import write_json
+    from stpp.store.files import write_json
 
     last, best = curve[-1], max(curve, key=lambda row: row["val/miou"])
     summary = {

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Argument, Option
 
-from stpp.files import StppError, replacing
+from stpp.store.files import StppError, replacing
 
 if TYPE_CHECKING:
     from stpp.models.weights import Placed

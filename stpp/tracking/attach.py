@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from stpp.files import sha256
+from stpp.store.files import sha256
 from stpp.tracking.client import Client, client, experiment_of, in_run, reason
 
 NOTE, OURS = "mlflow.note.content", "stpp.verdict"
@@ -70,7 +70,7 @@ def link(run_json: Path, members: list[Path], root: Path) -> None:
     A run has one parent: a teacher that several systems share keeps its first, and the others name it so.
     """
 
-    from stpp.records import Run, read
+    from stpp.store.records import Run, read
 
     def name(mlflow: Client, run_id: str) -> None:
         parent = mlflow.get_run(run_id).data.tags["mlflow.parentRunId"]

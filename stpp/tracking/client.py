@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from stpp.files import StppError
+from stpp.store.files import StppError
 from stpp.tracking.moved import FOLDER, bring_along, of_another, others
 from stpp.tracking.secrets import hide_in_logs, without_secrets
 
@@ -250,7 +250,7 @@ def asked(root: Path, ask: Callable[[Client], Any]) -> Any:
 
 def run_ids_of(files: list[Path]) -> list[str | None]:
     """The MLflow runs that files run.json name, as far as they do. Raises StppError if one is no such file."""
-    from stpp.records import Run, read
+    from stpp.store.records import Run, read
 
     return [read(file, Run)["run_id"] for file in files]
 

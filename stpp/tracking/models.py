@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stpp.files import StppError
+from stpp.store.files import StppError
 from stpp.tracking.client import Client, in_run, limit
 
 FILE, SHA256 = "stpp.file", "stpp.sha256"

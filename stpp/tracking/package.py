@@ -4,8 +4,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from stpp.code import PACKAGE
-from stpp.files import replacing_folder
+from stpp.run.code import PACKAGE
+from stpp.store.files import replacing_folder
 
 NEEDS = (
     "torch",
@@ -36,7 +36,7 @@ def package(model: Path, classes: Sequence[str], start: str, out: Path) -> None:
         partial.rmdir()  # MLflow makes it itself
         mlflow.pyfunc.save_model(
             str(partial),
-            loader_module="stpp.engine.served",
+            loader_module="stpp.deploy.served",
             data_path=str(model),
             code_paths=[str(PACKAGE)],
             signature=signature,

@@ -57,7 +57,7 @@ def artifact_of(run_id: str, name: str, root: Path) -> Any:
     """A JSON file that a run keeps. Raises StppError if it keeps none, or MLflow does not answer."""
     import tempfile
 
-    from stpp.files import read_json
+    from stpp.store.files import read_json
 
     with tempfile.TemporaryDirectory() as folder:
         return read_json(Path(asked(root, lambda mlflow: mlflow.download_artifacts(run_id, name, folder))))

@@ -14,9 +14,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from stpp.distributed import first
-from stpp.files import StppError, write_text
-from stpp.git import git
+from stpp.run.distributed import first
+from stpp.run.git import git
+from stpp.store.files import StppError, write_text
 from stpp.tracking.client import client, experiment_of, limit, reason, tracking_uri
 from stpp.tracking.secrets import link, without_secrets
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from stpp.params import Params
+    from stpp.params.models import Params
 
 ELSEWHERE = {"runtime": True, "toy": True, "data": True, "score": True, "label": {"batch_size", "shards"}}
 """Parameters that say how to compute, or whose meaning is in the digest of the data."""
@@ -248,7 +248,7 @@ class Run:
     def _log_params(self, run_id: str) -> None:
         from mlflow.entities import Param
 
-        from stpp.params_file import flatten
+        from stpp.params.file import flatten
 
         flat = {k: str(v)[:6000] for k, v in flatten(self.params).items() if v is not None}
         self._client.log_batch(run_id, params=[Param(k, v) for k, v in flat.items()])
@@ -267,7 +267,7 @@ def track(
     setting: the parameters without what makes the system: those of params.yaml, whatever overlays say.
     memory: a file that survives a kill and holds the run's id, so that a killed stage goes on in its own run.
     """
-    from stpp.params_file import overlays_of, pipeline_of
+    from stpp.params.file import overlays_of, pipeline_of
 
     stage = os.environ.get("DVC_STAGE", name)
     pipeline, variant = pipeline_of(stage)

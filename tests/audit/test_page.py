@@ -12,7 +12,7 @@ from stpp.audit.duplicates import Pair, suspects
 from stpp.audit.project import ABSENT, CHANGED, VERIFIED
 from stpp.audit.render import Audit, as_json, look_alikes, page, text
 from stpp.audit.trace import Link, Step
-from stpp.lineage import Content, Execution
+from stpp.run.lineage import Content, Execution
 
 EVIL = "<script>alert(1)</script>'\"&\x1b[31m\n"
 

@@ -8,8 +8,8 @@ import pytest
 from stpp.audit.history import contents_of_name
 from stpp.audit.project import ABSENT, CHANGED, VERIFIED, Project
 from stpp.audit.trace import RECORDED, _differing
-from stpp.code import PACKAGE, imports
-from stpp.lineage import Content, content_of
+from stpp.run.code import PACKAGE, imports
+from stpp.run.lineage import Content, content_of
 
 
 def commit(folder: Path) -> None:

@@ -15,8 +15,8 @@ from PIL import Image
 from ruamel.yaml import YAML
 from small import ROOT, Project
 
-from stpp.files import digest
-from stpp.lineage import lock_files, locked_now, md5_of
+from stpp.run.lineage import lock_files, locked_now, md5_of
+from stpp.store.files import digest
 from stpp.tracking.client import client
 
 pytestmark = pytest.mark.slow

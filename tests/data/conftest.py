@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stpp.data.datasets import Photos
-from stpp.manifest import Dataset, Record
+from stpp.store.manifest import Dataset, Record
 
 Content = NDArray[np.generic] | str | bytes
 Tree = Callable[[dict[str, Content]], Path]

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from stpp.data.additions import additions
-from stpp.data.inspection import inspect
-from stpp.params import Data
+from stpp.ingest.additions import additions
+from stpp.ingest.inspection import inspect
+from stpp.params.models import Data
 
 COLOURS = ((255, 0, 0), (0, 128, 0))
 

@@ -17,12 +17,12 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from stpp.data import archives
-from stpp.data.archives import import_archive
-from stpp.data.catalog import discover, layout
 from stpp.data.images import read_mask, to_classes
-from stpp.files import StppError
-from stpp.params import Data
+from stpp.ingest import archives
+from stpp.ingest.archives import import_archive
+from stpp.ingest.catalog import discover, layout
+from stpp.params.models import Data
+from stpp.store.files import StppError
 
 Files = dict[str, bytes]
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stpp.data.catalog import Found, Layout, discover, layout, voc_palette
 from stpp.data.images import to_classes
-from stpp.files import StppError
-from stpp.params import Data
+from stpp.ingest.catalog import Found, Layout, discover, layout, voc_palette
+from stpp.params.models import Data
+from stpp.store.files import StppError
 
 FEW = settings(max_examples=25, deadline=None)
 

@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader
 
 from stpp.data.datasets import Draw, Labeled, Photos, Plain, Training, WeakStrong, WithTruth
 from stpp.data.transforms import normalize
-from stpp.files import StppError
-from stpp.masks import MaskSet
-from stpp.params import Augment, Strong, Weak
+from stpp.params.models import Augment, Strong, Weak
+from stpp.store.files import StppError
+from stpp.store.masks import MaskSet
 
 Make = Callable[..., Training]
 

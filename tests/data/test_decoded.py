@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader
 from stpp.data import decoded as module
 from stpp.data.datasets import Labeled, Photos, Plain, Training
 from stpp.data.decoded import Decoded, opened
-from stpp.files import StppError, sha256
-from stpp.params import Augment, Runtime, Weak
+from stpp.params.models import Augment, Runtime, Weak
+from stpp.store.files import StppError, sha256
 
 Cached = Callable[..., Photos]
 AMPLE = 10**8

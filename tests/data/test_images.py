@@ -18,10 +18,10 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from PIL import Image
 
-from stpp import decoding
 from stpp.data.images import read_image, read_mask, to_classes
-from stpp.files import StppError
-from stpp.masks import decode_mask
+from stpp.store import decoding
+from stpp.store.files import StppError
+from stpp.store.masks import decode_mask
 
 Pixels = NDArray[np.uint8]
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stpp.data.inspection import inspect
-from stpp.manifest import Dataset
-from stpp.params import Data
+from stpp.ingest.inspection import inspect
+from stpp.params.models import Data
+from stpp.store.manifest import Dataset
 
 RNG = np.random.default_rng(0)
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from stpp.data.datasets import Labeled, Photos, Plain, Training, WithTruth
 from stpp.data.loaders import Batch, Batches, equal_sized, prediction_loader, training_loader
-from stpp.manifest import Dataset
-from stpp.params import Augment, Runtime, Weak
+from stpp.params.models import Augment, Runtime, Weak
+from stpp.store.manifest import Dataset
 
 FEW = settings(max_examples=40, deadline=None)
 COUNTS = st.tuples(st.integers(2, 40), st.integers(2, 9), st.integers(1, 4)).filter(lambda c: c[0] >= c[1])

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stpp.data import inspection, seen
-from stpp.data.inspection import inspect
-from stpp.params import Data
+from stpp.ingest import inspection, seen
+from stpp.ingest.inspection import inspect
+from stpp.params.models import Data
 
 COUNT = 12
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stpp.data.splits import SETS, check, copies, draw
-from stpp.manifest import Dataset, Record
-from stpp.params import Split, Subset
+from stpp.ingest.splits import SETS, check, copies, draw
+from stpp.params.models import Split, Subset
+from stpp.store.manifest import Dataset, Record
 
 FEW = settings(max_examples=50, deadline=None)
 NO_LISTS = Path("no-lists")

@@ -9,11 +9,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from stpp.data import toy
-from stpp.data.toy import CLASSES, OBJECTS, PALETTE, WEAR, draw, scene
-from stpp.files import StppError
-from stpp.masks import encode_mask
-from stpp.params import Toy
+from stpp.ingest import toy
+from stpp.ingest.toy import CLASSES, OBJECTS, PALETTE, WEAR, draw, scene
+from stpp.params.models import Toy
+from stpp.store.files import StppError
+from stpp.store.masks import encode_mask
 
 Scenes = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from stpp.data.transforms import CutOut, RandomResizedCrop, normalize, reseed, strong, weak
-from stpp.params import Strong, Weak
+from stpp.params.models import Strong, Weak
 
 FEW = settings(max_examples=40, deadline=None)
 SEEDS = st.integers(0, 2**32 - 1)

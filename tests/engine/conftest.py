@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from stpp.data.datasets import Photos
-from stpp.manifest import Dataset, Record
+from stpp.store.manifest import Dataset, Record
 
 MakePhotos = Callable[..., Photos]
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from stpp import distributed
 from stpp.engine.evaluate import Scores
 from stpp.engine.fit import Hooks, fit, supervised
 from stpp.engine.metrics import confusions
-from stpp.files import write_json
-from stpp.params import Model, Runtime, Train
+from stpp.params.models import Model, Runtime, Train
+from stpp.run import distributed
+from stpp.store.files import write_json
 
 CLASSES = 3
 TRAIN = Train(epochs=3, batch_size=8, lr=0.05, head_lr_factor=1.0)

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from stpp.engine.device import start
-from stpp.files import StppError
-from stpp.params import Runtime
+from stpp.params.models import Runtime
+from stpp.store.files import StppError
 
 FAULTS = """
 import resource, sys
 import torch
 from stpp.engine.device import start
-from stpp.params import Runtime
+from stpp.params.models import Runtime
 if sys.argv[1] == "start":
     start(Runtime())
 def faults():

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from stpp.data.datasets import Photos, WithTruth
 from stpp.data.loaders import Batch, equal_sized, prediction_loader
+from stpp.data.normalization import IMAGENET
 from stpp.engine.evaluate import Scores, decisions, evaluate
 from stpp.engine.predict import decided, plain
-from stpp.files import StppError
 from stpp.models.build import normalizing
-from stpp.normalization import IMAGENET
-from stpp.params import Model, Runtime
+from stpp.params.models import Model, Runtime
+from stpp.store.files import StppError
 
 CPU = torch.device("cpu")
 SIZES = [(16, 20), (16, 20), (16, 20), (24, 17), (16, 20), (24, 17), (24, 17)]

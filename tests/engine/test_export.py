@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from stpp.data.transforms import normalize
-from stpp.engine.export import GridMeans, to_onnx, to_torch
-from stpp.files import StppError
+from stpp.deploy.export import GridMeans, to_onnx, to_torch
 from stpp.models import build
-from stpp.params import Model
+from stpp.params.models import Model
+from stpp.store.files import StppError
 
 CLASSES = ("sky", "road", "<b>sign</b>")
 OTHER_SIZES = ((1, 32, 32), (3, 71, 45), (1, 129, 250))

@@ -11,7 +11,7 @@ from torch import nn
 
 from stpp.engine.optim import optimizer, poly, scaled_lr, schedule
 from stpp.models.deeplabv3plus import DeepLabV3Plus
-from stpp.params import Train
+from stpp.params.models import Train
 
 
 class Small(nn.Module):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
+from stpp.data.normalization import IMAGENET, Normalization
 from stpp.data.transforms import normalize
 from stpp.engine.predict import (
     VECTOR,
@@ -31,8 +32,7 @@ from stpp.engine.predict import (
     window_of,
 )
 from stpp.models.build import build, normalizing
-from stpp.normalization import IMAGENET, Normalization
-from stpp.params import Evaluate, Label, Model
+from stpp.params.models import Evaluate, Label, Model
 
 Array = NDArray[np.float64]
 SCALES = Label().scales

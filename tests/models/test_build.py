@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from stpp.files import StppError
 from stpp.models import build
 from stpp.models.backbone import ResNet
-from stpp.params import Model
+from stpp.params.models import Model
+from stpp.store.files import StppError
 
 MODEL = Model(backbone="resnet18", output_stride=16)
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from stpp.models.build import build
 from stpp.models.layers import Mean, resize, spread
-from stpp.params import Model
+from stpp.params.models import Model
 
 LAST = torch.channels_last
 

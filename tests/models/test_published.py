@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from stpp.files import StppError
 from stpp.models import build
 from stpp.models.weights import place, read_state
-from stpp.params import Model
+from stpp.params.models import Model
+from stpp.store.files import StppError
 
 State = dict[str, Tensor]
 NETWORKS = ["deeplabv2", "deeplabv3plus", "pspnet"]

@@ -8,12 +8,12 @@ import timm
 import torch
 from torch import Tensor
 
-from stpp.files import StppError, sha256
+from stpp.data.normalization import IMAGENET, Normalization
 from stpp.models import build, weights
 from stpp.models.backbone import Timm
 from stpp.models.weights import PACKAGED, place, start_of
-from stpp.normalization import IMAGENET, Normalization
-from stpp.params import Model
+from stpp.params.models import Model
+from stpp.store.files import StppError, sha256
 
 LITE = Model(backbone="tf_efficientnet_lite0", weights="package", output_stride=16)
 

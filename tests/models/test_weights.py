@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torchvision import models
 
-from stpp.files import StppError
 from stpp.models.backbone import ResNet
 from stpp.models.weights import place, start_of
-from stpp.params import Model
+from stpp.params.models import Model
+from stpp.store.files import StppError
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from stpp.files import StppError, write_json
 from stpp.paper import report, results
 from stpp.paper.plan import flat
 from stpp.paper.published import TABLES, table
 from stpp.paper.systems import SYSTEMS
-from stpp.params_file import load, overlays_of, read_yaml
+from stpp.params.file import load, overlays_of, read_yaml
 from stpp.report.grid import Grid
+from stpp.store.files import StppError, write_json
 
 
 def cell(folder: Path, name: str, setting: str, system: str, seed: int, miou: float, /, **more: Any) -> None:

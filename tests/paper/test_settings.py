@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from stpp.data.published import LABELED, SPLITS, TRAIN, VAL, place, read_lists
 from stpp.engine.optim import scaled_lr
-from stpp.files import StppError, sha256
+from stpp.ingest.published import LABELED, SPLITS, TRAIN, VAL, place, read_lists
 from stpp.paper.published import SETTINGS, TABLES, cells, params_of, table
 from stpp.paper.systems import SYSTEMS, iterations
-from stpp.params import Params, Train
-from stpp.params_file import as_yaml, load
+from stpp.params.file import as_yaml, load
+from stpp.params.models import Params, Train
+from stpp.store.files import StppError, sha256
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared"

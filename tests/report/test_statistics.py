@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from stpp.files import StppError
 from stpp.report.statistics import (
     Counts,
     Interval,
@@ -23,6 +22,7 @@ from stpp.report.statistics import (
     write_counts,
 )
 from stpp.report.verdict import Known, known_of, verdict
+from stpp.store.files import StppError
 
 # -- over seeds -------------------------------------------------------------------------------------------------------
 

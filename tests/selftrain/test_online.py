@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from stpp.params import Online
+from stpp.params.models import Online
 from stpp.selftrain.online import online
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stpp.params import Select
+from stpp.params.models import Select
 from stpp.selftrain.selection import RANKINGS, rank, select
 
 IDS = st.text("abAB019/_", min_size=1, max_size=4)

@@ -10,10 +10,10 @@ from ruamel.yaml import YAML
 from small import TINY, Project
 
 from stpp.data.transforms import normalize
-from stpp.files import read_csv, read_ids, read_json, write_ids
-from stpp.manifest import read_dataset
 from stpp.models import build
-from stpp.params import Model
+from stpp.params.models import Model
+from stpp.store.files import read_csv, read_ids, read_json, write_ids
+from stpp.store.manifest import read_dataset
 
 MODEL = Model(backbone="resnet18", output_stride=16)
 

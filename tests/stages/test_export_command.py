@@ -20,7 +20,7 @@ from small import Project
 
 from stpp.data.transforms import normalize
 from stpp.models import build
-from stpp.params import Model
+from stpp.params.models import Model
 
 MODEL = Model(backbone="resnet18", output_stride=16)
 ABOUT = build.About(MODEL, ("sky", "road", "sign"), ((1, 2, 3), (200, 100, 0), (0, 0, 255)))

@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from small import Project, project_in
 
-from stpp.files import read_ids
-from stpp.manifest import read_dataset
-from stpp.masks import MaskSet
 from stpp.models.build import build, save
-from stpp.params import Model
+from stpp.params.models import Model
+from stpp.store.files import read_ids
+from stpp.store.manifest import read_dataset
+from stpp.store.masks import MaskSet
 
 COMMON = ("--data", "runs/data", "--split", "runs/split")
 IDS, MODEL, SHARDS = "runs/split/unlabeled.txt", "runs/model.safetensors", 3

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from small import mask_set
 
-from stpp.files import StppError
-from stpp.manifest import Dataset, write_dataset
-from stpp.masks import MaskSet
 from stpp.stages.masks import extract
+from stpp.store.files import StppError
+from stpp.store.manifest import Dataset, write_dataset
+from stpp.store.masks import MaskSet
 
 PALETTE = ((0, 0, 0), (9, 9, 9))
 

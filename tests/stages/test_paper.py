@@ -8,9 +8,9 @@ import time
 import pytest
 from small import Project
 
-from stpp.files import read_json
 from stpp.paper.published import SETTINGS, params_of
-from stpp.params import Params
+from stpp.params.models import Params
+from stpp.store.files import read_json
 from stpp.tracking.client import client
 
 
@@ -132,4 +132,4 @@ def test_what_is_in_neither_git_nor_dvc_is_named_before_a_run_that_would_not_fin
     project.run("git", "add", "data/pascal.dvc", f"{weights}.dvc")
     params = Params.model_validate(params_of(SETTINGS[setting]))
     code = f"from stpp.paper.plan import missing; print(missing({params!r}))"
-    assert project.run(sys.executable, "-c", f"from stpp.params import *; {code}") == "[]\n"
+    assert project.run(sys.executable, "-c", f"from stpp.params.models import *; {code}") == "[]\n"

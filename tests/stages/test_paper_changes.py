@@ -10,8 +10,8 @@ from dvc.utils.hydra import apply_overrides
 
 from stpp.paper.plan import expected_of, files_of, seeded_with
 from stpp.paper.published import SETTINGS, params_of
-from stpp.params import Params
-from stpp.params_file import load
+from stpp.params.file import load
+from stpp.params.models import Params
 from stpp.stages.paper import _changes
 
 ROOT = Path(__file__).resolve().parents[2]

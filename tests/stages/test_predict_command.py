@@ -13,9 +13,9 @@ from PIL import Image
 from small import Project
 
 from stpp.data.transforms import normalize
-from stpp.files import digest
 from stpp.models import build
-from stpp.params import Model
+from stpp.params.models import Model
+from stpp.store.files import digest
 
 MODEL = Model(backbone="resnet18", output_stride=16)
 ABOUT = build.About(MODEL, ("sky", "road", "<b>sign</b>"), ((1, 2, 3), (200, 100, 0), (0, 0, 255)))

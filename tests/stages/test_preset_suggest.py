@@ -7,7 +7,7 @@ import pytest
 from small import Project
 
 from stpp.paper.setting import Images, Machine, choices, length
-from stpp.params_file import load
+from stpp.params.file import load
 
 
 def test_a_suggestion_has_reasons_and_times_and_once_written_it_runs(prepared: Project) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from small import Project
 
-from stpp.files import digest
-from stpp.locks import ENTRY
+from stpp.run.locks import ENTRY
+from stpp.store.files import digest
 
 pytestmark = pytest.mark.slow
 

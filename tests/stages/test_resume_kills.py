@@ -12,7 +12,7 @@ import pytest
 import torch
 from small import Project
 
-from stpp.files import digest
+from stpp.store.files import digest
 
 pytestmark = pytest.mark.slow
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from small import Project
 
-from stpp.files import write_csv, write_json
-from stpp.lineage import Content, Execution, as_json
+from stpp.run.lineage import Content, Execution, as_json
+from stpp.store.files import write_csv, write_json
 
 CLASSES = ("road", "car", "sign")
 

@@ -6,8 +6,8 @@ import pytest
 from ruamel.yaml import YAML
 from small import TINY
 
-from stpp.files import StppError, read_ids, write_csv
 from stpp.stages.select import select
+from stpp.store.files import StppError, read_ids, write_csv
 
 STABILITY = {"a": 0.9, "b": 0.2, "c": 0.5, "d": 0.7}
 CONFIDENCE = {"a": 0.3, "b": 0.8, "c": 0.6, "d": 0.4}

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 from small import TINY, Project, mask_set
 
-from stpp.files import read_csv, read_ids, sha256, write_csv
-from stpp.manifest import read_dataset
-from stpp.masks import encode_mask
-from stpp.params_file import load
+from stpp.params.file import load
+from stpp.store.files import read_csv, read_ids, sha256, write_csv
+from stpp.store.manifest import read_dataset
+from stpp.store.masks import encode_mask
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from small import Project, ran
 
-from stpp.files import read_csv, read_ids, read_json
-from stpp.masks import MaskSet
 from stpp.paper.systems import SYSTEMS
+from stpp.store.files import read_csv, read_ids, read_json
+from stpp.store.masks import MaskSet
 
 pytestmark = pytest.mark.slow
 

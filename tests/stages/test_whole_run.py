@@ -7,7 +7,7 @@ import shutil
 import pytest
 from small import Project, ran
 
-from stpp.files import digest, read_csv, read_ids, read_json
+from stpp.store.files import digest, read_csv, read_ids, read_json
 from stpp.tracking.client import client
 
 pytestmark = pytest.mark.slow

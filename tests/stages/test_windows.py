@@ -4,7 +4,7 @@ import sys
 
 from small import TINY, Project
 
-from stpp.masks import MaskSet
+from stpp.store.masks import MaskSet
 
 COMMON = ("--data", "runs/data", "--split", "runs/split")
 STPP = (sys.executable, "-m", "stpp")

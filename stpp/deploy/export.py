@@ -15,8 +15,8 @@ from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from stpp.files import StppError, replacing
 from stpp.models.build import About
+from stpp.store.files import StppError, replacing
 
 INPUT, OUTPUT = "image", "logits"
 SMALLEST, LARGEST = 32, 16384

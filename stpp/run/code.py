@@ -4,13 +4,13 @@ import ast
 from functools import cache
 from pathlib import Path
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parent.parent
 
 UNWATCHED = {
     f"stpp.{name}"
     for name in (
-        *("cli", "code", "git", "launch", "lineage", "locks", "params", "params_file", "progress", "resume"),
-        *("records", "tracking", "stages.tracked", "stages.options"),
+        *("cli", "params", "store.records", "tracking", "stages.tracked", "stages.options"),
+        *(f"run.{name}" for name in ("code", "git", "launch", "lineage", "locks", "progress", "resume")),
     )
 }
 """Modules and rooms that cannot change a result; those of parameters are watched by value."""

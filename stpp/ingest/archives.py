@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from stpp.data.catalog import voc_palette
-from stpp.data.names import READ, stray
-from stpp.files import StppError, alive, digest, read_bytes, sha256
-from stpp.masks import encode_mask
-from stpp.progress import progress
+from stpp.ingest.catalog import voc_palette
+from stpp.ingest.names import READ, stray
+from stpp.run.progress import progress
+from stpp.store.files import StppError, alive, digest, read_bytes, sha256
+from stpp.store.masks import encode_mask
 
 LARGEST = 256 * 2**20
 """Bytes of one member; the largest of the known data sets have a few MB."""

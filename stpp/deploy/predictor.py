@@ -10,9 +10,9 @@ from torch import Tensor
 from stpp.engine.device import precision
 from stpp.engine.evaluate import NOT_FINITE
 from stpp.engine.predict import LARGE, augmented, decided, folded, normalized, plain, sliding, step_of, window_of
-from stpp.files import StppError
 from stpp.models import build
-from stpp.params import Label
+from stpp.params.models import Label
+from stpp.store.files import StppError
 
 
 class Predictor:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from stpp.files import StppError, raise_all, read_text
+from stpp.store.files import StppError, raise_all, read_text
 
 LABELED = {
     "pascal": {

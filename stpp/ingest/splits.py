@@ -5,15 +5,16 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import translate
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stpp.manifest import Dataset, listed, twins
-from stpp.packed import Strings
-from stpp.params import Split, Subset
-from stpp.seeds import seed_of
+from stpp.params.models import Split, Subset
+from stpp.run.seeds import seed_of
+from stpp.store.manifest import Dataset, listed, twins
+from stpp.store.packed import Strings
 
 SETS = ("test", "val", "labeled", "unlabeled")
 """In the order in which they take their images, after those that are listed."""
@@ -56,7 +57,7 @@ def draw(dataset: Dataset, split: Split, folder: Path) -> tuple[dict[str, String
     # What a person has listed is taken first: nothing drawn may collide with it.
     for name, subset in sorted(asked.items(), key=lambda item: item[1].list is None):
         candidates = _candidates(name, subset, dataset, images, folder, problems)
-        size = subset.size(len(candidates))
+        size = size_of(subset, len(candidates))
         if size > len(candidates):
             problems.append(f"split.{name}: {size} images asked for, but only {len(candidates)} are left to take")
         chosen = candidates
@@ -70,6 +71,13 @@ def draw(dataset: Dataset, split: Split, folder: Path) -> tuple[dict[str, String
         if not len(chosen):
             problems.append(f"split.{name}: no image; check its `list` or `ids`, or give the other sets fewer")
     return sets, problems
+
+
+def size_of(subset: Subset, candidates: int) -> int:
+    """How many of `candidates` ids are taken: all, `count`, or `fraction` rounded half up (at least 1)."""
+    if subset.count is not None:
+        return subset.count
+    return candidates if subset.part is None else max(1, int(candidates * subset.part + Fraction(1, 2)))
 
 
 def _candidates(

@@ -8,14 +8,14 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from stpp.data.catalog import discover, layout, mask_of
 from stpp.data.images import palette_of, present, read_mask, to_classes
-from stpp.data.names import stray
-from stpp.data.palettes import Palettes, shown_in
-from stpp.files import StppError, read_bytes
-from stpp.manifest import Dataset
-from stpp.masks import Mask
-from stpp.params import IGNORE, Data
+from stpp.ingest.catalog import discover, layout, mask_of
+from stpp.ingest.names import stray
+from stpp.ingest.palettes import Palettes, shown_in
+from stpp.params.models import Data
+from stpp.store.files import StppError, read_bytes
+from stpp.store.manifest import Dataset
+from stpp.store.masks import IGNORE, Mask
 
 Reading = Literal["classes", "values"]
 READINGS: tuple[Reading, Reading] = ("classes", "values")

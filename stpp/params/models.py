@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from stpp.store.masks import IGNORE
+
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, le=1e6)]
 Factor = Annotated[float, Field(ge=0, le=1e6)]
@@ -22,7 +24,6 @@ Range = Annotated[
     tuple[Annotated[float, Field(ge=0, le=1e6)], Annotated[float, Field(ge=0, le=1e6)]],
     Field(description="lower and upper bound, drawn from uniformly"),
 ]
-IGNORE = 255
 Level = Annotated[int, Field(ge=0, le=255)]
 ClassName = Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Text = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00-\x1f\x7f]*$")]
@@ -137,15 +138,14 @@ class Subset(Section):
         if self.count is not None and self.fraction is not None:
             raise ValueError("give `count` or `fraction`, not both")
         if self.fraction is not None:
-            self.size(1)
+            _ = self.part
         return self
 
-    def size(self, candidates: int) -> int:
-        """How many of `candidates` ids are taken: all, `count`, or `fraction` rounded half up (at least 1)."""
-        if self.count is not None:
-            return self.count
+    @property
+    def part(self) -> Fraction | None:
+        """`fraction` as a number in (0, 1]; None where it is left out."""
         if self.fraction is None:
-            return candidates
+            return None
         text = str(self.fraction)
         try:
             if isinstance(self.fraction, str) and not WRITTEN.match(text):  # 1e-99999999 would fill the memory
@@ -155,7 +155,7 @@ class Subset(Section):
             raise ValueError(f'`fraction` {self.fraction!r} is neither a number nor like "1/8"') from None
         if not 0 < part <= 1:
             raise ValueError(f"`fraction` {self.fraction} is not above 0 and at most 1")
-        return max(1, int(candidates * part + Fraction(1, 2)))
+        return part
 
 
 class Split(Section):
@@ -361,11 +361,6 @@ class Evaluate(Section):
         if self.window is not None and (self.stride or 1) > self.window:
             raise ValueError(f"`stride` {self.stride} leaves gaps between windows of {self.window}")
         return self
-
-    @property
-    def step(self) -> int:
-        """Step of the window in pixels."""
-        return self.stride or max(1, (self.window or 1) * 2 // 3)
 
 
 class Runtime(Section):

@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stpp.files import StppError, digest, open_regular, parse_yaml, read_bytes, sha256, walk
-from stpp.parallel import THREADS, in_order
+from stpp.run.parallel import THREADS, in_order
+from stpp.store.files import StppError, digest, open_regular, parse_yaml, read_bytes, sha256, walk
 
 CHECKED = "runs/checked.txt"
 """What `check` writes, always the same: the first stages depend on it so that DVC runs `check` before them."""

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from stpp.data.images import read_image
-from stpp.engine.predictor import Predictor
-from stpp.files import StppError
-from stpp.masks import encode_mask
+from stpp.deploy.predictor import Predictor
+from stpp.store.files import StppError
+from stpp.store.masks import encode_mask
 
 if TYPE_CHECKING:
     from pandas import DataFrame

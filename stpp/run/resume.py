@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from stpp import distributed, launch
-from stpp.code import closure, source
-from stpp.files import StppError, alive, publish, read_bytes, replacing, sha256, write_json
-from stpp.lineage import Content, contents_of, lock_files
+from stpp.run import distributed, launch
+from stpp.run.code import closure, source
+from stpp.run.lineage import Content, contents_of, lock_files
+from stpp.store.files import StppError, alive, publish, read_bytes, replacing, sha256, write_json
 
 
 def root() -> Path:
@@ -163,7 +163,7 @@ def _discard(home: Path, stage: str, keep: Path, outs: list[Path]) -> None:
     """Remove finished work of any stage that dvc.lock records (by run.json), and all but the two newest unfinished
     of this one. What another process works on stays; `keep` is begun anew if it is recorded with all its outs, which
     in a dvc.lock that a kill has cut it need not be."""
-    from stpp.records import Finished, read
+    from stpp.store.records import Finished, read
 
     recorded = "".join(read_bytes(path).decode(errors="replace") for path in lock_files(Path()))
     unfinished = []

@@ -30,7 +30,7 @@ class StppError(Exception):
 
     def __init__(self, message: str) -> None:
         # torch raises what a loader's worker raised again, with the worker's traceback for a message.
-        super().__init__(message.rpartition("stpp.files.StppError: ")[2].rstrip() if WORKER in message else message)
+        super().__init__(message.rpartition(f"{__name__}.StppError: ")[2].rstrip() if WORKER in message else message)
 
 
 EXAMPLES, KINDS, LINE = 3, 20, 500

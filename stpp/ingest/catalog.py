@@ -10,13 +10,14 @@ from itertools import pairwise
 from operator import itemgetter
 from pathlib import Path
 
-from stpp.data import toy
-from stpp.data.names import READ, UNREAD, ending
-from stpp.data.names import stray as is_stray
-from stpp.files import ID, StppError, printable, read_text
-from stpp.manifest import Rgb
-from stpp.packed import Rows, Spool, Table
-from stpp.params import IGNORE, Data
+from stpp.ingest import toy
+from stpp.ingest.names import READ, UNREAD, ending
+from stpp.ingest.names import stray as is_stray
+from stpp.params.models import Data
+from stpp.store.files import ID, StppError, printable, read_text
+from stpp.store.manifest import Rgb
+from stpp.store.masks import IGNORE
+from stpp.store.packed import Rows, Spool, Table
 
 LINK = "a link, behind which DVC does not look; copy the folder, or make data.root its target"
 

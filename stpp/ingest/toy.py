@@ -13,10 +13,10 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from stpp.files import replacing_folder
-from stpp.manifest import Rgb
-from stpp.masks import Mask, encode_mask
-from stpp.params import Toy
+from stpp.params.models import Toy
+from stpp.store.files import replacing_folder
+from stpp.store.manifest import Rgb
+from stpp.store.masks import Mask, encode_mask
 
 Grid = NDArray[np.int32]
 Inside = NDArray[np.bool_]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from stpp.files import StppError, read_json
+from stpp.store.files import StppError, read_json
 
 
 def _ratio(value: float) -> float:

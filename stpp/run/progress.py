@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterable
 from typing import TypeVar
 
-from stpp.distributed import first
+from stpp.run.distributed import first
 
 T = TypeVar("T")
 

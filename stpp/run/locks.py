@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from stpp.files import StppError, write_text
-from stpp.git import git
-from stpp.lineage import lock_files, locked
+from stpp.run.git import git
+from stpp.run.lineage import lock_files, locked
+from stpp.store.files import StppError, write_text
 
 OPEN = re.compile(r"^(?:    (?:deps|outs|params)|      \S.*):\n\Z", re.MULTILINE)
 """A last line that others must follow."""
@@ -74,7 +74,7 @@ def _wrong(path: Path, root: Path) -> str:
         return ""
     if not gone and (now[last] == then[last] or not then[last].startswith(now[last])):
         return ""
-    from stpp.params_file import read_yaml
+    from stpp.params.file import read_yaml
 
     # Shorter than it was. A stage may have been removed on purpose, or an older commit checked out.
     stages = read_yaml(path.with_name("dvc.yaml")).get("stages", {})

@@ -11,7 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from stpp.files import StppError
+from stpp.store.files import StppError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from stpp.files import StppError, parse_yaml, read_text, shown
-from stpp.params import Params
+from stpp.params.models import Params
+from stpp.store.files import StppError, parse_yaml, read_text, shown
 
 PARAMS = 2**20
 """Bytes of the largest params file."""

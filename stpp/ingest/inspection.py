@@ -5,16 +5,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stpp.data.catalog import Found, Layout, discover, layout
 from stpp.data.images import present, read_image, read_mask, to_classes
-from stpp.data.palettes import Palettes, shown_in
-from stpp.data.seen import Memory, Seen, Shown, States, settled, state_of
-from stpp.files import StppError, sha256
-from stpp.manifest import Dataset, Record, as_row, record_of, twins
-from stpp.packed import Rows, Table
-from stpp.parallel import in_order
-from stpp.params import IGNORE, Data
-from stpp.progress import progress
+from stpp.ingest.catalog import Found, Layout, discover, layout
+from stpp.ingest.palettes import Palettes, shown_in
+from stpp.ingest.seen import Memory, Seen, Shown, States, settled, state_of
+from stpp.params.models import Data
+from stpp.run.parallel import in_order
+from stpp.run.progress import progress
+from stpp.store.files import StppError, sha256
+from stpp.store.manifest import Dataset, Record, as_row, record_of, twins
+from stpp.store.masks import IGNORE
+from stpp.store.packed import Rows, Table
 
 Looked = tuple[Record | None, list[str], list[str], Shown]
 """A record where nothing is wrong, problems, notes on what is handled, and what the mask shows."""

@@ -18,7 +18,7 @@ from operator import itemgetter, le
 from pathlib import Path
 from typing import IO, Any, Generic, TypeVar, overload
 
-from stpp.files import lines_of, open_regular
+from stpp.store.files import lines_of, open_regular
 
 T = TypeVar("T")
 FEW = 1 << 16

@@ -7,8 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stpp.files import ID, StppError, digest, read_text, write_csv, write_json
-from stpp.packed import Table
+from stpp.store.files import ID, StppError, digest, read_text, write_csv, write_json
+from stpp.store.packed import Table
 
 Rgb = tuple[int, int, int]
 T = TypeVar("T")
@@ -91,7 +91,7 @@ def as_row(r: Record) -> tuple[Any, ...]:
 
 def read_dataset(folder: Path) -> Dataset:
     """What `write_dataset` wrote. Raises StppError naming the folder if it was damaged or leads out of the data set."""
-    from stpp.records import DataSet, read
+    from stpp.store.records import DataSet, read
 
     about = read(folder / "dataset.json", DataSet)
     try:

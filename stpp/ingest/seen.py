@@ -17,9 +17,9 @@ from typing import Any
 
 import PIL
 
-from stpp.code import closure, source
-from stpp.files import replacing, sha256
-from stpp.manifest import RECORD, Record, as_row, record_of
+from stpp.run.code import closure, source
+from stpp.store.files import replacing, sha256
+from stpp.store.manifest import RECORD, Record, as_row, record_of
 
 RACY = 2_000_000_000
 """Nanoseconds: no file system in use counts time in longer steps."""
@@ -56,7 +56,7 @@ class Memory:
 
     def __init__(self, folder: Path | None, root: Path, about: Any) -> None:
         """about: all that decides what is seen in a file, beside its content."""
-        code = [(name, sha256(source(name))) for name in sorted(closure("stpp.data.inspection"))]
+        code = [(name, sha256(source(name))) for name in sorted(closure("stpp.ingest.inspection"))]
         key = hashlib.sha256(json.dumps([about, code, PIL.__version__], sort_keys=True).encode()).hexdigest()
         self._first = ["stpp seen", "2", key]
         place = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]

@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from stpp.data.catalog import Layout
 from stpp.data.images import palette_of
-from stpp.data.seen import Shown
-from stpp.params import IGNORE
+from stpp.ingest.catalog import Layout
+from stpp.ingest.seen import Shown
+from stpp.store.masks import IGNORE
 
 
 def shown_in(path: Path, values: Iterable[int], meaning: dict[int, int]) -> Shown:

@@ -19,11 +19,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from stpp.files import ID, StppError, lines_of, open_regular, read_bytes, replacing, scan_csv, write_csv
-from stpp.manifest import Rgb, read_table
-from stpp.packed import Strings
-from stpp.params import IGNORE
+from stpp.store.files import ID, StppError, lines_of, open_regular, read_bytes, replacing, scan_csv, write_csv
+from stpp.store.manifest import Rgb, read_table
+from stpp.store.packed import Strings
 
+IGNORE = 255
+"""The class id of pixels that are not counted, in masks and losses."""
 Mask = NDArray[np.uint8]
 SHARD = re.compile(r"^[\w.-]+\.zip$")
 COLUMNS = ("id", "shard", "sha256", "classes", "confidence", "window")
@@ -80,7 +81,7 @@ def decode_mask(data: bytes) -> Mask:
     """The class ids of a PNG. Raises one of DAMAGED if it is none, or too large."""
     from PIL import Image
 
-    from stpp import decoding
+    from stpp.store import decoding
 
     try:
         opened = Image.open(io.BytesIO(data), formats=["PNG"])

@@ -1,0 +1,1 @@
+"""A trained model outside the pipeline: predicted with, exported, served."""

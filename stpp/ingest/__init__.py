@@ -1,0 +1,1 @@
+"""From files of people to a manifest and a split."""

@@ -1,0 +1,1 @@
+"""How a stage runs: once, resumed, in several processes, from which code."""
