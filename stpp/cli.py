@@ -1,44 +1,21 @@
-"""The command line: stage functions under their names, and the errors a user can mend in one message."""
+"""The command line: a table of commands, and the errors a user can mend in one message.
+
+A command's module is imported when the command is called, so that `stpp --help` loads neither torch nor numpy.
+"""
 
 import functools
 import getpass
+import importlib.metadata
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command, get_group
 
-from stpp.stages import (
-    additions,
-    audit,
-    backbone,
-    check,
-    cluster,
-    data,
-    draw,
-    evaluate,
-    export,
-    figure,
-    label,
-    masks,
-    paper,
-    predict,
-    prepare,
-    preset,
-    report,
-    runs,
-    schema,
-    score,
-    select,
-    show,
-    split,
-    suggest,
-    train,
-    train_online,
-    weights,
-)
 from stpp.store.files import DISK_FULL, StppError, printable
 
 # Threads that wait for each other must not spin for long: where anything else wants a core (image loading does), that
@@ -47,12 +24,125 @@ from stpp.store.files import DISK_FULL, StppError, printable
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-app = typer.Typer(
-    help="ST++ self-training for semi-supervised semantic segmentation.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+
+@dataclass(frozen=True)
+class Command:
+    """A command, or a group of them."""
+
+    target: str
+    """MODULE:FUNCTION below stpp.stages; empty for what is but a group."""
+    about: str
+    """The first sentence of the function's docstring."""
+    commands: Mapping[str, "Command"] = field(default_factory=dict)
+
+
+COMMANDS = {
+    "check": Command(
+        "check:check", "Check all parameters with every overlay, and mend a dvc.lock that a kill has cut."
+    ),
+    "draw": Command("draw:draw", "Draw the embedded data set: the same seed gives the same bytes."),
+    "prepare": Command("prepare:prepare", "Check every image and mask of the data set, and write the manifest."),
+    "split": Command(
+        "split:split",
+        "Draw or read the split, check it, and write its lists and manifest.",
+        {
+            "pin": Command("split:pin", "Freeze the present split: later runs under its name refuse another content."),
+            "diff": Command("split:diff", "Compare two splits: images that moved, came, went or changed."),
+        },
+    ),
+    "backbone": Command(
+        "backbone:backbone",
+        "Find the weights that all trainings start from, and keep them in one file.",
+        {
+            "list": Command("backbone:list_", "List the backbones that suit, with parameters and weights."),
+        },
+    ),
+    "train": Command("train:train", "Train a teacher on labelled images, or a student with pseudo labels as well."),
+    "train-online": Command("train_online:train_online", "Train with online labelling: no teacher, no pseudo masks."),
+    "score": Command("score:score", "Score the stability of every unlabelled image's pseudo masks."),
+    "select": Command(
+        "select:select", "Select the reliable part of the unlabelled images: by default the most stable."
+    ),
+    "label": Command(
+        "label:label",
+        "Label images with a model: a mask set of zip shards and a manifest.",
+        {
+            "add": Command("additions:add", "Add new masks: their images are labelled in a new split."),
+        },
+    ),
+    "evaluate": Command(
+        "evaluate:evaluate", "Evaluate models at original resolution, and pseudo masks where truth is known."
+    ),
+    "report": Command("report:report", "Draw curves, stability, quality, classes and panels of a run."),
+    "figure": Command("figure:figure", "Draw a figure of the paper from several systems."),
+    "show": Command("show:show", "Print mIoU of every system that was run, and what it gained over SupOnly."),
+    "audit": Command("audit:audit", "Trace models back to the images they were trained on, and check every hash."),
+    "predict": Command("predict:predict", "Predict masks of any images: PNGs of class ids in the model's colours."),
+    "export": Command("export:export", "Write a checkpoint for ONNX Runtime, torch.export or `mlflow models serve`."),
+    "suggest": Command("suggest:suggest", "Suggest which unlabelled images are most worth a mask."),
+    "masks": Command(
+        "",
+        "Open mask sets (zip shards of PNGs).",
+        {
+            "extract": Command("masks:extract", "Write masks as palette PNGs, each under its id."),
+            "ls": Command("masks:ls", "List the masks of a set: id, shard, mean confidence."),
+        },
+    ),
+    "weights": Command(
+        "",
+        "Weights from and for other code.",
+        {
+            "import": Command(
+                "weights:import_", "Read weights of the public ST++ code, torchvision or AdvSemiSeg into weights/."
+            ),
+            "export": Command("weights:export", "Write a checkpoint as a state dict in the public ST++ code's layout."),
+        },
+    ),
+    "data": Command(
+        "",
+        "What other people publish, brought into shape.",
+        {
+            "import": Command("data:import_", "Lay out a published archive, or any images and masks, below a folder."),
+            "lists": Command("data:lists", "Take over a published split, checked."),
+        },
+    ),
+    "preset": Command(
+        "",
+        "Params files by name, and one that fits.",
+        {
+            "list": Command("preset:list_", "List all presets, and the numbers of the paper that each stands for."),
+            "show": Command("preset:show", "Print a preset."),
+            "use": Command("preset:use", "Make a preset the project's params.yaml."),
+            "suggest": Command(
+                "preset:suggest", "Print a params file that fits the data and this machine, with reasons."
+            ),
+        },
+    ),
+    "runs": Command(
+        "",
+        "Runs beside each other.",
+        {
+            "compare": Command(
+                "runs:compare", "Compare two runs: parameters, data, split, code, mIoU and IoU by class."
+            ),
+        },
+    ),
+    "paper": Command(
+        "",
+        "The paper's tables, by name.",
+        {
+            "plan": Command("paper:plan", "Show what `stpp paper run` would do, and how long it would take."),
+            "run": Command("paper:run", "Run a table: one DVC experiment for every setting and seed."),
+            "report": Command(
+                "paper:report", "Print tables beside the published numbers, and the evidence over seeds."
+            ),
+        },
+    ),
+    "cluster": Command(
+        "cluster:cluster", "Run a command on the first of several machines, and its stages on all of them."
+    ),
+    "schema": Command("schema:schema", "Write params.schema.json."),
+}
 
 
 LONGEST, MOST = 2000, 500
@@ -96,37 +186,6 @@ def _of_dvc() -> None:
         stage_begins(root())
 
 
-STAGES: tuple[Callable[..., None], ...] = (
-    check.check,
-    draw.draw,
-    prepare.prepare,
-    train.train,
-    train_online.train_online,
-    score.score,
-    select.select,
-    evaluate.evaluate,
-    report.report,
-    figure.figure,
-    show.show,
-    audit.audit,
-    predict.predict,
-    export.export,
-    suggest.suggest,
-    cluster.cluster,
-    schema.schema,
-)
-for stage in STAGES:
-    app.command()(_guarded(stage))
-
-
-def group(name: str, about: str, commands: dict[str, Callable[..., None]]) -> None:
-    """Commands under a common name: `stpp NAME COMMAND`."""
-    commands_ = typer.Typer(help=about, no_args_is_help=True)
-    for command, function in commands.items():
-        commands_.command(command)(_guarded(function))
-    app.add_typer(commands_, name=name)
-
-
 class StageWithCommands(TyperGroup):
     """A stage that has commands of its own: `stpp split --data ...` is the stage, `stpp split pin NAME` a command."""
 
@@ -145,32 +204,61 @@ class StageWithCommands(TyperGroup):
             self.callback = stage
 
 
-WITH_COMMANDS: dict[Callable[..., None], tuple[Callable[..., None], ...]] = {
-    split.split: (split.pin, split.diff),
-    label.label: (additions.add,),
-    backbone.backbone: (backbone.list_,),
-}
-for stage, commands in WITH_COMMANDS.items():
-    both = typer.Typer(cls=StageWithCommands)
-    both.callback(invoke_without_command=True)(_guarded(stage))
-    for command in commands:
-        both.command(command.__name__.strip("_"))(_guarded(command))
-    app.add_typer(both, name=stage.__name__)
+class Lazy(TyperCommand):
+    """A command as a list of commands shows it; its module is imported when it is called."""
 
-group("masks", "Open mask sets (zip shards of PNGs).", {"extract": masks.extract, "ls": masks.ls})
-group("weights", "Weights from and for other code.", {"import": weights.import_, "export": weights.export})
-group("data", "What other people publish, brought into shape.", {"import": data.import_, "lists": data.lists})
-group(
-    "preset",
-    "Params files by name, and one that fits.",
-    {"list": preset.list_, "show": preset.show, "use": preset.use, "suggest": preset.suggest},
-)
-group("runs", "Runs beside each other.", {"compare": runs.compare})
-group(
-    "paper",
-    "The paper's tables, by name.",
-    {"plan": paper.plan, "run": paper.run, "report": paper.report},
-)
+    def __init__(self, name: str, command: Command) -> None:
+        super().__init__(name, help=command.about)
+        self.command = command
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        return loaded(self.name or "", self.command).make_context(*args, **kwargs)
+
+
+def loaded(name: str, command: Command) -> TyperCommand | TyperGroup:
+    """The command itself, with its options."""
+    alone = typer.Typer(cls=StageWithCommands, no_args_is_help=not command.target, help=command.about)
+    if command.target:
+        module, _, function = command.target.partition(":")
+        run = _guarded(getattr(importlib.import_module(f"stpp.stages.{module}"), function))
+        if not command.commands:
+            one = typer.Typer(add_completion=False)
+            one.command(name)(run)
+            return get_command(one)  # type: ignore[return-value]
+        alone = typer.Typer(cls=StageWithCommands)
+        alone.callback(invoke_without_command=True)(run)
+    group = get_group(alone)
+    group.name = name
+    group.commands = {each: Lazy(each, one) for each, one in command.commands.items()}
+    return group
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"stpp {importlib.metadata.version('stpp')}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def command_line() -> TyperGroup:
+    """All commands; none of their modules is imported yet."""
+    app = typer.Typer(
+        help="ST++ self-training for semi-supervised semantic segmentation.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_root)
+    group = get_command(app)
+    assert isinstance(group, TyperGroup)
+    group.commands = {name: Lazy(name, command) for name, command in COMMANDS.items()}
+    return group
 
 
 def main() -> None:
@@ -178,4 +266,4 @@ def main() -> None:
         getpass.getuser()
     except (KeyError, OSError):  # in some containers and jobs of a cluster; DVC, which `cluster` starts, stops then
         os.environ["USER"] = str(os.getuid())
-    app()
+    command_line()(prog_name="stpp")

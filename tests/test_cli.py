@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from small import BIN, ROOT, Project
 
+from stpp.cli import COMMANDS, Command, loaded
 from stpp.params.models import Model
 from stpp.stages import weights
 
@@ -24,6 +25,21 @@ def test_help_names_every_command_quickly() -> None:
     for name in ("prepare", "split", "train", "score", "select", "label", "evaluate", "report", "show", "masks"):
         assert name in out
     assert seconds < 5  # a tenth of that on an idle core; what it must not load is tested elsewhere
+
+
+def test_the_list_of_commands_says_what_each_says_of_itself() -> None:
+    def told(name: str, command: Command) -> None:
+        if command.target:
+            assert (loaded(name, command).help or "").partition("\n")[0] == command.about
+        for each, one in command.commands.items():
+            told(each, one)
+
+    for name, command in COMMANDS.items():
+        told(name, command)
+    shown = subprocess.run([BIN / "stpp", "split", "--help"], capture_output=True, text=True, check=True).stdout
+    assert "pin" in shown and "--lists" in shown
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert subprocess.check_output([BIN / "stpp", "--version"], text=True) == f"stpp {version}\n"
 
 
 @pytest.mark.parametrize("entry", ["-m", "script"])

@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer.main
 from deps import rewritten
 from pydantic import BaseModel
 from ruamel.yaml import YAML
 from small import Project
 
-from stpp.cli import app
+from stpp.cli import COMMANDS as TABLE
+from stpp.cli import loaded
 from stpp.params.file import load
 from stpp.params.models import Params
 from stpp.run.code import PACKAGE, closure, imports, source
 from stpp.run.lineage import CHECKED
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+COMMANDS: Any = {name: loaded(name, command) for name, command in TABLE.items()}
 
 
 def stages() -> list[Any]:

@@ -38,10 +38,11 @@ def add(
     params: Annotated[Path, Option(help="The params file that is to name the new split.")] = Path("params.yaml"),
     as_: As = None,
 ) -> None:
-    """Take new masks: they go to their images, which are labelled in a new split; the next `dvc repro` uses it.
+    """Add new masks: their images are labelled in a new split.
 
-    The new split is the present one, its parent, but for these images; parent.json beside its lists says so. All
-    problems are reported at once, and nothing is written if there is one; interrupted, the same command goes on.
+    The next `dvc repro` uses it. The new split is the present one, its parent, but for these images; parent.json
+    beside its lists says so. All problems are reported at once, and nothing is written if there is one;
+    interrupted, the same command goes on.
     """
     from stpp.ingest.additions import additions
     from stpp.params.file import edited, load

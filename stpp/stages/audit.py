@@ -33,7 +33,7 @@ def audit(
     offline: Annotated[bool, Option("--offline", help="Do not ask MLflow.")] = False,
     out: Annotated[Path | None, Option(help="Folder for audit.json and audit.html.")] = None,
 ) -> None:
-    """Trace models back to the images they were trained on, and hash again whatever is there.
+    """Trace models back to the images they were trained on, and check every hash.
 
     Exit code 1 if anything contradicts, 0 if nothing does.
     """

@@ -17,7 +17,10 @@ Weights = Annotated[Path, Option(help="Folder that holds local files of weights.
 def backbone(
     weights: Weights, out: Annotated[Path, Option(help="File to write.")], params: options.Params = None
 ) -> None:
-    """Find the backbone's weights (none, published, of a package, or a local file) and keep them for all trainings."""
+    """Find the weights that all trainings start from, and keep them in one file.
+
+    They are none, published ones, those of a package, or a local file.
+    """
     from stpp.models.build import save
     from stpp.models.weights import start_of
     from stpp.params.file import load
@@ -38,7 +41,7 @@ def list_(
     stride: Annotated[int, Option(help="model.output_stride: 8 or 16.")] = 16,
     speed: Annotated[bool, Option("--speed", help="Time each on this machine: an image of 256 x 256 pixels.")] = False,
 ) -> None:
-    """Show which backbones suit, with their parameters and the weights that `model.weights` can name for each.
+    """List the backbones that suit, with parameters and weights.
 
     Without a pattern: torchvision's, and those whose weights a package ships.
     """

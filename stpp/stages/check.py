@@ -17,7 +17,7 @@ def check(
     params: options.Params = None,
     out: Annotated[Path | None, Option(help="File to write if nothing is wrong.")] = None,
 ) -> None:
-    """Check all parameters, with every overlay of a pipeline too, and put back a dvc.lock that a kill has cut."""
+    """Check all parameters with every overlay, and mend a dvc.lock that a kill has cut."""
     from stpp.params.file import load
     from stpp.run.locks import mend
     from stpp.run.resume import root

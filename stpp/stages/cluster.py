@@ -8,11 +8,11 @@ from typer import Argument
 def cluster(
     command: Annotated[list[str], Argument(help="What the first machine runs, after `--`: `-- dvc repro`.")],
 ) -> None:
-    """Run a command on the first of several machines, and every stage that it starts on all of them.
+    """Run a command on the first of several machines, and its stages on all of them.
 
     Called on each with the same command. The environment says who is who: STPP_NNODES machines, this one being
-    STPP_NODE_RANK of them (0 is the first), STPP_NPROC processes on each, and STPP_MASTER, the first one's host:port.
-    They see one project folder. Ends when the command does, with its exit code.
+    STPP_NODE_RANK of them (0 is the first), STPP_NPROC processes on each, and STPP_MASTER, the first one's
+    host:port. They see one project folder. Ends when the command does, with its exit code.
     """
     from stpp.run.launch import cluster as run
 

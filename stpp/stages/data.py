@@ -18,10 +18,10 @@ Out = Annotated[Path, Option(help="Folder of lists that DVC watches.")]
 
 
 def import_(archive: Archive, out: Root) -> None:
-    """Lay out a published archive (VOC 2012, SBD, Cityscapes) or any other images and masks below a folder.
+    """Lay out a published archive, or any images and masks, below a folder.
 
-    Several archives make one data set: VOC first, then SBD or SegmentationClassAug; leftImg8bit, then gtFine. What was
-    taken from where stands in imported.json.
+    Known are VOC 2012, SBD and Cityscapes. Several archives make one data set: VOC first, then SBD or
+    SegmentationClassAug; leftImg8bit, then gtFine. What was taken from where stands in imported.json.
     """
     from stpp.ingest.archives import import_archive
 
@@ -56,7 +56,10 @@ def lists(
     split: Which = "split_0",
     out: Out = Path("splits"),
 ) -> None:
-    """Take over a published split, checked: labeled.txt, unlabeled.txt, val.txt, and source.json with their hashes."""
+    """Take over a published split, checked.
+
+    What is written: labeled.txt, unlabeled.txt, val.txt, and source.json with their hashes.
+    """
     from stpp.ingest.published import place, read_lists
 
     if not source.strip():

@@ -4,7 +4,7 @@ from stpp.stages import options
 
 
 def draw(out: options.Out, params: options.Params = None) -> None:
-    """Draw the embedded data set `toy`: images and masks, the same bytes from the same seed."""
+    """Draw the embedded data set: the same seed gives the same bytes."""
     from stpp.ingest.toy import draw as draw_toy
     from stpp.params.file import load
 

@@ -34,7 +34,7 @@ def evaluate(
     ids: Ids = None,
     params: options.Params = None,
 ) -> None:
-    """Evaluate models at original resolution, and pseudo masks against true ones where there are any.
+    """Evaluate models at original resolution, and pseudo masks where truth is known.
 
     The images are those of val and, where the split has one, test; or those of lists.
     """

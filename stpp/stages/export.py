@@ -25,7 +25,7 @@ def export(
     out: Annotated[Path, Option(help="File to write, or folder for mlflow.")],
     kind: Formats = Format.onnx,
 ) -> None:
-    """Write a checkpoint for ONNX Runtime, torch.export or `mlflow models serve`, of any image size.
+    """Write a checkpoint for ONNX Runtime, torch.export or `mlflow models serve`.
 
     What was written is run on several sizes and compared with the checkpoint; if it differs, nothing is left.
     """

@@ -22,7 +22,10 @@ def figure(
     evaluation: Evaluations = None,
     model: Models = None,
 ) -> None:
-    """Draw a figure of the paper from the systems given, and put it into the MLflow runs of their evaluations."""
+    """Draw a figure of the paper from several systems.
+
+    It goes into the MLflow runs of their evaluations, too.
+    """
     from stpp.report.compare import FIGURES, draw, known
     from stpp.store.records import Evaluation, read
 

@@ -32,7 +32,7 @@ def label(
     keep: Keep = None,
     params: options.Params = None,
 ) -> None:
-    """Label images with a model: a mask set of zip shards and manifest.csv.
+    """Label images with a model: a mask set of zip shards and a manifest.
 
     Of an earlier mask set in its place those shards stay that would be made from the same images in the same way.
     """

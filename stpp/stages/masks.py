@@ -26,7 +26,10 @@ def extract(
     data: options.Data = Path("runs/data"),
     id: Annotated[list[str] | None, Option(help="Only this id; may be given several times.")] = None,
 ) -> None:
-    """Write masks as palette PNGs, each under its id, checked against the manifest; none if one is there already."""
+    """Write masks as palette PNGs, each under its id.
+
+    They are checked against the manifest. If one is there already, none is written.
+    """
     from stpp.store.masks import MaskSet, encode_mask
 
     masks = MaskSet(folder)

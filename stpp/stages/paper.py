@@ -31,7 +31,7 @@ Results = Annotated[Path, Option(help="Folder of finished cells, in git.")]
 
 
 def plan(name: Name, cell: Cells = None, seeds: Seeds = 1, own: Own = False, results: Results = FOLDER) -> None:
-    """Show what `stpp paper run` would do: what is there, what would train and how long, and what that takes."""
+    """Show what `stpp paper run` would do, and how long it would take."""
     from stpp.paper.plan import jobs_of
 
     jobs = jobs_of(name, cell or ["*"], seeds, own, results)
@@ -41,9 +41,10 @@ def plan(name: Name, cell: Cells = None, seeds: Seeds = 1, own: Own = False, res
 
 
 def run(name: Name, cell: Cells = None, seeds: Seeds = 1, own: Own = False, results: Results = FOLDER) -> None:
-    """Run a table, one DVC experiment for every setting and seed; interrupted, the same command goes on.
+    """Run a table: one DVC experiment for every setting and seed.
 
-    Every finished cell is a file below results/: metrics, digests, run ids, parameters.
+    Interrupted, the same command goes on. Every finished cell is a file below results/: metrics, digests, run ids,
+    parameters.
     """
     from stpp.paper import results as results_
     from stpp.paper.plan import jobs_of
@@ -68,7 +69,10 @@ def report(
     results: Results = FOLDER,
     out: Annotated[Path, Option(help="Folder for the reports.")] = Path("results/report"),
 ) -> None:
-    """Print tables beside the published numbers, and write them as Markdown, CSV and HTML, and to MLflow."""
+    """Print tables beside the published numbers, and the evidence over seeds.
+
+    They are written as Markdown, CSV and HTML, and to MLflow.
+    """
     from stpp.paper import report as reports
     from stpp.paper import results as results_
     from stpp.paper.published import TABLES, table

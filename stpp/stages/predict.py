@@ -61,10 +61,10 @@ def predict(
     window: Window = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], Option(help="Where to compute.")] = "auto",
 ) -> None:
-    """Predict masks of any images, of any size: PNGs of class ids in the model's colours, upright like the image.
+    """Predict masks of any images: PNGs of class ids in the model's colours.
 
-    Interrupted, the same command goes on. Nothing that it has not written itself is replaced. An image that cannot be
-    read is named at the end, and the others are done all the same (exit code 2).
+    Interrupted, the same command goes on. Nothing that it has not written itself is replaced. An image that cannot
+    be read is named at the end, and the others are done all the same (exit code 2).
     """
     from stpp.deploy.predictor import Predictor
     from stpp.engine import device as devices

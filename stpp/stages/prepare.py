@@ -7,7 +7,7 @@ from stpp.store.manifest import write_dataset
 
 
 def prepare(out: options.Out, params: options.Params = None) -> None:
-    """Check every image and mask of the data set, and write its manifest with their hashes.
+    """Check every image and mask of the data set, and write the manifest.
 
     All problems are reported at once (exit code 2); what is handled, such as grey-scale images, is said.
     """

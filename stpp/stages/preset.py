@@ -24,7 +24,7 @@ Name = Annotated[str, Argument(help="Name of a preset; `stpp preset list` shows 
 
 
 def list_() -> None:
-    """Show all presets, and the numbers of the paper that each stands for."""
+    """List all presets, and the numbers of the paper that each stands for."""
     from stpp.paper.published import SETTINGS, cells
 
     for name, setting in SETTINGS.items():
@@ -44,7 +44,10 @@ def use(
     out: Annotated[Path, Option(help="File to write.")] = Path("params.yaml"),
     force: Annotated[bool, Option("--force", help="Also where changes of the file are not in git.")] = False,
 ) -> None:
-    """Make a preset the project's params.yaml; DVC's cache brings earlier runs of it back."""
+    """Make a preset the project's params.yaml.
+
+    DVC's cache brings earlier runs of it back.
+    """
     text = _text(name)
     if out.exists() and not force and _changed(out):
         raise StppError(f"{out}: holds changes that are not in git: commit them, or use --force")
@@ -60,7 +63,7 @@ def suggest(
     data: options.Data = Path("runs/data"),
     split: options.Split = Path("runs/split"),
 ) -> None:
-    """Print a params file that fits the images, the split and this machine, with a reason for every value.
+    """Print a params file that fits the data and this machine, with reasons.
 
     Run it after `dvc repro split`. A few iterations are measured; what each stage will take is told at the end.
     """

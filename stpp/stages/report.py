@@ -36,7 +36,10 @@ def report(
     selection: Annotated[Path | None, Option(help="Folder that `stpp select` wrote from these scores.")] = None,
     params: options.Params = None,
 ) -> None:
-    """Draw curves, stability, quality, classes and panels, and put each into the MLflow run it tells of."""
+    """Draw curves, stability, quality, classes and panels of a run.
+
+    Each goes into its MLflow run, too.
+    """
     from stpp.data.datasets import Photos
     from stpp.params.file import load
     from stpp.report.statistics import gains, read_counts

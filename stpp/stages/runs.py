@@ -17,10 +17,10 @@ Named = Annotated[str, Argument(help="Folder that `stpp evaluate` wrote (or the 
 
 
 def compare(one: Named, other: Named) -> None:
-    """Say in which parameters, data, split and code two runs differ, and show mIoU and IoU by class side by side.
+    """Compare two runs: parameters, data, split, code, mIoU and IoU by class.
 
-    A run is the folder of its evaluation, or a run of MLflow: its evaluation's or its parent's id. Compared are the
-    final models.
+    A run is the folder of its evaluation, or a run of MLflow: its evaluation's or its parent's id. Compared are
+    the final models.
     """
     from stpp.report.differences import differences, table
 

@@ -25,9 +25,9 @@ def score(
     out: options.Out,
     params: options.Params = None,
 ) -> None:
-    """Score every unlabelled image by the stability of its pseudo masks: scores.csv, s_i / (K - 1) in [0, 1].
+    """Score the stability of every unlabelled image's pseudo masks.
 
-    Beside it stands the mean confidence of M_iK, in (0, 1], for comparison.
+    scores.csv holds s_i / (K - 1) in [0, 1], and the mean confidence of M_iK in (0, 1] for comparison.
     """
     from stpp.params.file import load
 

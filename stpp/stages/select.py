@@ -17,7 +17,10 @@ def select(
     out: options.Out,
     params: options.Params = None,
 ) -> None:
-    """Call the top `select.ratio` of the unlabelled images reliable, by falling stability or what `select.by` names."""
+    """Select the reliable part of the unlabelled images: by default the most stable.
+
+    `select.ratio` says how many, `select.by` by what.
+    """
     from stpp.params.file import load
     from stpp.selftrain.selection import rank
     from stpp.selftrain.selection import select as select_ids

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 def show(runs: Annotated[Path, Option(help="Folder of the runs.")] = Path("runs")) -> None:
-    """Print mIoU of every system that was run, what it gained over SupOnly, and where its plots and MLflow runs are."""
+    """Print mIoU of every system that was run, and what it gained over SupOnly.
+
+    The last lines say where its plots and MLflow runs are.
+    """
     from stpp.report.statistics import gains
     from stpp.report.verdict import verdict
     from stpp.store.records import DataSet, Evaluation, read

@@ -22,7 +22,7 @@ Sets = dict[str, tuple[str, str, str]]
 
 
 def split(data: options.Data, lists: Lists, out: options.Out, params: options.Params = None) -> None:
-    """Draw or read the split, check it, and write its lists, and a manifest with the hashes of images and masks.
+    """Draw or read the split, check it, and write its lists and manifest.
 
     All problems are reported at once (exit code 2).
     """
@@ -72,7 +72,7 @@ def pin(
     split: options.Split = MADE,
     lists: Lists = SPLITS,
 ) -> None:
-    """Freeze the present split under a name: later runs whose split.name it is refuse another content.
+    """Freeze the present split: later runs under its name refuse another content.
 
     The pin is a copy of the split's manifest (ids, sets, hashes of images and masks) for git to keep.
     """
@@ -90,7 +90,7 @@ def diff(
     other: Annotated[str, Argument(help="Another one.")] = str(MADE),
     lists: Lists = SPLITS,
 ) -> None:
-    """Say which images moved between two splits, which came and went, and which changed under their id."""
+    """Compare two splits: images that moved, came, went or changed."""
     lines = _moved(_named(one, lists), _named(other, lists), shown=None)
     print("\n".join(lines) or f"{one} and {other} are equal")
 

@@ -26,10 +26,10 @@ def suggest(
     split: options.Split = Path("runs/split"),
     params: options.Params = None,
 ) -> None:
-    """Say which unlabelled images are most worth a mask: unstable ones, of rare classes, two that are alike only
-    where no others are left.
+    """Suggest which unlabelled images are most worth a mask.
 
-    Give the masks of those you label to `stpp label add`.
+    They are unstable, of rare classes, and not alike where others are left. Give the masks of those you label to
+    `stpp label add`.
     """
     from stpp.audit.duplicates import Looks
     from stpp.data.datasets import Photos

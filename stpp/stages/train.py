@@ -26,7 +26,10 @@ def train(
     pseudo: Pseudo = None,
     params: options.Params = None,
 ) -> None:
-    """Train a teacher on the labelled images alone, keeping K checkpoints, or a student with pseudo labels as well."""
+    """Train a teacher on labelled images, or a student with pseudo labels as well.
+
+    A teacher keeps K checkpoints.
+    """
     from stpp.params.file import load
 
     files = options.params_files(params)

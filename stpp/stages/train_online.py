@@ -19,7 +19,10 @@ def train_online(
     out: options.Out,
     params: options.Params = None,
 ) -> None:
-    """Train on labelled and, by online labelling, unlabelled images at once: no teacher, no pseudo masks."""
+    """Train with online labelling: no teacher, no pseudo masks.
+
+    Labelled and unlabelled images are learnt from at once.
+    """
     from stpp.params.file import load
     from stpp.store.files import StppError, read_ids
 

@@ -19,7 +19,7 @@ Backbone = Annotated[str, Option(help="Its backbone, as model.backbone names it.
 def import_(
     file: File, network: Network, backbone: Backbone, out: Annotated[Path, Option(help="Safetensors file to write.")]
 ) -> None:
-    """Read weights in the layout of the public ST++ code, torchvision's or AdvSemiSeg's, strictly, and keep them here.
+    """Read weights of the public ST++ code, torchvision or AdvSemiSeg into weights/.
 
     Every key is placed, dropped for a reason that is said, or named in the error; half precision becomes float32.
     A file in weights/ can be named by `model.weights`, a network or its backbone alone.
@@ -38,7 +38,7 @@ def import_(
 def export(
     file: File, network: Network, backbone: Backbone, out: Annotated[Path, Option(help="File of torch to write.")]
 ) -> None:
-    """Write a checkpoint as a state dict of torch in the key layout of the public ST++ code."""
+    """Write a checkpoint as a state dict in the public ST++ code's layout."""
     import torch
 
     from stpp.models.weights import place, read_state
