@@ -114,7 +114,7 @@ COMMANDS = {
             "show": Command("preset:show", "Print a preset."),
             "use": Command("preset:use", "Make a preset the project's params.yaml."),
             "suggest": Command(
-                "preset:suggest", "Print a params file that fits the data and this machine, with reasons."
+                "preset_suggest:suggest", "Print a params file that fits the data and this machine, with reasons."
             ),
         },
     ),

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from typer import Argument, Option
 
+from stpp.ingest.additions import additions
+from stpp.params.file import edited, load
 from stpp.stages import options
 from stpp.store.files import (
     StppError,
@@ -44,9 +46,6 @@ def add(
     beside its lists says so. All problems are reported at once, and nothing is written if there is one;
     interrupted, the same command goes on.
     """
-    from stpp.ingest.additions import additions
-    from stpp.params.file import edited, load
-
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", name):
         raise StppError(f"{name}: a split's name is of letters, digits, and . _ -, and begins with no dot")
     if not masks.is_dir():

@@ -3,22 +3,22 @@
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import Annotated, TypeVar
 
 from typer import Argument, Exit, Option
 
-from stpp.run.lineage import Content
+from stpp.audit.duplicates import Files, Pair, suspects
+from stpp.audit.history import contents_of_name
+from stpp.audit.project import Project, Source, record_of, sources
+from stpp.audit.render import Audit, as_json, look_alikes, page, text
+from stpp.audit.trace import Step, steps_of, told, trace
+from stpp.run.lineage import Content, content_of
+from stpp.run.locks import damaged
 from stpp.run.resume import root
 from stpp.store.files import StppError, read_ids, write_json, write_text
 from stpp.store.manifest import read_dataset, split_digest
 from stpp.store.packed import Strings
 from stpp.tracking.read import artifact_of, datasets_of, run_of, runs_like, splits_named, tags_of
-
-if TYPE_CHECKING:
-    from stpp.audit.duplicates import Pair
-    from stpp.audit.project import Project, Source
-    from stpp.audit.render import Audit
-    from stpp.audit.trace import Step
 
 Models = Annotated[
     list[str] | None,
@@ -37,10 +37,6 @@ def audit(
 
     Exit code 1 if anything contradicts, 0 if nothing does.
     """
-    from stpp.audit.project import Project
-    from stpp.audit.render import as_json, look_alikes, page, text
-    from stpp.run.locks import damaged
-
     for path, wrong in damaged(root()).items():
         raise StppError(f"{path}: {wrong}, as a kill leaves it while DVC writes it; `stpp check` mends it")
     project, server = Project(root()), Server(asked=not offline)
@@ -85,32 +81,29 @@ class Server:
         """Digests of the splits that were logged under a name, each with a run."""
         return self._ask(splits_named, data, name) or {}
 
-    def record(self, content: Content) -> "Source | None":
+    def record(self, content: Content) -> Source | None:
         """The record of a run that made a model."""
         runs = self._ask(runs_like, f"stpp.out.{MODEL}", content.sha256) or []
         return self.kept(runs[0]) if runs else None
 
-    def kept(self, run_id: str) -> "Source | None":
+    def kept(self, run_id: str) -> Source | None:
         """The record that a run keeps."""
         return self._ask(_record, run_id)
 
 
-def _record(run_id: str, root: Path) -> "Source | None":
-    from stpp.audit.project import record_of
+def _record(run_id: str, root: Path) -> Source | None:
 
     return record_of(artifact_of(run_id, "run.json", root), f"the record of MLflow run {run_id}")
 
 
-def _models(project: "Project") -> list[str]:
+def _models(project: Project) -> list[str]:
     found = [o.path for e in project.lock.executions for o in e.outs if Path(o.path).name == MODEL]
     if not found:
         raise StppError("no dvc.lock here names a model: run `dvc repro` first, or name a file or a run of MLflow")
     return found
 
 
-def _audit(project: "Project", server: Server, model: str) -> "Audit":
-    from stpp.audit.render import Audit
-    from stpp.audit.trace import steps_of, trace
+def _audit(project: Project, server: Server, model: str) -> Audit:
 
     source, content = _start(project, server, model)
     found = Audit(model, source.name, trace(project, source, content))
@@ -134,11 +127,8 @@ def _audit(project: "Project", server: Server, model: str) -> "Audit":
     return found
 
 
-def _start(project: "Project", server: Server, model: str) -> "tuple[Source, Content]":
+def _start(project: Project, server: Server, model: str) -> tuple[Source, Content]:
     """Who tells how a model was made, and which content they call by its name."""
-    from stpp.audit.project import sources
-    from stpp.run.lineage import content_of
-
     path = project.root / model
     name = path.relative_to(project.root).as_posix() if path.is_relative_to(project.root) else model
     # What dvc.lock calls so is held to it; else a file that is there is known by its content alone.
@@ -163,7 +153,7 @@ def _start(project: "Project", server: Server, model: str) -> "tuple[Source, Con
     return record, next((one for one in outs if Path(one.path).name == MODEL), outs[0])
 
 
-def _logged_otherwise(server: Server, step: "Step") -> list[str]:
+def _logged_otherwise(server: Server, step: Step) -> list[str]:
     """Where a stage's MLflow run was logged against other data, another split or outs than its record has."""
     if step.record is None or not step.run_id:
         return []
@@ -178,11 +168,8 @@ def _logged_otherwise(server: Server, step: "Step") -> list[str]:
     ]
 
 
-def _look_at_split(project: "Project", server: Server, source: "Source", found: "Audit") -> None:
+def _look_at_split(project: Project, server: Server, source: Source, found: Audit) -> None:
     """Whether the split's name ever stood for something else, and whether held-out images look like others."""
-    from stpp.audit.history import contents_of_name
-    from stpp.audit.trace import steps_of, told
-
     outs = [project.root / out.content.path for step in steps_of(found.link) for out in step.outs]
     split = next((folder for folder in outs if (folder / "labeled.txt").is_file()), None)
     dataset = next((folder for folder in outs if (folder / "dataset.json").is_file()), None)
@@ -212,10 +199,8 @@ def _look_at_split(project: "Project", server: Server, source: "Source", found: 
 
 
 @cache
-def _alike(split: Path, data: Path, images: Path) -> "list[tuple[Pair, Path, Path]]":
+def _alike(split: Path, data: Path, images: Path) -> list[tuple[Pair, Path, Path]]:
     """Pairs of a held-out and a training image that look alike, with their files; looked for once for all models."""
-    from stpp.audit.duplicates import Files, suspects
-
     records = read_dataset(data).records
     files = {
         path.stem: Files(images, records, Strings(i for i in read_ids(path) if i in records))

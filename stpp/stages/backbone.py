@@ -1,15 +1,20 @@
 """Stage backbone: the one start that the teacher and every student share; and a list of what suits."""
 
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
+import timm
+import torch
 from typer import Argument, Option
 
+from stpp.models.backbone import RESNETS
+from stpp.models.backbone import backbone as backbone_of
+from stpp.models.build import save
+from stpp.models.weights import PACKAGED, named, start_of
+from stpp.params.file import load
 from stpp.stages import options
 from stpp.store.files import StppError
-
-if TYPE_CHECKING:
-    import torch
 
 Weights = Annotated[Path, Option(help="Folder that holds local files of weights.")]
 
@@ -21,10 +26,6 @@ def backbone(
 
     They are none, published ones, those of a package, or a local file.
     """
-    from stpp.models.build import save
-    from stpp.models.weights import start_of
-    from stpp.params.file import load
-
     model = load(options.params_files(params)).model
     placed, start = start_of(model, weights)
     save(out, placed.state, start)
@@ -45,12 +46,6 @@ def list_(
 
     Without a pattern: torchvision's, and those whose weights a package ships.
     """
-    import timm
-    import torch
-
-    from stpp.models.backbone import RESNETS, backbone
-    from stpp.models.weights import PACKAGED, named
-
     if stride not in (8, 16):
         raise StppError(f"--stride {stride}: model.output_stride is 8 or 16")
     names = timm.list_models(pattern) if pattern else [*RESNETS, *PACKAGED]
@@ -58,7 +53,7 @@ def list_(
     for name in names:
         try:
             with torch.device("cpu" if speed else "meta"):
-                network = backbone(name, stride).eval()
+                network = backbone_of(name, stride).eval()
         except StppError as error:
             refused.append(str(error))
             continue
@@ -73,10 +68,7 @@ def list_(
         print("and networks of timm: `stpp backbone list '*mobilenet*'`, say")
 
 
-def _images_per_second(network: "torch.nn.Module") -> float:
-    import time
-
-    import torch
+def _images_per_second(network: torch.nn.Module) -> float:
 
     x = torch.rand(1, 3, SIDE, SIDE).contiguous(memory_format=torch.channels_last)
     network = network.to(memory_format=torch.channels_last)

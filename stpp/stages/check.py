@@ -9,6 +9,9 @@ from typing import Annotated
 
 from typer import Option
 
+from stpp.params.file import load
+from stpp.run.locks import mend
+from stpp.run.resume import root
 from stpp.stages import options
 from stpp.store.files import StppError, write_text
 
@@ -18,10 +21,6 @@ def check(
     out: Annotated[Path | None, Option(help="File to write if nothing is wrong.")] = None,
 ) -> None:
     """Check all parameters with every overlay, and mend a dvc.lock that a kill has cut."""
-    from stpp.params.file import load
-    from stpp.run.locks import mend
-    from stpp.run.resume import root
-
     if "DVC_STAGE" not in os.environ:  # else it is done for every stage
         for line in mend(root()):
             print(line)

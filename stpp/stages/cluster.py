@@ -4,6 +4,8 @@ from typing import Annotated
 
 from typer import Argument
 
+from stpp.run.launch import cluster as run
+
 
 def cluster(
     command: Annotated[list[str], Argument(help="What the first machine runs, after `--`: `-- dvc repro`.")],
@@ -14,7 +16,5 @@ def cluster(
     STPP_NODE_RANK of them (0 is the first), STPP_NPROC processes on each, and STPP_MASTER, the first one's
     host:port. They see one project folder. Ends when the command does, with its exit code.
     """
-    from stpp.run.launch import cluster as run
-
     if code := run(command):
         raise SystemExit(code)

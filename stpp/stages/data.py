@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 
 from typer import Argument, Option
 
+from stpp.ingest.archives import import_archive
+from stpp.ingest.published import place, read_lists
 from stpp.store.files import StppError, read_json, replacing_folder, sha256, write_json, write_text
 
 Archive = Annotated[Path, Argument(help="Archive (tar, zip) or unpacked folder, as it was downloaded.")]
@@ -23,8 +25,6 @@ def import_(archive: Archive, out: Root) -> None:
     Known are VOC 2012, SBD and Cityscapes. Several archives make one data set: VOC first, then SBD or
     SegmentationClassAug; leftImg8bit, then gtFine. What was taken from where stands in imported.json.
     """
-    from stpp.ingest.archives import import_archive
-
     record = out / "imported.json"
     _recorded(record)
     found = import_archive(archive, out)
@@ -60,8 +60,6 @@ def lists(
 
     What is written: labeled.txt, unlabeled.txt, val.txt, and source.json with their hashes.
     """
-    from stpp.ingest.published import place, read_lists
-
     if not source.strip():
         raise StppError("--source: say where the lists come from (an address and a commit): a split has a source")
     published = read_lists(from_, data, labels, split)

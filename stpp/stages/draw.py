@@ -1,11 +1,10 @@
 """Stage draw: the embedded data set."""
 
+from stpp.ingest.toy import draw as draw_toy
+from stpp.params.file import load
 from stpp.stages import options
 
 
 def draw(out: options.Out, params: options.Params = None) -> None:
     """Draw the embedded data set: the same seed gives the same bytes."""
-    from stpp.ingest.toy import draw as draw_toy
-    from stpp.params.file import load
-
     draw_toy(out, load(options.params_files(params)).toy)

@@ -1,23 +1,33 @@
 """Stage evaluate: every model on val and, once, on test; the quality of pseudo masks where true ones exist."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
+import numpy as np
+import torch
 from typer import Option
 
+from stpp.data.datasets import Photos, WithTruth
+from stpp.data.decoded import opened
+from stpp.data.loaders import equal_sized, prediction_loader
+from stpp.engine import device as devices
+from stpp.engine.evaluate import Decided, Scores
+from stpp.engine.evaluate import evaluate as measured
+from stpp.engine.metrics import confusion
+from stpp.engine.predict import described, evaluation, folded
+from stpp.models import build
+from stpp.params.file import load
+from stpp.params.models import Params
+from stpp.report.statistics import Counts, gains, write_counts
+from stpp.run import distributed
+from stpp.run.progress import progress
 from stpp.run.resume import Job
 from stpp.stages import options
 from stpp.stages.tracked import tracked
-from stpp.store.files import StppError
+from stpp.store.files import StppError, raise_all, read_json, replacing, write_csv, write_json
+from stpp.store.manifest import Dataset, digest_of, listed, read_dataset
+from stpp.store.masks import IGNORE, MaskSet, encode_mask
 from stpp.tracking.run import Run
-
-if TYPE_CHECKING:
-    from stpp.data.datasets import Photos
-    from stpp.engine.evaluate import Decided, Scores
-    from stpp.params.models import Params
-    from stpp.report.statistics import Counts
-    from stpp.store.manifest import Dataset
-    from stpp.store.masks import MaskSet
 
 PER_CLASS = ("set", "model", "class", "iou")
 
@@ -38,8 +48,6 @@ def evaluate(
 
     The images are those of val and, where the split has one, test; or those of lists.
     """
-    from stpp.params.file import load
-
     files = options.params_files(params)
     p = load(files)
     models, sets = options.named(model), options.named(masks or [])
@@ -77,24 +85,12 @@ def evaluate(
 def _evaluate(
     job: Job,
     run: Run,
-    p: "Params",
+    p: Params,
     models: dict[str, Path],
     sets: dict[str, Path],
     lists: dict[str, Path],
     data: Path,
 ) -> None:
-    import numpy as np
-    import torch
-
-    from stpp.data.datasets import Photos
-    from stpp.data.decoded import opened
-    from stpp.engine.evaluate import Scores
-    from stpp.engine.predict import described
-    from stpp.report.statistics import gains, write_counts
-    from stpp.run import distributed
-    from stpp.store.files import read_json, write_csv, write_json
-    from stpp.store.manifest import digest_of, read_dataset
-    from stpp.store.masks import MaskSet
 
     dataset = read_dataset(data)
     photos = Photos(dataset, Path(p.data.root), opened(p.runtime, job.folder.parent))
@@ -143,13 +139,8 @@ def _evaluate(
     run.table({name: [row[at] for row in per_class] for at, name in enumerate(PER_CLASS)}, "per_class.json")
 
 
-def _count(job: Job, p: "Params", photos: "Photos", models: dict[str, Path], subsets: dict[str, list[str]]) -> None:
+def _count(job: Job, p: Params, photos: Photos, models: dict[str, Path], subsets: dict[str, list[str]]) -> None:
     """Count the pixels of every model on every set, if not done before, and draw some masks of the first set."""
-    import numpy as np
-
-    from stpp.run import distributed
-    from stpp.store.files import replacing, write_json
-
     first, candidates = next(iter(subsets.items()))
     count = p.evaluate.panels
     shown = candidates[:: max(1, len(candidates) // count)][:count] if count else []
@@ -171,25 +162,12 @@ def _counted(job: Job, subset: str, model: str) -> Path:
 
 
 def _confusion_matrix(
-    p: "Params", photos: "Photos", model: Path, ids: list[str], panels: dict[str, Path], what: str
-) -> "tuple[list[list[int]], Counts]":
+    p: Params, photos: Photos, model: Path, ids: list[str], panels: dict[str, Path], what: str
+) -> tuple[list[list[int]], Counts]:
     """A model's confusion matrix over `ids`, and the counts of each, of all processes together.
 
     Its masks of some are written as PNGs at `panels`.
     """
-    import torch
-
-    from stpp.data.datasets import WithTruth
-    from stpp.data.loaders import equal_sized, prediction_loader
-    from stpp.engine import device as devices
-    from stpp.engine.evaluate import evaluate
-    from stpp.engine.predict import evaluation, folded
-    from stpp.models import build
-    from stpp.run import distributed
-    from stpp.run.progress import progress
-    from stpp.store.files import replacing
-    from stpp.store.masks import encode_mask
-
     where = devices.start(p.runtime)
     classes = len(photos.dataset.classes)
     network = folded(build.of_checkpoint(model, p.model, classes).to(where), p.model)
@@ -200,7 +178,7 @@ def _confusion_matrix(
     counts = torch.zeros(len(ids), 3, classes, dtype=torch.int64, device=where)
     rows = {i: row for row, i in enumerate(ids)}
 
-    def seen(batch: "Decided", by_image: "torch.Tensor") -> None:
+    def seen(batch: Decided, by_image: torch.Tensor) -> None:
         parts = torch.stack([by_image.diagonal(dim1=1, dim2=2), by_image.sum(2), by_image.sum(1)], dim=1)
         counts[torch.tensor([rows[i] for i in batch.ids], device=where)] = parts
         for i, mask in zip(batch.ids, batch.masks[0], strict=True):
@@ -208,7 +186,7 @@ def _confusion_matrix(
                 with replacing(panels[i]) as partial:
                     partial.write_bytes(encode_mask(mask.cpu().numpy(), photos.dataset.palette))
 
-    scores = evaluate(network, progress(loader, what, len(mine)), classes, p.model, where, evaluation(p.evaluate), seen)
+    scores = measured(network, progress(loader, what, len(mine)), classes, p.model, where, evaluation(p.evaluate), seen)
     return scores.matrix.tolist(), distributed.summed(counts).cpu().numpy()
 
 
@@ -222,11 +200,8 @@ def _lists(paths: list[Path]) -> dict[str, Path]:
     return lists
 
 
-def _with_masks(path: Path, dataset: "Dataset") -> list[str]:
+def _with_masks(path: Path, dataset: Dataset) -> list[str]:
     """The ids of a list, all of which have masks."""
-    from stpp.store.files import raise_all
-    from stpp.store.manifest import listed
-
     ids, problems = listed(path, dataset)
     bare = "has no mask, without which it cannot be evaluated"
     problems += [f"{path}:{number}: {i} {bare}" for i, number in ids.items() if not dataset.records[i].mask]
@@ -234,15 +209,8 @@ def _with_masks(path: Path, dataset: "Dataset") -> list[str]:
     return list(ids)
 
 
-def _quality(masks: "MaskSet", photos: "Photos", group: str) -> tuple[list[tuple[str, str, float]], "Scores"]:
+def _quality(masks: MaskSet, photos: Photos, group: str) -> tuple[list[tuple[str, str, float]], Scores]:
     """mIoU of each pseudo mask whose true mask is known, and the scores of all together."""
-    import torch
-
-    from stpp.engine.evaluate import Scores
-    from stpp.engine.metrics import confusion
-    from stpp.run.progress import progress
-    from stpp.store.masks import IGNORE
-
     classes = len(photos.dataset.classes)
     total = torch.zeros(classes, classes, dtype=torch.int64)
     known = [i for i in masks.ids if photos.dataset.records[i].mask]

@@ -6,7 +6,10 @@ from typing import Annotated
 
 from typer import Option
 
+from stpp.deploy.export import INPUT, OUTPUT, to_onnx, to_torch
+from stpp.models import build
 from stpp.store.files import StppError
+from stpp.tracking.package import package
 
 
 class Format(StrEnum):
@@ -29,8 +32,6 @@ def export(
 
     What was written is run on several sizes and compared with the checkpoint; if it differs, nothing is left.
     """
-    from stpp.models import build
-
     if not model.is_file():
         raise StppError(f"{model}: no such file; name a checkpoint, such as runs/student/model.safetensors")
     if out.exists():
@@ -38,13 +39,9 @@ def export(
     about = build.about(model)
     network = build.of_checkpoint(model, about.model, len(about.classes)).eval()
     if kind is Format.mlflow:
-        from stpp.tracking.package import package
-
         package(model, about.classes, str(about.start), out)
         print(f"{out}: an MLflow model; `mlflow models serve --env-manager local --model-uri {out}` answers with masks")
         return
-
-    from stpp.deploy.export import INPUT, OUTPUT, to_onnx, to_torch
 
     worst = (to_onnx if kind is Format.onnx else to_torch)(network, about, out)
     sizes = (

@@ -5,9 +5,11 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from stpp.report.compare import FIGURES, draw, known
 from stpp.run.resume import root
 from stpp.stages import options
 from stpp.store.files import StppError, read_csv
+from stpp.store.records import Evaluation, read
 from stpp.tracking.attach import attach
 from stpp.tracking.client import run_ids_of
 
@@ -26,9 +28,6 @@ def figure(
 
     It goes into the MLflow runs of their evaluations, too.
     """
-    from stpp.report.compare import FIGURES, draw, known
-    from stpp.store.records import Evaluation, read
-
     if name not in FIGURES:
         raise StppError(f"{name}: not among {', '.join(FIGURES)}; those of one run are in runs/report (docs/paper.md)")
     folders = evaluation or []

@@ -3,20 +3,40 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
+import numpy as np
 from typer import Option
 
+from stpp.data.datasets import Photos, Plain
+from stpp.data.decoded import opened
+from stpp.data.loaders import equal_sized, prediction_loader
+from stpp.engine import device as devices
+from stpp.engine.evaluate import decisions
+from stpp.engine.predict import folded, labelling, window_of
+from stpp.models import build
+from stpp.params.file import load
+from stpp.params.models import Params
 from stpp.run import distributed
+from stpp.run.lineage import from_json, sha256_of
+from stpp.run.progress import progress
 from stpp.run.resume import Job, way
+from stpp.selftrain.pseudo import fill, pseudo_masks
 from stpp.stages import options
 from stpp.stages.tracked import tracked
+from stpp.store.files import StppError, raise_all, read_json, sha256
+from stpp.store.manifest import Dataset, listed, read_dataset
+from stpp.store.masks import (
+    MaskSet,
+    ShardWriter,
+    merge_manifests,
+    read_shards,
+    shard_name,
+    shards_of,
+    take_over,
+    write_shards,
+)
 from stpp.tracking.run import Run
-
-if TYPE_CHECKING:
-    from stpp.params.models import Params
-    from stpp.store.manifest import Dataset
-    from stpp.store.masks import MaskSet
 
 Ids = Annotated[Path, Option(help="List of the images to label.")]
 Keep = Annotated[Path | None, Option(help="Mask set whose pixels stay: only those it ignores are labelled.")]
@@ -36,8 +56,6 @@ def label(
 
     Of an earlier mask set in its place those shards stay that would be made from the same images in the same way.
     """
-    from stpp.params.file import load
-
     files = options.params_files(params)
     p = load(files)
 
@@ -62,22 +80,8 @@ def label(
 
 
 def _label(
-    job: Job, run: Run, p: "Params", how: str, model: Path, ids: Path, data: Path, keep: Path | None, out: Path
+    job: Job, run: Run, p: Params, how: str, model: Path, ids: Path, data: Path, keep: Path | None, out: Path
 ) -> None:
-    import numpy as np
-
-    from stpp.data.datasets import Photos, Plain
-    from stpp.data.decoded import opened
-    from stpp.data.loaders import equal_sized, prediction_loader
-    from stpp.engine import device as devices
-    from stpp.engine.evaluate import decisions
-    from stpp.engine.predict import folded, labelling, window_of
-    from stpp.models import build
-    from stpp.run.progress import progress
-    from stpp.selftrain.pseudo import fill, pseudo_masks
-    from stpp.store.files import raise_all, sha256
-    from stpp.store.manifest import listed, read_dataset
-    from stpp.store.masks import MaskSet, ShardWriter, merge_manifests, shard_name, shards_of, take_over, write_shards
 
     dataset = read_dataset(data)
     found, problems = listed(ids, dataset)
@@ -133,7 +137,7 @@ def _label(
     run.log({"pseudo/images": float(len(found)), "pseudo/confidence": confidence / len(found)}, 0)
 
 
-def _key(labeller: str, dataset: "Dataset", kept: "MaskSet | None", shard: Iterable[str]) -> str:
+def _key(labeller: str, dataset: Dataset, kept: MaskSet | None, shard: Iterable[str]) -> str:
     """A hash of all that the masks of a shard depend on."""
     total = hashlib.sha256(f"{labeller} {dataset.classes} {dataset.palette}".encode())
     for i in shard:
@@ -146,10 +150,6 @@ def _before(job: Job, out: Path) -> dict[str, str]:
 
     Nothing of a run with the same inputs: to do the same once more (`dvc repro -f`) is to do all of it.
     """
-    from stpp.run.lineage import from_json, sha256_of
-    from stpp.store.files import StppError, read_json
-    from stpp.store.masks import read_shards
-
     masks, record = out / "masks", out / "run.json"
     if not distributed.first() or not masks.is_dir() or not record.is_file():
         return {}

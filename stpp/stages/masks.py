@@ -8,14 +8,13 @@ from typer import Argument, Option
 from stpp.stages import options
 from stpp.store.files import raise_all, replacing
 from stpp.store.manifest import read_dataset
+from stpp.store.masks import MaskSet, encode_mask
 
 Folder = Annotated[Path, Argument(help="Folder of a mask set.")]
 
 
 def ls(folder: Folder) -> None:
     """List the masks of a set: id, shard, mean confidence."""
-    from stpp.store.masks import MaskSet
-
     for row in MaskSet(folder).rows.values():
         print(f"{row['id']}\t{row['shard']}\t{row['confidence']}")
 
@@ -30,8 +29,6 @@ def extract(
 
     They are checked against the manifest. If one is there already, none is written.
     """
-    from stpp.store.masks import MaskSet, encode_mask
-
     masks = MaskSet(folder)
     palette = read_dataset(data).palette
     names = list(dict.fromkeys(id or masks.ids))

@@ -6,6 +6,8 @@ from typing import Annotated
 
 from typer import Option
 
+from stpp.store.files import StppError
+
 Params = Annotated[
     list[Path] | None,
     Option(help="params.yaml; once more for an overlay with the differing keys only.", show_default="params.yaml"),
@@ -24,8 +26,6 @@ def params_files(given: list[Path] | None) -> list[Path]:
 
 def named(pairs: list[str]) -> dict[str, Path]:
     """["a=x", "b=y"] -> {"a": x, "b": y}."""
-    from stpp.store.files import StppError
-
     result = {}
     for pair in pairs:
         name, equals, path = pair.partition("=")

@@ -5,18 +5,24 @@ import subprocess
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from typer import Argument, Option
 
+from stpp.paper import report as reports
+from stpp.paper import results as results_
+from stpp.paper.evidence import numbers_of
+from stpp.paper.plan import Job, estimate, flat, jobs_of, missing
+from stpp.paper.published import TABLES, table
+from stpp.paper.results import Result
+from stpp.paper.systems import system
+from stpp.params.file import load
+from stpp.params.models import Params
 from stpp.run.git import git
+from stpp.run.resume import root
 from stpp.stages import options
 from stpp.store.files import StppError, raise_all, read_json, write_json, write_text
-
-if TYPE_CHECKING:
-    from stpp.paper.plan import Job
-    from stpp.paper.results import Result
-    from stpp.params.models import Params
+from stpp.tracking.attach import publish
 
 FOLDER = Path("results")
 
@@ -32,8 +38,6 @@ Results = Annotated[Path, Option(help="Folder of finished cells, in git.")]
 
 def plan(name: Name, cell: Cells = None, seeds: Seeds = 1, own: Own = False, results: Results = FOLDER) -> None:
     """Show what `stpp paper run` would do, and how long it would take."""
-    from stpp.paper.plan import jobs_of
-
     jobs = jobs_of(name, cell or ["*"], seeds, own, results)
     _plan(jobs)
     for problem in _missing(jobs):
@@ -46,9 +50,6 @@ def run(name: Name, cell: Cells = None, seeds: Seeds = 1, own: Own = False, resu
     Interrupted, the same command goes on. Every finished cell is a file below results/: metrics, digests, run ids,
     parameters.
     """
-    from stpp.paper import results as results_
-    from stpp.paper.plan import jobs_of
-
     if not git("rev-parse", "HEAD"):
         raise StppError("a table runs as DVC experiments, which start from a commit: `git add . && git commit` first")
     jobs = jobs_of(name, cell or ["*"], seeds, own, results)
@@ -56,8 +57,8 @@ def run(name: Name, cell: Cells = None, seeds: Seeds = 1, own: Own = False, resu
     _plan(jobs)
     failed = []
     for job in jobs:
-        for system, result in job.known.items():
-            write_json(results_.path_of(results, name, job.setting, system, job.seed), result)
+        for one, result in job.known.items():
+            write_json(results_.path_of(results, name, job.setting, one, job.seed), result)
         if job.open and not _run(name, job, results):
             failed.append(f"{job.setting}, seed {job.seed}")
     if failed:
@@ -73,12 +74,6 @@ def report(
 
     They are written as Markdown, CSV and HTML, and to MLflow.
     """
-    from stpp.paper import report as reports
-    from stpp.paper import results as results_
-    from stpp.paper.published import TABLES, table
-    from stpp.run.resume import root
-    from stpp.tracking.attach import publish
-
     texts, said = {}, []
     for name in names or TABLES:
         one = table(name)
@@ -99,17 +94,13 @@ def report(
     print(f"written to {out}/")
 
 
-def _missing(jobs: "list[Job]") -> list[str]:
+def _missing(jobs: list[Job]) -> list[str]:
     """What runs that are still to be done would read, and is not here."""
-    from stpp.paper.plan import missing
-
     return list(dict.fromkeys(problem for job in jobs if job.open for problem in missing(job.params)))
 
 
-def _plan(jobs: "list[Job]") -> None:
+def _plan(jobs: list[Job]) -> None:
     """Say what is there and what will train; how long is measured here, on a few iterations of every network."""
-    from stpp.paper.plan import estimate
-
     for job in jobs:
         shown = f"{job.setting}, seed {job.seed}: "
         if job.known:
@@ -124,10 +115,8 @@ def _plan(jobs: "list[Job]") -> None:
         print(estimate([job for job in jobs if job.open]), flush=True)
 
 
-def _run(table: str, job: "Job", results: Path) -> bool:
+def _run(table: str, job: Job, results: Path) -> bool:
     """Run one experiment through DVC in a copy of the project, and keep its cells; whether it finished."""
-    from stpp.paper import results as results_
-
     name, head = job.name(table), git("rev-parse", "HEAD")
     ref = f"refs/exps/{head[:2]}/{head[2:]}/{name}"
     if not git("rev-parse", "--verify", "--quiet", ref):  # it may have finished, and the copying of its cells not
@@ -135,10 +124,10 @@ def _run(table: str, job: "Job", results: Path) -> bool:
         changes = [word for change in _changes(job.params) for word in ("-S", change)]
         if _wait(["dvc", "exp", "run", "--temp", "-n", name, *changes, *job.targets]) != 0:
             return False
-    for system in job.open:
-        result = _result(ref, head, system, job)
-        write_json(results_.path_of(results, table, job.setting, system, job.seed), result)
-        print(f"{job.setting}/{system}, seed {job.seed}: {100 * result['metrics']['val'][system]['miou']:.1f}")
+    for one in job.open:
+        result = _result(ref, head, one, job)
+        write_json(results_.path_of(results, table, job.setting, one, job.seed), result)
+        print(f"{job.setting}/{one}, seed {job.seed}: {100 * result['metrics']['val'][one]['miou']:.1f}")
     return True
 
 
@@ -152,25 +141,19 @@ def _wait(command: list[str]) -> int:
         raise
 
 
-def _changes(params: "Params") -> list[str]:
+def _changes(params: Params) -> list[str]:
     """What `dvc exp run -S` has to set so that params.yaml of the experiment means `params`.
 
     What means the same already is left as it is written: otherwise DVC would take it for another run. A section that
     is to go is set to null as a whole.
     """
-    from stpp.paper.plan import flat
-    from stpp.params.file import load
-
     wanted, present = flat(params), flat(load(options.params_files(None)))
     different = {key: value for key, value in wanted.items() if key not in present or present[key] != value}
     return [f"++{key}={json.dumps(value)}" for key, value in different.items()]
 
 
-def _result(ref: str, head: str, name: str, job: "Job") -> "Result":
+def _result(ref: str, head: str, name: str, job: Job) -> Result:
     """What a finished cell leaves in git. ref: the experiment's, below the commit `head` that it started from."""
-    from stpp.paper.evidence import numbers_of
-    from stpp.paper.systems import system
-
     folder = system(name).evaluation
     wanted = [f"{folder}/{file}" for file in ("metrics.json", "run.json", "per_class.csv")]
     if folder == system("stpp").evaluation:

@@ -1,16 +1,30 @@
 """Command predict: masks for any images, by a checkpoint alone."""
 
 import glob
+import io
 import json
 import os
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
 from typer import Argument, Option
 
+from stpp.data.images import read_image
+from stpp.data.kinds import HEAD, kind_of
+from stpp.deploy.predictor import Predictor
+from stpp.engine import device as devices
+from stpp.ingest.names import READ, UNREAD, ending, stray
+from stpp.models.build import About
+from stpp.params.models import Runtime
+from stpp.run.progress import progress
 from stpp.store.files import (
     DISK_FULL,
     StppError,
@@ -22,15 +36,7 @@ from stpp.store.files import (
     sha256,
     write_json,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from stpp.deploy.predictor import Predictor
-    from stpp.models.build import About
+from stpp.store.masks import encode_mask
 
 
 class Kind(StrEnum):
@@ -66,11 +72,6 @@ def predict(
     Interrupted, the same command goes on. Nothing that it has not written itself is replaced. An image that cannot
     be read is named at the end, and the others are done all the same (exit code 2).
     """
-    from stpp.deploy.predictor import Predictor
-    from stpp.engine import device as devices
-    from stpp.params.models import Runtime
-    from stpp.run.progress import progress
-
     if not model.is_file():
         raise StppError(f"{model}: no such file; name a checkpoint, such as runs/student/model.safetensors")
     found, unread = _found(images, out)
@@ -155,9 +156,6 @@ def _found(words: list[str], out: Path) -> tuple[list[Photo], list[str]]:
 
 def _in_folder(folder: Path, out: Path) -> tuple[list[Path], list[str]]:
     """The images below a folder, but for results in `out`, and problems of others; what is no image is counted."""
-    from stpp.data.kinds import HEAD, kind_of
-    from stpp.ingest.names import READ, UNREAD, ending, stray
-
     found: list[Path] = []
     unread: list[str] = []
     passed: Counter[str] = Counter()
@@ -191,7 +189,7 @@ def _in_folder(folder: Path, out: Path) -> tuple[list[Path], list[str]]:
     return sorted(found), sorted(unread)
 
 
-def _picture(path: Path, kind_of: "Callable[[bytes], str]", head: int) -> str:
+def _picture(path: Path, kind_of: Callable[[bytes], str], head: int) -> str:
     """What kind of picture a file is by its first bytes; empty if it is none, or cannot be read."""
     try:
         with path.open("rb") as file:
@@ -200,7 +198,7 @@ def _picture(path: Path, kind_of: "Callable[[bytes], str]", head: int) -> str:
         return ""
 
 
-def _keep_apart(entry: dict[str, str], before: dict[str, str] | None, written: "dict[Kind, Path]") -> None:
+def _keep_apart(entry: dict[str, str], before: dict[str, str] | None, written: dict[Kind, Path]) -> None:
     """Raises StppError if what would be written stands there of another image, or of a person."""
     if before is not None and before["image"] != entry["image"]:
         raise StppError(f"{entry['image']}: its results would take the place of those of {before['image']}")
@@ -215,7 +213,7 @@ def _note(out: Path, entry: dict[str, str], state: str) -> None:
         file.write(json.dumps({**entry, "state": state}) + "\n")
 
 
-def _begin(out: Path, how: dict[str, Any], about: "About") -> dict[str, dict[str, str]]:
+def _begin(out: Path, how: dict[str, Any], about: About) -> dict[str, dict[str, str]]:
     """What an earlier call of the same kind has noted, by name; the folder is ready then."""
     record, done = out / RECORD, out / DONE
     if record.is_file():
@@ -240,14 +238,8 @@ def _line(text: str) -> dict[str, str] | None:
         return None
 
 
-def _predict(path: Path, predictor: "Predictor", written: dict[Kind, Path]) -> list[str]:
+def _predict(path: Path, predictor: Predictor, written: dict[Kind, Path]) -> list[str]:
     """Write what is asked for of an image; what had to be done to the image for that."""
-    import numpy as np
-    import torch
-
-    from stpp.data.images import read_image
-    from stpp.store.masks import encode_mask
-
     about = predictor.about
     image, notes = read_image(path)
     if Kind.probabilities in written:
@@ -268,13 +260,8 @@ def _predict(path: Path, predictor: "Predictor", written: dict[Kind, Path]) -> l
     return notes
 
 
-def _overlay(image: "NDArray[np.uint8]", mask: "NDArray[np.uint8]", about: "About") -> bytes:
+def _overlay(image: NDArray[np.uint8], mask: NDArray[np.uint8], about: About) -> bytes:
     """The image with the colours of the classes laid over it, half and half, as a PNG."""
-    import io
-
-    import numpy as np
-    from PIL import Image
-
     colours = np.array(about.palette, np.uint16)[mask]
     out = io.BytesIO()
     Image.fromarray(((image + colours) // 2).astype(np.uint8)).save(out, format="PNG")

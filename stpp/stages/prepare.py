@@ -1,5 +1,7 @@
 """Stage prepare: look at every image and mask once, and write down what is there."""
 
+from stpp.ingest.inspection import inspect
+from stpp.params.file import load
 from stpp.run.resume import root
 from stpp.stages import options
 from stpp.store.files import raise_all, replacing_folder, write_text
@@ -11,9 +13,6 @@ def prepare(out: options.Out, params: options.Params = None) -> None:
 
     All problems are reported at once (exit code 2); what is handled, such as grey-scale images, is said.
     """
-    from stpp.ingest.inspection import inspect
-    from stpp.params.file import load
-
     p = load(options.params_files(params))
     dataset, warnings, problems = inspect(p.data, p.runtime.workers, root() / ".stpp")
     for warning in warnings:

@@ -3,24 +3,31 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
+import torch
 from typer import Option
 
+from stpp.data.datasets import Photos
+from stpp.engine.evaluate import Scores
+from stpp.params.file import load
+from stpp.report import plots
+from stpp.report.labels import LABELS
+from stpp.report.panels import Cell, panel
+from stpp.report.statistics import gains, read_counts
 from stpp.report.table import table
+from stpp.report.verdict import known_of, verdict
 from stpp.run.lineage import from_json
 from stpp.run.resume import root
 from stpp.stages import options
 from stpp.store.files import read_csv, read_ids, replacing_folder, sha256
 from stpp.store.manifest import Dataset, read_dataset
+from stpp.store.masks import MaskSet, read_png
+from stpp.store.records import Evaluation, Matrices, Run, read
 from stpp.tracking.attach import attach, describe, link
 from stpp.tracking.champion import Measured, register
 from stpp.tracking.client import run_ids_of
 from stpp.tracking.models import Checkpoint, log_checkpoints
-
-if TYPE_CHECKING:
-    from stpp.data.datasets import Photos
-    from stpp.report.panels import Cell
 
 ENDS = 3
 """So many of the most and of the least stable images of a mask set are shown."""
@@ -40,12 +47,6 @@ def report(
 
     Each goes into its MLflow run, too.
     """
-    from stpp.data.datasets import Photos
-    from stpp.params.file import load
-    from stpp.report.statistics import gains, read_counts
-    from stpp.report.verdict import known_of, verdict
-    from stpp.store.records import Evaluation, Matrices, read
-
     p = load(options.params_files(params))
     dataset = read_dataset(data)
     photos = Photos(dataset, Path(p.data.root))
@@ -101,9 +102,6 @@ def _plots(
     out: Path,
 ) -> None:
     """Curves, stability, quality, classes and confusion, as PNGs in a folder."""
-    from stpp.report import plots
-    from stpp.store.records import Matrices, read
-
     columns = ("epoch", "train/loss", "val/miou")
     curves = {name: read_csv(folder / "curve.csv", columns) for name, folder in models.items()}
     plots.curves(curves, out / "curves.png")
@@ -129,10 +127,6 @@ def _plots(
 
 def _only(matrix: list[list[int]], classes: Sequence[str]) -> str:
     """The one class that a model predicts for every pixel; none if there are several."""
-    import torch
-
-    from stpp.engine.evaluate import Scores
-
     only = Scores(torch.tensor(matrix)).constant
     return "" if only is None else classes[only]
 
@@ -142,8 +136,6 @@ def _checkpoints(folder: Path, name: str, metrics: dict[str, Any], only: dict[st
 
     only: by model, the class that it predicts for every pixel of val, if it predicts but one.
     """
-    from stpp.store.records import Run, read
-
     about, val = read(folder / "run.json", Run), metrics["lists"]["val"]
     rows = read_csv(folder / "curve.csv", ("epoch", "iteration", "val/miou"))
     whole = all(float(row["epoch"]).is_integer() for row in rows)  # as in the curves of MLflow
@@ -163,12 +155,8 @@ def _checkpoints(folder: Path, name: str, metrics: dict[str, Any], only: dict[st
     return found
 
 
-def _predictions(photos: "Photos", folder: Path, models: list[str], path: Path) -> None:
+def _predictions(photos: Photos, folder: Path, models: list[str], path: Path) -> None:
     """Validation images beside the truth and what every model makes of them."""
-    from stpp.report.labels import LABELS
-    from stpp.report.panels import panel
-    from stpp.store.masks import read_png
-
     first = folder / models[0]
     ids = sorted(file.relative_to(first).with_suffix("").as_posix() for file in first.rglob("*.png"))
     rows = []
@@ -179,11 +167,8 @@ def _predictions(photos: "Photos", folder: Path, models: list[str], path: Path) 
     panel(rows, titles, photos.dataset.palette, photos.dataset.classes, path)
 
 
-def _pseudo_masks(photos: "Photos", folder: Path, stability: dict[str, float], path: Path) -> None:
+def _pseudo_masks(photos: Photos, folder: Path, stability: dict[str, float], path: Path) -> None:
     """The most and the least stable images of a mask set (or the first by id), beside the truth where there is one."""
-    from stpp.report.panels import panel
-    from stpp.store.masks import MaskSet
-
     masks = MaskSet(folder)
     scored = {name: f"{name} ({stability[name]:.2f})" for name in masks.ids if name in stability}
     ranked = sorted(scored, key=lambda name: (-stability[name], name)) if scored else sorted(masks.ids)
@@ -193,6 +178,6 @@ def _pseudo_masks(photos: "Photos", folder: Path, stability: dict[str, float], p
     panel(rows, ["image", "ground truth", "pseudo mask"], photos.dataset.palette, photos.dataset.classes, path, note)
 
 
-def _known(photos: "Photos", name: str) -> "list[Cell]":
+def _known(photos: Photos, name: str) -> list[Cell]:
     """An image and its true mask, if it has one."""
     return [photos.image(name), photos.mask(name) if photos.dataset.records[name].mask else None]

@@ -1,17 +1,15 @@
 """Command runs compare: two runs side by side."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from typer import Argument
 
+from stpp.report.differences import Evaluated, differences, table
 from stpp.run.lineage import from_json
 from stpp.run.resume import root
 from stpp.store.files import StppError, read_csv, read_json
 from stpp.tracking.read import artifact_of, evaluation_of
-
-if TYPE_CHECKING:
-    from stpp.report.differences import Evaluated
 
 Named = Annotated[str, Argument(help="Folder that `stpp evaluate` wrote (or the one it lies in), or a run of MLflow.")]
 
@@ -22,8 +20,6 @@ def compare(one: Named, other: Named) -> None:
     A run is the folder of its evaluation, or a run of MLflow: its evaluation's or its parent's id. Compared are
     the final models.
     """
-    from stpp.report.differences import differences, table
-
     first, second = _evaluated(one), _evaluated(other)
     print(f"{first.name} -> {second.name}\n", *differences(first, second), "", sep="\n")
     print(table(first, second))
@@ -32,7 +28,7 @@ def compare(one: Named, other: Named) -> None:
         print("\nval is not the same images and masks in both: these numbers cannot be compared")
 
 
-def _evaluated(name: str) -> "Evaluated":
+def _evaluated(name: str) -> Evaluated:
     for folder in (Path(name), Path(name) / "evaluation"):
         if (folder / "metrics.json").is_file() and (folder / "per_class.csv").is_file():
             rows = read_csv(folder / "per_class.csv", ("set", "model", "class", "iou"))
@@ -50,8 +46,7 @@ def _evaluated(name: str) -> "Evaluated":
     return _read(f"MLflow run {run_id}", metrics, rows, about)
 
 
-def _read(name: str, metrics: Any, rows: list[dict[str, str]], about: Any) -> "Evaluated":
-    from stpp.report.differences import Evaluated
+def _read(name: str, metrics: Any, rows: list[dict[str, str]], about: Any) -> Evaluated:
 
     try:
         model = list(metrics["val"])[-1]

@@ -5,11 +5,10 @@ from typing import Annotated
 
 from typer import Option
 
+from stpp.params.file import schema as schema_text
 from stpp.store.files import write_text
 
 
 def schema(out: Annotated[Path, Option(help="File to write.")] = Path("params.schema.json")) -> None:
     """Write params.schema.json."""
-    from stpp.params.file import schema as schema_text
-
     write_text(out, schema_text())

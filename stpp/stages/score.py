@@ -3,17 +3,30 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from typer import Option
 
+from stpp.data.datasets import Photos, WithTruth
+from stpp.data.decoded import opened
+from stpp.data.loaders import equal_sized, prediction_loader
+from stpp.engine import device as devices
+from stpp.engine.evaluate import decisions
+from stpp.engine.metrics import confusions, iou
+from stpp.engine.predict import decided, folded, plain
+from stpp.models import build
+from stpp.params.file import load
+from stpp.params.models import Params
+from stpp.run import distributed
+from stpp.run.progress import progress
 from stpp.run.resume import Job
+from stpp.selftrain.stability import stabilities
 from stpp.stages import options
 from stpp.stages.tracked import tracked
+from stpp.store.files import StppError, read_ids, scan_csv, write_csv
+from stpp.store.manifest import read_dataset
+from stpp.store.masks import shards_of
 from stpp.tracking.run import Run
-
-if TYPE_CHECKING:
-    from stpp.params.models import Params
 
 Checkpoints = Annotated[Path, Option(help="Folder of f_1 .. f_K.")]
 
@@ -29,8 +42,6 @@ def score(
 
     scores.csv holds s_i / (K - 1) in [0, 1], and the mean confidence of M_iK in (0, 1] for comparison.
     """
-    from stpp.params.file import load
-
     files = options.params_files(params)
     p = load(files)
 
@@ -52,21 +63,7 @@ def score(
     )
 
 
-def _score(job: Job, run: Run, p: "Params", checkpoints: Path, data: Path, split: Path) -> None:
-    from stpp.data.datasets import Photos, WithTruth
-    from stpp.data.decoded import opened
-    from stpp.data.loaders import equal_sized, prediction_loader
-    from stpp.engine import device as devices
-    from stpp.engine.evaluate import decisions
-    from stpp.engine.metrics import confusions, iou
-    from stpp.engine.predict import decided, folded, plain
-    from stpp.models import build
-    from stpp.run import distributed
-    from stpp.run.progress import progress
-    from stpp.selftrain.stability import stabilities
-    from stpp.store.files import StppError, read_ids, scan_csv, write_csv
-    from stpp.store.manifest import read_dataset
-    from stpp.store.masks import shards_of
+def _score(job: Job, run: Run, p: Params, checkpoints: Path, data: Path, split: Path) -> None:
 
     dataset = read_dataset(data)
     photos = Photos(dataset, Path(p.data.root), opened(p.runtime, job.folder.parent))

@@ -6,6 +6,9 @@ from typing import Annotated
 
 from typer import Option
 
+from stpp.params.file import load
+from stpp.selftrain.selection import rank
+from stpp.selftrain.selection import select as select_ids
 from stpp.stages import options
 from stpp.store.files import StppError, replacing_folder, write_ids
 from stpp.store.manifest import read_table
@@ -21,10 +24,6 @@ def select(
 
     `select.ratio` says how many, `select.by` by what.
     """
-    from stpp.params.file import load
-    from stpp.selftrain.selection import rank
-    from stpp.selftrain.selection import select as select_ids
-
     p = load(options.params_files(params)).select
     known = {"stability": _scores(scores / "scores.csv", 1)}
     if p.by == "confidence":

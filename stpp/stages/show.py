@@ -1,16 +1,16 @@
 """Command show: what came out, in a small table, and what it shows."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from typer import Option
 
+from stpp.paper.systems import folder_of
+from stpp.report.statistics import Counts, gains, read_counts
 from stpp.report.table import table
+from stpp.report.verdict import Known, known_of, verdict
 from stpp.store.files import StppError
-
-if TYPE_CHECKING:
-    from stpp.report.statistics import Counts
-    from stpp.report.verdict import Known
+from stpp.store.records import DataSet, Evaluation, Run, read
 
 
 def show(runs: Annotated[Path, Option(help="Folder of the runs.")] = Path("runs")) -> None:
@@ -18,10 +18,6 @@ def show(runs: Annotated[Path, Option(help="Folder of the runs.")] = Path("runs"
 
     The last lines say where its plots and MLflow runs are.
     """
-    from stpp.report.statistics import gains
-    from stpp.report.verdict import verdict
-    from stpp.store.records import DataSet, Evaluation, read
-
     found = sorted(runs.glob("**/evaluation/metrics.json"), key=lambda p: len(p.parts))
     if not found:
         raise StppError(f"{runs}: nothing evaluated yet; run `dvc repro` first")
@@ -52,10 +48,8 @@ def show(runs: Annotated[Path, Option(help="Folder of the runs.")] = Path("runs"
     print("compare   make ui  opens the MLflow UI;  dvc metrics show,  dvc plots show")
 
 
-def _counts(found: list[Path], subset: str) -> "dict[str, Counts]":
+def _counts(found: list[Path], subset: str) -> dict[str, Counts]:
     """By model, what was counted of the images of a set, as far as the files are here."""
-    from stpp.report.statistics import read_counts
-
     counts: dict[str, Counts] = {}
     for path in found:
         file = path.with_name("images.npz")
@@ -64,9 +58,7 @@ def _counts(found: list[Path], subset: str) -> "dict[str, Counts]":
     return counts
 
 
-def _known(runs: Path, models: list[str], classes: list[str]) -> "Known":
-    from stpp.paper.systems import folder_of
-    from stpp.report.verdict import known_of
+def _known(runs: Path, models: list[str], classes: list[str]) -> Known:
 
     folders = {name: runs / Path(folder).relative_to("runs") for name in models if (folder := folder_of(name))}
     return known_of(folders, runs / "score", classes)
@@ -74,6 +66,4 @@ def _known(runs: Path, models: list[str], classes: list[str]) -> "Known":
 
 def _setting(metrics: Path) -> str:
     """What two evaluations must share to stand in one table."""
-    from stpp.store.records import Run, read
-
     return str(read(metrics.parent / "run.json", Run).get("stpp.setting", ""))

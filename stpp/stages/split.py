@@ -8,6 +8,8 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from stpp.ingest.splits import SETS, check, draw
+from stpp.params.file import load
 from stpp.run.git import git
 from stpp.stages import options
 from stpp.store.files import StppError, publish, raise_all, replacing_folder, scan_csv, write_csv, write_ids, write_text
@@ -26,9 +28,6 @@ def split(data: options.Data, lists: Lists, out: options.Out, params: options.Pa
 
     All problems are reported at once (exit code 2).
     """
-    from stpp.ingest.splits import SETS, check, draw
-    from stpp.params.file import load
-
     p = load(options.params_files(params))
     dataset = read_dataset(data)
     sets, problems = draw(dataset, p.split, lists)

@@ -2,16 +2,20 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from typer import Option
 
+from stpp.audit.duplicates import Looks
+from stpp.data.datasets import Photos
+from stpp.params.file import load
+from stpp.report.panels import contact_sheet
+from stpp.selftrain.suggestion import Suggestion
+from stpp.selftrain.suggestion import suggest as choose
 from stpp.stages import options
 from stpp.store.files import StppError, read_ids, replacing_folder, write_csv, write_ids
 from stpp.store.manifest import Dataset, read_dataset, read_table
-
-if TYPE_CHECKING:
-    from stpp.selftrain.suggestion import Suggestion
+from stpp.store.masks import MaskSet
 
 MASKS = ("runs/label_reliable/masks", "runs/label_unreliable/masks")
 LIST, TABLE, SHEET = "suggested.txt", "suggested.csv", "suggested.png"
@@ -31,13 +35,6 @@ def suggest(
     They are unstable, of rare classes, and not alike where others are left. Give the masks of those you label to
     `stpp label add`.
     """
-    from stpp.audit.duplicates import Looks
-    from stpp.data.datasets import Photos
-    from stpp.params.file import load
-    from stpp.report.panels import contact_sheet
-    from stpp.selftrain.suggestion import suggest as choose
-    from stpp.store.masks import MaskSet
-
     if out.exists():
         raise StppError(f"{out}: is there already; remove it, or give another folder")
     dataset = read_dataset(data)
@@ -76,7 +73,7 @@ def suggest(
     print(f"{out}: {len(taken)} of {len(stability)} images; their pictures and pseudo masks are in {out / SHEET}")
 
 
-def _write_table(path: Path, taken: "list[Suggestion]", dataset: Dataset) -> None:
+def _write_table(path: Path, taken: list[Suggestion], dataset: Dataset) -> None:
     """Why each image was taken: its stability and worth, and the classes of its pseudo mask."""
     rows = []
     for one in taken:

@@ -4,9 +4,11 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
+from stpp.params.file import load, read_yaml
+from stpp.params.models import Params
 from stpp.run import distributed, launch
 from stpp.run.code import PACKAGE, closure, source
 from stpp.run.git import git
@@ -14,10 +16,8 @@ from stpp.run.lineage import Content, Execution, as_json, behind, command, conte
 from stpp.run.resume import Job, root, run_once
 from stpp.store.files import write_json
 from stpp.store.manifest import split_digest
+from stpp.store.records import Digested, read
 from stpp.tracking.run import Run, track
-
-if TYPE_CHECKING:
-    from stpp.params.models import Params
 
 
 def tracked(
@@ -25,7 +25,7 @@ def tracked(
     *,
     module: str,
     files: list[Path],
-    params: "Params",
+    params: Params,
     sections: dict[str, Any],
     data: Path,
     split: Path | None,
@@ -44,9 +44,6 @@ def tracked(
     holds the run's lineage as well: its command, parameters, and hashes of what went in and came out, and those of
     what is behind it.
     """
-    from stpp.params.file import load
-    from stpp.store.records import Digested, read
-
     if launch.wanted():
         if code := launch.launch(sys.argv[1:]):
             raise SystemExit(code)
@@ -93,8 +90,6 @@ def _lineage(
     run: Run, module: str, files: list[Path], inputs: tuple[Content, ...], made: list[Content]
 ) -> list[dict[str, Any]]:
     """This execution of a stage, and those behind it."""
-    from stpp.params.file import read_yaml
-
     own = Execution(
         stage=run.tags["stpp.dvc.stage"],
         cmd=command(),

@@ -1,18 +1,20 @@
 """Stage train: the teacher on D_l, or a student on D_l and pseudo-labelled images (paper, Algorithms 1 and 2)."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from typer import Option
 
+from stpp.data.datasets import Labeled, Photos, Training
+from stpp.data.normalization import Normalization
+from stpp.engine.fit import Step, supervised
+from stpp.ingest.splits import copies
+from stpp.params.file import load
+from stpp.params.models import Params
 from stpp.stages import options
 from stpp.stages.training import trained
-
-if TYPE_CHECKING:
-    from stpp.data.datasets import Photos, Training
-    from stpp.data.normalization import Normalization
-    from stpp.engine.fit import Step
-    from stpp.params.models import Params
+from stpp.store.files import read_ids
+from stpp.store.masks import MaskSet
 
 Pseudo = Annotated[list[Path] | None, Option(help="Mask set of pseudo labels; may be given several times.")]
 
@@ -30,19 +32,15 @@ def train(
 
     A teacher keeps K checkpoints.
     """
-    from stpp.params.file import load
-
     files = options.params_files(params)
     p = load(files)
     sets = pseudo or []
 
-    def samples(photos: "Photos", normalization: "Normalization") -> "Training":
-        from stpp.store.files import read_ids
+    def samples(photos: Photos, normalization: Normalization) -> Training:
 
         return _samples(p, name, photos, read_ids(split / "labeled.txt"), sets, normalization)
 
-    def step() -> "Step":
-        from stpp.engine.fit import supervised
+    def step() -> Step:
 
         return supervised
 
@@ -64,13 +62,9 @@ def train(
 
 
 def _samples(
-    p: "Params", name: str, photos: "Photos", labeled: list[str], pseudo: list[Path], normalization: "Normalization"
-) -> "Training":
+    p: Params, name: str, photos: Photos, labeled: list[str], pseudo: list[Path], normalization: Normalization
+) -> Training:
     """D_l, over-sampled, and the pseudo-labelled images."""
-    from stpp.data.datasets import Labeled, Training
-    from stpp.ingest.splits import copies
-    from stpp.store.masks import MaskSet
-
     parts = [Labeled(photos, masks.ids, masks) for masks in map(MaskSet, pseudo)]
     repeat = copies(len(labeled), sum(len(part.ids) for part in parts))
     return Training(Labeled(photos, labeled), repeat, parts, p.augment, p.train.seed, name, normalization)

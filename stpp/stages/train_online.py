@@ -1,14 +1,13 @@
 """Stage train-online: one stage in place of self-training's three (paper, Appendix C)."""
 
-from typing import TYPE_CHECKING
-
+from stpp.data.datasets import Labeled, Photos, WeakStrong
+from stpp.data.normalization import Normalization
+from stpp.engine.fit import Step
+from stpp.params.file import load
+from stpp.selftrain.online import online
 from stpp.stages import options
 from stpp.stages.training import trained
-
-if TYPE_CHECKING:
-    from stpp.data.datasets import Photos, WeakStrong
-    from stpp.data.normalization import Normalization
-    from stpp.engine.fit import Step
+from stpp.store.files import StppError, read_ids
 
 
 def train_online(
@@ -23,9 +22,6 @@ def train_online(
 
     Labelled and unlabelled images are learnt from at once.
     """
-    from stpp.params.file import load
-    from stpp.store.files import StppError, read_ids
-
     files = options.params_files(params)
     p = load(files)
     if p.train.batch_size < 4 or p.train.batch_size % 2:
@@ -34,14 +30,12 @@ def train_online(
             "an even number, 4 at least"
         )
 
-    def samples(photos: "Photos", normalization: "Normalization") -> "WeakStrong":
-        from stpp.data.datasets import Labeled, WeakStrong
+    def samples(photos: Photos, normalization: Normalization) -> WeakStrong:
 
         labeled = Labeled(photos, read_ids(split / "labeled.txt"))
         return WeakStrong(labeled, read_ids(split / "unlabeled.txt"), p.augment, p.train.seed, name, normalization)
 
-    def step() -> "Step":
-        from stpp.selftrain.online import online
+    def step() -> Step:
 
         return online(p.online)
 

@@ -4,21 +4,30 @@ import io
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+
+from stpp.data.datasets import Photos, Plain, Training, WeakStrong, WithTruth
+from stpp.data.decoded import opened
+from stpp.data.loaders import Batch, equal_sized, prediction_loader
+from stpp.data.normalization import Normalization
+from stpp.engine import device as devices
+from stpp.engine.evaluate import Scores, decisions, evaluate
+from stpp.engine.fit import Hooks, State, Step, evenly, fit, measured_after
+from stpp.engine.optim import scaled_lr
+from stpp.engine.predict import LARGE, decided, plain
+from stpp.models import build
+from stpp.models.build import About, Start
+from stpp.params.models import Params
+from stpp.run import distributed
+from stpp.run.distributed import first, world
 from stpp.run.resume import Job
+from stpp.run.seeds import seed_of
 from stpp.stages.tracked import tracked
+from stpp.store.files import StppError, publish, read_ids, replacing, write_csv, write_json
+from stpp.store.manifest import read_dataset
 from stpp.tracking.run import Run
-
-if TYPE_CHECKING:
-    import torch
-
-    from stpp.data.datasets import Photos, Training, WeakStrong
-    from stpp.data.loaders import Batch
-    from stpp.data.normalization import Normalization
-    from stpp.engine.fit import Hooks, Step
-    from stpp.models.build import About, Start
-    from stpp.params.models import Params
 
 STATE, BEST = "state.pt", "best.safetensors"
 SHOWN_IMAGES, SHOWN_TIMES = 4, 10
@@ -30,15 +39,15 @@ def trained(
     *,
     module: str,
     files: list[Path],
-    params: "Params",
+    params: Params,
     sections: dict[str, Any],
     data: Path,
     split: Path,
     backbone: Path,
     pseudo: list[Path],
     out: Path,
-    samples_of: "Callable[[Photos, Normalization], Training | WeakStrong]",
-    step_of: "Callable[[], Step]",
+    samples_of: Callable[[Photos, Normalization], Training | WeakStrong],
+    step_of: Callable[[], Step],
     checkpoints: bool,
 ) -> None:
     """The whole of a stage that trains: once, tracked, published in `out`.
@@ -73,28 +82,16 @@ def trained(
 def _train(
     job: Job,
     run: Run,
-    p: "Params",
+    p: Params,
     name: str,
     data: Path,
     split: Path,
     backbone: Path,
-    samples_of: "Callable[[Photos, Normalization], Training | WeakStrong]",
-    step: "Step",
+    samples_of: Callable[[Photos, Normalization], Training | WeakStrong],
+    step: Step,
     checkpoints: bool,
 ) -> None:
     """Train one network to its end, going on from the job's state; checkpoints: whether f_1 .. f_K are kept."""
-    import torch
-
-    from stpp.data.datasets import Photos
-    from stpp.data.decoded import opened
-    from stpp.engine import device as devices
-    from stpp.engine.fit import evenly, fit, measured_after
-    from stpp.models import build
-    from stpp.run.distributed import first
-    from stpp.run.seeds import seed_of
-    from stpp.store.files import StppError, publish, read_ids, write_csv
-    from stpp.store.manifest import read_dataset
-
     dataset = read_dataset(data)
     photos = Photos(dataset, Path(p.data.root), opened(p.runtime, job.folder.parent))
     start = build.start_of(backbone)
@@ -141,12 +138,8 @@ def _train(
     _summarise(job, run, p, curve, steps[-1])
 
 
-def _say(p: "Params", name: str, samples: "Training | WeakStrong") -> int:
+def _say(p: Params, name: str, samples: Training | WeakStrong) -> int:
     """Say how long the training is, and how fast it learns. The iterations of an epoch, checked to be one at least."""
-    from stpp.engine.optim import scaled_lr
-    from stpp.run.distributed import world
-    from stpp.store.files import StppError
-
     batch = p.train.batch_size // samples.images
     if batch % world() or batch // world() < 2:
         raise StppError(
@@ -170,7 +163,7 @@ def _say(p: "Params", name: str, samples: "Training | WeakStrong") -> int:
     return per_epoch
 
 
-def _start(start: "Start", network: "torch.nn.Module", started: frozenset[str]) -> str:
+def _start(start: Start, network: torch.nn.Module, started: frozenset[str]) -> str:
     """What the network starts from, for a person."""
     if not started:
         return "network from scratch"
@@ -182,30 +175,18 @@ def _start(start: "Start", network: "torch.nn.Module", started: frozenset[str]) 
 def _hooks(
     job: Job,
     run: Run,
-    p: "Params",
-    photos: "Photos",
+    p: Params,
+    photos: Photos,
     val: list[str],
     checkpoints: bool,
-    about: "About",
+    about: About,
     shown_after: set[int],
-) -> "Hooks":
+) -> Hooks:
     """What the loop tells the world: this stage's files and MLflow run."""
-    import torch
-
-    from stpp.data.datasets import Plain, WithTruth
-    from stpp.data.loaders import equal_sized, prediction_loader
-    from stpp.engine import device as devices
-    from stpp.engine.evaluate import Scores, decisions, evaluate
-    from stpp.engine.fit import Hooks, State
-    from stpp.engine.predict import LARGE, decided, plain
-    from stpp.models import build
-    from stpp.run import distributed
-    from stpp.store.files import replacing
-
     where = devices.start(p.runtime)
     decide = decided(plain, LARGE)
 
-    def loader_of(data: Plain, share: bool) -> "Iterable[Batch]":
+    def loader_of(data: Plain, share: bool) -> Iterable[Batch]:
         batches = equal_sized(data, p.evaluate.batch_size, LARGE)
         return prediction_loader(data, distributed.share(batches) if share else batches, p.runtime, where)
 
@@ -250,10 +231,8 @@ def _named(row: dict[str, float], classes: tuple[str, ...]) -> dict[str, float]:
     return {names.get(key, key): value for key, value in row.items()}
 
 
-def _summarise(job: Job, run: Run, p: "Params", curve: list[dict[str, float]], step: int) -> None:
+def _summarise(job: Job, run: Run, p: Params, curve: list[dict[str, float]], step: int) -> None:
     """mIoU on val of the last and of the best epoch, whichever is kept."""
-    from stpp.store.files import write_json
-
     last, best = curve[-1], max(curve, key=lambda row: row["val/miou"])
     summary = {
         "val": {

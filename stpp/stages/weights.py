@@ -2,14 +2,14 @@
 
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
+import torch
 from typer import Argument, Option
 
+from stpp.models.build import save
+from stpp.models.weights import Placed, place, read_state
 from stpp.store.files import StppError, replacing
-
-if TYPE_CHECKING:
-    from stpp.models.weights import Placed
 
 File = Annotated[Path, Argument(help="File of weights: .pth, .pt or .safetensors.")]
 Network = Annotated[Literal["deeplabv2", "deeplabv3plus", "pspnet"], Option(help="Network the weights are of.")]
@@ -24,9 +24,6 @@ def import_(
     Every key is placed, dropped for a reason that is said, or named in the error; half precision becomes float32.
     A file in weights/ can be named by `model.weights`, a network or its backbone alone.
     """
-    from stpp.models.build import save
-    from stpp.models.weights import place, read_state
-
     if out.suffix != ".safetensors":
         raise StppError(f"{out}: the name has to end in .safetensors")
     placed = place(read_state(file), network, backbone, str(file))
@@ -39,10 +36,6 @@ def export(
     file: File, network: Network, backbone: Backbone, out: Annotated[Path, Option(help="File of torch to write.")]
 ) -> None:
     """Write a checkpoint as a state dict in the public ST++ code's layout."""
-    import torch
-
-    from stpp.models.weights import place, read_state
-
     if out.suffix not in (".pth", ".pt"):
         raise StppError(f"{out}: the name has to end in .pth or .pt")
     placed = place(read_state(file), network, backbone, str(file))
@@ -54,6 +47,6 @@ def export(
     print(f"{out}: {len(placed.state)} tensors of {network} on {backbone}")
 
 
-def _say_dropped(placed: "Placed") -> None:
+def _say_dropped(placed: Placed) -> None:
     for key, reason in placed.dropped.items():
         print(f"dropped {key}: {reason}")

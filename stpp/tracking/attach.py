@@ -69,7 +69,6 @@ def link(run_json: Path, members: list[Path], root: Path) -> None:
 
     A run has one parent: a teacher that several systems share keeps its first, and the others name it so.
     """
-
     from stpp.store.records import Run, read
 
     def name(mlflow: Client, run_id: str) -> None:

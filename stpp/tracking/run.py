@@ -85,7 +85,7 @@ class Run:
         name: str,
         image: "NDArray[np.uint8]",
         masks: "Sequence[NDArray[np.uint8]]",
-        palette: "Sequence[tuple[int, int, int]]",
+        palette: Sequence[tuple[int, int, int]],
         step: int,
     ) -> None:
         """An image (H, W, 3) beside masks (H, W) of it, which the UI shows by step; at most 512 px wide each."""
@@ -304,7 +304,6 @@ def _name_of(params: "Params", tags: dict[str, str], without: dict[str, Any], *m
 
 def _git() -> dict[str, str]:
     """Commit and cleanliness of the code that runs; what DVC writes while it runs does not count."""
-
     commit = git("rev-parse", "HEAD")
     if not commit:
         return {}

@@ -1,0 +1,77 @@
+"""Command preset suggest: a params file that fits the data and the machine."""
+
+import sys
+from collections import Counter
+from pathlib import Path
+from statistics import median
+from typing import Annotated
+
+from typer import Option
+
+from stpp.paper.setting import Images, fitted
+from stpp.params.file import edited, load
+from stpp.stages import options
+from stpp.stages.preset import PARAMS, changed
+from stpp.store.files import StppError, read_ids, write_text
+from stpp.store.manifest import read_dataset
+
+SETS = ("labeled", "unlabeled", "val", "test")
+RARE = 3
+"""Labelled images that a class needs at least."""
+LOOKED_AT = 5000
+"""Images whose sizes are looked at, of a million, say."""
+
+
+def suggest(
+    hours: Annotated[float, Option(min=0.01, help="What all of ST++ may take.")] = 2.0,
+    write: Annotated[bool, Option("--write", help="Write it into the params file.")] = False,
+    force: Annotated[bool, Option("--force", help="Also where changes of the file are not in git.")] = False,
+    params: Annotated[Path, Option(help="What says the data and the split; the rest is suggested.")] = PARAMS,
+    data: options.Data = Path("runs/data"),
+    split: options.Split = Path("runs/split"),
+) -> None:
+    """Print a params file that fits the data and this machine, with reasons.
+
+    Run it after `dvc repro split`. A few iterations are measured; what each stage will take is told at the end.
+    """
+    if write and not force and changed(params):
+        raise StppError(f"{params}: holds changes that are not in git: commit them, or use --force")
+    present = load([params])
+    for folder in (data, split):
+        if not folder.is_dir():
+            raise StppError(f"{folder}: not there yet; run `dvc repro split` first")
+    images, about = _images(data, split)
+    chosen, times = fitted(present, images, hours)
+    text = edited(params, {one.key: one.value for one in chosen}, {one.key: one.why for one in chosen})
+    if write:
+        write_text(params, text)
+    else:
+        print(text, end="")
+    done = f"{params}: written; next: `dvc repro`" if write else "nothing is written; --write does so"
+    print(*about, *times, done, sep="\n", file=sys.stderr)
+
+
+def _images(data: Path, split: Path) -> tuple[Images, list[str]]:
+    """What counts of the images, and what a person should know of them."""
+    dataset = read_dataset(data)
+    sets = {name: read_ids(path) for name in SETS if (path := split / f"{name}.txt").is_file() or name != "test"}
+    ids = sets["labeled"] + sets["unlabeled"]
+    some = ids[:: max(1, len(ids) // LOOKED_AT)]
+    sizes = [(one.width, one.height) for one in (dataset.records[i] for i in some)]
+    images = Images(
+        long=round(median(map(max, sizes))),
+        short=round(median(map(min, sizes))),
+        **{name: len(sets.get(name, ())) for name in SETS},
+    )
+    shown = Counter(c for i in sets["labeled"] for c in dataset.records[i].classes)
+    counts = ", ".join(f"{name} {shown[c]}" for c, name in enumerate(dataset.classes))
+    about = [
+        f"{images.labeled} labelled images of {images.long} x {images.short} (median), {images.unlabeled} unlabelled, "
+        f"{images.val} for val; labelled images that show a class: {counts}"
+    ]
+    if rare := [name for c, name in enumerate(dataset.classes) if shown[c] < RARE]:
+        about.append(
+            f"too few to learn from: {', '.join(rare)}; label more images that show them (`stpp suggest`), or draw the "
+            "labelled ones with `split.stratify: true`"
+        )
+    return images, about
