@@ -1,7 +1,6 @@
 """ST++ on own tensors and DataLoaders, without DVC, MLflow or files: `from stpp.api import fit, predict, ...`."""
 
 import copy
-import math
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from itertools import chain, islice, repeat
 from typing import Protocol
@@ -10,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from stpp.data.transforms import normalize, strong, weak
-from stpp.engine.fit import evenly, measured_after, supervised
+from stpp.engine.fit import Hooks, Trainer
 from stpp.engine.metrics import confusion, iou, miou
-from stpp.engine.optim import optimizer, schedule
 from stpp.engine.predict import augmented, plain
 from stpp.models.build import build
 from stpp.params.models import Model, Strong, Train, Weak
 from stpp.selftrain.selection import select
 from stpp.selftrain.stability import stability
+from stpp.store.files import StppError
 
 __all__ = [
     "Model",
@@ -52,23 +51,18 @@ def fit(network: nn.Module, batches: Batches, train: Train, *, device: str = "cp
     """
     if not len(batches):
         raise ValueError("`batches` is empty: fewer images than a batch, with drop_last?")
-    network.to(device)
-    ends = list(measured_after(train, len(batches)))
-    sgd = optimizer(network, train)
-    poly = schedule(sgd, ends[-1])
-    keep_after = {ends[at - 1] for at in evenly(train.checkpoints, len(ends))}
     kept: list[nn.Module] = []
-    network.train()
-    for iteration, (x, y) in enumerate(islice(chain.from_iterable(repeat(batches)), ends[-1]), 1):
-        loss = supervised(network, x.to(device), y.to(device))
-        sgd.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        sgd.step()
-        poly.step()
-        if iteration in keep_after:
-            if not math.isfinite(value := float(loss.detach())):
-                raise ValueError(f"the loss is {value} after iteration {iteration}: training diverged; lower lr")
+
+    class Copies(Hooks):
+        def checkpoint(self, which: str, network: nn.Module) -> None:
             kept.append(copy.deepcopy(network).eval())
+
+    where = torch.device(device)
+    trainer = Trainer(network, train, len(batches), model=Model(), device=where, role="network")
+    try:
+        trainer.fit(islice(chain.from_iterable(repeat(batches)), trainer.ends[-1]), Copies())
+    except StppError as error:
+        raise ValueError(str(error)) from None
     network.eval()
     return kept
 

@@ -1,5 +1,6 @@
 """Every dvc.yaml tells the truth: commands, paths, parameters, and the code that can change a result."""
 
+import importlib
 import json
 import re
 import shlex
@@ -147,13 +148,21 @@ def test_the_parameters_that_a_stage_reads_are_watched(stage: dict[str, Any]) ->
     text = source(module(stage)).read_text()
     if "stpp.stages.training" in imports(module(stage)):
         text += source("stpp.stages.training").read_text()
-    read = set(re.findall(r"\bp\.(\w+)\b", text)) | set(re.findall(r"load\([^\n]*\)\.(\w+)", text))
+    read = set(re.findall(r"\b(?:p|params)\.(\w+)\b", text)) | set(re.findall(r"load\([^\n]*\)\.(\w+)", text))
     read &= set(Params.model_fields)
     watched = {p.split(".")[0] for p in names(stage.get("params", []))}
     unwatched_by_design = {"runtime", "data"} if words(stage)[0] != "prepare" else {"runtime"}
     if words(stage)[0].startswith("train"):
         unwatched_by_design |= {"evaluate"}  # how many images at once are measured retrains nothing
     assert read - unwatched_by_design <= watched
+
+
+@pytest.mark.parametrize("stage", stages())
+def test_what_a_killed_stage_is_found_by_are_the_parameters_that_dvc_watches(stage: dict[str, Any]) -> None:
+    recipe = getattr(importlib.import_module(module(stage)), "RECIPE", None)
+    if recipe is not None:
+        assert recipe.module == module(stage)
+        assert set(recipe.watched) == names(stage["params"]) - set(overlays(stage))
 
 
 @pytest.mark.parametrize("stage", stages())

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from stpp.run.lineage import content_of
-from stpp.run.resume import Job, run_once
+from stpp.run.resume import Job, job_of
 
 OUTS = ("run.json", "scores.csv")
 
@@ -19,18 +19,15 @@ def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def done(source: str, *, then: str | None = None) -> Job | None:
     """The job of a stage that reads the file `source` and, if asked, finds it changed at its end; None: it was done."""
-    jobs = []
-
-    def work(job: Job) -> None:
-        jobs.append(job)
+    outs = {name: Path("out", name) for name in OUTS}
+    with job_of("one", module="stpp.stages.select", sections={}, inputs=[Path(source)], outs=outs) as job:
+        if job.finished:
+            return None
         if then is not None:
             Path(source).write_text(then)
         for name in OUTS:
             (job.folder / name).write_text("{}")
-
-    outs = {name: Path("out", name) for name in OUTS}
-    run_once("one", module="stpp.stages.select", sections={}, inputs=[Path(source)], outs=outs, work=work)
-    return jobs[0] if jobs else None
+    return job
 
 
 def test_a_job_knows_its_inputs_as_they_were_when_it_began() -> None:

@@ -25,12 +25,11 @@ from PIL import Image
 from ruamel.yaml import YAML
 from small import BIN, ROOT, TINY, Project
 
-from stpp.params.file import load
 from stpp.params.models import Params
 from stpp.run.resume import Job
 from stpp.stages.report import _only as only_class
 from stpp.stages.runs import compare
-from stpp.stages.tracked import tracked
+from stpp.stages.stage import Inputs, Recipe, open_stage
 from stpp.store.files import read_json, sha256, write_json
 from stpp.tracking.attach import attach, describe
 from stpp.tracking.attach import link as link_runs
@@ -565,23 +564,14 @@ def a_stage(folder: Path, work: Callable[[Job, Run], None] | None = None) -> Pat
     write_json(folder / "params.yaml", TINY)
     write_json(folder / "runs/data/dataset.json", {"digest": "d" * 32})
 
-    def nothing(job: Job, run: Run) -> None:
-        (job.folder / "x.txt").write_text("x")
+    out, inputs = Path("runs/stage"), Inputs(Path("runs/data"), None, [])
+    recipe, also = Recipe("stpp.run.seeds", ("train",)), {"at": time.monotonic()}
+    with open_stage("stage", recipe, [Path("params.yaml")], inputs, out=out, outs=["x.txt"], also=also) as stage:
+        (stage.folder / "x.txt").write_text("x")
         for step in range(1, 21):
-            run.log({"train/loss": 1.0}, step)
+            stage.run.log({"train/loss": 1.0}, step)
         if work is not None:
-            work(job, run)
-
-    files = [Path("params.yaml")]
-    params, data, out = load(files), Path("runs/data"), Path("runs/stage")
-    about: dict[str, Any] = {
-        "params": params,
-        "sections": {"at": time.monotonic()},
-        "data": data,
-        "split": None,
-        "inputs": [],
-    }
-    tracked("stage", module="stpp.seeds", files=files, out=out, outs=["x.txt"], work=nothing, **about)
+            work(stage.job, stage.run)
     return folder / out / "run.json"
 
 

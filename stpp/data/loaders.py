@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from itertools import groupby
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -10,9 +10,10 @@ from torch.utils.data import DataLoader, Sampler
 
 from stpp.data.datasets import Draw, Plain, Training, WeakStrong
 from stpp.params.models import Runtime
-from stpp.run.distributed import share
+from stpp.run.distributed import rank, share
 from stpp.run.seeds import seed_of
 
+T = TypeVar("T")
 Batch = tuple[list[str], *tuple[Tensor, ...]]
 """Ids, images uint8 (B, H, W, 3) and, where the data set has them, true masks uint8 (B, H, W)."""
 
@@ -53,6 +54,13 @@ def training_loader(
         num_workers=runtime.workers,
         pin_memory=device.type == "cuda",
     )
+
+
+def seeded(batches: Iterable[T], seed: int, role: str, start: int) -> Iterator[T]:
+    """Batches of the iterations from `start` on; before each, torch is seeded for what is drawn on it (dropout)."""
+    for iteration, batch in enumerate(batches, start):
+        torch.manual_seed(seed_of(seed, role, iteration, "dropout") + rank())
+        yield batch
 
 
 def equal_sized(data: Plain, batch_size: int, max_pixels: int) -> list[list[int]]:

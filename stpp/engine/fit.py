@@ -3,24 +3,22 @@
 import math
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stpp.data.datasets import Training, WeakStrong
-from stpp.data.loaders import Batches, training_loader
+from stpp.data.loaders import Batches, seeded, training_loader
 from stpp.engine.device import precision
 from stpp.engine.evaluate import Scores
 from stpp.engine.optim import optimizer, schedule
 from stpp.models.build import not_finite
 from stpp.params.models import Model, Runtime, Train
-from stpp.run.distributed import first, rank, summed, world
+from stpp.run.distributed import first, summed, world
 from stpp.run.progress import progress
-from stpp.run.seeds import seed_of
 from stpp.store.files import StppError
 from stpp.store.masks import IGNORE
 
@@ -33,23 +31,40 @@ SAVING = 0.05
 
 State = dict[str, Any]
 Step = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""(network, x, y), a batch of the data's samples -> the loss."""
+"""(network, x, y), a batch of the data's samples -> the loss. It may keep something: see `Keeping`."""
 
 
-@dataclass(frozen=True)
+@runtime_checkable
+class Keeping(Protocol):
+    """A step with a state of its own, such as an averaged teacher, that is saved and restored with the network."""
+
+    def __call__(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor: ...
+
+    def after(self, network: nn.Module) -> None:
+        """Called after the optimiser's step of every iteration."""
+
+    def state_dict(self) -> State: ...
+
+    def load_state_dict(self, state: State) -> None: ...
+
+
 class Hooks:
-    """What the loop tells the world outside it, at every point of the curve in this order."""
+    """What the loop tells the world outside it, at every point of the curve in this order. By default nothing."""
 
-    validate: Callable[[nn.Module], Scores]
-    checkpoint: Callable[[str, nn.Module], None]
-    """Called with "1".."K", and with "best" whenever val mIoU rises."""
-    save: Callable[[State], None]
-    """Keeps what `fit` takes as `state` to go on from here."""
-    log: Callable[[dict[str, float], int], None]
-    """Metrics by name and the epoch or, where the length is given in iterations, the iteration, both counted from 1.
+    def validate(self, network: nn.Module) -> Scores | None:
+        """The scores on val; None where there is none."""
 
-    For a point kept in `state`, once more when it goes on.
-    """
+    def checkpoint(self, which: str, network: nn.Module) -> None:
+        """Called with "1".."K", and with "best" whenever val mIoU rises."""
+
+    def save(self, state: State) -> None:
+        """Keep a trainer's state, to go on from here. It refers to the living network: write it now."""
+
+    def log(self, row: dict[str, float], step: int) -> None:
+        """Metrics by name and the step of the curve (see `measured_after`).
+
+        For a point kept in a saved state, once more when the trainer goes on from it.
+        """
 
 
 def supervised(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -94,108 +109,146 @@ def measured_after(train: Train, per_epoch: int) -> dict[int, int]:
     return {end: end // per_epoch if whole else end for end in ends}
 
 
-def fit(
-    network: nn.Module,
-    data: Training | WeakStrong,
-    train: Train,
-    *,
-    model: Model,
-    runtime: Runtime,
-    device: torch.device,
-    role: str,
-    hooks: Hooks,
-    started: frozenset[str] = frozenset(),
-    state: State | None = None,
-    step: Step = supervised,
-) -> list[dict[str, float]]:
-    """Train `network` in place; a row for every point (see `measured_after`) with all that is measured there.
+class Trainer:
+    """A network, what trains it, and how far it is.
 
-    The columns: epoch, iteration, train/loss, train/lr, val/miou, val/pixel_accuracy, val/iou/*.
-
-    started: names of what was filled from trained weights (see `optimizer`); state: what `hooks.save` kept.
-    Every draw of an iteration has its own seed, so a run that goes on from a saved state ends, on a CPU with the same
-    thread count, in the same weights as one that was never stopped. Raises StppError if the loss or a weight is not
-    finite: looked for before the state is saved, so that a good one is never replaced by it.
+    role: the model's, part of messages. per_epoch: iterations of an epoch. started: names of what was filled from
+    trained weights (see `optimizer`).
     """
-    if not first():  # of several processes, that alone tells the world
-        hooks = replace(hooks, checkpoint=_nothing, save=_nothing, log=_nothing)
-    network.to(device)
-    replica = replicated(network, device)
-    sgd = optimizer(network, train, started)
-    iteration, loss_sum, curve = 0, torch.zeros((), dtype=torch.float64, device=device), list[dict[str, float]]()
-    per_epoch = len(data) // (train.batch_size // data.images)
-    steps = measured_after(train, per_epoch)
-    ends = list(steps)
-    batches = Batches(len(data), train.batch_size // data.images, ends[-1], train.seed, role)
-    poly = schedule(sgd, batches.total)
-    if state:
-        network.load_state_dict(state["network"])
-        sgd.load_state_dict(state["optimizer"])
-        poly.load_state_dict(state["schedule"])
-        iteration, loss_sum, curve = state["iteration"], state["loss_sum"].to(device), state["curve"]
-        for row in curve:
-            hooks.log(row, steps[int(row["iteration"])])
 
-    def saved() -> State:
+    def __init__(
+        self,
+        network: nn.Module,
+        train: Train,
+        per_epoch: int,
+        *,
+        model: Model,
+        device: torch.device,
+        role: str,
+        started: frozenset[str] = frozenset(),
+        step: Step = supervised,
+    ) -> None:
+        self.network, self.train, self.per_epoch, self.role, self.step = network, train, per_epoch, role, step
+        self.model, self.device = model, device
+        network.to(device)
+        self.replica = replicated(network, device)
+        self.sgd = optimizer(network, train, started)
+        self.steps = measured_after(train, per_epoch)
+        self.ends = list(self.steps)
+        self.poly = schedule(self.sgd, self.ends[-1])
+        self.iteration = 0
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        self.curve = list[dict[str, float]]()
+
+    def state_dict(self) -> State:
+        kept = {"step": self.step.state_dict()} if isinstance(self.step, Keeping) else {}
         return {
-            "network": network.state_dict(),
-            "optimizer": sgd.state_dict(),
-            "schedule": poly.state_dict(),
-            "iteration": iteration,
-            "loss_sum": loss_sum,
-            "curve": curve,
+            "network": self.network.state_dict(),
+            "optimizer": self.sgd.state_dict(),
+            "schedule": self.poly.state_dict(),
+            "iteration": self.iteration,
+            "loss_sum": self.loss_sum,
+            "curve": self.curve,
+            **kept,
         }
 
-    def check() -> None:
-        loss, odd = float(loss_sum), not_finite(network.state_dict())
+    def load_state_dict(self, state: State) -> None:
+        self.network.load_state_dict(state["network"])
+        self.sgd.load_state_dict(state["optimizer"])
+        self.poly.load_state_dict(state["schedule"])
+        self.iteration, self.loss_sum = state["iteration"], state["loss_sum"].to(self.device)
+        self.curve = state["curve"]
+        if isinstance(self.step, Keeping):
+            self.step.load_state_dict(state["step"])
+
+    def fit(self, batches: Iterable[Sequence[Tensor]], hooks: Hooks) -> list[dict[str, float]]:
+        """Train the network in place, from where it is to its end; a row for every point with all that is measured.
+
+        The columns: epoch, iteration, train/loss, train/lr and, where there are scores, val/miou, val/pixel_accuracy,
+        val/iou/*. batches: (x, y) of the iterations that are left. Raises StppError if the loss or a weight is not
+        finite: looked for before the state is saved, so that a good one is never replaced by it.
+        """
+        if not first():  # of several processes, that alone tells the world
+            hooks = _Validation(hooks)
+        for row in self.curve:
+            hooks.log(row, self.steps[int(row["iteration"])])
+        pace, began, since = _Pace(), time.monotonic(), self.iteration
+        for x, y in batches:
+            lr = self._update(x, y)
+            if self.iteration != self.ends[len(self.curve)]:
+                if pace.due(SAVE_EVERY_S):
+                    self._check(lr)
+                    pace.timed(hooks.save, self.state_dict())
+                continue
+            self._check(lr)
+            rate = (self.iteration - since) * self.train.batch_size / (time.monotonic() - began)
+            row = self._point(lr, hooks)
+            if pace.due():
+                pace.timed(hooks.save, self.state_dict())
+            hooks.log(row | {"train/images_per_second": rate}, self.steps[self.iteration])
+            began, since = time.monotonic(), self.iteration
+        return self.curve
+
+    def _update(self, x: Tensor, y: Tensor) -> float:
+        """One iteration; the learning rate that it had."""
+        self.network.train()
+        lr = float(self.sgd.param_groups[0]["lr"])
+        with precision(self.model, self.device):
+            loss = self.step(self.replica, x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True))
+        self.sgd.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.sgd.step()
+        self.poly.step()
+        if isinstance(self.step, Keeping):
+            self.step.after(self.network)
+        self.loss_sum += summed(loss.detach()) / world()
+        self.iteration += 1
+        return lr
+
+    def _point(self, lr: float, hooks: Hooks) -> dict[str, float]:
+        """Measure val, keep checkpoints, and add a row to the curve."""
+        mean_loss = float(self.loss_sum) / (self.iteration - (self.ends[len(self.curve) - 1] if self.curve else 0))
+        self.loss_sum.zero_()
+        align(self.network)
+        scores = hooks.validate(self.network)
+        best = max((row["val/miou"] for row in self.curve if "val/miou" in row), default=-1.0)
+        length = {"epoch": self.iteration / self.per_epoch, "iteration": float(self.iteration)}
+        row = {**length, "train/loss": mean_loss, "train/lr": lr, **(_named(scores) if scores else {})}
+        self.curve.append(row)
+        keep_after = [self.ends[at - 1] for at in evenly(self.train.checkpoints, len(self.ends))]
+        if self.iteration in keep_after:
+            hooks.checkpoint(str(keep_after.index(self.iteration) + 1), self.network)
+        if scores and scores.miou > best:
+            hooks.checkpoint("best", self.network)
+        return row
+
+    def _check(self, lr: float) -> None:
+        loss, odd = float(self.loss_sum), not_finite(self.network.state_dict())
         if odd or not math.isfinite(loss):
             what = f"{odd} has NaN or infinite values" if math.isfinite(loss) else f"the loss is {loss}"
-            where = (
-                f"in epoch {-(-iteration // per_epoch)}, after iteration {iteration} of {batches.total} at lr {lr:g}"
-            )
-            raise StppError(f"{role}: {what} {where}: training diverged; lower train.lr")
+            epoch = -(-self.iteration // self.per_epoch)
+            where = f"in epoch {epoch}, after iteration {self.iteration} of {self.ends[-1]} at lr {lr:g}"
+            raise StppError(f"{self.role}: {what} {where}: training diverged; lower train.lr")
 
-    batches.start = iteration
-    keep_after = {ends[at - 1]: str(j) for j, at in enumerate(evenly(train.checkpoints, len(ends)), 1)}
-    pace, began, since = _Pace(), time.monotonic(), iteration
-    loader = training_loader(data, batches, runtime, device)
-    for x, y in progress(loader, f"train {role}", batches.total, iteration):
-        torch.manual_seed(seed_of(train.seed, role, iteration, "dropout") + rank())
-        network.train()
-        lr = sgd.param_groups[0]["lr"]
-        with precision(model, device):
-            loss = step(replica, x.to(device, non_blocking=True), y.to(device, non_blocking=True))
-        sgd.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        sgd.step()
-        poly.step()
-        loss_sum += summed(loss.detach()) / world()
-        iteration += 1
-        if iteration != ends[len(curve)]:
-            if pace.due(SAVE_EVERY_S):
-                check()
-                pace.timed(hooks.save, saved())
-            continue
 
-        check()
-        mean_loss = float(loss_sum) / (iteration - (ends[len(curve) - 1] if curve else 0))
-        loss_sum.zero_()
-        rate = (iteration - since) * train.batch_size / (time.monotonic() - began)
-        align(network)
-        scores = hooks.validate(network)
-        best = max((row["val/miou"] for row in curve), default=-1.0)
-        length = {"epoch": iteration / per_epoch, "iteration": float(iteration)}
-        row = {**length, "train/loss": mean_loss, "train/lr": lr, **_named(scores)}
-        curve.append(row)
-        if iteration in keep_after:
-            hooks.checkpoint(keep_after[iteration], network)
-        if scores.miou > best:
-            hooks.checkpoint("best", network)
-        if pace.due():
-            pace.timed(hooks.save, saved())
-        hooks.log(row | {"train/images_per_second": rate}, steps[iteration])
-        began, since = time.monotonic(), iteration
-    return curve
+class _Validation(Hooks):
+    """Of several processes all measure val, and the first alone tells the world."""
+
+    def __init__(self, hooks: Hooks) -> None:
+        self.validate = hooks.validate  # type: ignore[method-assign]
+
+
+def fit(trainer: Trainer, data: Training | WeakStrong, runtime: Runtime, hooks: Hooks) -> list[dict[str, float]]:
+    """Train on `data` from where the trainer is to its end; the rows of the curve (see `Trainer.fit`).
+
+    Every draw of an iteration has its own seed, so a run that goes on from a saved state ends, on a CPU with the same
+    thread count, in the same weights as one that was never stopped.
+    """
+    train, role, total = trainer.train, trainer.role, trainer.ends[-1]
+    batches = Batches(len(data), train.batch_size // data.images, total, train.seed, role, trainer.iteration)
+    loader = training_loader(data, batches, runtime, trainer.device)
+    shown = progress(loader, f"train {role}", total, trainer.iteration)
+    return trainer.fit(seeded(shown, train.seed, role, trainer.iteration), hooks)
 
 
 class _Pace:
@@ -235,10 +288,6 @@ def align(network: nn.Module) -> None:
     if world() > 1:
         for buffer in network.buffers():
             torch.distributed.broadcast(buffer, 0)
-
-
-def _nothing(*_: Any) -> None:
-    pass
 
 
 def _named(scores: Scores) -> dict[str, float]:

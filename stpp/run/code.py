@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent
 UNWATCHED = {
     f"stpp.{name}"
     for name in (
-        *("cli", "params", "store.records", "tracking", "stages.tracked", "stages.options"),
+        *("cli", "params", "store.records", "tracking", "stages.stage", "stages.options"),
         *(f"run.{name}" for name in ("code", "git", "launch", "lineage", "locks", "progress", "resume")),
     )
 }

@@ -37,6 +37,8 @@ class Job:
     folder: Path
     inputs: tuple[Content, ...] = ()
     """What the stage's inputs were when it began; of several processes, the first alone knows."""
+    finished: bool = False
+    """Whether an earlier attempt has done all of the work."""
 
     def once(self, name: str, make: Callable[[Path], None]) -> Path:
         """The file `name` of this job, made now unless an earlier attempt finished it."""
@@ -47,16 +49,11 @@ class Job:
         return path
 
 
-def run_once(
-    stage: str,
-    *,
-    module: str,
-    sections: dict[str, Any],
-    inputs: Iterable[Path],
-    outs: dict[str, Path],
-    work: Callable[[Job], None],
-) -> None:
-    """Do `work` unless it is done, then put what it left in the job's folder under the final names.
+@contextmanager
+def job_of(
+    stage: str, *, module: str, sections: dict[str, Any], inputs: Iterable[Path], outs: dict[str, Path]
+) -> Iterator[Job]:
+    """The stage's job, to be done here unless it is finished; at the end its results take their final names.
 
     Of several processes all do the work, and the first alone does the rest.
 
@@ -66,35 +63,35 @@ def run_once(
     """
     home = root() / ".stpp"
     if not distributed.first():
-        key, is_finished = distributed.told(("", True))
-        if not is_finished:
-            work(Job(stage, key, home / f"{stage}-{key[:16]}"))
+        key, finished = distributed.told(("", True))
+        yield Job(stage, key, home / f"{stage}-{key[:16]}", finished=finished)
         return
     contents = contents_of(list(inputs), Path())
     key = _key(module, sections, contents)
     parent = _caller()
-    job = Job(stage, key, home / f"{stage}-{key[:16]}", tuple(contents))
+    folder = home / f"{stage}-{key[:16]}"
     # Outs below another working directory (DVC's queue) are other outs; equal work is the same work wherever it runs.
     place = hashlib.sha256(str(Path.cwd()).encode()).hexdigest()[:8]
-    with _lock(home / f"{stage}-{place}.lock", stage, key), _lock(_lock_of(job.folder), stage, key):
-        _discard(home, stage, keep=job.folder, outs=list(outs.values()))
-        job.folder.mkdir(parents=True, exist_ok=True)
-        for half in job.folder.rglob(".*.partial"):
+    with _lock(home / f"{stage}-{place}.lock", stage, key), _lock(_lock_of(folder), stage, key):
+        _discard(home, stage, keep=folder, outs=list(outs.values()))
+        folder.mkdir(parents=True, exist_ok=True)
+        for half in folder.rglob(".*.partial"):
             half.unlink()
-        finished = job.folder / "finished.json"
-        distributed.told((key, finished.exists()))
-        if finished.exists():
+        record = folder / "finished.json"
+        job = Job(stage, key, folder, tuple(contents), finished=record.exists())
+        distributed.told((key, job.finished))
+        if job.finished:
             print(f"{stage}: finished before it was recorded; its results are put back", flush=True)
-        else:
-            work(job)
+        yield job
+        if not job.finished:
             # run.json names this very execution; its md5 is what dvc.lock will say of it.
-            write_json(finished, {"key": key, "run_json": _md5(job.folder / "run.json")})
+            write_json(record, {"key": key, "run_json": _md5(folder / "run.json")})
         if "DVC_STAGE" in os.environ and _caller() != parent:
             print(f"{stage}: dvc is gone; the next `dvc repro` will put the results in place", flush=True)
             return
         ours = outs["run.json"].exists()  # beside what an earlier run of the stage wrote
         for name, out in outs.items():
-            publish(job.folder / name, out, ours=ours)
+            publish(folder / name, out, ours=ours)
 
 
 def _caller() -> int:
@@ -106,10 +103,10 @@ def _caller() -> int:
 
 def _key(module: str, sections: dict[str, Any], inputs: Iterable[Content]) -> str:
     """Whatever the inputs' names, equal work is the same work."""
-    return hashlib.sha256(json.dumps([way(module, sections), *(c.sha256 for c in inputs)]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([recipe_hash(module, sections), *(c.sha256 for c in inputs)]).encode()).hexdigest()
 
 
-def way(module: str, sections: dict[str, Any]) -> str:
+def recipe_hash(module: str, sections: dict[str, Any]) -> str:
     """Hash of how a stage comes from its inputs to its results: the parameters and the code that count."""
     code = [(name, sha256(source(name))) for name in sorted(closure(module))]
     return hashlib.sha256(json.dumps([sections, code], sort_keys=True).encode()).hexdigest()

@@ -16,19 +16,18 @@ from stpp.engine.evaluate import evaluate as measured
 from stpp.engine.metrics import confusion
 from stpp.engine.predict import described, evaluation, folded
 from stpp.models import build
-from stpp.params.file import load
 from stpp.params.models import Params
 from stpp.report.statistics import Counts, gains, write_counts
 from stpp.run import distributed
 from stpp.run.progress import progress
 from stpp.run.resume import Job
 from stpp.stages import options
-from stpp.stages.tracked import tracked
+from stpp.stages.stage import Inputs, Recipe, Stage, open_stage
 from stpp.store.files import StppError, raise_all, read_json, replacing, write_csv, write_json
 from stpp.store.manifest import Dataset, digest_of, listed, read_dataset
 from stpp.store.masks import IGNORE, MaskSet, encode_mask
-from stpp.tracking.run import Run
 
+RECIPE = Recipe(__name__, ("model", "evaluate", "label"))
 PER_CLASS = ("set", "model", "class", "iou")
 
 Ids = Annotated[list[Path] | None, Option(help="List of images in place of val and test, once for each.")]
@@ -48,50 +47,22 @@ def evaluate(
 
     The images are those of val and, where the split has one, test; or those of lists.
     """
-    files = options.params_files(params)
-    p = load(files)
     models, sets = options.named(model), options.named(masks or [])
-
     lists = _lists(ids or [])
     if not lists and split is None:
         raise StppError("name the images: --split for its val and test, or --ids LIST")
     if not lists and split is not None:
         lists = {name: split / f"{name}.txt" for name in ("val", "test") if (split / f"{name}.txt").exists()}
-
-    def work(job: Job, run: Run) -> None:
-        _evaluate(job, run, p, models, sets, lists, data)
-
-    tracked(
-        "evaluate",
-        module=__name__,
-        files=files,
-        params=p,
-        sections={
-            "model": p.model.model_dump(),
-            "evaluate": p.evaluate.model_dump(),
-            "label": p.label.model_dump(exclude={"batch_size", "shards"}),
-            "of": [*models, *sets],
-            "on": list(lists),
-        },
-        data=data,
-        split=split,
-        inputs=[*models.values(), *sets.values(), *(ids or [])],
-        out=out,
-        outs=["metrics.json", "scores.json", "images.npz", "per_class.csv", "quality.csv", "panels"],
-        work=work,
-    )
+    inputs = Inputs(data, split, [*models.values(), *sets.values(), *(ids or [])])
+    outs = ["metrics.json", "scores.json", "images.npz", "per_class.csv", "quality.csv", "panels"]
+    also = {"of": [*models, *sets], "on": list(lists)}
+    with open_stage("evaluate", RECIPE, options.params_files(params), inputs, out=out, outs=outs, also=also) as stage:
+        if not stage.finished:
+            _evaluate(stage, models, sets, lists, data)
 
 
-def _evaluate(
-    job: Job,
-    run: Run,
-    p: Params,
-    models: dict[str, Path],
-    sets: dict[str, Path],
-    lists: dict[str, Path],
-    data: Path,
-) -> None:
-
+def _evaluate(stage: Stage, models: dict[str, Path], sets: dict[str, Path], lists: dict[str, Path], data: Path) -> None:
+    p, job, run = stage.params, stage.job, stage.run
     dataset = read_dataset(data)
     photos = Photos(dataset, Path(p.data.root), opened(p.runtime, job.folder.parent))
     subsets = {name: _with_masks(path, dataset) for name, path in lists.items()}

@@ -15,15 +15,13 @@ from stpp.engine import device as devices
 from stpp.engine.evaluate import decisions
 from stpp.engine.predict import folded, labelling, window_of
 from stpp.models import build
-from stpp.params.file import load
-from stpp.params.models import Params
 from stpp.run import distributed
 from stpp.run.lineage import from_json, sha256_of
 from stpp.run.progress import progress
-from stpp.run.resume import Job, way
+from stpp.run.resume import Job, recipe_hash
 from stpp.selftrain.pseudo import fill, pseudo_masks
 from stpp.stages import options
-from stpp.stages.tracked import tracked
+from stpp.stages.stage import Inputs, Recipe, Stage, open_stage
 from stpp.store.files import StppError, raise_all, read_json, sha256
 from stpp.store.manifest import Dataset, listed, read_dataset
 from stpp.store.masks import (
@@ -36,8 +34,8 @@ from stpp.store.masks import (
     take_over,
     write_shards,
 )
-from stpp.tracking.run import Run
 
+RECIPE = Recipe(__name__, ("model", "label"))
 Ids = Annotated[Path, Option(help="List of the images to label.")]
 Keep = Annotated[Path | None, Option(help="Mask set whose pixels stay: only those it ignores are labelled.")]
 Labeller = Annotated[Path, Option(help="Checkpoint that labels.")]
@@ -56,33 +54,15 @@ def label(
 
     Of an earlier mask set in its place those shards stay that would be made from the same images in the same way.
     """
+    inputs = Inputs(data, split, [model, ids] if keep is None else [model, ids, keep])
     files = options.params_files(params)
-    p = load(files)
-
-    sections = {"model": p.model.model_dump(), "label": p.label.model_dump()}
-
-    def work(job: Job, run: Run) -> None:
-        _label(job, run, p, way(__name__, sections), model, ids, data, keep, out)
-
-    tracked(
-        out.name,
-        module=__name__,
-        files=files,
-        params=p,
-        sections=sections,
-        data=data,
-        split=split,
-        inputs=[model, ids] if keep is None else [model, ids, keep],
-        out=out,
-        outs=["masks"],
-        work=work,
-    )
+    with open_stage(out.name, RECIPE, files, inputs, out=out, outs=["masks"]) as stage:
+        if not stage.finished:
+            _label(stage, model, ids, data, keep)
 
 
-def _label(
-    job: Job, run: Run, p: Params, how: str, model: Path, ids: Path, data: Path, keep: Path | None, out: Path
-) -> None:
-
+def _label(stage: Stage, model: Path, ids: Path, data: Path, keep: Path | None) -> None:
+    p, job, out = stage.params, stage.job, stage.out
     dataset = read_dataset(data)
     found, problems = listed(ids, dataset)
     raise_all(problems, "label")
@@ -105,7 +85,7 @@ def _label(
     names = [shard_name(index, p.label.shards) for index in range(p.label.shards)]
     shards = shards_of(sorted(found), p.label.shards)
     parts = [job.folder / f"{name}.csv" for name in names]
-    labeller = f"{how} {sha256(model)}"
+    labeller = f"{recipe_hash(__name__, RECIPE.sections(p))} {sha256(model)}"
     keys = {name: _key(labeller, dataset, kept, shard) for name, shard in zip(names, shards, strict=True)}
     before = distributed.told(_before(job, out))
     same = {name for name, key in keys.items() if before.get(name) == key}
@@ -134,7 +114,7 @@ def _label(
     if np.count_nonzero(labelled) == 1:
         only = dataset.classes[int(labelled.argmax())]
         print(f"warning: {model} calls every pixel of {len(found)} images {only}: it has learnt nothing")
-    run.log({"pseudo/images": float(len(found)), "pseudo/confidence": confidence / len(found)}, 0)
+    stage.run.log({"pseudo/images": float(len(found)), "pseudo/confidence": confidence / len(found)}, 0)
 
 
 def _key(labeller: str, dataset: Dataset, kept: MaskSet | None, shard: Iterable[str]) -> str:

@@ -15,19 +15,16 @@ from stpp.engine.evaluate import decisions
 from stpp.engine.metrics import confusions, iou
 from stpp.engine.predict import decided, folded, plain
 from stpp.models import build
-from stpp.params.file import load
-from stpp.params.models import Params
 from stpp.run import distributed
 from stpp.run.progress import progress
-from stpp.run.resume import Job
 from stpp.selftrain.stability import stabilities
 from stpp.stages import options
-from stpp.stages.tracked import tracked
+from stpp.stages.stage import Inputs, Recipe, Stage, open_stage
 from stpp.store.files import StppError, read_ids, scan_csv, write_csv
 from stpp.store.manifest import read_dataset
 from stpp.store.masks import shards_of
-from stpp.tracking.run import Run
 
+RECIPE = Recipe(__name__, ("model", "score"))
 Checkpoints = Annotated[Path, Option(help="Folder of f_1 .. f_K.")]
 
 
@@ -42,29 +39,15 @@ def score(
 
     scores.csv holds s_i / (K - 1) in [0, 1], and the mean confidence of M_iK in (0, 1] for comparison.
     """
-    files = options.params_files(params)
-    p = load(files)
-
-    def work(job: Job, run: Run) -> None:
-        _score(job, run, p, checkpoints, data, split)
-
-    tracked(
-        "score",
-        module=__name__,
-        files=files,
-        params=p,
-        sections={"model": p.model.model_dump(), "score": p.score.model_dump()},
-        data=data,
-        split=split,
-        inputs=[checkpoints],
-        out=out,
-        outs=["scores.csv", "quality.csv"],
-        work=work,
-    )
+    inputs = Inputs(data, split, [checkpoints])
+    outs = ["scores.csv", "quality.csv"]
+    with open_stage("score", RECIPE, options.params_files(params), inputs, out=out, outs=outs) as stage:
+        if not stage.finished:
+            _score(stage, checkpoints, data, split)
 
 
-def _score(job: Job, run: Run, p: Params, checkpoints: Path, data: Path, split: Path) -> None:
-
+def _score(stage: Stage, checkpoints: Path, data: Path, split: Path) -> None:
+    p, job, run = stage.params, stage.job, stage.run
     dataset = read_dataset(data)
     photos = Photos(dataset, Path(p.data.root), opened(p.runtime, job.folder.parent))
     where = devices.start(p.runtime)

@@ -5,17 +5,17 @@ from typing import Annotated
 
 from typer import Option
 
-from stpp.data.datasets import Labeled, Photos, Training
-from stpp.data.normalization import Normalization
-from stpp.engine.fit import Step, supervised
+from stpp.data.datasets import Labeled, Training
+from stpp.engine.fit import supervised
 from stpp.ingest.splits import copies
-from stpp.params.file import load
-from stpp.params.models import Params
+from stpp.models.build import start_of
 from stpp.stages import options
-from stpp.stages.training import trained
+from stpp.stages.stage import Inputs, Recipe, open_stage
+from stpp.stages.training import OUTS, photos_of, train_network
 from stpp.store.files import read_ids
 from stpp.store.masks import MaskSet
 
+RECIPE = Recipe(__name__, ("model", "train", "augment"))
 Pseudo = Annotated[list[Path] | None, Option(help="Mask set of pseudo labels; may be given several times.")]
 
 
@@ -32,39 +32,14 @@ def train(
 
     A teacher keeps K checkpoints.
     """
-    files = options.params_files(params)
-    p = load(files)
-    sets = pseudo or []
-
-    def samples(photos: Photos, normalization: Normalization) -> Training:
-
-        return _samples(p, name, photos, read_ids(split / "labeled.txt"), sets, normalization)
-
-    def step() -> Step:
-
-        return supervised
-
-    trained(
-        name,
-        module=__name__,
-        files=files,
-        params=p,
-        sections={},
-        data=data,
-        split=split,
-        backbone=backbone,
-        pseudo=sets,
-        out=out,
-        samples_of=samples,
-        step_of=step,
-        checkpoints=not sets,  # a teacher is what has no pseudo labels (Algorithm 2, line 1)
-    )
-
-
-def _samples(
-    p: Params, name: str, photos: Photos, labeled: list[str], pseudo: list[Path], normalization: Normalization
-) -> Training:
-    """D_l, over-sampled, and the pseudo-labelled images."""
-    parts = [Labeled(photos, masks.ids, masks) for masks in map(MaskSet, pseudo)]
-    repeat = copies(len(labeled), sum(len(part.ids) for part in parts))
-    return Training(Labeled(photos, labeled), repeat, parts, p.augment, p.train.seed, name, normalization)
+    inputs = Inputs(data, split, [backbone, *(pseudo or [])])
+    outs = OUTS if pseudo else [*OUTS, "checkpoints"]  # a teacher has no pseudo labels (Algorithm 2, line 1)
+    with open_stage(name, RECIPE, options.params_files(params), inputs, out=out, outs=outs) as stage:
+        if stage.finished:
+            return
+        p, photos, start = stage.params, photos_of(stage, data), start_of(backbone)
+        labeled = read_ids(split / "labeled.txt")
+        parts = [Labeled(photos, masks.ids, masks) for masks in map(MaskSet, pseudo or [])]
+        repeat = copies(len(labeled), sum(len(part.ids) for part in parts))  # D_l, over-sampled
+        samples = Training(Labeled(photos, labeled), repeat, parts, p.augment, p.train.seed, name, start.normalization)
+        train_network(stage, photos, samples, split, backbone, supervised, checkpoints=not pseudo)

@@ -1,13 +1,15 @@
 """Stage train-online: one stage in place of self-training's three (paper, Appendix C)."""
 
-from stpp.data.datasets import Labeled, Photos, WeakStrong
-from stpp.data.normalization import Normalization
-from stpp.engine.fit import Step
+from stpp.data.datasets import Labeled, WeakStrong
+from stpp.models.build import start_of
 from stpp.params.file import load
 from stpp.selftrain.online import online
 from stpp.stages import options
-from stpp.stages.training import trained
+from stpp.stages.stage import Inputs, Recipe, open_stage
+from stpp.stages.training import OUTS, photos_of, train_network
 from stpp.store.files import StppError, read_ids
+
+RECIPE = Recipe(__name__, ("model", "train", "augment", "online"))
 
 
 def train_online(
@@ -23,34 +25,18 @@ def train_online(
     Labelled and unlabelled images are learnt from at once.
     """
     files = options.params_files(params)
-    p = load(files)
-    if p.train.batch_size < 4 or p.train.batch_size % 2:
+    batch = load(files).train.batch_size
+    if batch < 4 or batch % 2:
         raise StppError(
-            f"train.batch_size {p.train.batch_size}: online labelling takes half of a batch from the labelled images: "
-            "an even number, 4 at least"
+            f"train.batch_size {batch}: online labelling takes half of a batch from the labelled images: an even "
+            "number, 4 at least"
         )
-
-    def samples(photos: Photos, normalization: Normalization) -> WeakStrong:
-
+    inputs = Inputs(data, split, [backbone])
+    with open_stage(name, RECIPE, files, inputs, out=out, outs=OUTS) as stage:
+        if stage.finished:
+            return
+        p, photos, start = stage.params, photos_of(stage, data), start_of(backbone)
         labeled = Labeled(photos, read_ids(split / "labeled.txt"))
-        return WeakStrong(labeled, read_ids(split / "unlabeled.txt"), p.augment, p.train.seed, name, normalization)
-
-    def step() -> Step:
-
-        return online(p.online)
-
-    trained(
-        name,
-        module=__name__,
-        files=files,
-        params=p,
-        sections={"online": p.online.model_dump()},
-        data=data,
-        split=split,
-        backbone=backbone,
-        pseudo=[],
-        out=out,
-        samples_of=samples,
-        step_of=step,
-        checkpoints=False,
-    )
+        unlabeled = read_ids(split / "unlabeled.txt")
+        samples = WeakStrong(labeled, unlabeled, p.augment, p.train.seed, name, start.normalization)
+        train_network(stage, photos, samples, split, backbone, online(p.online), checkpoints=False)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from stpp.engine.evaluate import Scores
-from stpp.engine.fit import Hooks, fit, supervised
+from stpp.engine.fit import Hooks, Trainer, fit, supervised
 from stpp.engine.metrics import confusions
 from stpp.params.models import Model, Runtime, Train
 from stpp.run import distributed
@@ -49,28 +49,20 @@ def main(step: str, out: Path) -> None:
     )
     data = Noise()
 
-    def validate(network: nn.Module) -> Scores:
-        network.eval()
-        matrix = torch.zeros(CLASSES, CLASSES, dtype=torch.int64)
-        for position in distributed.share(range(len(data))):
-            x, y = data[0, position]
-            with torch.no_grad():
-                matrix += confusions(network(x[None]).argmax(1), y[None], CLASSES)[0]
-        return Scores(distributed.summed(matrix))
+    class Val(Hooks):
+        def validate(self, network: nn.Module) -> Scores:
+            network.eval()
+            matrix = torch.zeros(CLASSES, CLASSES, dtype=torch.int64)
+            for position in distributed.share(range(len(data))):
+                x, y = data[0, position]
+                with torch.no_grad():
+                    matrix += confusions(network(x[None]).argmax(1), y[None], CLASSES)[0]
+            return Scores(distributed.summed(matrix))
 
-    ignored = lambda *_: None  # noqa: E731
+    about = {"model": Model(), "device": torch.device("cpu"), "role": "teacher"}
     with distributed.processes():
-        curve = fit(
-            network,
-            data,  # type: ignore[arg-type]
-            TRAIN,
-            model=Model(),
-            runtime=Runtime(workers=0),
-            device=torch.device("cpu"),
-            role="teacher",
-            hooks=Hooks(validate=validate, checkpoint=ignored, save=ignored, log=ignored),
-            step=STEPS[step],
-        )
+        trainer = Trainer(network, TRAIN, len(data) // TRAIN.batch_size, **about, step=STEPS[step])
+        curve = fit(trainer, data, Runtime(workers=0), Val())  # type: ignore[arg-type]
         weights = {name: value.flatten().tolist() for name, value in network.state_dict().items()}
         write_json(out / f"{distributed.rank()}.json", {"curve": curve, "weights": weights})
 

@@ -21,7 +21,7 @@ from stpp.data.datasets import Labeled, Photos, Training, WithTruth
 from stpp.data.loaders import Batches, equal_sized, prediction_loader
 from stpp.data.normalization import IMAGENET
 from stpp.engine.evaluate import Scores, evaluate
-from stpp.engine.fit import Hooks, State, cross_entropy, evenly, fit, measured_after, supervised
+from stpp.engine.fit import Hooks, State, Step, Trainer, cross_entropy, evenly, fit, measured_after, supervised
 from stpp.engine.predict import decided, plain
 from stpp.models.build import normalizing
 from stpp.params.models import Augment, Model, Runtime, Strong, Train, Weak
@@ -87,7 +87,7 @@ class KilledError(Exception):
 
 
 @dataclass
-class World:
+class World(Hooks):
     """Hooks that write down their calls, and keep on a disk of bytes what a process leaves behind."""
 
     quality: Iterator[int] = field(default_factory=lambda: iter([5] * 99))
@@ -105,9 +105,6 @@ class World:
             raise KilledError
         self.calls.append(hook)
 
-    def hooks(self) -> Hooks:
-        return Hooks(validate=self.validate, checkpoint=self.checkpoint, save=self.save, log=self.log)
-
     def validate(self, network: nn.Module) -> Scores:
         self.pass_("validate")
         return self.validate_with(network) if self.validate_with else scores(next(self.quality))
@@ -121,9 +118,9 @@ class World:
         self.pass_("save")
         self.write("state", state)
 
-    def log(self, row: dict[str, float], epoch: int) -> None:
+    def log(self, row: dict[str, float], step: int) -> None:
         self.pass_("log")
-        self.logged.append((dict(row), epoch))
+        self.logged.append((dict(row), step))
 
     def step(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """The loss, and one more place to end at."""
@@ -140,10 +137,20 @@ class World:
         return torch.load(io.BytesIO(self.disk[name]), weights_only=True) if name in self.disk else None
 
 
-def run(network: nn.Module, data: Any, train: Train, world: World, **more: Any) -> list[dict[str, float]]:
-    return fit(
-        network, data, train, model=MODEL, runtime=RUNTIME, device=CPU, role="teacher", hooks=world.hooks(), **more
-    )
+def run(
+    network: nn.Module,
+    data: Any,
+    train: Train,
+    world: Hooks,
+    state: State | None = None,
+    role: str = "teacher",
+    step: Step = supervised,
+) -> list[dict[str, float]]:
+    per_epoch = len(data) // (train.batch_size // data.images)
+    trainer = Trainer(network, train, per_epoch, model=MODEL, device=CPU, role=role, step=step)
+    if state:
+        trainer.load_state_dict(state)
+    return fit(trainer, data, RUNTIME, world)
 
 
 def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
@@ -533,16 +540,7 @@ def test_the_undisturbed_run_would_notice_another_order_of_random_numbers(undist
     """Dropout, augmentation and batch order all matter to the weights compared above."""
     for role in ("teacher", "student"):
         network = tiny()
-        fit(
-            network,
-            undisturbed.data,
-            TRAIN,
-            model=MODEL,
-            runtime=RUNTIME,
-            device=CPU,
-            role=role,
-            hooks=World(validate_with=undisturbed.validate).hooks(),
-        )
+        run(network, undisturbed.data, TRAIN, World(validate_with=undisturbed.validate), role=role)
         assert equal(network.state_dict(), undisturbed.weights) == (role == "teacher")
 
 
@@ -593,3 +591,44 @@ def test_the_state_within_an_epoch_is_saved_about_as_often_as_it_says(monkeypatc
     run(tiny(), Noise(40), Train(epochs=2, batch_size=2, checkpoints=2), world)
     before_the_first_epochs_end = world.calls[: world.calls.index("validate")]
     assert 19 * 50 / 200 - 1 <= before_the_first_epochs_end.count("save") <= 19 * 50 / 120
+
+
+class Averaged:
+    """A step that keeps a moving average of the network, and learns from it: a mean teacher."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.teacher = copy.deepcopy(tiny())
+
+    def __call__(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        label = self.teacher.eval()(x).argmax(1).masked_fill(y == 255, 255)
+        return self.world.step(network, x, y) + supervised(network, x, label)
+
+    def after(self, network: nn.Module) -> None:
+        with torch.no_grad():
+            for mean, value in zip(self.teacher.state_dict().values(), network.state_dict().values(), strict=True):
+                mean.copy_(0.7 * mean + 0.3 * value)
+
+    def state_dict(self) -> State:
+        return self.teacher.state_dict()
+
+    def load_state_dict(self, state: State) -> None:
+        self.teacher.load_state_dict(state)
+
+
+@pytest.mark.parametrize("iteration", [0, 4, 8])
+def test_what_a_step_keeps_is_saved_and_restored(monkeypatch: pytest.MonkeyPatch, iteration: int) -> None:
+    monkeypatch.setattr(fit_module, "SAVE_EVERY_S", -1.0)
+    ends, disk = list[tuple[nn.Module, Averaged]](), dict[str, bytes]()
+    for kill, kept in ((None, dict[str, bytes]()), (("step", iteration), disk), (None, disk)):
+        world, network = World(disk=kept, kill=kill), tiny()
+        step = Averaged(world)
+        try:
+            run(network, Noise(12), TRAIN, world, state=world.read("state"), step=step)
+        except KilledError:
+            continue
+        ends.append((network, step))
+    (network, step), (again, step_again) = ends
+    assert equal(network.state_dict(), again.state_dict())
+    assert equal(step.state_dict(), step_again.state_dict())
+    assert not equal(step.state_dict(), tiny().state_dict())
