@@ -47,7 +47,6 @@ format: install ## Put the code into its form
 	ruff check --fix .
 	ruff format .
 	stpp schema
-	python tests/deps.py
 
 ui: install ## Open the MLflow UI on http://127.0.0.1:5000
 	@case "$${MLFLOW_TRACKING_URI:=sqlite:///mlflow.db}" in http*) \

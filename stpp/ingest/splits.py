@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from stpp.data.oversampling import copies
 from stpp.params.models import Split, Subset
 from stpp.run.seeds import seed_of
 from stpp.store.manifest import Dataset, listed, twins
@@ -18,16 +19,6 @@ from stpp.store.packed import Strings
 
 SETS = ("test", "val", "labeled", "unlabeled")
 """In the order in which they take their images, after those that are listed."""
-
-
-def copies(labeled: int, pseudo: int) -> int:
-    """How often D_l is repeated to come to about the size of D_u: ceil(N / M) for students (paper, 3.3).
-
-    Without pseudo labels it is 2 below 200 labelled images, as in the authors' code, else 1.
-    """
-    if pseudo:
-        return -(-pseudo // labeled)
-    return 2 if labeled < 200 else 1
 
 
 class _Images:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from stpp.data.oversampling import copies
 from stpp.params.models import Train
 from stpp.report.labels import PARTS
 from stpp.store.files import StppError
@@ -96,8 +97,6 @@ def of_an_epoch(out: str, labeled: int, unlabeled: int, batch: int, ratio: float
     As `stpp train` counts: D_l is doubled below 200 for the teacher, repeated ceil(N / M) times for students; student 1
     of ST++ and of the blind pipeline sees `ratio` of the unlabelled images, any other student all.
     """
-    from stpp.ingest.splits import copies
-
     half = out in ("runs/student_1", "runs/blind/student_1")
     pseudo = 0 if out == "runs/teacher" else int(unlabeled * ratio) if half else unlabeled
     if out == ONLINE:

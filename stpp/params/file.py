@@ -135,6 +135,15 @@ def pipeline_of(stage: str) -> tuple[str, str]:
     return ("" if name == ".." else name), step.partition("@")[2]
 
 
+def code_deps(stage: str) -> list[Path]:
+    """The project's own code among the deps of a stage in its dvc.yaml: files and folders; none if it has no stage."""
+    pipeline, _ = pipeline_of(stage)
+    file = Path("pipelines", pipeline, "dvc.yaml") if pipeline else Path("dvc.yaml")
+    stages = read_yaml(file).get("stages", {}) if file.is_file() else {}
+    entry = stages.get(stage.rpartition(":")[2].partition("@")[0], {})
+    return [Path(dep) for dep in entry.get("do", entry).get("deps", ()) if str(dep).startswith("stpp/")]
+
+
 def overlays_of(stage: str) -> dict[str, Any]:
     """What lies beside a pipeline and makes it another system: its params.yaml, or a file of the variant's name.
 

@@ -35,7 +35,7 @@ class Content:
     @property
     def is_code(self) -> bool:
         """Whether it is the project's own code."""
-        return self.path.startswith("stpp/") and self.path.endswith(".py")
+        return Path(self.path).parts[:1] == ("stpp",)
 
 
 @dataclass(frozen=True)

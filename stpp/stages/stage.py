@@ -1,5 +1,6 @@
 """What every stage that computes for long has in common: work that survives a kill, an MLflow run, and run.json."""
 
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from stpp.params.file import load, read_yaml
+from stpp.params.file import code_deps, load, read_yaml
 from stpp.params.models import Params
 from stpp.run import distributed, launch
 from stpp.run.code import PACKAGE, closure, source
@@ -146,7 +147,7 @@ def _lineage(stage: Stage, made: list[Content]) -> list[dict[str, Any]]:
     own = Execution(
         stage=stage.run.tags["stpp.dvc.stage"],
         cmd=command(),
-        deps=(*stage.job.inputs, *_code(stage.recipe.module)),
+        deps=(*stage.job.inputs, *_code(stage)),
         params={file.as_posix(): read_yaml(file) for file in stage.files},
         outs=tuple(made),
         run_id=stage.run.run_id or "",
@@ -155,6 +156,8 @@ def _lineage(stage: Stage, made: list[Content]) -> list[dict[str, Any]]:
     return as_json([own, *behind(own.deps, locked_now(Path()))])
 
 
-def _code(module: str) -> list[Content]:
-    """The code behind a stage, under the names that a dvc.yaml has for it."""
-    return contents_of([source(name) for name in sorted(closure(module))], PACKAGE.parent)
+def _code(stage: Stage) -> list[Content]:
+    """The code behind a stage, under the names that the stage's dvc.yaml has for it; by modules where DVC runs none."""
+    modules = [source(name) for name in sorted(closure(stage.recipe.module))]
+    named = [PACKAGE.parent / path for path in code_deps(os.environ.get("DVC_STAGE", ""))]
+    return contents_of(named or modules, PACKAGE.parent)

@@ -5,9 +5,8 @@ from typing import Annotated
 
 from typer import Option
 
-from stpp.data.datasets import Labeled, Training
+from stpp.data.datasets import Labeled, Training, copies
 from stpp.engine.fit import supervised
-from stpp.ingest.splits import copies
 from stpp.models.build import start_of
 from stpp.stages import options
 from stpp.stages.stage import Inputs, Recipe, open_stage

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stpp.ingest.splits import SETS, check, copies, draw
+from stpp.data.oversampling import copies
+from stpp.ingest.splits import SETS, check, draw
 from stpp.params.models import Split, Subset
 from stpp.store.manifest import Dataset, Record
 
