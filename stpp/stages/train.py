@@ -5,7 +5,8 @@ from typing import Annotated
 
 from typer import Option
 
-from stpp.data.datasets import Labeled, Training, copies
+from stpp.data.datasets import Labeled, Training
+from stpp.data.oversampling import copies
 from stpp.engine.fit import supervised
 from stpp.models.build import start_of
 from stpp.stages import options
