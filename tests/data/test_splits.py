@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stpp.data.oversampling import copies
-from stpp.ingest.splits import SETS, check, draw
+from stpp.ingest.splits import SETS, check, draw, size_of
 from stpp.params.models import Split, Subset
 from stpp.store.manifest import Dataset, Record
 
@@ -77,7 +77,7 @@ def test_sets_are_disjoint_sorted_and_as_large_as_asked_or_a_problem_is_told(cou
         ids = sets[name]
         assert set(ids) <= set(free)
         assert ids == sorted(set(ids))
-        wanted = subset.size(len(free))
+        wanted = size_of(subset, len(free))
         assert len(ids) == min(wanted, len(free))
         told = [p for p in problems if p.startswith(f"split.{name}: ")]
         assert bool(told) == (wanted > len(free) or not ids)
