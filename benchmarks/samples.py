@@ -27,9 +27,9 @@ from torchvision.transforms import functional as TF
 
 from stpp.data.datasets import Labeled, Photos, Training
 from stpp.data.decoded import Decoded
+from stpp.data.seeds import seed_of
 from stpp.data.transforms import normalize, reseed, strong, weak
 from stpp.params.models import Augment, Strong, Weak
-from stpp.run.seeds import seed_of
 from stpp.store.files import sha256
 from stpp.store.manifest import Dataset, Record
 from stpp.store.masks import MaskSet, ShardWriter

@@ -6,7 +6,7 @@ import sys
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stpp.run.seeds import seed_of
+from stpp.data.seeds import seed_of
 
 PARTS = st.lists(st.integers(-5, 500).map(str) | st.text("ab1", max_size=3), min_size=1, max_size=4)
 
@@ -23,7 +23,7 @@ def test_parts_that_join_to_the_same_text_have_seeds_of_their_own() -> None:
 
 
 def test_a_seed_is_the_same_in_every_process() -> None:
-    code = "from stpp.run.seeds import seed_of; print(seed_of(0, 'teacher', 3, 41, 'weak'))"
+    code = "from stpp.data.seeds import seed_of; print(seed_of(0, 'teacher', 3, 41, 'weak'))"
     other = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "7"}
     )

@@ -565,7 +565,7 @@ def a_stage(folder: Path, work: Callable[[Job, Run], None] | None = None) -> Pat
     write_json(folder / "runs/data/dataset.json", {"digest": "d" * 32})
 
     out, inputs = Path("runs/stage"), Inputs(Path("runs/data"), None, [])
-    recipe, also = Recipe("stpp.run.seeds", ("train",)), {"at": time.monotonic()}
+    recipe, also = Recipe("stpp.data.seeds", ("train",)), {"at": time.monotonic()}
     with open_stage("stage", recipe, [Path("params.yaml")], inputs, out=out, outs=["x.txt"], also=also) as stage:
         (stage.folder / "x.txt").write_text("x")
         for step in range(1, 21):

@@ -17,9 +17,9 @@ from torch.utils.data import Dataset as TorchDataset
 from stpp.data.decoded import Decoded
 from stpp.data.images import decode_image, decode_mask, opened, to_classes
 from stpp.data.normalization import IMAGENET, Normalization
+from stpp.data.seeds import seed_of
 from stpp.data.transforms import normalize, reseed, strong, weak
 from stpp.params.models import Augment
-from stpp.run.seeds import seed_of
 from stpp.store import manifest
 from stpp.store.files import StppError
 from stpp.store.masks import IGNORE, Mask, MaskSet

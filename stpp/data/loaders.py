@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from stpp.data.datasets import Draw, Plain, Training, WeakStrong
+from stpp.data.seeds import seed_of
 from stpp.params.models import Runtime
 from stpp.run.distributed import rank, share
-from stpp.run.seeds import seed_of
 
 T = TypeVar("T")
 Batch = tuple[list[str], *tuple[Tensor, ...]]

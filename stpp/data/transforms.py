@@ -5,7 +5,9 @@ The parts of a view draw one after the other from the view's own generators only
 
 import os
 import random
+import warnings
 from functools import cache
+from pkgutil import resolve_name
 from typing import Any
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network at import
@@ -18,8 +20,10 @@ import torch.nn.functional as F
 from albumentations.core.transforms_interface import DualTransform
 from numpy.typing import NDArray
 
+from stpp.data.augmentations import AUGMENTATIONS
 from stpp.data.normalization import IMAGENET, Normalization
 from stpp.params.models import Strong, Weak
+from stpp.store.files import StppError
 from stpp.store.masks import IGNORE, Mask
 
 Image = NDArray[np.uint8]
@@ -176,9 +180,25 @@ def strong(params: Strong) -> A.Compose:
             jitter,
             A.ToGray(p=params.grayscale),
             A.GaussianBlur(blur_limit=0, sigma_limit=params.blur_sigma, p=params.blur),
+            *(_more(name, arguments) for one in params.more for name, arguments in one.items()),
             CutOut(params.cutout_area, params.cutout_aspect, p=params.cutout),
         ]
     )
+
+
+def _more(name: str, arguments: dict[str, Any]) -> A.BasicTransform:
+    """A transform of `augment.strong.more`. Raises StppError if there is none of this name or with these arguments."""
+    own = AUGMENTATIONS.get(name)
+    kind = resolve_name(own) if own else getattr(A, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, A.BasicTransform)):
+        raise StppError(f"augment.strong.more: {name}: neither a transform of albumentations nor one of your own")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # of an argument that it does not know, it only warns
+            transform: A.BasicTransform = kind(**arguments)
+    except (TypeError, ValueError, UserWarning) as error:
+        raise StppError(f"augment.strong.more: {name}: {' '.join(str(error).split())}") from None
+    return transform
 
 
 def reseed(view: A.Compose, seed: int) -> None:

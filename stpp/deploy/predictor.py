@@ -37,7 +37,7 @@ class Predictor:
         Raises StppError, as `probabilities` does, if the network's numbers overflow.
         """
         with torch.inference_mode(), precision(self.about.model, self.device):
-            mask, confidence = decided(self.way, LARGE, self.window)(self.network, self._pixels(image))
+            mask, confidence, _ = decided(self.way, LARGE, self.window)(self.network, self._pixels(image))
         _check(confidence)
         return mask[0].cpu()
 

@@ -55,6 +55,8 @@ class Decided:
     """The winning probability of the last network, float32 (B, H, W)."""
     truth: Tensor | None
     """True class ids, uint8 (B, H, W), where the loader has them."""
+    by: tuple[Tensor, ...] = ()
+    """What each criterion of `decide` says of the last network's probabilities, (B, H, W)."""
 
 
 def decisions(
@@ -71,12 +73,13 @@ def decisions(
         with torch.inference_mode(), precision(model, device):
             pixels = tensors[0].to(device, non_blocking=True)
             found = [decide(network, pixels) for network in networks]
-            sound = torch.stack([confidence.isfinite().all((1, 2)) for _, confidence in found]).all(0)
+            sound = torch.stack([one.confidence.isfinite().all((1, 2)) for one in found]).all(0)
         if not sound.all():
             i = ids[int(sound.int().argmin())]
             raise StppError(f"{i}: {NOT_FINITE}")
-        masks = torch.stack([mask for mask, _ in found])
-        yield Decided(ids, masks, found[-1][1], tensors[1].to(device, non_blocking=True) if tensors[1:] else None)
+        masks, last = torch.stack([one.mask for one in found]), found[-1]
+        truth = tensors[1].to(device, non_blocking=True) if tensors[1:] else None
+        yield Decided(ids, masks, last.confidence, truth, last.by)
 
 
 def evaluate(

@@ -3,6 +3,7 @@
 import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +14,23 @@ from stpp.params.models import Evaluate, Label, Model
 
 Predict = Callable[[nn.Module, Tensor], Tensor]
 """(network, normalised images (B, 3, H, W)) -> class probabilities (B, classes, H, W)."""
-Decide = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]
-"""(network, RGB uint8 (B, H, W, 3)) -> class ids uint8 (B, H, W), and the winning probability float32 (B, H, W)."""
+Criterion = Callable[[Tensor], Tensor]
+"""Class probabilities (B, classes, H, W) -> a number for every pixel (B, H, W)."""
+
+
+class Masks(NamedTuple):
+    """What probabilities come to."""
+
+    mask: Tensor
+    """Class ids, uint8 (B, H, W)."""
+    confidence: Tensor
+    """The winning probability, float32 (B, H, W)."""
+    by: tuple[Tensor, ...] = ()
+    """What each of the criteria asked for says, (B, H, W)."""
+
+
+Decide = Callable[[nn.Module, Tensor], Masks]
+"""(network, RGB uint8 (B, H, W, 3)) -> its masks."""
 
 LARGE = 2**22
 """Pixels above which an image is predicted in windows where no parameter says so: the default of `max_pixels`."""
@@ -131,30 +147,37 @@ def sliding(window: int, stride: int, predict: Predict = plain) -> Predict:
     return over_windows
 
 
-def decided(predict: Predict, max_pixels: int, window: int | None = None, stride: int | None = None) -> Decide:
+def decided(
+    predict: Predict,
+    max_pixels: int,
+    window: int | None = None,
+    stride: int | None = None,
+    criteria: Sequence[Criterion] = (),
+) -> Decide:
     """The arg max of `predict`; in overlapping windows where an image has more than `max_pixels`.
 
     window, stride: those of a prediction that is in windows at any size; see `window_of` for the others. Windows need
     memory for the probabilities of one row of them, whatever the length of the image.
     """
 
-    def decide(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    def masks_of(probabilities: Tensor) -> Masks:
+        confidence, mask = probabilities.max(1)
+        return Masks(mask.to(torch.uint8), confidence, tuple(criterion(probabilities) for criterion in criteria))
+
+    def decide(network: nn.Module, images: Tensor) -> Masks:
         x = images.permute(0, 3, 1, 2)
         side = window or window_of(x.shape[2], x.shape[3], max_pixels)
         if side is None:
-            confidence, mask = predict(network, normalized(x, network)).max(1)
-            return mask.to(torch.uint8), confidence
+            return masks_of(predict(network, normalized(x, network)))
 
         def from_pixels(network: nn.Module, part: Tensor) -> Tensor:
             return predict(network, normalized(part, network))
 
-        masks, confidences = [], []
-        for band in _bands(from_pixels, network, x, side, stride or step_of(side)):
-            confidence, mask = band.max(1)
-            masks.append(mask.to(torch.uint8))
-            confidences.append(confidence)
+        bands = [masks_of(band) for band in _bands(from_pixels, network, x, side, stride or step_of(side))]
         along = _long_side(x) - 1
-        return torch.cat(masks, along), torch.cat(confidences, along)
+        by = (torch.cat(parts, along) for parts in zip(*(band.by for band in bands), strict=True))
+        masks, confidences = [band.mask for band in bands], [band.confidence for band in bands]
+        return Masks(torch.cat(masks, along), torch.cat(confidences, along), tuple(by))
 
     return decide
 

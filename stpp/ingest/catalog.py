@@ -9,8 +9,10 @@ from functools import cache
 from itertools import pairwise
 from operator import itemgetter
 from pathlib import Path
+from pkgutil import resolve_name
 
 from stpp.ingest import toy
+from stpp.ingest.layouts import LAYOUTS
 from stpp.ingest.names import READ, UNREAD, ending
 from stpp.ingest.names import stray as is_stray
 from stpp.params.models import Data
@@ -114,18 +116,20 @@ CITYSCAPES: dict[str, tuple[int, Rgb]] = {
 }
 
 
-def _toy(data: Data) -> Layout:
+def toy_layout(data: Data) -> Layout:
+    """The embedded data set."""
     values = _own(len(toy.CLASSES))
     return Layout("images/{name}.png", ("masks/{name}.png",), toy.CLASSES, toy.PALETTE, values, others=True)
 
 
-def _pascal(data: Data) -> Layout:
+def pascal(data: Data) -> Layout:
+    """VOC 2012, its masks and those of SBD."""
     # Where VOC has a mask of its own, SBD's of the same image is not used.
     masks = ("SegmentationClass/{name}.png", "SegmentationClassAug/{name}.png")
     return Layout("JPEGImages/{name}.jpg", masks, tuple(PASCAL), voc_palette(21), _own(21), others=True)
 
 
-def _cityscapes(data: Data) -> Layout:
+def cityscapes(data: Data) -> Layout:
     """labelIds where they are, else trainIds; which of the two a root holds is one fact for all its masks."""
     root = Path(data.root)
     of_labels = "gtFine/{set}/{city}/{name}_gtFine_labelIds.png"
@@ -142,7 +146,8 @@ def _cityscapes(data: Data) -> Layout:
     return Layout(images, (masks,), tuple(CITYSCAPES), palette, values, others=True)
 
 
-def _folder(data: Data) -> Layout:
+def folder(data: Data) -> Layout:
+    """As params.yaml describes it."""
     classes = data.classes or ()
     values = _own(len(classes), data.ignore)
     if data.ignore is not None and data.ignore < len(classes):
@@ -157,16 +162,9 @@ def _folder(data: Data) -> Layout:
     return Layout(data.images or "", masks, classes, palette, values, colours_known=data.palette is not None)
 
 
-LAYOUTS: dict[str, Callable[[Data], Layout]] = {
-    "toy": _toy,
-    "pascal": _pascal,
-    "cityscapes": _cityscapes,
-    "folder": _folder,
-}
-
-
 def layout(data: Data) -> Layout:
-    return LAYOUTS[data.kind](data)
+    found: Layout = resolve_name(LAYOUTS[data.kind])(data)
+    return found
 
 
 def discover(data: Data, known: Layout) -> tuple[Table[Found], list[str], list[str]]:

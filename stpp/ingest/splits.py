@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stpp.data.oversampling import copies
+from stpp.data.seeds import seed_of
 from stpp.params.models import Split, Subset
-from stpp.run.seeds import seed_of
 from stpp.store.manifest import Dataset, listed, twins
 from stpp.store.packed import Strings
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from pkgutil import resolve_name
+from typing import Protocol
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -12,18 +14,9 @@ from torch import nn
 
 from stpp.data.normalization import IMAGENET, Normalization
 from stpp.models.backbone import RESNETS
-from stpp.models.deeplabv2 import DeepLabV2
-from stpp.models.deeplabv3plus import DeepLabV3Plus
-from stpp.models.pspnet import PSPNet
+from stpp.models.networks import NETWORKS
 from stpp.params.models import Model
 from stpp.store.files import StppError, regular, replacing
-
-NETWORKS: dict[str, type[DeepLabV2] | type[DeepLabV3Plus] | type[PSPNet]] = {
-    "deeplabv2": DeepLabV2,
-    "deeplabv3plus": DeepLabV3Plus,
-    "pspnet": PSPNet,
-}
-
 
 ABOUT = "stpp"
 """The one key of a checkpoint's metadata: with two, its bytes would differ from process to process."""
@@ -61,8 +54,23 @@ def build(model: Model, classes: int, normalization: Normalization = IMAGENET) -
 
     How its images are normalised it carries as `pixel_mean` and `pixel_std`, which are no part of its state.
     """
-    network = NETWORKS[model.network](model.backbone, classes, model.output_stride)
+    network = network_class(model.network)(model.backbone, classes, model.output_stride)
     return normalizing(network.to(memory_format=torch.channels_last), normalization)
+
+
+class Network(Protocol):
+    """A network's class: called with backbone, number of classes and output stride, it gives images' logits."""
+
+    CLASSIFIER: str
+    """How the names of the layer begin that depends on the number of classes."""
+
+    def __call__(self, backbone: str, classes: int, output_stride: int) -> nn.Module: ...
+
+
+def network_class(name: str) -> Network:
+    """The class behind `model.network`."""
+    found: Network = resolve_name(NETWORKS[name])
+    return found
 
 
 def normalizing(network: nn.Module, normalization: Normalization) -> nn.Module:
@@ -155,7 +163,7 @@ def start(network: nn.Module, model: Model, path: Path) -> frozenset[str]:
     """
     normalizing(network, start_of(path).normalization)
     own, state = network.state_dict(), _read(path)
-    classifier = NETWORKS[model.network].CLASSIFIER
+    classifier = network_class(model.network).CLASSIFIER
     state = {k: v for k, v in state.items() if not (k.startswith(classifier) and k in own and v.shape != own[k].shape)}
     _fill(network, {**own, **state}, path)
     return frozenset(state)

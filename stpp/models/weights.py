@@ -22,7 +22,7 @@ from torch import Tensor
 from stpp.data.normalization import IMAGENET, Normalization
 from stpp.models.backbone import RESNETS, Timm
 from stpp.models.backbone import backbone as backbone_of
-from stpp.models.build import NETWORKS, Start
+from stpp.models.build import Start, network_class
 from stpp.params.models import Model
 from stpp.store.files import StppError, open_regular, raise_all, regular, sha256
 
@@ -232,7 +232,7 @@ def place(given: Mapping[str, Tensor], network: str, backbone: str, source: str)
         written = {f"backbone.{key}": written[key] for key in state if key not in dropped}
         state = {f"backbone.{key}": value for key, value in state.items() if key not in dropped}
 
-    cls = NETWORKS[network]
+    cls = network_class(network)
     classes = next((v.shape[0] for k, v in state.items() if k.startswith(cls.CLASSIFIER) and v.ndim), 2)
     with torch.device("meta"):
         expected = {k: v.shape for k, v in cls(backbone, classes, 8).state_dict().items()}

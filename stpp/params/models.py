@@ -5,11 +5,16 @@ the section it needs (`Train`), never all of `Params`.
 """
 
 import re
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from stpp.ingest.layouts import LAYOUTS
+from stpp.models.networks import NETWORKS
+from stpp.selftrain.criteria import CRITERIA
+from stpp.selftrain.rankings import RANKINGS
 from stpp.store.masks import IGNORE
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -31,6 +36,22 @@ Name = Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._
 """What becomes part of a path."""
 
 WRITTEN = re.compile(r"^-?\d{1,9}([./]\d{1,9})?$")
+
+
+def one_of(*tables: Mapping[str, str]) -> tuple[Any, Any]:
+    """A name that one of the tables has; what is added to a table is allowed from then on."""
+
+    def known(name: str) -> str:
+        names = [name for table in tables for name in table]
+        if name not in names:
+            *most, last = map(repr, names)
+            raise ValueError(f"Input should be {', '.join(most)} or {last}")
+        return name
+
+    def listed(schema: dict[str, Any]) -> None:
+        schema["enum"] = [name for table in tables for name in table]
+
+    return AfterValidator(known), Field(json_schema_extra=listed)
 
 
 class Section(BaseModel):
@@ -55,7 +76,7 @@ class Data(Section):
 
     name: Name
     """A name for reports and the MLflow experiment."""
-    kind: Literal["toy", "pascal", "cityscapes", "folder"]
+    kind: Annotated[str, *one_of(LAYOUTS)]
     root: Text
     """Folder that holds the images and masks. No stage but `prepare` is re-run when it moves."""
     images: Text | None = None
@@ -173,7 +194,7 @@ class Split(Section):
 
 
 class Model(Section):
-    network: Literal["deeplabv2", "deeplabv3plus", "pspnet"] = "deeplabv3plus"
+    network: Annotated[str, *one_of(NETWORKS)] = "deeplabv3plus"
     backbone: Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9_]+$")] = "resnet50"
     """resnet18, 34, 50, 101 of torchvision, or a network of timm with a map at stride 4 that can be dilated:
     `stpp backbone list`."""
@@ -268,6 +289,8 @@ class Strong(Section):
     """Part of the crop that the rectangle covers."""
     cutout_aspect: Range = (0.3, 1 / 0.3)
     """Height over width of the rectangle."""
+    more: tuple[dict[str, dict[str, Any]], ...] = ()
+    """Transforms of albumentations with their arguments, applied before CutOut: `- {Solarize: {p: 0.2}}`."""
 
     @model_validator(mode="after")
     def _ranges_are_ordered(self) -> Self:
@@ -297,6 +320,8 @@ class Score(Section):
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 8
     shards: Annotated[int, Field(ge=1, le=4096)] = 8
     """Scored one shard of images after the other; a killed run goes on from the last finished one."""
+    criteria: tuple[Annotated[str, *one_of(CRITERIA)], ...] = ()
+    """Scores besides, for `select.by`: the mean over an image's pixels of how certain f_K is by all classes."""
     max_pixels: MaxPixels = 2**22
     """Images of more pixels are predicted in overlapping windows of at most 1024 x 1024."""
 
@@ -304,9 +329,10 @@ class Score(Section):
 class Select(Section):
     """Which unlabelled images are called reliable (paper, 3.4)."""
 
-    by: Literal["stability", "random", "confidence", "inverse", "oracle"] = "stability"
-    """What ranks them: s_i (the paper); chance (blind, its Table 4); mean confidence of M_iK; s_i, the lowest first; or
-    the true mIoU of M_iK, which needs masks of all unlabelled images and is no method, but its upper bound."""
+    by: Annotated[str, *one_of(RANKINGS, CRITERIA)] = "stability"
+    """What ranks them: s_i (the paper); chance (blind, its Table 4); mean confidence of M_iK; s_i, the lowest first;
+    the true mIoU of M_iK, which needs masks of all unlabelled images and is no method, but its upper bound; or one of
+    `score.criteria`."""
     seed: Seed = 0
     """Of `by: random` alone."""
     ratio: Annotated[float, Field(gt=0, lt=1)] = 0.5

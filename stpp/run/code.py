@@ -1,11 +1,13 @@
 """The code behind a stage, read from the source: what DVC watches and what a resumed run must not mix."""
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent
 
+ENTRY = re.compile(r"stpp(\.\w+)+:\w+")
 UNWATCHED = {
     f"stpp.{name}"
     for name in (
@@ -31,13 +33,15 @@ def closure(module: str) -> set[str]:
 
 @cache
 def imports(module: str) -> frozenset[str]:
-    """The project's modules that `module` names in an import statement."""
+    """The project's modules that `module` names in an import statement, or in a table as MODULE:OBJECT."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(source(module).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and ENTRY.fullmatch(node.value):
+            names.add(node.value.partition(":")[0])
     return frozenset(n for n in names if n.startswith("stpp.") and source(n).is_file())
 
 

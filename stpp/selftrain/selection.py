@@ -1,28 +1,53 @@
 """Reliable and unreliable images (paper, 3.4 and Algorithm 2), and other ways to choose them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from fractions import Fraction
 from math import isnan
+from pkgutil import resolve_name
 
 import numpy as np
 
-from stpp.run.seeds import seed_of
+from stpp.data.seeds import seed_of
+from stpp.selftrain.rankings import RANKINGS
 
 Scores = Mapping[str, float]
 
-RANKINGS: dict[str, Callable[[Mapping[str, Scores], int], Scores]] = {
-    "stability": lambda known, seed: known["stability"],
-    "inverse": lambda known, seed: {name: -s for name, s in known["stability"].items()},
-    "confidence": lambda known, seed: known["confidence"],
-    "oracle": lambda known, seed: {name: -1.0 if isnan(q) else q for name, q in known["quality"].items()},
-    "random": lambda known, seed: {name: float(seed_of(seed, "select", name)) for name in known["stability"]},
-}
-"""What ranks the images, the highest first, by the name that `select.by` gives it."""
+
+def by_stability(known: Mapping[str, Scores], seed: int) -> Scores:
+    """s_i, as in the paper."""
+    return known["stability"]
+
+
+def by_instability(known: Mapping[str, Scores], seed: int) -> Scores:
+    """s_i, the lowest first."""
+    return {name: -s for name, s in known["stability"].items()}
+
+
+def by_confidence(known: Mapping[str, Scores], seed: int) -> Scores:
+    """The mean confidence of M_iK."""
+    return known["confidence"]
+
+
+def by_quality(known: Mapping[str, Scores], seed: int) -> Scores:
+    """The true mIoU of M_iK: no method, but its upper bound."""
+    return {name: -1.0 if isnan(q) else q for name, q in known["quality"].items()}
+
+
+def by_chance(known: Mapping[str, Scores], seed: int) -> Scores:
+    """As in the paper's Table 4, blind."""
+    return {name: float(seed_of(seed, "select", name)) for name in known["stability"]}
 
 
 def rank(by: str, known: Mapping[str, Scores], seed: int) -> Scores:
-    """The score by which images are ranked. known: stability, confidence and quality by id; seed: of `random`."""
-    return RANKINGS[by](known, seed)
+    """The score by which images are ranked, the highest first.
+
+    by: a name of RANKINGS, or of what `score.criteria` has added. known: by name and id, whatever `score` has written;
+    seed: of `random`.
+    """
+    if by not in RANKINGS:
+        return known[by]
+    scores: Scores = resolve_name(RANKINGS[by])(known, seed)
+    return scores
 
 
 def select(scores: Scores, ratio: float) -> tuple[list[str], list[str]]:

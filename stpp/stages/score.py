@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Annotated
 
 from typer import Option
@@ -17,6 +18,7 @@ from stpp.engine.predict import decided, folded, plain
 from stpp.models import build
 from stpp.run import distributed
 from stpp.run.progress import progress
+from stpp.selftrain.criteria import CRITERIA
 from stpp.selftrain.stability import stabilities
 from stpp.stages import options
 from stpp.stages.stage import Inputs, Recipe, Stage, open_stage
@@ -60,21 +62,24 @@ def _score(stage: Stage, checkpoints: Path, data: Path, split: Path) -> None:
         )
     networks = [folded(build.of_checkpoint(file, p.model, classes).to(where), p.model) for file in files]
 
-    columns = ("id", "stability", "confidence", "quality")
+    columns = ("id", "stability", "confidence", *p.score.criteria, "quality")
+    criteria = [resolve_name(CRITERIA[name]) for name in p.score.criteria]
+    decide = decided(plain, p.score.max_pixels, criteria=criteria)
 
     def score_shard(ids: Sequence[str], path: Path) -> None:
         images = WithTruth(photos, ids)
         batches = equal_sized(images, p.score.batch_size, p.score.max_pixels)
         loader = prediction_loader(images, batches, p.runtime, where)
-        rows: list[tuple[str, float, float, str]] = []
-        for batch in decisions(networks, loader, p.model, where, decided(plain, p.score.max_pixels)):
+        rows: list[tuple[str | float, ...]] = []
+        for batch in decisions(networks, loader, p.model, where, decide):
             assert batch.truth is not None
             # batch.masks are M_i1 .. M_iK of its images
             s = stabilities(batch.masks, classes).tolist()
             confidence = batch.confidence.double().mean((1, 2)).tolist()
             qualities = iou(confusions(batch.masks[-1], batch.truth, classes)).nanmean(-1).tolist()
             known = [repr(q) if dataset.records[i].mask else "" for i, q in zip(batch.ids, qualities, strict=True)]
-            rows += zip(batch.ids, s, confidence, known, strict=True)
+            by = [one.double().mean((1, 2)).tolist() for one in batch.by]
+            rows += zip(batch.ids, s, confidence, *by, known, strict=True)
         write_csv(path, columns, rows)
 
     ids = read_ids(split / "unlabeled.txt")
@@ -88,9 +93,9 @@ def _score(stage: Stage, checkpoints: Path, data: Path, split: Path) -> None:
         return
 
     scored = sorted(row for name in names for row in scan_csv(job.folder / name, columns))
-    write_csv(job.folder / "scores.csv", columns[:3], (row[:3] for row in scored))
+    write_csv(job.folder / "scores.csv", columns[:-1], (row[:-1] for row in scored))
     # The true quality of M_iK where an unlabelled image has a mask: for the report, and for `select.by: oracle` alone.
-    write_csv(job.folder / "quality.csv", ("id", "miou"), ((row[0], row[3]) for row in scored if row[3]))
+    write_csv(job.folder / "quality.csv", ("id", "miou"), ((row[0], row[-1]) for row in scored if row[-1]))
     s = [float(row[1]) for row in scored]
     confidence = [float(row[2]) for row in scored]
     run.table({"id": [row[0] for row in scored], "stability": s, "confidence": confidence}, "scores.json")

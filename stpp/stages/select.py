@@ -1,18 +1,17 @@
 """Stage select: the reliable and the unreliable images (paper, Algorithm 2)."""
 
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
 from typer import Option
 
 from stpp.params.file import load
-from stpp.selftrain.selection import rank
+from stpp.selftrain.selection import Scores, rank
 from stpp.selftrain.selection import select as select_ids
 from stpp.stages import options
-from stpp.store.files import StppError, replacing_folder, write_ids
+from stpp.store.files import StppError, header, replacing_folder, write_ids
 from stpp.store.manifest import read_table
-from stpp.store.packed import Table
 
 
 def select(
@@ -25,18 +24,8 @@ def select(
     `select.ratio` says how many, `select.by` by what.
     """
     p = load(options.params_files(params)).select
-    known = {"stability": _scores(scores / "scores.csv", 1)}
-    if p.by == "confidence":
-        known["confidence"] = _scores(scores / "scores.csv", 2)
-    if p.by == "oracle":
-        known["quality"] = read_table(scores / "quality.csv", ("id", "miou"), _number(1))
-        if unknown := sorted(known["stability"].keys() - known["quality"].keys()):
-            raise StppError(
-                f"select.by `oracle` needs the true masks of all unlabelled images, but {len(unknown)} have none "
-                f"({unknown[0]}, ...): choose another"
-            )
     ratio = p.ratio
-    reliable, unreliable = select_ids(rank(p.by, known, p.seed), ratio)
+    reliable, unreliable = select_ids(rank(p.by, Known(scores), p.seed), ratio)
     if not reliable or not unreliable:
         raise StppError(
             f"select.ratio {ratio} leaves {len(reliable)} reliable and {len(unreliable)} unreliable images: "
@@ -48,9 +37,32 @@ def select(
     print(f"{len(reliable)} reliable, {len(unreliable)} unreliable, by {p.by}")
 
 
-def _scores(path: Path, column: int) -> Table[float]:
-    return read_table(path, ("id", "stability", "confidence"), _number(column))
+class Known(Mapping[str, Scores]):
+    """What `stpp score` has written of every image, by name; a table is read when it is asked for."""
 
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.names = header(folder / "scores.csv", ("id", "stability", "confidence"))[1:]
 
-def _number(column: int) -> Callable[[list[str]], float]:
-    return lambda row: float(row[column])
+    def __getitem__(self, name: str) -> Scores:
+        if name == "quality":
+            return self._quality()
+        if name not in self.names:
+            raise StppError(f"select.by `{name}` needs scores of that name: give score.criteria: [{name}]")
+        column = 1 + self.names.index(name)
+        return read_table(self.folder / "scores.csv", ("id", *self.names), lambda row: float(row[column]))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self.names, "quality"])
+
+    def __len__(self) -> int:
+        return len(self.names) + 1
+
+    def _quality(self) -> Scores:
+        quality = read_table(self.folder / "quality.csv", ("id", "miou"), lambda row: float(row[1]))
+        if unknown := sorted(self["stability"].keys() - quality.keys()):
+            raise StppError(
+                f"select.by `oracle` needs the true masks of all unlabelled images, but {len(unknown)} have none "
+                f"({unknown[0]}, ...): choose another"
+            )
+        return quality

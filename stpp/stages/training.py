@@ -10,6 +10,7 @@ import torch
 from stpp.data.datasets import Photos, Plain, Training, WeakStrong, WithTruth
 from stpp.data.decoded import opened
 from stpp.data.loaders import Batch, equal_sized, prediction_loader
+from stpp.data.seeds import seed_of
 from stpp.engine import device as devices
 from stpp.engine.evaluate import Scores, decisions, evaluate
 from stpp.engine.fit import Hooks, State, Step, Trainer, evenly, fit
@@ -20,7 +21,6 @@ from stpp.models.build import About, Start
 from stpp.params.models import Params
 from stpp.run import distributed
 from stpp.run.distributed import first, world
-from stpp.run.seeds import seed_of
 from stpp.stages.stage import Stage
 from stpp.store.files import StppError, publish, read_ids, replacing, write_csv, write_json
 from stpp.store.manifest import read_dataset

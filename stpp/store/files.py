@@ -269,6 +269,18 @@ def scan_csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
         raise StppError(f"{path}: not readable: {error}; run the stage that makes it again") from None
 
 
+def header(path: Path, columns: Sequence[str]) -> list[str]:
+    """The names of a table's columns, which begin with `columns`. Raises as `read_csv` does."""
+    try:
+        with io.TextIOWrapper(open_regular(path), newline="", encoding="utf-8-sig") as file:
+            names = next(csv.reader(lines_of(file)), [])
+    except (OSError, ValueError, csv.Error) as error:
+        raise StppError(f"{path}: not readable: {error}; run the stage that makes it again") from None
+    if names[: len(columns)] != list(columns):
+        raise _no_table(path, columns)
+    return names
+
+
 def _no_table(path: Path, columns: Sequence[str]) -> StppError:
     return StppError(f"{path}: not a table of {', '.join(columns)}; is it the right file?")
 

@@ -249,7 +249,7 @@ def test_evaluation_is_one_plain_pass_unless_its_parameters_say_otherwise(
 ) -> None:
     network, x = normalizing(convolution(9).float(), IMAGENET), pixels(9, 27, 20)
     confidence, mask = expected(network, normalized(x.permute(0, 3, 1, 2), network)).max(1)
-    found, sure = evaluation(parameters)(network, x)
+    found, sure, _ = evaluation(parameters)(network, x)
     assert found.dtype == torch.uint8
     assert torch.equal(found.long(), mask)
     torch.testing.assert_close(sure, confidence, rtol=0, atol=1e-6)
@@ -272,7 +272,7 @@ def test_an_image_above_the_bound_is_decided_in_windows_each_at_all_scales(
             total[:, :, *box] += way(network, part)
             times[box] += 1
     confidence, mask = (total / times).max(1)
-    found, sure = decided(way, 1024)(network, x)
+    found, sure, _ = decided(way, 1024)(network, x)
     torch.testing.assert_close(sure, confidence, rtol=0, atol=1e-6)
     assert (found == mask).float().mean() > 0.99  # equal but for ties within rounding
 
@@ -355,7 +355,7 @@ def test_windows_never_show_the_network_more_than_their_side() -> None:
             seen.append(tuple(x.shape[2:]))
             return x.repeat(1, 2, 1, 1)
 
-    mask, _ = decided(plain, 1024)(normalizing(Spy(), IMAGENET), pixels(1, 100, 70)[:1])
+    mask, *_ = decided(plain, 1024)(normalizing(Spy(), IMAGENET), pixels(1, 100, 70)[:1])
     assert mask.shape == (1, 100, 70)
     assert set(seen) == {(32, 32)}
 

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stpp.params.models import Select
-from stpp.selftrain.selection import RANKINGS, rank, select
+from stpp.selftrain.selection import rank, select
 
 IDS = st.text("abAB019/_", min_size=1, max_size=4)
 # few values, so that many images share one
@@ -91,11 +90,6 @@ def test_the_reliable_half_is_the_upper_one_of_what_ranks(by: str, reliable: lis
 
 def test_an_image_without_a_valid_pixel_is_the_oracles_last() -> None:
     assert select(rank("oracle", KNOWN, seed=0), 0.75)[1] == ["c"]
-
-
-def test_every_way_to_rank_that_the_parameters_allow_is_there() -> None:
-    annotation = Select.model_fields["by"].annotation
-    assert set(annotation.__args__) == set(RANKINGS)  # type: ignore[union-attr]
 
 
 def test_chance_depends_on_the_seed_and_the_ids_alone_and_takes_every_image_equally_often() -> None:
