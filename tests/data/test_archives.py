@@ -420,16 +420,16 @@ def test_a_mat_that_is_larger_than_any_of_sbd_is_not_opened(tmp_path: Path) -> N
 
 
 def test_imports_into_one_folder_at_once_are_both_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from stpp.stages.data import import_
+    from stpp.stages import data
 
     first, second = as_tar(tmp_path / "voc.tar", voc()), as_tar(tmp_path / "benchmark.tgz", sbd())
 
     def slowly(source: Path, out: Path) -> archives.Imported:
         monkeypatch.undo()
-        import_(second, out)
+        data.import_(second, out)
         return import_archive(source, out)
 
-    monkeypatch.setattr(archives, "import_archive", slowly)
-    import_(first, tmp_path / "data")
+    monkeypatch.setattr(data, "import_archive", slowly)
+    data.import_(first, tmp_path / "data")
     record = json.loads((tmp_path / "data/imported.json").read_text())
     assert {one["archive"] for one in record} == {"voc.tar", "benchmark.tgz"}

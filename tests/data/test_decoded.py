@@ -269,6 +269,6 @@ def test_there_is_none_unless_asked_for(tmp_path: Path) -> None:
 
 def test_the_code_that_decodes_a_file_is_all_in_the_name_of_its_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     before = module._way()
-    changed = module.source("stpp.decoding")
+    changed = module.source("stpp.store.decoding")
     monkeypatch.setattr(module, "sha256", lambda path: "other" if path == changed else sha256(path))
     assert module._way() != before
