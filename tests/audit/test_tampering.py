@@ -106,7 +106,7 @@ def a_parameter_edited_after_the_run(project: Project) -> str:
 def code_edited_after_the_run(project: Project) -> str:
     with (project.folder / "stpp/engine/fit.py").open("a") as file:
         file.write("# another line\n")
-    return "stpp/engine/fit.py: was changed since"
+    return "stpp/engine: was changed since"
 
 
 def a_hash_in_dvc_lock_edited(project: Project) -> str:
