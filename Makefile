@@ -11,17 +11,18 @@ export USER ?= $(shell id -un 2>/dev/null)
 TEST_THREADS := OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro test test-slow check bench format ui
+.PHONY: help install repro test test-slow check bench format lock ui
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 install: $(VENV)/.installed ## Make .venv and install stpp with all it needs
 
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 repro: install ## Run ST++ (what has changed of it) and show what came out
@@ -47,6 +48,10 @@ format: install ## Put the code into its form
 	ruff check --fix .
 	ruff format .
 	stpp schema
+
+lock: install ## Write requirements.lock anew: newer versions within pyproject.toml's bounds
+	uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev --generate-hashes --no-annotate \
+		--custom-compile-command 'make lock' --output-file requirements.lock pyproject.toml
 
 ui: install ## Open the MLflow UI on http://127.0.0.1:5000
 	@case "$${MLFLOW_TRACKING_URI:=sqlite:///mlflow.db}" in http*) \
