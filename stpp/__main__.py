@@ -1,6 +1,8 @@
 """`stpp` and `python -m stpp`, which pipelines call, so that the code beside dvc.yaml is what runs."""
 
 import os
+import sys
+from typing import Any
 
 _interrupted = False
 
@@ -28,6 +30,7 @@ def _main() -> None:
 
     if ours:
         signal.signal(signal.SIGINT, _interrupt)
+        sys.unraisablehook = _unraisable
     try:
         command_line()
     finally:
@@ -39,6 +42,13 @@ def _interrupt(*_: object) -> None:
     global _interrupted  # noqa: PLW0603 - there is one Ctrl-C a process
     _interrupted = True
     raise KeyboardInterrupt
+
+
+def _unraisable(error: Any) -> None:
+    """Python passes over what a destructor raises, an interrupt too."""
+    if issubclass(error.exc_type, KeyboardInterrupt):
+        _leave()
+    sys.__unraisablehook__(error)
 
 
 def _leave(*_: object) -> None:

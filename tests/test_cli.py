@@ -58,6 +58,26 @@ def test_ctrl_c_at_any_moment_is_no_traceback(project: Project, entry: str) -> N
     assert 130 in codes
 
 
+IN_A_DESTRUCTOR = """
+import os, signal
+import stpp.__main__, stpp.cli
+class Last:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(9): pass
+def command():
+    Last()
+    print("went on")
+stpp.cli.main = command
+stpp.__main__.main()
+"""
+
+
+def test_ctrl_c_while_an_object_is_destroyed_ends_the_command(project: Project) -> None:
+    output = project.run(sys.executable, "-c", IN_A_DESTRUCTOR, rc=130)
+    assert "went on" not in output and "Traceback" not in output
+
+
 def fails(project: Project, *command: str) -> str:
     """The output of a command that must end with exit code 2 and no traceback."""
     output = project.run(*command, rc=2)

@@ -254,7 +254,7 @@ def test_a_change_of_any_module_is_noticed_by_the_stages_that_it_can_change_and_
 ) -> None:
     shutil.copytree(PACKAGE, tmp_path / "stpp", ignore=shutil.ignore_patterns("__pycache__"))
     deps = {words(p.values[0])[0].replace("-", "_"): names(p.values[0]["deps"]) for p in stages()}
-    call = [sys.executable, "-c", CHANGED.replace("\\\\", "\\"), *deps]
+    call = [sys.executable, "-c", CHANGED, *deps]
     done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=True)
     for file, noticed in json.loads(done.stdout).items():
         watching = {stage for stage, paths in deps.items() if is_within(file, paths)}

@@ -256,6 +256,7 @@ def place(given: Mapping[str, Tensor], network: str, backbone: str, source: str)
 def _features(given: Mapping[str, Tensor], name: str) -> tuple[dict[str, Tensor], dict[str, str], dict[str, str]]:
     """A whole network of timm -> its features under this project's names, their names in the file, and what is left
     out, with the reason."""
+    logging.getLogger("timm.models._builder").setLevel(logging.ERROR)  # what is left out, `dropped` names
     whole = timm.create_model(name).state_dict()
     # timm itself shows which tensor becomes which: each is filled with its number.
     numbers = {key: torch.full_like(value, at) for at, (key, value) in enumerate(whole.items())}
