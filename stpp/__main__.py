@@ -2,7 +2,6 @@
 
 import os
 import sys
-from typing import Any
 
 _interrupted = False
 
@@ -44,7 +43,7 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _unraisable(error: Any) -> None:
+def _unraisable(error: "sys.UnraisableHookArgs") -> None:
     """Python passes over what a destructor raises, an interrupt too."""
     if issubclass(error.exc_type, KeyboardInterrupt):
         _leave()
