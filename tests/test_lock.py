@@ -22,7 +22,6 @@ def test_everything_is_pinned_by_hash_and_comes_from_no_address() -> None:
     assert len(entries) == len(LOCKED) > 100
     assert all(" \\\n    --hash=sha256:" in entry for entry in entries)
     assert "://" not in TEXT
-    assert "index" not in TEXT
 
 
 def test_it_is_of_todays_pyproject() -> None:
