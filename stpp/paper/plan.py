@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -55,7 +55,7 @@ class Job:
         return f"{table}-{self.setting}-seed-{self.seed}-{hashlib.sha256(about.encode()).hexdigest()[:8]}"
 
 
-def jobs_of(name: str, patterns: list[str], seeds: int, own: bool, results: Path) -> list[Job]:
+def jobs_of(name: str, patterns: list[str], seeds: Iterable[int], own: bool, results: Path) -> list[Job]:
     """The experiments of a table's cells SETTING/SYSTEM that are like one of the patterns, run or not.
 
     own: on the data and setting of params.yaml. Raises StppError naming the cells if none is like them.
@@ -65,7 +65,7 @@ def jobs_of(name: str, patterns: list[str], seeds: int, own: bool, results: Path
         cells += [f"{setting}/{s}" for s in one.systems]
         wanted = [s for s in one.systems if any(fnmatchcase(f"{setting}/{s}", p) for p in patterns)]
         files = files_of(params, contents) if wanted else {}
-        for seed in range(seeds if wanted else 0):
+        for seed in sorted(set(seeds)) if wanted else ():
             seeded = seeded_with(params, seed)
             expected = {s: expected_of(seeded, files, s) for s in SYSTEMS}
             every = {s: results_.finished(results, setting, s, seed, expected[s]) for s in SYSTEMS}

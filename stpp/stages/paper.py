@@ -32,19 +32,26 @@ Cells = Annotated[
     list[str] | None, Option("--cell", help="Only cells SETTING/SYSTEM like this pattern; may be given several times.")
 ]
 Seeds = Annotated[int, Option(min=1, help="Runs of every cell, with train.seed and select.seed 0, 1, ...")]
+Seed = Annotated[
+    list[int] | None, Option("--seed", min=0, help="Only this seed, in place of --seeds; may be given several times.")
+]
 Own = Annotated[bool, Option("--own", help="The table's systems on the data and setting of params.yaml.")]
 Results = Annotated[Path, Option(help="Folder of finished cells, in git.")]
 
 
-def plan(name: Name, cell: Cells = None, seeds: Seeds = 1, own: Own = False, results: Results = FOLDER) -> None:
+def plan(
+    name: Name, cell: Cells = None, seeds: Seeds = 1, seed: Seed = None, own: Own = False, results: Results = FOLDER
+) -> None:
     """Show what `stpp paper run` would do, and how long it would take."""
-    jobs = jobs_of(name, cell or ["*"], seeds, own, results)
+    jobs = jobs_of(name, cell or ["*"], seed or range(seeds), own, results)
     _plan(jobs)
     for problem in _missing(jobs):
         print(f"not here, and needed: {problem}")
 
 
-def run(name: Name, cell: Cells = None, seeds: Seeds = 1, own: Own = False, results: Results = FOLDER) -> None:
+def run(
+    name: Name, cell: Cells = None, seeds: Seeds = 1, seed: Seed = None, own: Own = False, results: Results = FOLDER
+) -> None:
     """Run a table: one DVC experiment for every setting and seed.
 
     Interrupted, the same command goes on. Every finished cell is a file below results/: metrics, digests, run ids,
@@ -52,7 +59,7 @@ def run(name: Name, cell: Cells = None, seeds: Seeds = 1, own: Own = False, resu
     """
     if not git("rev-parse", "HEAD"):
         raise StppError("a table runs as DVC experiments, which start from a commit: `git add . && git commit` first")
-    jobs = jobs_of(name, cell or ["*"], seeds, own, results)
+    jobs = jobs_of(name, cell or ["*"], seed or range(seeds), own, results)
     raise_all(_missing(jobs), "not here, and needed before anything is run")
     _plan(jobs)
     failed = []

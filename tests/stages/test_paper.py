@@ -60,6 +60,8 @@ def test_a_table_on_own_data_is_planned_run_interrupted_and_finished(project: Pr
     assert "finished: st. to run: blind, stpp, 4 trainings (runs/blind/student_1, runs/blind/student, " in plan
     assert "; trained for other cells: runs/teacher" in plan
     assert "GB of checkpoints" in plan
+    one = project.run("stpp", "paper", "plan", "table-1", "--own", "--cell", "*/st", "--seed", "2", "--seeds", "5")
+    assert [line.split(":")[0] for line in one.splitlines() if line.startswith(setting)] == [f"{setting}, seed 2"]
     project.run("dvc", "repro", "-q", "split")
     assert "h of training on this machine" in project.run("stpp", "paper", "plan", "table-4", "--own")
 
