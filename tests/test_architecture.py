@@ -5,7 +5,6 @@ import builtins
 import importlib
 import subprocess
 import sys
-from pathlib import Path
 from pkgutil import resolve_name
 
 import pytest
@@ -50,48 +49,50 @@ def room(module: str) -> str:
     return module.split(".")[1]
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_point_down(module: str) -> None:
-    for name in imports(module):
-        if room(name) != room(module) and name not in TABLES:
-            assert LAYERS[room(name)] < LAYERS[room(module)], f"{module} imports {name}"
+def test_imports_point_down() -> None:
+    for module in MODULES:
+        for name in imports(module):
+            if room(name) != room(module) and name not in TABLES:
+                assert LAYERS[room(name)] < LAYERS[room(module)], f"{module} imports {name}"
 
 
 def test_every_room_has_a_layer() -> None:
     assert {room(m) for m in MODULES} == set(LAYERS)
 
 
-@pytest.mark.parametrize("module", sorted(TABLES))
-def test_a_table_imports_nothing_and_names_what_is_there(module: str) -> None:
-    tree = ast.parse(source(module).read_text())
-    assert not [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
-    for table in vars(importlib.import_module(module)).values():
-        for entry in table.values() if isinstance(table, dict) and table is not vars(builtins) else ():
-            if isinstance(entry, str) and ENTRY.fullmatch(entry):
-                assert callable(resolve_name(entry))
+def test_a_table_imports_nothing_and_names_what_is_there() -> None:
+    for module in TABLES:
+        tree = ast.parse(source(module).read_text())
+        assert not [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)], module
+        for table in vars(importlib.import_module(module)).values():
+            for entry in table.values() if isinstance(table, dict) and table is not vars(builtins) else ():
+                if isinstance(entry, str) and ENTRY.fullmatch(entry):
+                    assert callable(resolve_name(entry)), entry
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_only_stages_track(module: str) -> None:
-    if room(module) not in ("stages", "tracking"):
-        assert not any(room(name) == "tracking" for name in imports(module))
+def test_only_stages_track() -> None:
+    for module in MODULES:
+        if room(module) not in ("stages", "tracking"):
+            assert not any(room(name) == "tracking" for name in imports(module)), module
 
 
-@pytest.mark.parametrize("path", FILES, ids=str)
-def test_mlflow_is_imported_by_tracking_alone_and_dvc_by_none(path: Path) -> None:
-    names = {
-        name.split(".")[0]
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Import | ast.ImportFrom)
-        for name in ([a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""])
-    }
-    assert "dvc" not in names
-    assert "mlflow" not in names or path.parent.name == "tracking" or path.stem == "served"  # which runs in MLflow
+def test_mlflow_is_imported_by_tracking_alone_and_dvc_by_none() -> None:
+    for path in FILES:
+        names = {
+            name.split(".")[0]
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for name in ([a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""])
+        }
+        assert "dvc" not in names, path
+        tracks = path.parent.name == "tracking" or path.stem == "served"  # which runs in MLflow
+        assert "mlflow" not in names or tracks, path
 
 
-@pytest.mark.parametrize("path", [f for f in FILES if f.stem == "__init__"], ids=str)
-def test_init_files_hold_a_docstring_at_most(path: Path) -> None:
-    assert all(isinstance(node, ast.Expr) for node in ast.parse(path.read_text()).body)
+def test_init_files_hold_a_docstring_at_most() -> None:
+    for path in FILES:
+        if path.stem == "__init__":
+            assert all(isinstance(node, ast.Expr) for node in ast.parse(path.read_text()).body), path
 
 
 def test_there_are_no_drawers() -> None:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +28,18 @@ ROOT = Path(__file__).parent.parent
 COMMANDS: Any = {name: loaded(name, command) for name, command in TABLE.items()}
 
 
-def stages() -> list[Any]:
-    found = []
+@cache
+def stages() -> dict[str, dict[str, Any]]:
+    """Every stage, by its pipeline and name."""
+    found = {}
     for path in [ROOT / "dvc.yaml", *sorted((ROOT / "pipelines").glob("*/dvc.yaml"))]:
         whole = YAML(typ="safe").load(path)
+        where = "root" if path.parent == ROOT else path.parent.name
         for name, stage in whole["stages"].items():
-            where = f"{path.parent.name}:{name}"
             if "foreach" in stage:
-                found += [pytest.param(one, id=f"{where}@{key}") for key, one in each(stage, whole)]
+                found |= {f"{where}:{name}@{key}": one for key, one in each(stage, whole)}
             else:
-                found.append(pytest.param(stage, id=where))
+                found[f"{where}:{name}"] = stage
     return found
 
 
@@ -67,6 +70,10 @@ def names(entries: list[Any]) -> set[str]:
     return {next(iter(e)) if isinstance(e, dict) else e for e in entries}
 
 
+def written(stage: dict[str, Any]) -> set[str]:
+    return names([*stage.get("outs", []), *stage.get("metrics", [])])
+
+
 def whole_files(stage: dict[str, Any]) -> set[str]:
     """The params files that `check` watches, and no other stage."""
     return names(stage["params"]) if words(stage)[0] == "check" else set()
@@ -86,108 +93,106 @@ def module(stage: dict[str, Any]) -> str:
     return f"stpp.stages.{words(stage)[0].replace('-', '_')}"
 
 
-@pytest.mark.parametrize("stage", stages())
-def test_the_command_and_its_options_exist(stage: dict[str, Any]) -> None:
-    command, *rest = words(stage)
-    options = {o for p in COMMANDS[command].params for o in p.opts}
-    assert {w for w in rest if w.startswith("--")} <= options
-    required = {p.opts[0] for p in COMMANDS[command].params if p.required and p.opts[0].startswith("--")}
-    assert required <= set(rest)
+def test_the_command_and_its_options_exist() -> None:
+    for where, stage in stages().items():
+        command, *rest = words(stage)
+        params = COMMANDS[command].params
+        assert {w for w in rest if w.startswith("--")} <= {o for p in params for o in p.opts}, where
+        assert {p.opts[0] for p in params if p.required and p.opts[0].startswith("--")} <= set(rest), where
 
 
-@pytest.mark.parametrize("stage", stages())
-def test_every_path_of_the_command_is_declared(stage: dict[str, Any]) -> None:
-    declared = names([*stage.get("deps", []), *stage.get("outs", []), *stage.get("metrics", [])])
-    _, *rest = words(stage)
-    for option, value in zip(rest[::2], rest[1::2], strict=True):
-        if option in ("--name", "--params"):
-            continue
-        path = value.partition("=")[2] or value
-        inside = {d for d in declared if d == path or d.startswith(f"{path}/") or path.startswith(f"{d}/")}
-        assert inside, f"{option} {path} is in none of deps, outs and metrics"
+def test_every_path_of_the_command_is_declared() -> None:
+    for where, stage in stages().items():
+        declared = names(stage.get("deps", [])) | written(stage)
+        _, *rest = words(stage)
+        for option, value in zip(rest[::2], rest[1::2], strict=True):
+            if option in ("--name", "--params"):
+                continue
+            path = value.partition("=")[2] or value
+            inside = any(is_within(d, {path}) or is_within(path, {d}) for d in declared)
+            assert inside, f"{where}: {option} {path} is in none of deps, outs and metrics"
 
 
 def test_what_a_stage_reads_of_the_runs_is_what_a_stage_writes() -> None:
     """A folder of outs is none: in a clone without data DVC would not know its hash (`dvc repro --allow-missing`)."""
-    every = [p.values[0] for p in stages()]
-    outs = {out for stage in every for kind in ("outs", "metrics") for out in names(stage.get(kind, []))}
-    for stage in every:
+    outs = {out for stage in stages().values() for out in written(stage)}
+    for where, stage in stages().items():
         for dep in names(stage["deps"]):
-            inside = dep in outs or any(dep.startswith(f"{out}/") for out in outs)
-            assert inside or not dep.startswith("runs/"), f"{stage['cmd']}: {dep}"
+            assert is_within(dep, outs) or not dep.startswith("runs/"), f"{where}: {dep}"
 
 
-@pytest.mark.parametrize("stage", stages())
-def test_every_parameter_exists(stage: dict[str, Any]) -> None:
-    for entry in names(stage.get("params", [])) - set(overlays(stage)) - whole_files(stage):
-        model: Any = Params
-        for part in entry.split("."):
-            assert issubclass(model, BaseModel)
-            model = model.model_fields[part].annotation
+def test_every_parameter_exists() -> None:
+    for where, stage in stages().items():
+        for entry in names(stage.get("params", [])) - set(overlays(stage)) - whole_files(stage):
+            model: Any = Params
+            for part in entry.split("."):
+                assert issubclass(model, BaseModel), where
+                assert part in model.model_fields, f"{where}: {entry}"
+                model = model.model_fields[part].annotation
 
 
-@pytest.mark.parametrize("stage", stages())
-def test_no_stage_watches_how_it_runs_or_where_the_data_lies(stage: dict[str, Any]) -> None:
-    sections = {p.split(".")[0] for p in names(stage.get("params", [])) - set(overlays(stage)) - whole_files(stage)}
-    assert "runtime" not in sections
-    assert "data" not in sections or words(stage)[0] == "prepare"
+def test_no_stage_watches_how_it_runs_or_where_the_data_lies() -> None:
+    for where, stage in stages().items():
+        sections = {p.split(".")[0] for p in names(stage.get("params", [])) - set(overlays(stage)) - whole_files(stage)}
+        assert "runtime" not in sections, where
+        assert "data" not in sections or words(stage)[0] == "prepare", where
 
 
-@pytest.mark.parametrize("stage", stages())
-def test_the_code_that_can_change_a_result_is_watched(stage: dict[str, Any]) -> None:
-    deps = names(stage["deps"])
-    files = {source(m).relative_to(PACKAGE.parent).as_posix() for m in closure(module(stage))}
-    missing = {f for f in files if f not in deps and not any(f.startswith(f"{d}/") for d in deps)}
-    assert not missing
-    code = [d for d in stage["deps"] if isinstance(d, str) and d.startswith("stpp")]
-    assert all(any(f == d or f.startswith(f"{d}/") for f in files) for d in code), "a dep that cannot change the result"
-    assert code == sorted(code) and len(code) <= 9
-    rooms = {d.removeprefix("stpp/") for d in code} - {"store"}  # what lies in one is watched whole
-    assert not any(name.startswith(f"stpp.{room}.") or name == f"stpp.{room}" for name in UNWATCHED for room in rooms)
+def test_the_code_that_can_change_a_result_is_watched() -> None:
+    for where, stage in stages().items():
+        deps = names(stage["deps"])
+        files = {source(m).relative_to(PACKAGE.parent).as_posix() for m in closure(module(stage))}
+        assert not {f for f in files if not is_within(f, deps)}, where
+        code = [d for d in stage["deps"] if isinstance(d, str) and d.startswith("stpp")]
+        assert not [d for d in code if not any(is_within(f, {d}) for f in files)], f"{where}: cannot change the result"
+        assert code == sorted(code) and len(code) <= 9, where
+        rooms = {f"stpp.{d.removeprefix('stpp/')}" for d in code} - {"stpp.store"}  # what lies in one is watched whole
+        assert not [n for n in UNWATCHED if n in rooms or n.rpartition(".")[0] in rooms], where
 
 
-@pytest.mark.parametrize("stage", stages())
-def test_the_parameters_that_a_stage_reads_are_watched(stage: dict[str, Any]) -> None:
-    text = source(module(stage)).read_text()
-    if "stpp.stages.training" in imports(module(stage)):
-        text += source("stpp.stages.training").read_text()
-    read = set(re.findall(r"\b(?:p|params)\.(\w+)\b", text)) | set(re.findall(r"load\([^\n]*\)\.(\w+)", text))
-    read &= set(Params.model_fields)
-    watched = {p.split(".")[0] for p in names(stage.get("params", []))}
-    unwatched_by_design = {"runtime", "data"} if words(stage)[0] != "prepare" else {"runtime"}
-    if words(stage)[0].startswith("train"):
-        unwatched_by_design |= {"evaluate"}  # how many images at once are measured retrains nothing
-    assert read - unwatched_by_design <= watched
+def test_the_parameters_that_a_stage_reads_are_watched() -> None:
+    for where, stage in stages().items():
+        text = source(module(stage)).read_text()
+        if "stpp.stages.training" in imports(module(stage)):
+            text += source("stpp.stages.training").read_text()
+        read = set(re.findall(r"\b(?:p|params)\.(\w+)\b", text)) | set(re.findall(r"load\([^\n]*\)\.(\w+)", text))
+        read &= set(Params.model_fields)
+        watched = {p.split(".")[0] for p in names(stage.get("params", []))}
+        unwatched_by_design = {"runtime", "data"} if words(stage)[0] != "prepare" else {"runtime"}
+        if words(stage)[0].startswith("train"):
+            unwatched_by_design |= {"evaluate"}  # how many images at once are measured retrains nothing
+        assert read - unwatched_by_design <= watched, where
 
 
-@pytest.mark.parametrize("stage", stages())
-def test_what_a_killed_stage_is_found_by_are_the_parameters_that_dvc_watches(stage: dict[str, Any]) -> None:
-    recipe = getattr(importlib.import_module(module(stage)), "RECIPE", None)
-    if recipe is not None:
-        assert recipe.module == module(stage)
-        assert set(recipe.watched) == names(stage["params"]) - set(overlays(stage))
+def test_what_a_killed_stage_is_found_by_are_the_parameters_that_dvc_watches() -> None:
+    for where, stage in stages().items():
+        recipe = getattr(importlib.import_module(module(stage)), "RECIPE", None)
+        if recipe is not None:
+            assert recipe.module == module(stage), where
+            assert set(recipe.watched) == names(stage["params"]) - set(overlays(stage)), where
 
 
-@pytest.mark.parametrize("stage", stages())
-def test_an_overlay_is_watched_changes_what_the_stage_reads_and_is_valid(stage: dict[str, Any]) -> None:
-    for overlay in overlays(stage):
-        whole = {next(iter(e)) for e in stage["params"] if isinstance(e, dict) and next(iter(e.values())) is None}
-        assert overlay in whole, "an overlay is watched as a whole"
-        merged, plain = load([ROOT / "params.yaml", ROOT / overlay]), load([ROOT / "params.yaml"])
-        changed = {name for name in Params.model_fields if getattr(merged, name) != getattr(plain, name)}
-        assert changed
-        assert changed <= {p.split(".")[0] for p in names(stage["params"])}
+def test_an_overlay_is_watched_changes_what_the_stage_reads_and_is_valid() -> None:
+    plain = load([ROOT / "params.yaml"])
+    for where, stage in stages().items():
+        for overlay in overlays(stage):
+            whole = {next(iter(e)) for e in stage["params"] if isinstance(e, dict) and next(iter(e.values())) is None}
+            assert overlay in whole, f"{where}: an overlay is watched as a whole"
+            merged = load([ROOT / "params.yaml", ROOT / overlay])
+            changed = {name for name in Params.model_fields if getattr(merged, name) != getattr(plain, name)}
+            assert changed, where
+            assert changed <= {p.split(".")[0] for p in names(stage["params"])}, where
 
 
 def test_every_overlay_is_read_by_a_stage() -> None:
-    read = {overlay for p in stages() for overlay in overlays(p.values[0])}
+    read = {overlay for stage in stages().values() for overlay in overlays(stage)}
     there = {p.relative_to(ROOT).as_posix() for p in ROOT.glob("pipelines/*/*.yaml") if p.name != "dvc.yaml"}
     assert read == {p for p in there if not p.startswith("pipelines/presets/")}
 
 
 def test_all_parameters_are_checked_before_any_stage_begins() -> None:
     """DVC removes what a stage has made before it runs the stage: a value that is wrong there comes too late."""
-    every = [p.values[0] for p in stages()]
+    every = list(stages().values())
     (check,) = (stage for stage in every if words(stage)[0] == "check")
     there = {p.relative_to(ROOT).as_posix() for p in ROOT.glob("pipelines/*/*.yaml") if p.name != "dvc.yaml"}
     assert check["params"] == [
@@ -196,7 +201,7 @@ def test_all_parameters_are_checked_before_any_stage_begins() -> None:
     after = {CHECKED}
     left = [stage for stage in every if stage is not check]
     while ready := [stage for stage in left if any(is_within(dep, after) for dep in names(stage["deps"]))]:
-        after |= {out for stage in ready for kind in ("outs", "metrics") for out in names(stage.get(kind, []))}
+        after |= {out for stage in ready for out in written(stage)}
         left = [stage for stage in left if stage not in ready]
     assert not left
 
@@ -210,7 +215,7 @@ def test_git_ignores_what_dvc_stores_and_nothing_else(tmp_path: Path) -> None:
     subprocess.run(["git", "init", "-q", tmp_path], check=True)
     shutil.copyfile(ROOT / ".gitignore", tmp_path / ".gitignore")
     stored, committed = set[str](), set[str]()
-    for stage in (p.values[0] for p in stages()):
+    for stage in stages().values():
         for out in [*stage.get("outs", []), *stage.get("metrics", [])]:
             name, about = next(iter(out.items())) if isinstance(out, dict) else (out, {})
             (stored if about.get("cache", True) else committed).add(name)
@@ -224,7 +229,7 @@ def test_git_ignores_what_dvc_stores_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_no_two_stages_write_one_place() -> None:
-    outs = [o for p in stages() for o in names([*p.values[0].get("outs", []), *p.values[0].get("metrics", [])])]
+    outs = [out for stage in stages().values() for out in written(stage)]
     assert len(outs) == len(set(outs))
     assert not [(a, b) for a in outs for b in outs if a != b and b.startswith(f"{a}/")]
 
@@ -235,8 +240,7 @@ from pathlib import Path
 from stpp.run import code
 from stpp.run.resume import recipe_hash
 found = {}
-def keys():
-    code.imports.cache_clear()
+def keys():  # what a module imports stays, and is read once
     return {stage: recipe_hash(f"stpp.stages.{stage}", {}) for stage in sys.argv[1:]}
 before = keys()
 for file in sorted(code.PACKAGE.rglob("*.py")):
@@ -253,7 +257,7 @@ def test_a_change_of_any_module_is_noticed_by_the_stages_that_it_can_change_and_
     tmp_path: Path,
 ) -> None:
     shutil.copytree(PACKAGE, tmp_path / "stpp", ignore=shutil.ignore_patterns("__pycache__"))
-    deps = {words(p.values[0])[0].replace("-", "_"): names(p.values[0]["deps"]) for p in stages()}
+    deps = {words(stage)[0].replace("-", "_"): names(stage["deps"]) for stage in stages().values()}
     call = [sys.executable, "-c", CHANGED, *deps]
     done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=True)
     for file, noticed in json.loads(done.stdout).items():
@@ -292,7 +296,7 @@ def test_the_published_strong_augmentation_is_what_both_sets_get() -> None:
 
 
 def test_every_round_is_labelled_by_the_one_before_and_trains_on_its_masks() -> None:
-    found = {p.id: p.values[0] for p in stages() if str(p.id).startswith("iterative:")}
+    found = stages()
     for n in (1, 2, 3):
         labeller = "runs/student" if n == 1 else f"runs/iterative/{n - 1}/student"
         assert f"--model {labeller}/model.safetensors" in found[f"iterative:label@{n}"]["cmd"]
