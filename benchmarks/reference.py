@@ -20,7 +20,9 @@ from torchvision import transforms as T
 from stpp.params.models import Augment, Strong, Weak
 
 Mask = NDArray[np.uint8]
-NORMALIZE = T.Compose([T.ToTensor(), T.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])])
+NORMALIZE: Callable[[Image.Image], Tensor] = T.Compose(  # type: ignore[no-untyped-call]
+    [T.ToTensor(), T.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])]  # type: ignore[no-untyped-call]
+)
 
 # -- one training sample ----------------------------------------------------------------------------------------------
 
@@ -29,9 +31,7 @@ def sample(
     image_path: Path, mask_path: Path, augment: Augment, strong: bool, draw: random.Random
 ) -> tuple[Tensor, Tensor]:
     """Normalised image (3, crop, crop) and mask int64 (crop, crop) of one image: A_w, and A_s if `strong`."""
-    image = Image.open(image_path).convert("RGB")
-    mask = Image.open(mask_path)
-    image, mask = weak(image, mask, augment.weak, draw)
+    image, mask = weak(Image.open(image_path).convert("RGB"), Image.open(mask_path), augment.weak, draw)
     if strong:
         image, mask = strongly(image, mask, augment.strong, draw)
     return NORMALIZE(image), torch.from_numpy(np.array(mask)).long()
@@ -67,7 +67,7 @@ def strongly(
     """Colour jitter, greyscale, Gaussian blur, CutOut."""
     if draw.random() < params.jitter:
         image = T.ColorJitter(params.brightness, params.contrast, params.saturation, params.hue)(image)
-    image = T.RandomGrayscale(p=params.grayscale)(image)
+    image = T.RandomGrayscale(p=params.grayscale)(image)  # type: ignore[no-untyped-call]
     if draw.random() < params.blur:
         image = image.filter(ImageFilter.GaussianBlur(radius=draw.uniform(*params.blur_sigma)))
     if draw.random() < params.cutout:

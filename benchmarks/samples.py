@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import albumentations as A
 import cv2
@@ -153,8 +154,8 @@ def _drawn(kind: Kind, root: Path) -> tuple[dict[str, tuple[Path, Path]], Datase
             pseudo[name] = labels
     folder = root / "pseudo"
     with ShardWriter(folder / "s.zip", folder / "manifest.csv", palette) as writer:
-        for name, mask in sorted(pseudo.items()):
-            writer.add(name, mask, 1.0)
+        for name, labels in sorted(pseudo.items()):
+            writer.add(name, labels, 1.0)
     values = {c: c for c in range(kind.classes)} | {255: 255}
     names = tuple(str(c) for c in range(kind.classes))
     return files, Dataset("samples", names, palette, values, records), MaskSet(folder)
@@ -170,7 +171,8 @@ def _photo(kind: Kind, rng: np.random.Generator) -> Pixels:
         plane: NDArray[np.float64] = np.fft.irfft2(
             np.fft.rfft2(rng.standard_normal(shape)) / frequency**exponent, shape
         )
-        return plane / plane.std()
+        plane /= plane.std()
+        return plane
 
     light = noise(kind.smooth)
     colours = [115 + 45 * light + 18 * noise(kind.smooth + 0.2) for _ in range(3)]
@@ -182,7 +184,8 @@ def _regions(kind: Kind, rng: np.random.Generator) -> Pixels:
     cells = 6 * np.array([kind.height, kind.width]) // kind.height
     coarse = rng.standard_normal((kind.classes, *cells)).astype(np.float32)
     size = kind.width, kind.height
-    labels = np.argmax([cv2.resize(c, size, interpolation=cv2.INTER_CUBIC) for c in coarse], axis=0).astype(np.uint8)
+    resized = [cv2.resize(c, size, interpolation=cv2.INTER_CUBIC) for c in coarse]
+    labels: Pixels = np.argmax(resized, axis=0).astype(np.uint8)
     edges = cv2.dilate(labels, np.ones((3, 3), np.uint8)) != labels
     labels[edges] = 255
     return labels
@@ -214,15 +217,16 @@ def _check(
     crop = weak(augment.weak)(image=photos.image("0"), mask=photos.mask("0"))
     pixels, pil = crop["image"], Image.fromarray(crop["image"])
     assert np.abs(normalize(pixels) - reference.NORMALIZE(pil).numpy()).max() < 1e-5, "normalisation"
-    for part, adjust in {
+    adjustments: dict[str, Callable[[Any, float], Any]] = {
         "brightness": TF.adjust_brightness,
         "contrast": TF.adjust_contrast,
         "saturation": TF.adjust_saturation,
-    }.items():
+    }
+    for part, adjust in adjustments.items():
         ranges = {"brightness": (1.0, 1.0), "contrast": (1.0, 1.0), "saturation": (1.0, 1.0), "hue": (0.0, 0.0)}
         ours = A.ColorJitter(**(ranges | {part: (1.3, 1.3)}), p=1.0)(image=pixels)["image"]
         assert np.abs(ours.astype(int) - np.asarray(adjust(pil, 1.3))).max() <= 2, part
-    off = {"jitter": 0.0, "grayscale": 0.0, "blur": 0.0, "cutout": 0.0}
+    off: dict[str, Any] = {"jitter": 0.0, "grayscale": 0.0, "blur": 0.0, "cutout": 0.0}
     for part, there in {
         "grayscale": TF.to_grayscale(pil, 3),
         "blur": pil.filter(ImageFilter.GaussianBlur(2.0)),

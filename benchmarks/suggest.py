@@ -8,7 +8,7 @@ import json
 import random
 import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from projects import call, project
 from typer import Argument, Option, run
@@ -32,7 +32,7 @@ def main(
             "suggested": (made / "next/suggested.txt").read_text().split(),
             "random": random.Random(seed).sample(unlabeled, N),
         }
-        row = {"seed": seed, "before": _measured(made)}
+        row: dict[str, Any] = {"seed": seed, "before": _measured(made)}
         for name, ids in chosen.items():
             arm = work / f"seed-{seed}-{name}"
             shutil.copytree(made, arm, symlinks=True)

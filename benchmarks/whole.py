@@ -95,6 +95,9 @@ def plainly(device: torch.device) -> float:
     def network() -> torch.nn.Module:
         return build(p.model, classes).to(device).to(memory_format=torch.contiguous_format)
 
+    epochs = p.train.epochs
+    assert epochs is not None, "the reference counts in epochs"
+
     def trained(labeled: list[str], pseudo: list[tuple[Path, Path]]) -> tuple[torch.nn.Module, list[Any]]:
         torch.manual_seed(0)
         one = network()
@@ -105,7 +108,7 @@ def plainly(device: torch.device) -> float:
             [pairs[i] for i in sets["val"]],
             sample,
             classes=classes,
-            epochs=p.train.epochs,
+            epochs=epochs,
             batch_size=p.train.batch_size,
             lr=p.train.lr * p.train.batch_size / 16,
             checkpoints=p.train.checkpoints,

@@ -19,7 +19,7 @@ from stpp.store.masks import MaskSet, ShardWriter, merge_manifests, shard_name, 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 
-TINY = {
+TINY: dict[str, dict[str, object]] = {
     "toy": {"images": 30, "size": 32, "seed": 0},
     "data": {"name": "tiny", "kind": "toy", "root": "data/toy"},
     "split": {

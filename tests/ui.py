@@ -9,8 +9,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
+
+if TYPE_CHECKING:
+    from playwright.sync_api import ViewportSize
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = (
@@ -18,7 +21,7 @@ FLAGS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
 WAIT = 60_000
-SIZE = {"width": 1280, "height": 760}
+SIZE: "ViewportSize" = {"width": 1280, "height": 760}
 PICTURES = Path(__file__).parent.parent / "docs" / "images"
 STAGES = ("evaluate", "student", "label_unreliable", "student_1", "label_reliable", "score", "teacher")
 
@@ -42,8 +45,10 @@ def walk(page: Any, server: str, experiment: str, shots: Path) -> None:
     from mlflow import MlflowClient
 
     mlflow = MlflowClient(server)
-    number = mlflow.get_experiment_by_name(experiment).experiment_id
+    one = mlflow.get_experiment_by_name(experiment)
     champion = mlflow.get_model_version_by_alias(experiment, "champion")
+    assert one and champion.run_id
+    number = one.experiment_id
     parent = mlflow.get_run(mlflow.get_run(champion.run_id).data.tags["mlflow.parentRunId"])
     ids = {stage: parent.data.tags[f"stpp.run.{stage}"] for stage in STAGES}
     runs = f"{server}/#/experiments/{number}/runs"
@@ -119,4 +124,4 @@ def walk(page: Any, server: str, experiment: str, shots: Path) -> None:
 if __name__ == "__main__":
     PICTURES.mkdir(exist_ok=True)
     with browser() as page_:
-        walk(page_, *sys.argv[1:3], PICTURES)
+        walk(page_, sys.argv[1], sys.argv[2], PICTURES)

@@ -59,9 +59,17 @@ def main(step: str, out: Path) -> None:
                     matrix += confusions(network(x[None]).argmax(1), y[None], CLASSES)[0]
             return Scores(distributed.summed(matrix))
 
-    about = {"model": Model(), "device": torch.device("cpu"), "role": "teacher"}
+    iterations = len(data) // TRAIN.batch_size
     with distributed.processes():
-        trainer = Trainer(network, TRAIN, len(data) // TRAIN.batch_size, **about, step=STEPS[step])
+        trainer = Trainer(
+            network,
+            TRAIN,
+            iterations,
+            model=Model(),
+            device=torch.device("cpu"),
+            role="teacher",
+            step=STEPS[step],
+        )
         curve = fit(trainer, data, Runtime(workers=0), Val())  # type: ignore[arg-type]
         weights = {name: value.flatten().tolist() for name, value in network.state_dict().items()}
         write_json(out / f"{distributed.rank()}.json", {"curve": curve, "weights": weights})
