@@ -19,7 +19,7 @@ def main() -> None:
     from torch import Tensor, nn
 
     from stpp.engine.device import keep_memory
-    from stpp.engine.predict import folded, labelling
+    from stpp.engine.predict import folded, label_predictor
     from stpp.models.build import build
     from stpp.params.models import Label, Model
 
@@ -44,7 +44,7 @@ def main() -> None:
     network = Largest(folded(build(Model(), CLASSES), Model()))
     image = torch.randint(0, 256, (1, HEIGHT, WIDTH, 3), dtype=torch.uint8)
     with torch.inference_mode():
-        mask, *_ = labelling(Label())(network, image)
+        mask, *_ = label_predictor(Label())(network, image)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
         f"{mask.shape[2]} x {mask.shape[1]}: {network.passes} passes, {network.real} of them whole; peak {peak:.2f} GiB"

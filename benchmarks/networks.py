@@ -27,9 +27,9 @@ from torch import nn
 from stpp.data.datasets import Photos, Plain, WithTruth
 from stpp.data.loaders import equal_sized, prediction_loader
 from stpp.engine.device import keep_memory, precision
-from stpp.engine.evaluate import Decided, decisions, evaluate
+from stpp.engine.evaluate import BatchMasks, evaluate, predict_batches
 from stpp.engine.fit import supervised
-from stpp.engine.predict import LARGE, Decide, decided, folded, labelling, plain
+from stpp.engine.predict import LARGE, MaskPredictor, folded, label_predictor, mask_predictor, plain
 from stpp.models.build import build
 from stpp.params.models import Label, Model, Runtime
 from stpp.selftrain.pseudo import pseudo_masks
@@ -42,7 +42,7 @@ MODELS = {p: Model(weights="none", precision=p) for p in PRECISIONS}  # type: ig
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ON_GPU = DEVICE.type == "cuda"
 RUNTIME = Runtime(workers=8 if ON_GPU else 0)
-WHOLE = decided(plain, LARGE)
+WHOLE = mask_predictor(plain, LARGE)
 Found = TypeVar("Found")
 
 
@@ -126,9 +126,9 @@ def files(photos: Photos) -> list[tuple[Path, Path]]:
     return [(photos.root / r.image, photos.root / r.mask) for r in photos.dataset.records.values()]
 
 
-def predicted(networks: Sequence[nn.Module], data: Plain, model: Model, decide: Decide) -> Iterator[Decided]:
+def predicted(networks: Sequence[nn.Module], data: Plain, model: Model, decide: MaskPredictor) -> Iterator[BatchMasks]:
     loader = prediction_loader(data, equal_sized(data, 8, LARGE), RUNTIME, DEVICE)
-    return decisions(networks, loader, model, DEVICE, decide)
+    return predict_batches(networks, loader, model, DEVICE, decide)
 
 
 def ready(networks: Sequence[nn.Module]) -> dict[str, list[nn.Module]]:
@@ -165,7 +165,7 @@ def pseudo_labelling(images: int = 64 if ON_GPU else 2, repeats: int = 1) -> lis
 
         def ours(model: Model) -> list[reference.Mask]:
             masks: list[reference.Mask] = []
-            for batch in predicted(own[model.precision], Plain(photos, ids), model, labelling(Label())):
+            for batch in predicted(own[model.precision], Plain(photos, ids), model, label_predictor(Label())):
                 masks.extend(pseudo_masks(batch.masks[0], batch.confidence)[0])
             for mask in masks:
                 encode_mask(mask, photos.dataset.palette)

@@ -27,7 +27,7 @@ from PIL import Image, ImageFilter
 from torchvision.transforms import functional as TF
 
 from stpp.data.datasets import Labeled, Photos, Training
-from stpp.data.decoded import Decoded
+from stpp.data.pixel_cache import PixelCache
 from stpp.data.seeds import seed_of
 from stpp.data.transforms import normalize, reseed, strong, weak
 from stpp.params.models import Augment, Strong, Weak
@@ -96,7 +96,7 @@ def _measured(kind: Kind) -> list[Row]:
 
         photos = Photos(dataset, Path(folder))
         direct = training(photos)
-        decoded = training(Photos(dataset, Path(folder), Decoded(Path(folder) / "decoded", 10**9)))
+        decoded = training(Photos(dataset, Path(folder), PixelCache(Path(folder) / "decoded", 10**9)))
         ways: dict[str, Way] = {
             "reference": plainly,
             "direct": lambda epoch, position: direct[epoch, position],

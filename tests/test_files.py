@@ -20,6 +20,8 @@ from torch.utils.data import Dataset as TorchDataset
 from stpp.store.files import (
     ID,
     StppError,
+    atomic_folder,
+    atomic_write,
     digest,
     grouped,
     publish,
@@ -27,8 +29,6 @@ from stpp.store.files import (
     read_csv,
     read_ids,
     read_json,
-    replacing,
-    replacing_folder,
     scan_csv,
     sha256,
     walk,
@@ -79,12 +79,12 @@ def test_an_error_in_the_middle_leaves_what_was_there(
 
 def test_a_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "new" / "file"
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text("half")
         assert not path.exists()
         partial.write_text("whole")
     assert contents(tmp_path) == {"new/file": b"whole"}
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text("newer")
         assert path.read_text() == "whole"
     assert contents(tmp_path) == {"new/file": b"newer"}
@@ -92,16 +92,16 @@ def test_a_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
 
 def test_writing_nothing_is_an_error_and_leaves_what_was_there(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"old")
-    with pytest.raises(FileNotFoundError), replacing(tmp_path / "file"):
+    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "file"):
         pass
     assert contents(tmp_path) == {"file": b"old"}
 
 
 def test_an_error_in_the_middle_leaves_the_folder_that_was_there(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with replacing_folder(out) as partial:
+    with atomic_folder(out) as partial:
         write_text(partial / "deep" / "a", "1")
-    with pytest.raises(InterruptedWriteError), replacing_folder(out) as partial:
+    with pytest.raises(InterruptedWriteError), atomic_folder(out) as partial:
         write_text(partial / "b", "2")
         raise InterruptedWriteError
     assert contents(tmp_path) == {"out/deep/a": b"1"}
@@ -112,7 +112,7 @@ def test_a_new_folder_takes_the_place_of_the_whole_old_one(tmp_path: Path) -> No
     out = tmp_path / "out"
     for content in ("1", "2"):
         before = contents(out)
-        with replacing_folder(out) as partial:
+        with atomic_folder(out) as partial:
             write_text(partial / "a", content)
             assert contents(out) == before
     assert contents(tmp_path) == {"out/a": b"2"}
@@ -120,22 +120,22 @@ def test_a_new_folder_takes_the_place_of_the_whole_old_one(tmp_path: Path) -> No
 
 def test_a_folder_that_holds_anything_else_is_not_replaced(tmp_path: Path) -> None:
     write_text(tmp_path / "out" / "thesis.txt", "years of work")
-    with pytest.raises(StppError, match=r"holds thesis\.txt"), replacing_folder(tmp_path / "out") as partial:
+    with pytest.raises(StppError, match=r"holds thesis\.txt"), atomic_folder(tmp_path / "out") as partial:
         write_text(partial / "a", "1")
     assert contents(tmp_path) == {"out/thesis.txt": b"years of work"}
 
 
 def test_a_folder_without_a_name_is_refused() -> None:
-    with pytest.raises(StppError, match="name a folder"), replacing_folder(Path()):
+    with pytest.raises(StppError, match="name a folder"), atomic_folder(Path()):
         pass
 
 
 def test_what_a_killed_process_left_does_not_enter_the_new_folder(tmp_path: Path) -> None:
-    with replacing_folder(tmp_path / "out") as first:
+    with atomic_folder(tmp_path / "out") as first:
         left = first
     left.mkdir()
     (left / "half").write_text("half")
-    with replacing_folder(tmp_path / "out") as partial:
+    with atomic_folder(tmp_path / "out") as partial:
         write_text(partial / "a", "1")
     assert contents(tmp_path) == {"out/a": b"1"}
 
@@ -144,7 +144,7 @@ def test_a_link_is_replaced_and_not_what_it_leads_to(tmp_path: Path) -> None:
     target = tmp_path / "target"
     write_text(target / "precious", "1")
     (tmp_path / "out").symlink_to(target)
-    with replacing_folder(tmp_path / "out") as partial:
+    with atomic_folder(tmp_path / "out") as partial:
         write_text(partial / "a", "2")
     assert contents(tmp_path) == {"target/precious": b"1", "out/a": b"2"}
 
@@ -377,7 +377,7 @@ def test_what_killed_processes_left_beside_a_name_is_removed_and_a_living_one_s_
     gone, alive = tmp_path / ".a.999999999.partial", tmp_path / f".a.{os.getppid()}.partial"
     for left in (gone, alive):
         write_text(left / "half", "half")
-    with replacing_folder(tmp_path / "a") as partial:
+    with atomic_folder(tmp_path / "a") as partial:
         write_text(partial / "x", "1")
     assert contents(tmp_path) == {"a/x": b"1", f"{alive.name}/half": b"half"}
 
@@ -386,14 +386,14 @@ def test_what_killed_processes_left_beside_a_name_is_removed_and_a_living_one_s_
 def test_a_file_that_the_new_folder_does_not_hold_is_never_removed(tmp_path: Path, theirs: str) -> None:
     write_text(tmp_path / "out" / theirs, "precious")
     before = contents(tmp_path)
-    with pytest.raises(StppError, match=f"out: holds {theirs}"), replacing_folder(tmp_path / "out") as partial:
+    with pytest.raises(StppError, match=f"out: holds {theirs}"), atomic_folder(tmp_path / "out") as partial:
         write_text(partial / "images/new.jpg", "new")
     assert contents(tmp_path) == before
 
 
 def test_a_folder_does_not_take_the_place_of_a_file(tmp_path: Path) -> None:
     write_text(tmp_path / "notes", "precious")
-    with pytest.raises(StppError, match="notes: is a file"), replacing_folder(tmp_path / "notes") as partial:
+    with pytest.raises(StppError, match="notes: is a file"), atomic_folder(tmp_path / "notes") as partial:
         write_text(partial / "a", "1")
     assert contents(tmp_path) == {"notes": b"precious"}
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from stpp.data.augmentations import AUGMENTATIONS
 from stpp.data.transforms import strong
-from stpp.engine.evaluate import decisions
-from stpp.engine.predict import decided, plain
+from stpp.engine.evaluate import predict_batches
+from stpp.engine.predict import mask_predictor, plain
 from stpp.ingest.catalog import Layout, layout
 from stpp.ingest.layouts import LAYOUTS
 from stpp.models.backbone import backbone as backbone_of
@@ -132,8 +132,8 @@ def test_certainty_is_0_for_a_guess_and_1_for_a_certain_class_whole_and_in_windo
     network.register_buffer("pixel_std", torch.full((1, 3, 1, 1), 1e-2))
     images = torch.zeros(1, 24, 32, 3, dtype=torch.uint8)
     images[:, :, 16:] = 255
-    decide = decided(plain, 2**22, side, side and side // 2, criteria=[resolve_name(CRITERIA[name])])
-    (found,) = decisions([network], [(["a"], images)], Model(), torch.device("cpu"), decide)
+    decide = mask_predictor(plain, 2**22, side, side and side // 2, criteria=[resolve_name(CRITERIA[name])])
+    (found,) = predict_batches([network], [(["a"], images)], Model(), torch.device("cpu"), decide)
     (certain,) = found.by
     assert certain.shape == (1, 24, 32)
     torch.testing.assert_close(certain[0, :, :16], torch.zeros(24, 16), atol=1e-5, rtol=0)

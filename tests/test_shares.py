@@ -5,26 +5,26 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stpp.data.loaders import Batches
-from stpp.run.distributed import first, share
+from stpp.run.distributed import is_main, shard
 
 FEW = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def as_process(monkeypatch: pytest.MonkeyPatch, rank: int, world: int) -> None:
+def as_process(monkeypatch: pytest.MonkeyPatch, rank: int, world_size: int) -> None:
     monkeypatch.setenv("RANK", str(rank))
-    monkeypatch.setenv("WORLD_SIZE", str(world))
+    monkeypatch.setenv("WORLD_SIZE", str(world_size))
 
 
 @FEW
 @given(st.lists(st.integers(), unique=True, max_size=20), st.integers(1, 6))
 def test_every_item_falls_to_one_process_and_shares_are_even(
-    monkeypatch: pytest.MonkeyPatch, items: list[int], world: int
+    monkeypatch: pytest.MonkeyPatch, items: list[int], world_size: int
 ) -> None:
     shares = []
-    for rank in range(world):
-        as_process(monkeypatch, rank, world)
-        shares.append(share(items))
-        assert first() == (rank == 0)
+    for rank in range(world_size):
+        as_process(monkeypatch, rank, world_size)
+        shares.append(shard(items))
+        assert is_main() == (rank == 0)
     assert sorted(i for one in shares for i in one) == sorted(items)
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
@@ -32,16 +32,16 @@ def test_every_item_falls_to_one_process_and_shares_are_even(
 @FEW
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 4), st.integers(0, 5))
 def test_the_parts_of_every_batch_make_up_the_batch_of_one_process(
-    monkeypatch: pytest.MonkeyPatch, world: int, each: int, epochs: int, start: int
+    monkeypatch: pytest.MonkeyPatch, world_size: int, each: int, epochs: int, start: int
 ) -> None:
-    size = world * each
+    size = world_size * each
 
-    def batches(rank: int, world: int) -> list[list[tuple[int, int]]]:
-        as_process(monkeypatch, rank, world)
+    def batches(rank: int, world_size: int) -> list[list[tuple[int, int]]]:
+        as_process(monkeypatch, rank, world_size)
         return list(Batches(3 * size + size // 2, size, 3 * epochs, 0, "teacher", min(start, 3 * epochs)))
 
     alone = batches(0, 1)
-    parts = [batches(rank, world) for rank in range(world)]
+    parts = [batches(rank, world_size) for rank in range(world_size)]
     assert len(alone) == 3 * epochs - min(start, 3 * epochs)
     for at, whole in enumerate(alone):
         assert sorted(draw for part in parts for draw in part[at]) == sorted(whole)

@@ -158,7 +158,7 @@ UNREADABLE = 2**64 - 1
 def _prints(files: Iterable[Path]) -> Iterator[tuple[int, int]]:
     """The fingerprints of every image, and of its mirror image."""
 
-    def together(pictures: list[Picture | None]) -> Iterator[tuple[int, int]]:
+    def compared(pictures: list[Picture | None]) -> Iterator[tuple[int, int]]:
         stacked = np.stack([np.zeros((SIDE, SIDE), np.float32) if one is None else one for one in pictures])
         both = _fingerprints(stacked), _fingerprints(stacked[:, :, ::-1])
         for picture, one, mirrored in zip(pictures, both[0].tolist(), both[1].tolist(), strict=True):
@@ -168,10 +168,10 @@ def _prints(files: Iterable[Path]) -> Iterator[tuple[int, int]]:
     for picture in in_order(_small, files, THREADS):
         some.append(picture)
         if len(some) == AT_ONCE:
-            yield from together(some)
+            yield from compared(some)
             some = []
     if some:
-        yield from together(some)
+        yield from compared(some)
 
 
 def _fingerprints(pictures: NDArray[np.float32]) -> NDArray[np.uint64]:

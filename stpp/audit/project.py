@@ -21,7 +21,7 @@ VERIFIED, CHANGED, ABSENT = "verified", "changed", "absent"
 
 
 @dataclass(frozen=True)
-class Source:
+class LineageSource:
     """One that says how files came about."""
 
     name: str
@@ -39,12 +39,12 @@ class Project:
         self.root = root
 
     @cached_property
-    def lock(self) -> Source:
+    def lock(self) -> LineageSource:
         names = [path.relative_to(self.root).as_posix() for path in lock_files(self.root)]
-        return Source(", ".join(names), locked_now(self.root), today=True)
+        return LineageSource(", ".join(names), locked_now(self.root), today=True)
 
     @cached_property
-    def records(self) -> dict[str, Source]:
+    def records(self) -> dict[str, LineageSource]:
         """Lineage records in place, by the folder they lie in. Raises StppError naming a damaged one."""
         found = {}
         for path in sorted(self.root.glob("runs/**/run.json")):
@@ -53,7 +53,7 @@ class Project:
                 found[name.parent.as_posix()] = record
         return found
 
-    def record(self, execution: Execution, today: bool) -> Source | None:
+    def record(self, execution: Execution, today: bool) -> LineageSource | None:
         """The record that an execution left: its run.json, in place or in DVC's cache.
 
         today: whether what is in place should be its; else a record there counts only if it is of this execution.
@@ -151,7 +151,7 @@ class Project:
         words = ["git", "-C", str(self.root), "show", f"{commit}:./{path}"]
         return subprocess.run(words, capture_output=True, check=False).stdout
 
-    def past(self, md5: str) -> Iterator[Source]:
+    def past(self, md5: str) -> Iterator[LineageSource]:
         """The dvc.lock files of commits and experiments that name a hash, the newest first."""
         locks = ["dvc.lock", "pipelines/*/dvc.lock"]
         for commit in git("-C", str(self.root), "log", "--all", "--format=%H", f"-S{md5}", "--", *locks).split():
@@ -160,7 +160,7 @@ class Project:
                 if Path(name).name == "dvc.lock":
                     executions += locked(self.shown(commit, name).decode(errors="replace"), name)
             if any(out.md5 == md5 for execution in executions for out in execution.outs):
-                yield Source(f"dvc.lock of commit {commit[:12]}", executions, today=False)
+                yield LineageSource(f"dvc.lock of commit {commit[:12]}", executions, today=False)
 
 
 def _listing(path: Path) -> Iterator[str]:
@@ -175,18 +175,20 @@ def _listing(path: Path) -> Iterator[str]:
     return (found[1].decode(errors="replace") for found in re.finditer(rb'"md5": ?"([^"]*)"', text))
 
 
-def record_of(raw: Any, where: str) -> Source | None:
+def record_of(raw: Any, where: str) -> LineageSource | None:
     """The lineage record in a run.json, nothing if an older stpp wrote it. Raises StppError naming a damaged one."""
     if isinstance(raw, dict) and "lineage" not in raw:
         return None
     try:
         digests = {key: str(raw[key]) for key in ("stpp.data.digest", "stpp.split.digest") if key in raw}
-        return Source(where, from_json(raw["lineage"]), today=False, digests=digests)
+        return LineageSource(where, from_json(raw["lineage"]), today=False, digests=digests)
     except (KeyError, TypeError, ValueError):
         raise StppError(f"{where}: its lineage is damaged; it was edited: `dvc checkout {where}`") from None
 
 
-def sources(project: Project, content: Content, remote: Callable[[Content], Source | None]) -> Iterator[Source]:
+def sources(
+    project: Project, content: Content, remote: Callable[[Content], LineageSource | None]
+) -> Iterator[LineageSource]:
     """Those who know how a file was made, the nearest first. remote: asks MLflow."""
     known = [project.lock, *project.records.values()]
     yield from (s for s in known if _made(s, content))
@@ -199,7 +201,7 @@ def _equal(one: tuple[Content, ...], other: tuple[Content, ...]) -> bool:
     return {(c.path, c.md5) for c in one} == {(c.path, c.md5) for c in other}
 
 
-def _made(source: Source, content: Content) -> bool:
+def _made(source: LineageSource, content: Content) -> bool:
     return any(out.md5 == content.md5 for execution in source.executions for out in execution.outs)
 
 

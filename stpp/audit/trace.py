@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stpp.audit.contents import examine
-from stpp.audit.project import CHANGED, Project, Source
+from stpp.audit.project import CHANGED, LineageSource, Project
 from stpp.params.file import flatten, read_yaml
 from stpp.run.lineage import Content, Execution, maker
 from stpp.store.files import StppError
@@ -43,7 +43,7 @@ class Step:
     """An execution in the chain; one that several links lead to is one object."""
 
     execution: Execution
-    record: Source | None = None
+    record: LineageSource | None = None
     """What the execution itself left on record, where that is known."""
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -62,12 +62,12 @@ class Step:
         return self.execution.commit or (self.record.executions[0].commit if self.record else "")
 
 
-def trace(project: Project, source: Source, content: Content) -> Link:
+def trace(project: Project, source: LineageSource, content: Content) -> Link:
     """The chain behind a file, as `source` tells it."""
     return _link(project, source, content, "it was made", {})
 
 
-def _link(project: Project, source: Source, content: Content, since: str, steps: dict[str, Step]) -> Link:
+def _link(project: Project, source: LineageSource, content: Content, since: str, steps: dict[str, Step]) -> Link:
     verdict, where = project.check(content, source.today and content.path not in PERSONS)
     link = Link(content, verdict, where)
     if verdict == CHANGED:
@@ -89,7 +89,7 @@ def _link(project: Project, source: Source, content: Content, since: str, steps:
     return link
 
 
-def _fill(project: Project, source: Source, step: Step, steps: dict[str, Step]) -> None:
+def _fill(project: Project, source: LineageSource, step: Step, steps: dict[str, Step]) -> None:
     execution = step.execution
     own = step.record.executions[0] if step.record else None
     sha256 = {(c.path, c.md5): c.sha256 for c in (*own.deps, *own.outs)} if own else {}
@@ -106,7 +106,7 @@ def _fill(project: Project, source: Source, step: Step, steps: dict[str, Step]) 
         if verdict == CHANGED:
             link.problems.append(f"{out.path}: is not what {execution.stage} made: {where}, not {out.md5[:12]}")
         if ((project.root / out.path).is_dir() and where == "in place") or verdict == CHANGED:
-            link.about, problems = examine(project.root / out.path, project.root, told(source, "data", "root"))
+            link.about, problems = examine(project.root / out.path, project.root, parameter_of(source, "data", "root"))
             link.problems += problems
         step.outs.append(link)
     if source.today:
@@ -119,7 +119,7 @@ def _fill(project: Project, source: Source, step: Step, steps: dict[str, Step]) 
             step.notes.append(f"{execution.stage}: {why}, so {source.name} is not compared with it")
 
 
-def told(source: Source, section: str, key: str) -> str:
+def parameter_of(source: LineageSource, section: str, key: str) -> str:
     """A parameter, such as data.root, as the first stage that reads it was told; empty if none was."""
     for execution in source.executions:
         for params in execution.params.values():
@@ -146,7 +146,7 @@ def _edited_params(project: Project, execution: Execution) -> list[str]:
     return problems
 
 
-def _against_record(record: Source, source: Source, execution: Execution) -> list[str]:
+def _against_record(record: LineageSource, source: LineageSource, execution: Execution) -> list[str]:
     """Where dvc.lock and the stage's own record tell two stories of one execution."""
     own, problems = record.executions[0], list[str]()
     edited = f"by {record.name}, of {execution.stage}: one of the two was edited, or is of another run"

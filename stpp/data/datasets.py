@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
-from stpp.data.decoded import Decoded
-from stpp.data.images import decode_image, decode_mask, opened, to_classes
+from stpp.data.images import decode_image, decode_mask, open_image, to_classes
 from stpp.data.normalization import IMAGENET, Normalization
+from stpp.data.pixel_cache import PixelCache
 from stpp.data.seeds import seed_of
 from stpp.data.transforms import normalize, reseed, strong, weak
 from stpp.params.models import Augment
@@ -30,12 +30,12 @@ Draw = tuple[int, int]
 
 
 class Photos:
-    """Images and masks of the data set by id; holds paths only. `decoded` keeps them for the next time."""
+    """Images and masks of the data set by id; holds paths only. `cache` keeps them for the next time."""
 
-    def __init__(self, dataset: manifest.Dataset, root: Path, decoded: Decoded | None = None) -> None:
+    def __init__(self, dataset: manifest.Dataset, root: Path, cache: PixelCache | None = None) -> None:
         self.dataset = dataset
         self.root = root
-        self.decoded = decoded
+        self.cache = cache
         self.meaning = "-" + hashlib.sha256(repr(sorted(dataset.values.items())).encode()).hexdigest()[:8]
 
     def image(self, name: str) -> NDArray[np.uint8]:
@@ -56,9 +56,9 @@ class Photos:
 
     def _read(self, name: str, digest: str, decode: Callable[[BufferedReader, Path], Mask], kind: str = "") -> Mask:
         path = self.root / name
-        if self.decoded is not None:
-            return self.decoded.read(path, digest, lambda file: decode(file, path), kind)
-        with opened(path) as file:
+        if self.cache is not None:
+            return self.cache.read(path, digest, lambda file: decode(file, path), kind)
+        with open_image(path) as file:
             return decode(file, path)
 
 

@@ -58,7 +58,7 @@ LEVELS = 128
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[BufferedReader]:
+def open_image(path: Path) -> Iterator[BufferedReader]:
     """An image's file; what goes wrong with it there is an StppError that names it."""
     try:
         with open_regular(path) as file:
@@ -104,7 +104,7 @@ def read_image(path: Path) -> tuple[NDArray[np.uint8], list[str]]:
 
     Raises StppError naming the file if it is missing, damaged, no image, or of a kind without a fixed range.
     """
-    with opened(path) as file:
+    with open_image(path) as file:
         return decode_image(file, path, strictly=True)
 
 
@@ -222,7 +222,7 @@ def read_mask(path: Path) -> NDArray[np.uint8] | NDArray[np.int32]:
 
     Raises StppError naming the file if it is missing, damaged, stored with loss, or has colours in place of values.
     """
-    with opened(path) as file:
+    with open_image(path) as file:
         return decode_mask(file, path, strictly=True)
 
 
@@ -257,7 +257,7 @@ def decode_mask(file: BufferedReader, path: Path, strictly: bool = False) -> NDA
 
 def palette_of(path: Path) -> list[Rgb]:
     """The colours of a mask's values, where the file has any; values beyond have none."""
-    with opened(path) as file, Image.open(file, formats=kinds.FORMATS) as header:
+    with open_image(path) as file, Image.open(file, formats=kinds.FORMATS) as header:
         if header.mode != "P" or header.palette is None:
             return []
         plain = header.palette.rawmode == "RGB"  # which needs no decoding

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Sampler
 from stpp.data.datasets import Draw, Plain, Training, WeakStrong
 from stpp.data.seeds import seed_of
 from stpp.params.models import Runtime
-from stpp.run.distributed import rank, share
+from stpp.run.distributed import rank, shard
 
 T = TypeVar("T")
 Batch = tuple[list[str], *tuple[Tensor, ...]]
@@ -42,7 +42,7 @@ class Batches(Sampler[list[Draw]]):
             if not order or i == 0:
                 generator = torch.Generator().manual_seed(seed_of(*self.seed, epoch, "order"))
                 order = torch.randperm(self.samples, generator=generator).tolist()
-            yield [(epoch, p) for p in share(order[i * self.batch_size : (i + 1) * self.batch_size])]
+            yield [(epoch, p) for p in shard(order[i * self.batch_size : (i + 1) * self.batch_size])]
 
 
 def training_loader(

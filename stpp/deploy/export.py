@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from stpp.models.build import About
-from stpp.store.files import StppError, replacing
+from stpp.store.files import StppError, atomic_write
 
 INPUT, OUTPUT = "image", "logits"
 SMALLEST, LARGEST = 32, 16384
@@ -101,7 +101,7 @@ def _exportable(network: nn.Module) -> nn.Module:
 def to_torch(network: nn.Module, about: About, path: Path) -> float:
     """Write a program of torch.export (.pt2); how far it is from the network at most. Raises StppError if too far."""
     program = _program(network)
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         buffer = io.BytesIO()  # through memory: torch's own writer hides that a disk is full
         torch.export.save(program, buffer, extra_files={"stpp.json": json.dumps(_described(about))})
         partial.write_bytes(buffer.getbuffer())
@@ -129,7 +129,7 @@ def to_onnx(network: nn.Module, about: About, path: Path) -> float:
     model = program.model_proto
     for key, value in _described(about).items():
         onnx.helper.set_model_props(model, {p.key: p.value for p in model.metadata_props} | {key: json.dumps(value)})
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_bytes(model.SerializeToString())
         session = onnxruntime.InferenceSession(partial.read_bytes(), providers=["CPUExecutionProvider"])
         return _compared(network, lambda x: torch.from_numpy(session.run([OUTPUT], {INPUT: x.numpy()})[0]), path)

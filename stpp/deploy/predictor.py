@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stpp.engine.device import precision
 from stpp.engine.evaluate import NOT_FINITE
-from stpp.engine.predict import LARGE, augmented, decided, folded, normalized, plain, sliding, step_of, window_of
+from stpp.engine.predict import LARGE, augmented, folded, mask_predictor, normalized, plain, sliding, step_of, window_of
 from stpp.models import build
 from stpp.params.models import Label
 from stpp.store.files import StppError
@@ -37,7 +37,7 @@ class Predictor:
         Raises StppError, as `probabilities` does, if the network's numbers overflow.
         """
         with torch.inference_mode(), precision(self.about.model, self.device):
-            mask, confidence, _ = decided(self.way, LARGE, self.window)(self.network, self._pixels(image))
+            mask, confidence, _ = mask_predictor(self.way, LARGE, self.window)(self.network, self._pixels(image))
         _check(confidence)
         return mask[0].cpu()
 

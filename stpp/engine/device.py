@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from stpp.params.models import Model, Runtime
-from stpp.run.distributed import local_rank, world
+from stpp.run.distributed import local_rank, world_size
 from stpp.store.files import StppError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as in GNU's malloc.h
@@ -26,7 +26,7 @@ def start(runtime: Runtime) -> torch.device:
     name = runtime.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(f"cuda:{local_rank()}" if name == "cuda" and world() > 1 else name)
+    return torch.device(f"cuda:{local_rank()}" if name == "cuda" and world_size() > 1 else name)
 
 
 def keep_memory(block: int = 2**26, free: int = 2**28) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from stpp.data.loaders import Batch
 from stpp.engine.device import precision
 from stpp.engine.metrics import confusions, iou, miou, pixel_accuracy
-from stpp.engine.predict import Decide
+from stpp.engine.predict import MaskPredictor
 from stpp.params.models import Model
 from stpp.run import distributed
 from stpp.store.files import StppError
@@ -45,7 +45,7 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Decided:
+class BatchMasks:
     """What K networks say of a batch; all tensors on the device of the networks."""
 
     ids: list[str]
@@ -59,9 +59,9 @@ class Decided:
     """What each criterion of `decide` says of the last network's probabilities, (B, H, W)."""
 
 
-def decisions(
-    networks: Sequence[nn.Module], loader: Iterable[Batch], model: Model, device: torch.device, decide: Decide
-) -> Iterator[Decided]:
+def predict_batches(
+    networks: Sequence[nn.Module], loader: Iterable[Batch], model: Model, device: torch.device, decide: MaskPredictor
+) -> Iterator[BatchMasks]:
     """What every network decides, batch by batch in the loader's order.
 
     Raises StppError naming an image whose probabilities are no finite numbers.
@@ -79,7 +79,7 @@ def decisions(
             raise StppError(f"{i}: {NOT_FINITE}")
         masks, last = torch.stack([one.mask for one in found]), found[-1]
         truth = tensors[1].to(device, non_blocking=True) if tensors[1:] else None
-        yield Decided(ids, masks, last.confidence, truth, last.by)
+        yield BatchMasks(ids, masks, last.confidence, truth, last.by)
 
 
 def evaluate(
@@ -88,17 +88,17 @@ def evaluate(
     classes: int,
     model: Model,
     device: torch.device,
-    decide: Decide,
-    seen: Callable[[Decided, Tensor], None] = lambda _, __: None,
+    decide: MaskPredictor,
+    seen: Callable[[BatchMasks, Tensor], None] = lambda _, __: None,
 ) -> Scores:
     """The confusion matrix over all images of a loader with true masks; of several processes, over those of all.
 
     seen: called with what was decided of every batch, and the confusion matrix of each of its images.
     """
     matrix = torch.zeros(classes, classes, dtype=torch.int64, device=device)
-    for decided in decisions([network], loader, model, device, decide):
+    for decided in predict_batches([network], loader, model, device, decide):
         assert decided.truth is not None
         by_image = confusions(decided.masks[0], decided.truth, classes)
         matrix += by_image.sum(0)
         seen(decided, by_image)
-    return Scores(distributed.summed(matrix).cpu())
+    return Scores(distributed.all_reduce(matrix).cpu())

@@ -17,7 +17,7 @@ from stpp.engine.evaluate import Scores
 from stpp.engine.optim import optimizer, schedule
 from stpp.models.build import not_finite
 from stpp.params.models import Model, Runtime, Train
-from stpp.run.distributed import first, summed, world
+from stpp.run.distributed import all_reduce, is_main, world_size
 from stpp.run.progress import progress
 from stpp.store.files import StppError
 from stpp.store.masks import IGNORE
@@ -84,7 +84,7 @@ def mean_over(total: Tensor, shown: Tensor) -> Tensor:
     Of several processes, by how many each has on average: the mean over the processes, which is what their gradients
     come to, is the mean over all pixels of the batch.
     """
-    return total / (summed(shown.sum()) / world()).clamp(min=1 / world())
+    return total / (all_reduce(shown.sum()) / world_size()).clamp(min=1 / world_size())
 
 
 def evenly(count: int, length: int) -> list[int]:
@@ -131,7 +131,7 @@ class Trainer:
         self.network, self.train, self.per_epoch, self.role, self.step = network, train, per_epoch, role, step
         self.model, self.device = model, device
         network.to(device)
-        self.replica = replicated(network, device)
+        self.replica = data_parallel(network, device)
         self.sgd = optimizer(network, train, started)
         self.steps = measured_after(train, per_epoch)
         self.ends = list(self.steps)
@@ -168,7 +168,7 @@ class Trainer:
         val/iou/*. batches: (x, y) of the iterations that are left. Raises StppError if the loss or a weight is not
         finite: looked for before the state is saved, so that a good one is never replaced by it.
         """
-        if not first():  # of several processes, that alone tells the world
+        if not is_main():  # of several processes, that alone tells the world
             hooks = _Validation(hooks)
         for row in self.curve:
             hooks.log(row, self.steps[int(row["iteration"])])
@@ -201,7 +201,7 @@ class Trainer:
         self.poly.step()
         if isinstance(self.step, Keeping):
             self.step.after(self.network)
-        self.loss_sum += summed(loss.detach()) / world()
+        self.loss_sum += all_reduce(loss.detach()) / world_size()
         self.iteration += 1
         return lr
 
@@ -267,13 +267,13 @@ class _Pace:
         self.took = self.last - before
 
 
-def replicated(network: nn.Module, device: torch.device) -> nn.Module:
+def data_parallel(network: nn.Module, device: torch.device) -> nn.Module:
     """The network, or of several processes a replica of it that adds up gradients over them.
 
     On GPUs batch norm takes its statistics over the whole batch; on CPUs, where PyTorch has no such layer, over each
     process's part, as the authors' code does with its GPUs.
     """
-    if world() == 1:
+    if world_size() == 1:
         return network
     if device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
@@ -285,7 +285,7 @@ def replicated(network: nn.Module, device: torch.device) -> nn.Module:
 
 def align(network: nn.Module) -> None:
     """Give every process the buffers (running statistics) of the first; parameters are equal already."""
-    if world() > 1:
+    if world_size() > 1:
         for buffer in network.buffers():
             torch.distributed.broadcast(buffer, 0)
 

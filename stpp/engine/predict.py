@@ -29,7 +29,7 @@ class Masks(NamedTuple):
     """What each of the criteria asked for says, (B, H, W)."""
 
 
-Decide = Callable[[nn.Module, Tensor], Masks]
+MaskPredictor = Callable[[nn.Module, Tensor], Masks]
 """(network, RGB uint8 (B, H, W, 3)) -> its masks."""
 
 LARGE = 2**22
@@ -147,13 +147,13 @@ def sliding(window: int, stride: int, predict: Predict = plain) -> Predict:
     return over_windows
 
 
-def decided(
+def mask_predictor(
     predict: Predict,
     max_pixels: int,
     window: int | None = None,
     stride: int | None = None,
     criteria: Sequence[Criterion] = (),
-) -> Decide:
+) -> MaskPredictor:
     """The arg max of `predict`; in overlapping windows where an image has more than `max_pixels`.
 
     window, stride: those of a prediction that is in windows at any size; see `window_of` for the others. Windows need
@@ -239,18 +239,18 @@ def starts(side: int, window: int, stride: int) -> list[int]:
     return [*range(0, last, stride), last]
 
 
-def labelling(label: Label) -> Decide:
+def label_predictor(label: Label) -> MaskPredictor:
     """The way of pseudo labelling that the parameters name (paper, 4.1: test-time augmentation)."""
-    return decided(augmented(plain, label.scales, label.flip), label.max_pixels)
+    return mask_predictor(augmented(plain, label.scales, label.flip), label.max_pixels)
 
 
-def evaluation(evaluate: Evaluate) -> Decide:
+def evaluation(evaluate: Evaluate) -> MaskPredictor:
     """The way of prediction that the parameters of evaluation name; whole images and one scale in the paper."""
     augments = evaluate.scales != (1.0,) or evaluate.flip
     if not augments:
-        return decided(plain, evaluate.max_pixels, evaluate.window, _stride(evaluate))
+        return mask_predictor(plain, evaluate.max_pixels, evaluate.window, _stride(evaluate))
     one = plain if evaluate.window is None else sliding(evaluate.window, _stride(evaluate))
-    return decided(augmented(one, evaluate.scales, evaluate.flip), evaluate.max_pixels)
+    return mask_predictor(augmented(one, evaluate.scales, evaluate.flip), evaluate.max_pixels)
 
 
 def _stride(evaluate: Evaluate) -> int:

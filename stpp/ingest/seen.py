@@ -18,7 +18,7 @@ from typing import Any
 import PIL
 
 from stpp.run.code import closure, source
-from stpp.store.files import replacing, sha256
+from stpp.store.files import atomic_write, sha256
 from stpp.store.manifest import RECORD, Record, as_row, record_of
 
 RACY = 2_000_000_000
@@ -69,7 +69,7 @@ class Memory:
         self._next = next(self._old, None)
         if self._path:
             with suppress(OSError), ExitStack() as stack:
-                partial = stack.enter_context(replacing(self._path))
+                partial = stack.enter_context(atomic_write(self._path))
                 self._file = stack.enter_context(partial.open("w", newline="", encoding="utf-8"))
                 self._writer = csv.writer(self, lineterminator="\n")
                 self._write(self._first)

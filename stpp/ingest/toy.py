@@ -14,7 +14,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from stpp.params.models import Toy
-from stpp.store.files import replacing_folder
+from stpp.store.files import atomic_folder
 from stpp.store.manifest import Rgb
 from stpp.store.masks import Mask, encode_mask
 
@@ -126,7 +126,7 @@ def draw(out: Path, toy: Toy) -> None:
     """Write the set: out/images/toy_00000.png (RGB) and out/masks/toy_00000.png (class ids), whole or not at all."""
     from PIL import Image
 
-    with replacing_folder(out) as partial:
+    with atomic_folder(out) as partial:
         images, masks = partial / "images", partial / "masks"
         images.mkdir()
         masks.mkdir()

@@ -16,7 +16,7 @@ from stpp.data.normalization import IMAGENET, Normalization
 from stpp.models.backbone import RESNETS
 from stpp.models.networks import NETWORKS
 from stpp.params.models import Model
-from stpp.store.files import StppError, regular, replacing
+from stpp.store.files import StppError, atomic_write, regular
 
 ABOUT = "stpp"
 """The one key of a checkpoint's metadata: with two, its bytes would differ from process to process."""
@@ -88,7 +88,7 @@ def save(path: Path, state: dict[str, torch.Tensor], about: About | Start | None
     if odd := not_finite(state):
         raise StppError(f"{path}: not written: {odd} has NaN or infinite values: training diverged; lower train.lr")
     text = TypeAdapter(type(about)).dump_json(about).decode() if about else ""
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         # Through memory: the library's own writer hides that a disk is full.
         dense = {k: v.detach().cpu().contiguous() for k, v in state.items()}
         partial.write_bytes(to_bytes(dense, {ABOUT: text} if about else None))

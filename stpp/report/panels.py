@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from stpp.report.labels import one_line
-from stpp.store.files import replacing
+from stpp.store.files import atomic_write
 from stpp.store.manifest import Rgb
 from stpp.store.masks import IGNORE
 
@@ -86,7 +86,7 @@ def panel(
         pen.text((left + 24, down + 11), name, INK, label, anchor="ls")
     for index, line in enumerate(notes):
         pen.text((GAP, end + 14 + 18 * index), line, INK, label, anchor="ls")
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         sheet.save(partial, format="PNG")
 
 
@@ -119,7 +119,7 @@ def contact_sheet(
     for (name, swatch), (left, down) in zip(swatches, places, strict=True):
         sheet.paste(swatch, (left, down))
         pen.text((left + 24, down + 11), name, INK, label, anchor="ls")
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         sheet.save(partial, format="PNG")
 
 

@@ -16,7 +16,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from stpp.report.labels import LABELS, one_line
 from stpp.report.statistics import rank_correlation
-from stpp.store.files import replacing
+from stpp.store.files import atomic_write
 
 # The colours of Okabe and Ito. Lines, markers and hatches differ too, for a print in grey.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#000000", "#F0E442")
@@ -85,7 +85,7 @@ def confusion(matrix: list[list[int]], classes: tuple[str, ...], path: Path) -> 
 
 def save(draw: Callable[[], Figure], path: Path) -> None:
     """Draw in the project's style, whatever the user's matplotlibrc says, and put the PNG at `path` whole."""
-    with matplotlib.style.context(["default", STYLE]), warnings.catch_warnings(), replacing(path) as unfinished:
+    with matplotlib.style.context(["default", STYLE]), warnings.catch_warnings(), atomic_write(path) as unfinished:
         # A name in a script that the font lacks shows as boxes; that is no reason to warn or fail.
         warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)
         draw().savefig(unfinished, format="png", dpi=DPI, metadata={"Software": None})

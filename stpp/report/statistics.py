@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from stpp.store.files import StppError, open_regular, replacing
+from stpp.store.files import StppError, atomic_write, open_regular
 
 LEVEL = 0.95
 RESAMPLES = 2000
@@ -91,7 +91,7 @@ def write_counts(path: Path, lists: Mapping[str, Sequence[str]], counts: Mapping
     """Write images.npz: the ids of every set by its name, and the counts of its images by SET/MODEL."""
     arrays: dict[str, Any] = {f"{subset}/": np.array(ids, dtype=np.str_) for subset, ids in lists.items()}
     arrays |= {f"{subset}/{model}": of_images for (subset, model), of_images in counts.items()}
-    with replacing(path) as partial, partial.open("wb") as file:
+    with atomic_write(path) as partial, partial.open("wb") as file:
         np.savez_compressed(file, **arrays)
 
 

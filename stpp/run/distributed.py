@@ -25,32 +25,32 @@ PATIENCE_S = 20.0
 
 
 def rank() -> int:
-    return int(os.environ.get("RANK", "0")) if world() > 1 else 0
+    return int(os.environ.get("RANK", "0")) if world_size() > 1 else 0
 
 
 def local_rank() -> int:
     """The number of the process on its machine, and of its device."""
-    return int(os.environ.get("LOCAL_RANK", "0")) if world() > 1 else 0
+    return int(os.environ.get("LOCAL_RANK", "0")) if world_size() > 1 else 0
 
 
-def world() -> int:
+def world_size() -> int:
     """How many processes work together."""
     return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
-def first() -> bool:
+def is_main() -> bool:
     return rank() == 0
 
 
-def share(items: Sequence[T]) -> list[T]:
+def shard(items: Sequence[T]) -> list[T]:
     """The items that fall to this process."""
-    return list(items[rank() :: world()])
+    return list(items[rank() :: world_size()])
 
 
 @contextmanager
-def processes() -> Iterator[None]:
-    """The group in which `told`, `together` and `summed` work."""
-    if world() == 1:
+def process_group() -> Iterator[None]:
+    """The group in which `broadcast`, `barrier` and `all_reduce` work."""
+    if world_size() == 1:
         yield
         return
     import torch
@@ -61,19 +61,23 @@ def processes() -> Iterator[None]:
         torch.cuda.set_device(local_rank())
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=TIMEOUT)
     try:
-        with Path(os.devnull).open("w") as silence, nullcontext() if first() else redirect_stdout(silence):
+        with Path(os.devnull).open("w") as silence, nullcontext() if is_main() else redirect_stdout(silence):
             yield
     except (StppError, RuntimeError) as error:
         # What all find the first one says; and who lost a peer is ended with it, and has nothing to say.
-        if (isinstance(error, StppError) and not first()) or isinstance(error, dist.DistError) or "gloo" in str(error):
+        if (
+            (isinstance(error, StppError) and not is_main())
+            or isinstance(error, dist.DistError)
+            or "gloo" in str(error)
+        ):
             time.sleep(PATIENCE_S)
         raise
     dist.destroy_process_group()  # not after an error, where it would wait for the others
 
 
-def told(value: T) -> T:
+def broadcast(value: T) -> T:
     """What the first process has for `value`."""
-    if world() == 1:
+    if world_size() == 1:
         return value
     import torch
     import torch.distributed as dist
@@ -83,18 +87,18 @@ def told(value: T) -> T:
     return box[0]
 
 
-def together() -> None:
+def barrier() -> None:
     """Wait until every process is here: what they wrote before can be read after."""
-    if world() > 1:
+    if world_size() > 1:
         import torch
         import torch.distributed as dist
 
         dist.all_reduce(torch.zeros(1))
 
 
-def summed(value: "Tensor") -> "Tensor":
+def all_reduce(value: "Tensor") -> "Tensor":
     """The sum of a tensor over all processes."""
-    if world() == 1:
+    if world_size() == 1:
         return value
     import torch.distributed as dist
 

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterable
 from typing import TypeVar
 
-from stpp.run.distributed import first
+from stpp.run.distributed import is_main
 
 T = TypeVar("T")
 
@@ -16,7 +16,7 @@ def progress(items: Iterable[T], what: str, total: int | None, start: int = 0) -
     """
     from tqdm import tqdm
 
-    if not first():
+    if not is_main():
         return items
     terminal = sys.stderr.isatty()
     bar: Iterable[T] = tqdm(

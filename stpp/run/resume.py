@@ -20,7 +20,7 @@ from typing import IO, Any
 from stpp.run import distributed, launch
 from stpp.run.code import closure, source
 from stpp.run.lineage import Content, contents_of, lock_files
-from stpp.store.files import StppError, alive, publish, read_bytes, replacing, sha256, write_json
+from stpp.store.files import StppError, alive, atomic_write, publish, read_bytes, sha256, write_json
 
 
 def root() -> Path:
@@ -44,7 +44,7 @@ class Job:
         """The file `name` of this job, made now unless an earlier attempt finished it."""
         path = self.folder / name
         if not path.exists():
-            with replacing(path) as partial:
+            with atomic_write(path) as partial:
                 make(partial)
         return path
 
@@ -62,8 +62,8 @@ def job_of(
     Raises StppError if another process runs this stage with other parameters; waits for one with the same.
     """
     home = root() / ".stpp"
-    if not distributed.first():
-        key, finished = distributed.told(("", True))
+    if not distributed.is_main():
+        key, finished = distributed.broadcast(("", True))
         yield Job(stage, key, home / f"{stage}-{key[:16]}", finished=finished)
         return
     contents = contents_of(list(inputs), Path())
@@ -79,7 +79,7 @@ def job_of(
             half.unlink()
         record = folder / "finished.json"
         job = Job(stage, key, folder, tuple(contents), finished=record.exists())
-        distributed.told((key, job.finished))
+        distributed.broadcast((key, job.finished))
         if job.finished:
             print(f"{stage}: finished before it was recorded; its results are put back", flush=True)
         yield job

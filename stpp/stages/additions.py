@@ -12,11 +12,11 @@ from stpp.params.file import edited, load
 from stpp.stages import options
 from stpp.store.files import (
     StppError,
+    atomic_folder,
+    atomic_write,
     raise_all,
     read_ids,
     read_json,
-    replacing,
-    replacing_folder,
     write_ids,
     write_json,
     write_text,
@@ -74,9 +74,9 @@ def add(
     text = edited(params, {"split.name": name} | {f"split.{which}": {"list": f"{name}/{which}.txt"} for which in sets})
     for one in added:
         if not one.target.exists():
-            with replacing(one.target) as partial:
+            with atomic_write(one.target) as partial:
                 partial.write_bytes(one.data)
-    with replacing_folder(folder) as partial:
+    with atomic_folder(folder) as partial:
         for which, ids in sets.items():
             write_ids(partial / f"{which}.txt", ids)
         write_json(partial / PARENT, parent)

@@ -9,9 +9,9 @@ from typer import Argument, Exit, Option
 
 from stpp.audit.duplicates import Files, Pair, suspects
 from stpp.audit.history import contents_of_name
-from stpp.audit.project import Project, Source, record_of, sources
+from stpp.audit.project import LineageSource, Project, record_of, sources
 from stpp.audit.render import Audit, as_json, look_alikes, page, text
-from stpp.audit.trace import Step, steps_of, told, trace
+from stpp.audit.trace import Step, parameter_of, steps_of, trace
 from stpp.run.lineage import Content, content_of
 from stpp.run.locks import damaged
 from stpp.run.resume import root
@@ -81,17 +81,17 @@ class Server:
         """Digests of the splits that were logged under a name, each with a run."""
         return self._ask(splits_named, data, name) or {}
 
-    def record(self, content: Content) -> Source | None:
+    def record(self, content: Content) -> LineageSource | None:
         """The record of a run that made a model."""
         runs = self._ask(runs_like, f"stpp.out.{MODEL}", content.sha256) or []
         return self.kept(runs[0]) if runs else None
 
-    def kept(self, run_id: str) -> Source | None:
+    def kept(self, run_id: str) -> LineageSource | None:
         """The record that a run keeps."""
         return self._ask(_record, run_id)
 
 
-def _record(run_id: str, root: Path) -> Source | None:
+def _record(run_id: str, root: Path) -> LineageSource | None:
 
     return record_of(artifact_of(run_id, "run.json", root), f"the record of MLflow run {run_id}")
 
@@ -127,7 +127,7 @@ def _audit(project: Project, server: Server, model: str) -> Audit:
     return found
 
 
-def _start(project: Project, server: Server, model: str) -> tuple[Source, Content]:
+def _start(project: Project, server: Server, model: str) -> tuple[LineageSource, Content]:
     """Who tells how a model was made, and which content they call by its name."""
     path = project.root / model
     name = path.relative_to(project.root).as_posix() if path.is_relative_to(project.root) else model
@@ -168,7 +168,7 @@ def _logged_otherwise(server: Server, step: Step) -> list[str]:
     ]
 
 
-def _look_at_split(project: Project, server: Server, source: Source, found: Audit) -> None:
+def _look_at_split(project: Project, server: Server, source: LineageSource, found: Audit) -> None:
     """Whether the split's name ever stood for something else, and whether held-out images look like others."""
     outs = [project.root / out.content.path for step in steps_of(found.link) for out in step.outs]
     split = next((folder for folder in outs if (folder / "labeled.txt").is_file()), None)
@@ -179,7 +179,7 @@ def _look_at_split(project: Project, server: Server, source: Source, found: Audi
         )
         return
     try:
-        data, name = told(source, "data", "name"), told(source, "split", "name")
+        data, name = parameter_of(source, "data", "name"), parameter_of(source, "split", "name")
         now, digest = project.md5(split / "manifest.csv"), split_digest(split)
         commits = contents_of_name(project, data, name).items()
         then = {f"commit {commit[:12]}": md5 for md5, commit in commits if md5 != now}
@@ -189,7 +189,7 @@ def _look_at_split(project: Project, server: Server, source: Source, found: Audi
             f"split {name}: had another content ({one[:12]}) in {where}: give each content its own name"
             for where, one in then.items()
         ]
-        images = project.root / told(source, "data", "root")
+        images = project.root / parameter_of(source, "data", "root")
         if dataset is None or not images.is_dir():
             found.notes.append("images of val and test that look like training images: the images are not here")
         else:

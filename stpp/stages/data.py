@@ -7,7 +7,7 @@ from typer import Argument, Option
 
 from stpp.ingest.archives import import_archive
 from stpp.ingest.published import place, read_lists
-from stpp.store.files import StppError, read_json, replacing_folder, sha256, write_json, write_text
+from stpp.store.files import StppError, atomic_folder, read_json, sha256, write_json, write_text
 
 Archive = Annotated[Path, Argument(help="Archive (tar, zip) or unpacked folder, as it was downloaded.")]
 Root = Annotated[Path, Option(help="Folder of the data set: what data.root will name.")]
@@ -64,7 +64,7 @@ def lists(
         raise StppError("--source: say where the lists come from (an address and a commit): a split has a source")
     published = read_lists(from_, data, labels, split)
     name = place(data, labels, split)
-    with replacing_folder(out / name) as partial:
+    with atomic_folder(out / name) as partial:
         for which in ("labeled", "unlabeled", "val"):
             write_text(partial / f"{which}.txt", "".join(f"{line}\n" for line in getattr(published, which)))
         hashes = {f"{which}.txt": sha256(partial / f"{which}.txt") for which in ("labeled", "unlabeled", "val")}

@@ -8,10 +8,10 @@ import torch
 from typer import Option
 
 from stpp.data.datasets import Photos, WithTruth
-from stpp.data.decoded import opened
 from stpp.data.loaders import equal_sized, prediction_loader
+from stpp.data.pixel_cache import open_cache
 from stpp.engine import device as devices
-from stpp.engine.evaluate import Decided, Scores
+from stpp.engine.evaluate import BatchMasks, Scores
 from stpp.engine.evaluate import evaluate as measured
 from stpp.engine.metrics import confusion
 from stpp.engine.predict import described, evaluation, folded
@@ -23,7 +23,7 @@ from stpp.run.progress import progress
 from stpp.run.resume import Job
 from stpp.stages import options
 from stpp.stages.stage import Inputs, Recipe, Stage, open_stage
-from stpp.store.files import StppError, raise_all, read_json, replacing, write_csv, write_json
+from stpp.store.files import StppError, atomic_write, raise_all, read_json, write_csv, write_json
 from stpp.store.manifest import Dataset, digest_of, listed, read_dataset
 from stpp.store.masks import IGNORE, MaskSet, encode_mask
 
@@ -64,12 +64,12 @@ def evaluate(
 def _evaluate(stage: Stage, models: dict[str, Path], sets: dict[str, Path], lists: dict[str, Path], data: Path) -> None:
     p, job, run = stage.params, stage.job, stage.run
     dataset = read_dataset(data)
-    photos = Photos(dataset, Path(p.data.root), opened(p.runtime, job.folder.parent))
+    photos = Photos(dataset, Path(p.data.root), open_cache(p.runtime, job.folder.parent))
     subsets = {name: _with_masks(path, dataset) for name, path in lists.items()}
     print(f"evaluation: {described(p.evaluate)}", flush=True)
     _count(job, p, photos, models, subsets)
-    distributed.together()  # panels are written by whoever has the image
-    if not distributed.first():
+    distributed.barrier()  # panels are written by whoever has the image
+    if not distributed.is_main():
         return
 
     (job.folder / "panels").mkdir(exist_ok=True)
@@ -118,11 +118,11 @@ def _count(job: Job, p: Params, photos: Photos, models: dict[str, Path], subsets
     for subset, ids in subsets.items():
         for name, model in models.items():
             path = _counted(job, subset, name)
-            if distributed.told(not path.exists()):
+            if distributed.broadcast(not path.exists()):
                 panels = {i: job.folder / "panels" / name / f"{i}.png" for i in shown if subset == first}
                 matrix, counts = _confusion_matrix(p, photos, model, ids, panels, f"evaluate {name} on {subset}")
-                if distributed.first():
-                    with replacing(path.with_suffix(".npy")) as partial, partial.open("wb") as file:
+                if distributed.is_main():
+                    with atomic_write(path.with_suffix(".npy")) as partial, partial.open("wb") as file:
                         np.save(file, counts)
                     write_json(path, matrix)  # last: it says that both are there
 
@@ -143,22 +143,22 @@ def _confusion_matrix(
     classes = len(photos.dataset.classes)
     network = folded(build.of_checkpoint(model, p.model, classes).to(where), p.model)
     images = WithTruth(photos, ids)
-    mine = distributed.share(equal_sized(images, p.evaluate.batch_size, p.evaluate.max_pixels))
+    mine = distributed.shard(equal_sized(images, p.evaluate.batch_size, p.evaluate.max_pixels))
     loader = prediction_loader(images, mine, p.runtime, where)
 
     counts = torch.zeros(len(ids), 3, classes, dtype=torch.int64, device=where)
     rows = {i: row for row, i in enumerate(ids)}
 
-    def seen(batch: Decided, by_image: torch.Tensor) -> None:
+    def seen(batch: BatchMasks, by_image: torch.Tensor) -> None:
         parts = torch.stack([by_image.diagonal(dim1=1, dim2=2), by_image.sum(2), by_image.sum(1)], dim=1)
         counts[torch.tensor([rows[i] for i in batch.ids], device=where)] = parts
         for i, mask in zip(batch.ids, batch.masks[0], strict=True):
             if i in panels:
-                with replacing(panels[i]) as partial:
+                with atomic_write(panels[i]) as partial:
                     partial.write_bytes(encode_mask(mask.cpu().numpy(), photos.dataset.palette))
 
     scores = measured(network, progress(loader, what, len(mine)), classes, p.model, where, evaluation(p.evaluate), seen)
-    return scores.matrix.tolist(), distributed.summed(counts).cpu().numpy()
+    return scores.matrix.tolist(), distributed.all_reduce(counts).cpu().numpy()
 
 
 def _lists(paths: list[Path]) -> dict[str, Path]:

@@ -9,11 +9,11 @@ import numpy as np
 from typer import Option
 
 from stpp.data.datasets import Photos, Plain
-from stpp.data.decoded import opened
 from stpp.data.loaders import equal_sized, prediction_loader
+from stpp.data.pixel_cache import open_cache
 from stpp.engine import device as devices
-from stpp.engine.evaluate import decisions
-from stpp.engine.predict import folded, labelling, window_of
+from stpp.engine.evaluate import predict_batches
+from stpp.engine.predict import folded, label_predictor, window_of
 from stpp.models import build
 from stpp.run import distributed
 from stpp.run.lineage import from_json, sha256_of
@@ -66,7 +66,7 @@ def _label(stage: Stage, model: Path, ids: Path, data: Path, keep: Path | None) 
     dataset = read_dataset(data)
     found, problems = listed(ids, dataset)
     raise_all(problems, "label")
-    photos = Photos(dataset, Path(p.data.root), opened(p.runtime, job.folder.parent))
+    photos = Photos(dataset, Path(p.data.root), open_cache(p.runtime, job.folder.parent))
     where = devices.start(p.runtime)
     network = folded(build.of_checkpoint(model, p.model, len(dataset.classes)).to(where), p.model)
     kept = MaskSet(keep) if keep else None
@@ -76,7 +76,7 @@ def _label(stage: Stage, model: Path, ids: Path, data: Path, keep: Path | None) 
         batches = equal_sized(images, p.label.batch_size, p.label.max_pixels)
         loader = prediction_loader(images, batches, p.runtime, where)
         with ShardWriter(shard, part, dataset.palette) as writer:
-            for batch in decisions([network], loader, p.model, where, labelling(p.label)):
+            for batch in predict_batches([network], loader, p.model, where, label_predictor(p.label)):
                 decided = pseudo_masks(batch.masks[0], batch.confidence, p.label.threshold)
                 for i, mask, mean in zip(batch.ids, *decided, strict=True):
                     labels = fill(kept.read(i), mask) if kept else mask
@@ -87,10 +87,10 @@ def _label(stage: Stage, model: Path, ids: Path, data: Path, keep: Path | None) 
     parts = [job.folder / f"{name}.csv" for name in names]
     labeller = f"{recipe_hash(__name__, RECIPE.sections(p))} {sha256(model)}"
     keys = {name: _key(labeller, dataset, kept, shard) for name, shard in zip(names, shards, strict=True)}
-    before = distributed.told(_before(job, out))
+    before = distributed.broadcast(_before(job, out))
     same = {name for name, key in keys.items() if before.get(name) == key}
     earlier = MaskSet(out / "masks") if same else None
-    mine = distributed.share(list(zip(names, shards, parts, strict=True)))
+    mine = distributed.shard(list(zip(names, shards, parts, strict=True)))
     for name, shard, part in progress(mine, f"label {len(found)} images", len(mine)):
         if part.exists():  # it is the last that takes its name
             continue
@@ -98,8 +98,8 @@ def _label(stage: Stage, model: Path, ids: Path, data: Path, keep: Path | None) 
             take_over(earlier, shard, job.folder / "masks" / name, part)
         else:
             label_shard(job.folder / "masks" / name, part, shard)
-    distributed.together()
-    if not distributed.first():
+    distributed.barrier()
+    if not distributed.is_main():
         return
 
     if same:
@@ -131,7 +131,7 @@ def _before(job: Job, out: Path) -> dict[str, str]:
     Nothing of a run with the same inputs: to do the same once more (`dvc repro -f`) is to do all of it.
     """
     masks, record = out / "masks", out / "run.json"
-    if not distributed.first() or not masks.is_dir() or not record.is_file():
+    if not distributed.is_main() or not masks.is_dir() or not record.is_file():
         return {}
     try:
         about = read_json(record)

@@ -6,7 +6,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from stpp.stages import options
-from stpp.store.files import raise_all, replacing
+from stpp.store.files import atomic_write, raise_all
 from stpp.store.manifest import read_dataset
 from stpp.store.masks import MaskSet, encode_mask
 
@@ -38,6 +38,6 @@ def extract(
     problems += [f"{path}: is there already; give another --out" for path in paths.values() if path.exists()]
     raise_all(problems, "masks extract")
     for name, path in paths.items():
-        with replacing(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_bytes(encode_mask(masks.read(name), palette))
     print(f"{len(names)} masks in {out}")

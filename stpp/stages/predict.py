@@ -28,11 +28,11 @@ from stpp.run.progress import progress
 from stpp.store.files import (
     DISK_FULL,
     StppError,
+    atomic_write,
     parse_json,
     raise_all,
     read_bytes,
     read_json,
-    replacing,
     sha256,
     write_json,
 )
@@ -248,7 +248,7 @@ def _predict(path: Path, predictor: Predictor, written: dict[Kind, Path]) -> lis
     else:  # needs much less memory
         mask = predictor.mask(image).numpy()
     for kind, file in written.items():
-        with replacing(file) as partial:
+        with atomic_write(file) as partial:
             if kind is Kind.mask:
                 partial.write_bytes(encode_mask(mask, about.palette))
             elif kind is Kind.overlay:

@@ -4,7 +4,7 @@ from stpp.ingest.inspection import inspect
 from stpp.params.file import load
 from stpp.run.resume import root
 from stpp.stages import options
-from stpp.store.files import raise_all, replacing_folder, write_text
+from stpp.store.files import atomic_folder, raise_all, write_text
 from stpp.store.manifest import write_dataset
 
 
@@ -18,7 +18,7 @@ def prepare(out: options.Out, params: options.Params = None) -> None:
     for warning in warnings:
         print(f"warning: {warning}")
     raise_all(problems, p.data.root)
-    with replacing_folder(out) as partial:
+    with atomic_folder(out) as partial:
         write_dataset(partial, dataset)
         write_text(partial / "warnings.txt", "".join(f"{w}\n" for w in warnings))
     masks = sum(bool(r.mask) for r in dataset.records.values())

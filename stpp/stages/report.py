@@ -20,7 +20,7 @@ from stpp.report.verdict import known_of, verdict
 from stpp.run.lineage import from_json
 from stpp.run.resume import root
 from stpp.stages import options
-from stpp.store.files import read_csv, read_ids, replacing_folder, sha256
+from stpp.store.files import atomic_folder, read_csv, read_ids, sha256
 from stpp.store.manifest import Dataset, read_dataset
 from stpp.store.masks import MaskSet, read_png
 from stpp.store.records import Evaluation, Matrices, Run, read
@@ -59,7 +59,7 @@ def report(
     matrices = read(evaluation / "scores.json", Matrices)["val"]
     only = {name: _only(matrix, dataset.classes) for name, matrix in matrices.items()}
     checkpoints = {name: _checkpoints(folder, name, metrics, only) for name, folder in models.items()}
-    with replacing_folder(out) as partial:
+    with atomic_folder(out) as partial:
         _plots(dataset, metrics, evaluation, models, scores, selection, partial)
         _predictions(photos, evaluation / "panels", list(metrics["val"]), partial / "panels.png")
         for folder in masks or []:

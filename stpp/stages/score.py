@@ -9,12 +9,12 @@ from typing import Annotated
 from typer import Option
 
 from stpp.data.datasets import Photos, WithTruth
-from stpp.data.decoded import opened
 from stpp.data.loaders import equal_sized, prediction_loader
+from stpp.data.pixel_cache import open_cache
 from stpp.engine import device as devices
-from stpp.engine.evaluate import decisions
+from stpp.engine.evaluate import predict_batches
 from stpp.engine.metrics import confusions, iou
-from stpp.engine.predict import decided, folded, plain
+from stpp.engine.predict import folded, mask_predictor, plain
 from stpp.models import build
 from stpp.run import distributed
 from stpp.run.progress import progress
@@ -51,7 +51,7 @@ def score(
 def _score(stage: Stage, checkpoints: Path, data: Path, split: Path) -> None:
     p, job, run = stage.params, stage.job, stage.run
     dataset = read_dataset(data)
-    photos = Photos(dataset, Path(p.data.root), opened(p.runtime, job.folder.parent))
+    photos = Photos(dataset, Path(p.data.root), open_cache(p.runtime, job.folder.parent))
     where = devices.start(p.runtime)
     classes = len(dataset.classes)
     # f_1 .. f_K by number, not by name: "10" comes after "9".
@@ -64,14 +64,14 @@ def _score(stage: Stage, checkpoints: Path, data: Path, split: Path) -> None:
 
     columns = ("id", "stability", "confidence", *p.score.criteria, "quality")
     criteria = [resolve_name(CRITERIA[name]) for name in p.score.criteria]
-    decide = decided(plain, p.score.max_pixels, criteria=criteria)
+    decide = mask_predictor(plain, p.score.max_pixels, criteria=criteria)
 
     def score_shard(ids: Sequence[str], path: Path) -> None:
         images = WithTruth(photos, ids)
         batches = equal_sized(images, p.score.batch_size, p.score.max_pixels)
         loader = prediction_loader(images, batches, p.runtime, where)
         rows: list[tuple[str | float, ...]] = []
-        for batch in decisions(networks, loader, p.model, where, decide):
+        for batch in predict_batches(networks, loader, p.model, where, decide):
             assert batch.truth is not None
             # batch.masks are M_i1 .. M_iK of its images
             s = stabilities(batch.masks, classes).tolist()
@@ -85,11 +85,11 @@ def _score(stage: Stage, checkpoints: Path, data: Path, split: Path) -> None:
     ids = read_ids(split / "unlabeled.txt")
     shards = shards_of(ids, p.score.shards)
     names = [f"part-{index:05d}.csv" for index in range(len(shards))]
-    mine = distributed.share(list(zip(names, shards, strict=True)))
+    mine = distributed.shard(list(zip(names, shards, strict=True)))
     for name, shard in progress(mine, f"score {len(ids)} images, K = {len(files)}", len(mine)):
         job.once(name, partial(score_shard, shard))
-    distributed.together()
-    if not distributed.first():
+    distributed.barrier()
+    if not distributed.is_main():
         return
 
     scored = sorted(row for name in names for row in scan_csv(job.folder / name, columns))

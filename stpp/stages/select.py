@@ -10,7 +10,7 @@ from stpp.params.file import load
 from stpp.selftrain.selection import Scores, rank
 from stpp.selftrain.selection import select as select_ids
 from stpp.stages import options
-from stpp.store.files import StppError, header, replacing_folder, write_ids
+from stpp.store.files import StppError, atomic_folder, header, write_ids
 from stpp.store.manifest import read_table
 
 
@@ -31,7 +31,7 @@ def select(
             f"select.ratio {ratio} leaves {len(reliable)} reliable and {len(unreliable)} unreliable images: "
             "both are needed; change it, or give more unlabelled images"
         )
-    with replacing_folder(out) as partial:
+    with atomic_folder(out) as partial:
         write_ids(partial / "reliable.txt", reliable)
         write_ids(partial / "unreliable.txt", unreliable)
     print(f"{len(reliable)} reliable, {len(unreliable)} unreliable, by {p.by}")

@@ -12,7 +12,7 @@ from stpp.ingest.splits import SETS, check, draw
 from stpp.params.file import load
 from stpp.run.git import git
 from stpp.stages import options
-from stpp.store.files import StppError, publish, raise_all, replacing_folder, scan_csv, write_csv, write_ids, write_text
+from stpp.store.files import StppError, atomic_folder, publish, raise_all, scan_csv, write_csv, write_ids, write_text
 from stpp.store.manifest import read_dataset, split_digest
 
 Lists = Annotated[Path, Option(help="Folder that holds lists given by a person, and pinned splits.")]
@@ -40,7 +40,7 @@ def split(data: options.Data, lists: Lists, out: options.Out, params: options.Pa
         for name, ids in sorted(sets.items())
         for i, record in ((i, dataset.records[i]) for i in ids)
     )
-    with replacing_folder(out) as partial:
+    with atomic_folder(out) as partial:
         for name, ids in sets.items():
             write_ids(partial / f"{name}.txt", ids)
         write_csv(partial / "manifest.csv", MANIFEST, rows)

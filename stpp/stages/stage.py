@@ -106,12 +106,12 @@ def open_stage(
     sections = {"name": name, **recipe.sections(params), **(also or {})}
     places = {file: out / file for file in [*outs, "run.json"]}
     with (
-        distributed.processes(),
+        distributed.process_group(),
         job_of(job_name, module=recipe.module, sections=sections, inputs=inputs.paths, outs=places) as job,
     ):
         run = Run(name, job.key, params, tags, root(), job.folder / "mlflow_run")
         stage = Stage(name, recipe, files, params, out, job, run)
-        if job.finished or not distributed.first():
+        if job.finished or not distributed.is_main():
             yield stage
             return
         with track(name, job.key, params, load(files[:1]), tags, root(), job.folder / "mlflow_run") as run:

@@ -13,7 +13,7 @@ from stpp.report.panels import contact_sheet
 from stpp.selftrain.suggestion import Suggestion
 from stpp.selftrain.suggestion import suggest as choose
 from stpp.stages import options
-from stpp.store.files import StppError, read_ids, replacing_folder, write_csv, write_ids
+from stpp.store.files import StppError, atomic_folder, read_ids, write_csv, write_ids
 from stpp.store.manifest import Dataset, read_dataset, read_table
 from stpp.store.masks import MaskSet
 
@@ -60,7 +60,7 @@ def suggest(
     shown = [known[c] for c in range(len(dataset.classes))]
     looks = Looks({i: photos.root / dataset.records[i].image for i in labeled})
     taken = choose(stability, shares, shown, n, lambda i: looks.alike(photos.root / dataset.records[i].image))
-    with replacing_folder(out) as partial:
+    with atomic_folder(out) as partial:
         write_ids(partial / LIST, [one.id for one in taken])
         _write_table(partial / TABLE, taken, dataset)
         pictures = [

@@ -8,21 +8,21 @@ from pathlib import Path
 import torch
 
 from stpp.data.datasets import Photos, Plain, Training, WeakStrong, WithTruth
-from stpp.data.decoded import opened
 from stpp.data.loaders import Batch, equal_sized, prediction_loader
+from stpp.data.pixel_cache import open_cache
 from stpp.data.seeds import seed_of
 from stpp.engine import device as devices
-from stpp.engine.evaluate import Scores, decisions, evaluate
+from stpp.engine.evaluate import Scores, evaluate, predict_batches
 from stpp.engine.fit import Hooks, State, Step, Trainer, evenly, fit
 from stpp.engine.optim import scaled_lr
-from stpp.engine.predict import LARGE, decided, plain
+from stpp.engine.predict import LARGE, mask_predictor, plain
 from stpp.models import build
 from stpp.models.build import About, Start
 from stpp.params.models import Params
 from stpp.run import distributed
-from stpp.run.distributed import first, world
+from stpp.run.distributed import is_main, world_size
 from stpp.stages.stage import Stage
-from stpp.store.files import StppError, publish, read_ids, replacing, write_csv, write_json
+from stpp.store.files import StppError, atomic_write, publish, read_ids, write_csv, write_json
 from stpp.store.manifest import read_dataset
 
 OUTS = ["model.safetensors", "curve.csv", "metrics.json"]
@@ -34,7 +34,7 @@ SHOWN_IMAGES, SHOWN_TIMES = 4, 10
 def photos_of(stage: Stage, data: Path) -> Photos:
     """The data set's images and masks."""
     p = stage.params
-    return Photos(read_dataset(data), Path(p.data.root), opened(p.runtime, stage.folder.parent))
+    return Photos(read_dataset(data), Path(p.data.root), open_cache(p.runtime, stage.folder.parent))
 
 
 def train_network(
@@ -67,7 +67,7 @@ def train_network(
     about = About(p.model, dataset.classes, dataset.palette, start)
     hooks = _World(stage, photos, read_ids(split / "val.txt"), about, steps, keep=checkpoints)
     curve = fit(trainer, samples, p.runtime, hooks)
-    if not first():
+    if not is_main():
         return
     if p.train.keep == "best_val":
         publish(stage.folder / BEST, stage.folder / "model.safetensors")
@@ -93,17 +93,17 @@ def _state_of(stage: Stage) -> State | None:
 def _say(p: Params, name: str, samples: Training | WeakStrong) -> int:
     """Say how long the training is, and how fast it learns. The iterations of an epoch, checked to be one at least."""
     batch = p.train.batch_size // samples.images
-    if batch % world() or batch // world() < 2:
-        raise StppError(
-            f"{name}: train.batch_size {p.train.batch_size} is that of all {world()} processes together: a multiple of "
-            f"{samples.images * world()} is needed, {2 * samples.images * world()} at least"
-        )
+    if batch % world_size() or batch // world_size() < 2:
+        step = samples.images * world_size()
+        whole = f"is that of all {world_size()} processes together"
+        needed = f"a multiple of {step} is needed, {2 * step} at least"
+        raise StppError(f"{name}: train.batch_size {p.train.batch_size} {whole}: {needed}")
     if len(samples) < batch:
         raise StppError(
             f"{name}: {len(samples)} samples an epoch ({samples.made_of}) are fewer than a batch of {batch}: "
             "lower train.batch_size, or give more images"
         )
-    on = f" on {world()} processes" if world() > 1 else ""
+    on = f" on {world_size()} processes" if world_size() > 1 else ""
     per_epoch = len(samples) // batch
     epochs = f"{p.train.epochs} epochs of {per_epoch} iterations"
     iterations = f"{p.train.iterations} iterations, {per_epoch} an epoch,"
@@ -132,7 +132,7 @@ class _World(Hooks):
     ) -> None:
         self.stage, self.photos, self.about, self.keep = stage, photos, about, keep
         self.where = devices.start(stage.params.runtime)
-        self.decide = decided(plain, LARGE)
+        self.decide = mask_predictor(plain, LARGE)
         self.loader = self._loader(WithTruth(photos, val), share=True)
         self.shown = Plain(photos, val[:SHOWN_IMAGES] if stage.run.enabled else [])
         self.shown_after = {steps[at - 1] for at in evenly(min(SHOWN_TIMES, len(steps)), len(steps))}
@@ -141,11 +141,11 @@ class _World(Hooks):
     def _loader(self, data: Plain, share: bool) -> Iterable[Batch]:
         p = self.stage.params
         batches = equal_sized(data, p.evaluate.batch_size, LARGE)
-        return prediction_loader(data, distributed.share(batches) if share else batches, p.runtime, self.where)
+        return prediction_loader(data, distributed.shard(batches) if share else batches, p.runtime, self.where)
 
     def validate(self, network: torch.nn.Module) -> Scores:
         model, loader = self.stage.params.model, self._loader(self.shown, share=False)
-        some = decisions([network], loader, model, self.where, self.decide) if self.shown.ids else ()
+        some = predict_batches([network], loader, model, self.where, self.decide) if self.shown.ids else ()
         self.predicted = [pair for batch in some for pair in zip(batch.ids, batch.masks[0], strict=True)]
         return evaluate(network, self.loader, len(self.photos.dataset.classes), model, self.where, self.decide)
 
@@ -160,7 +160,7 @@ class _World(Hooks):
         # Through memory: torch's own writer hides that a disk is full.
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        with replacing(self.stage.folder / STATE) as partial:
+        with atomic_write(self.stage.folder / STATE) as partial:
             partial.write_bytes(buffer.getbuffer())
 
     def log(self, row: dict[str, float], step: int) -> None:

@@ -9,7 +9,7 @@ from typer import Argument, Option
 
 from stpp.models.build import save
 from stpp.models.weights import Placed, place, read_state
-from stpp.store.files import StppError, replacing
+from stpp.store.files import StppError, atomic_write
 
 File = Annotated[Path, Argument(help="File of weights: .pth, .pt or .safetensors.")]
 Network = Annotated[Literal["deeplabv2", "deeplabv3plus", "pspnet"], Option(help="Network the weights are of.")]
@@ -41,7 +41,7 @@ def export(
     placed = place(read_state(file), network, backbone, str(file))
     held = BytesIO()  # written to a full disk itself, torch raises what tells nothing
     torch.save(placed.state, held)
-    with replacing(out) as partial:
+    with atomic_write(out) as partial:
         partial.write_bytes(held.getvalue())
     _say_dropped(placed)
     print(f"{out}: {len(placed.state)} tensors of {network} on {backbone}")

@@ -202,7 +202,7 @@ def _one_line(error: BaseException) -> str:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Give a temporary name beside `path`; what was written there takes the final name at the end, or nothing does."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(path)
@@ -215,7 +215,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8", newline="\n")
 
 
@@ -231,7 +231,7 @@ def read_json(path: Path) -> Any:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)
@@ -286,7 +286,7 @@ def _no_table(path: Path, columns: Sequence[str]) -> StppError:
 
 
 @contextmanager
-def replacing_folder(out: Path, *, ours: bool = False) -> Iterator[Path]:
+def atomic_folder(out: Path, *, ours: bool = False) -> Iterator[Path]:
     """Give an empty folder beside `out` that takes its place at the end; `out` never shows a part of it.
 
     Raises StppError if `out` is a file, or holds one that the new folder does not: it may be a person's, unless
@@ -323,7 +323,7 @@ def replacing_folder(out: Path, *, ours: bool = False) -> Iterator[Path]:
 def publish(source: Path, out: Path, *, ours: bool = False) -> None:
     """Copy a finished file or folder to its final name; `ours` as for `replacing_folder`."""
     if source.is_dir():
-        with replacing_folder(out, ours=ours) as partial:
+        with atomic_folder(out, ours=ours) as partial:
             for file in source.rglob("*"):
                 copy = partial / file.relative_to(source)
                 if file.is_dir():
@@ -332,7 +332,7 @@ def publish(source: Path, out: Path, *, ours: bool = False) -> None:
                     copy.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(file, copy)
     else:
-        with replacing(out) as partial:
+        with atomic_write(out) as partial:
             shutil.copyfile(source, partial)
 
 
@@ -420,7 +420,7 @@ def digest(paths: Iterable[Path]) -> str:
 
 
 def write_ids(path: Path, ids: Iterable[str]) -> None:
-    with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
+    with atomic_write(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(f"{i}\n" for i in ids)
 
 

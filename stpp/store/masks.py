@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from stpp.store.files import ID, StppError, lines_of, open_regular, read_bytes, replacing, scan_csv, write_csv
+from stpp.store.files import ID, StppError, atomic_write, lines_of, open_regular, read_bytes, scan_csv, write_csv
 from stpp.store.manifest import Rgb, read_table
 from stpp.store.packed import Strings
 
@@ -116,9 +116,9 @@ class ShardWriter:
 
     def __enter__(self) -> "ShardWriter":
         with ExitStack() as stack:
-            part = stack.enter_context(replacing(self._part))
+            part = stack.enter_context(atomic_write(self._part))
             table = stack.enter_context(part.open("w", newline="", encoding="utf-8"))
-            shard = stack.enter_context(replacing(self._shard))
+            shard = stack.enter_context(atomic_write(self._shard))
             self._archive = stack.enter_context(zipfile.ZipFile(shard, "w", zipfile.ZIP_STORED))
             self._rows = csv.writer(table, lineterminator="\n")
             self._rows.writerow(COLUMNS)
@@ -164,7 +164,7 @@ def take_over(earlier: "MaskSet", ids: Iterable[str], shard: Path, part: Path) -
 
     ids: those of the shard, in order.
     """
-    with replacing(shard) as partial:
+    with atomic_write(shard) as partial:
         shutil.copyfile(earlier.folder / shard.name, partial)
     write_csv(part, COLUMNS, ([earlier.rows[name][column] for column in COLUMNS] for name in ids))
 

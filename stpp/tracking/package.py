@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stpp.run.code import PACKAGE
-from stpp.store.files import replacing_folder
+from stpp.store.files import atomic_folder
 
 NEEDS = (
     "torch",
@@ -32,7 +32,7 @@ def package(model: Path, classes: Sequence[str], start: str, out: Path) -> None:
 
     column = "binary"
     signature = ModelSignature(Schema([ColSpec(column, "image")]), Schema([ColSpec(column, "mask")]))
-    with replacing_folder(out) as partial:
+    with atomic_folder(out) as partial:
         partial.rmdir()  # MLflow makes it itself
         mlflow.pyfunc.save_model(
             str(partial),

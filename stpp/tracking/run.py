@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from stpp.run.distributed import first
+from stpp.run.distributed import is_main
 from stpp.run.git import git
 from stpp.store.files import StppError, write_text
 from stpp.tracking.client import client, experiment_of, limit, reason, tracking_uri
@@ -48,7 +48,7 @@ class Run:
         self.run_id: str | None = None
         self.parent_id: str | None = None
         self.enabled = (
-            first() and os.environ.get("STPP_TRACKING") != "off" and importlib.util.find_spec("mlflow") is not None
+            is_main() and os.environ.get("STPP_TRACKING") != "off" and importlib.util.find_spec("mlflow") is not None
         )
         self._client: Any = None
         self._ended = threading.Event()

@@ -53,14 +53,14 @@ def main(step: str, out: Path) -> None:
         def validate(self, network: nn.Module) -> Scores:
             network.eval()
             matrix = torch.zeros(CLASSES, CLASSES, dtype=torch.int64)
-            for position in distributed.share(range(len(data))):
+            for position in distributed.shard(range(len(data))):
                 x, y = data[0, position]
                 with torch.no_grad():
                     matrix += confusions(network(x[None]).argmax(1), y[None], CLASSES)[0]
-            return Scores(distributed.summed(matrix))
+            return Scores(distributed.all_reduce(matrix))
 
     iterations = len(data) // TRAIN.batch_size
-    with distributed.processes():
+    with distributed.process_group():
         trainer = Trainer(
             network,
             TRAIN,

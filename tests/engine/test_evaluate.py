@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from stpp.data.datasets import Photos, WithTruth
 from stpp.data.loaders import Batch, equal_sized, prediction_loader
 from stpp.data.normalization import IMAGENET
-from stpp.engine.evaluate import Scores, decisions, evaluate
-from stpp.engine.predict import decided, plain
+from stpp.engine.evaluate import Scores, evaluate, predict_batches
+from stpp.engine.predict import mask_predictor, plain
 from stpp.models.build import normalizing
 from stpp.params.models import Model, Runtime
 from stpp.store.files import StppError
@@ -43,7 +43,7 @@ def photos(make_photos: Callable[..., Photos]) -> Photos:
     return make_photos(SIZES, classes=3)
 
 
-PLAIN = decided(plain, 2**22)
+PLAIN = mask_predictor(plain, 2**22)
 
 
 def test_an_image_whose_probabilities_are_not_finite_is_named(photos: Photos) -> None:
@@ -52,7 +52,7 @@ def test_an_image_whose_probabilities_are_not_finite_is_named(photos: Photos) ->
     ids = list(photos.dataset.records)
     for networks in ([odd], [odd, sound], [sound, odd]):
         with pytest.raises(StppError, match=f"^{ids[0]}: the network's probabilities are not finite"):
-            list(decisions(networks, loader(photos, ids), MODEL, CPU, PLAIN))
+            list(predict_batches(networks, loader(photos, ids), MODEL, CPU, PLAIN))
 
 
 def test_one_class_for_every_pixel_is_a_constant_unless_there_is_no_other() -> None:
@@ -71,7 +71,7 @@ def each(
     networks: list[Network], photos: Photos, ids: list[str], batch_size: int = 2, model: Model = MODEL
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Id, masks (K, H, W) and the last network's confidence (H, W), image by image."""
-    for batch in decisions(networks, loader(photos, ids, batch_size), model, CPU, PLAIN):
+    for batch in predict_batches(networks, loader(photos, ids, batch_size), model, CPU, PLAIN):
         yield from zip(batch.ids, batch.masks.unbind(1), batch.confidence, strict=True)
 
 

@@ -22,7 +22,7 @@ from stpp.data.loaders import Batches, equal_sized, prediction_loader
 from stpp.data.normalization import IMAGENET
 from stpp.engine.evaluate import Scores, evaluate
 from stpp.engine.fit import Hooks, State, Step, Trainer, cross_entropy, evenly, fit, measured_after, supervised
-from stpp.engine.predict import decided, plain
+from stpp.engine.predict import mask_predictor, plain
 from stpp.models.build import normalizing
 from stpp.params.models import Augment, Model, Runtime, Strong, Train, Weak
 from stpp.store.files import StppError
@@ -481,7 +481,7 @@ def undisturbed(make_photos: Callable[..., Photos]) -> Undisturbed:
     val = prediction_loader(images, equal_sized(images, 2, 2**22), RUNTIME, CPU)
 
     def validate(network: nn.Module) -> Scores:
-        return evaluate(network, val, CLASSES, MODEL, CPU, decided(plain, 2**22))
+        return evaluate(network, val, CLASSES, MODEL, CPU, mask_predictor(plain, 2**22))
 
     network, world = tiny(), World(validate_with=validate)
     curve = run(network, data, TRAIN, world)

@@ -21,10 +21,10 @@ from stpp.engine.predict import (
     VECTOR,
     Predict,
     augmented,
-    decided,
     described,
     evaluation,
     folded,
+    mask_predictor,
     normalized,
     plain,
     sliding,
@@ -272,7 +272,7 @@ def test_an_image_above_the_bound_is_decided_in_windows_each_at_all_scales(
             total[:, :, *box] += way(network, part)
             times[box] += 1
     confidence, mask = (total / times).max(1)
-    found, sure, _ = decided(way, 1024)(network, x)
+    found, sure, _ = mask_predictor(way, 1024)(network, x)
     torch.testing.assert_close(sure, confidence, rtol=0, atol=1e-6)
     assert (found == mask).float().mean() > 0.99  # equal but for ties within rounding
 
@@ -355,7 +355,7 @@ def test_windows_never_show_the_network_more_than_their_side() -> None:
             seen.append(tuple(x.shape[2:]))
             return x.repeat(1, 2, 1, 1)
 
-    mask, *_ = decided(plain, 1024)(normalizing(Spy(), IMAGENET), pixels(1, 100, 70)[:1])
+    mask, *_ = mask_predictor(plain, 1024)(normalizing(Spy(), IMAGENET), pixels(1, 100, 70)[:1])
     assert mask.shape == (1, 100, 70)
     assert set(seen) == {(32, 32)}
 

@@ -8,7 +8,7 @@ COMMON = ("--data", "runs/data", "--split", "runs/split")
 TRAIN = (sys.executable, "-m", "stpp", "train", "--name", "teacher", *COMMON, "--backbone", "runs/backbone.safetensors")
 
 
-def test_decoded_files_are_kept_where_asked_and_change_no_weight(prepared: Project) -> None:
+def test_pixel_cache_files_are_kept_where_asked_and_change_no_weight(prepared: Project) -> None:
     weights = {}
     for cache in (None, 0.5):
         prepared.params(train={"epochs": 3}, runtime={**TINY["runtime"], "cache_gb": cache})

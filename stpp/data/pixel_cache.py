@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 from stpp.data import images
 from stpp.params.models import Runtime
 from stpp.run.code import closure, source
-from stpp.store.files import StppError, replacing, sha256
+from stpp.store.files import StppError, atomic_write, sha256
 
 Pixels = NDArray[np.uint8]
 HEADER = 128
 """Bytes of a .npy file before its values."""
 
 
-class Decoded:
+class PixelCache:
     """A cache of `limit` bytes at most below a folder, for any number of processes at once.
 
     When it is full nothing is added, and nothing thrown out: an epoch reads every image once, in a random order, and
@@ -62,7 +62,7 @@ class Decoded:
         except (ValueError, EOFError):  # of a disk that lost what it had written
             with self._trying():
                 kept.unlink(missing_ok=True)
-        with images.opened(path) as file:
+        with images.open_image(path) as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != digest:
                 raise StppError(f"{path}: has changed since `prepare` read it; run `dvc repro` again, or restore it")
             file.seek(0)
@@ -76,7 +76,7 @@ class Decoded:
             size = int(total.read() or 0) + pixels.nbytes + HEADER
             self.full = size > self.limit
             if not self.full and not kept.exists():
-                with replacing(kept) as partial, partial.open("wb") as file:
+                with atomic_write(kept) as partial, partial.open("wb") as file:
                     np.save(file, pixels)
                 _write(total, size)
 
@@ -99,9 +99,9 @@ class Decoded:
             yield file
 
 
-def opened(runtime: Runtime, home: Path) -> Decoded | None:
+def open_cache(runtime: Runtime, home: Path) -> PixelCache | None:
     """The cache in `home`, the project's `.stpp`, if `runtime.cache_gb` asks for one."""
-    return None if runtime.cache_gb is None else Decoded(home / "decoded", int(runtime.cache_gb * 1e9))
+    return None if runtime.cache_gb is None else PixelCache(home / "decoded", int(runtime.cache_gb * 1e9))
 
 
 def _way() -> str:

@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from stpp.data import decoded as module
+from stpp.data import pixel_cache as module
 from stpp.data.datasets import Labeled, Photos, Plain, Training
-from stpp.data.decoded import Decoded, opened
+from stpp.data.pixel_cache import PixelCache, open_cache
 from stpp.params.models import Augment, Runtime, Weak
 from stpp.store.files import StppError, sha256
 
@@ -43,7 +43,7 @@ def plain(photos: Photos) -> Photos:
 @pytest.fixture
 def cached(plain: Photos, tmp_path: Path) -> Cached:
     def of(limit: int = AMPLE, folder: str = "decoded") -> Photos:
-        return Photos(plain.dataset, plain.root, Decoded(tmp_path / folder, limit))
+        return Photos(plain.dataset, plain.root, PixelCache(tmp_path / folder, limit))
 
     return of
 
@@ -94,7 +94,7 @@ def test_masks_of_other_meaning_are_other_masks(cached: Cached) -> None:
     photos = cached()
     before = photos.mask("l/0")
     dataset = dataclasses.replace(photos.dataset, values={0: 2, 1: 1, 2: 0, 255: 255})
-    other = Photos(dataset, photos.root, photos.decoded)
+    other = Photos(dataset, photos.root, photos.cache)
     assert np.array_equal(other.mask("l/0"), 2 - before)
     assert np.array_equal(photos.mask("l/0"), before)
 
@@ -177,9 +177,9 @@ def test_a_disk_that_is_full_stops_nothing(
     plain: Photos, cached: Cached, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photos = cached()
-    assert photos.decoded is not None
-    shutil.rmtree(photos.decoded.folder)
-    photos.decoded.folder.write_text("a file where the folder should be")
+    assert photos.cache is not None
+    shutil.rmtree(photos.cache.folder)
+    photos.cache.folder.write_text("a file where the folder should be")
     assert read_all(photos) == read_all(plain)
     assert capsys.readouterr().out.count("no more decoded images are kept") == 1
 
@@ -206,8 +206,8 @@ def test_processes_at_once_read_the_same_and_keep_within_the_limit(
     assert hashes == {hashlib.sha256(b"".join(read_all(plain))).hexdigest()}
     sizes = sum(file.stat().st_size for file in files(tmp_path))
     assert 8000 - 1700 < sizes <= 8000
-    assert photos.decoded is not None
-    assert int((photos.decoded.folder / "bytes").read_text()) == sizes
+    assert photos.cache is not None
+    assert int((photos.cache.folder / "bytes").read_text()) == sizes
 
 
 def _write_slowly(photos: Photos, here: Path) -> None:
@@ -259,9 +259,9 @@ def test_it_may_be_removed_at_any_time(plain: Photos, cached: Cached, tmp_path: 
 
 
 def test_there_is_none_unless_asked_for(tmp_path: Path) -> None:
-    assert opened(Runtime(), tmp_path) is None
+    assert open_cache(Runtime(), tmp_path) is None
     assert list(tmp_path.iterdir()) == []
-    there = opened(Runtime(cache_gb=0.5), tmp_path)
+    there = open_cache(Runtime(cache_gb=0.5), tmp_path)
     assert there is not None
     assert there.limit == 500_000_000
     assert there.folder.parent == tmp_path / "decoded"
