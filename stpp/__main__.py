@@ -1,4 +1,7 @@
-"""`stpp` and `python -m stpp`, which pipelines call, so that the code beside dvc.yaml is what runs."""
+"""The entry point of `stpp` and of `python -m stpp`.
+
+Pipelines call `python -m stpp`, so that they run the code beside dvc.yaml.
+"""
 
 import os
 import sys
@@ -7,7 +10,7 @@ _interrupted = False
 
 
 def main() -> None:
-    """The command line; Ctrl-C is one line, also before a command runs and after it."""
+    """Run the command line; Ctrl-C prints one line and no traceback, also before and after a command runs."""
     try:
         _main()
     except KeyboardInterrupt:
@@ -15,13 +18,13 @@ def main() -> None:
     except Exception:
         if not _interrupted:
             raise
-        _leave()  # modules of others make errors of their own of an interrupt, while they load
+        _leave()  # while third-party modules load, they may turn an interrupt into another error
 
 
 def _main() -> None:
     import signal
 
-    # Jobs of the background ignore Ctrl-C, and go on to do so.
+    # A background job ignores Ctrl-C. It must go on ignoring it, so its signal handler stays as it is.
     ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if ours:
         signal.signal(signal.SIGINT, _leave)
@@ -38,19 +41,20 @@ def _main() -> None:
 
 
 def _interrupt(*_: object) -> None:
-    global _interrupted  # noqa: PLW0603 - there is one Ctrl-C a process
+    global _interrupted  # noqa: PLW0603 - Ctrl-C concerns the whole process
     _interrupted = True
     raise KeyboardInterrupt
 
 
 def _unraisable(error: "sys.UnraisableHookArgs") -> None:
-    """Python passes over what a destructor raises, an interrupt too."""
+    """End the process if a destructor raised KeyboardInterrupt, because Python ignores what destructors raise."""
     if issubclass(error.exc_type, KeyboardInterrupt):
         _leave()
     sys.__unraisablehook__(error)
 
 
 def _leave(*_: object) -> None:
+    """Print one line and end the process at once, with exit code 130."""
     os.write(2, b"\ninterrupted; run the same command again\n")
     os._exit(130)
 

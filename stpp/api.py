@@ -1,4 +1,7 @@
-"""ST++ on own tensors and DataLoaders, without DVC, MLflow or files: `from stpp.api import fit, predict, ...`."""
+"""The Python API: ST++ on your own tensors and DataLoaders, without DVC, MLflow or files.
+
+Usage: `from stpp.api import fit, predict, ...`.
+"""
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence, Sized
@@ -38,16 +41,20 @@ __all__ = [
 
 
 class Batches(Sized, Iterable[Sequence[Tensor]], Protocol):
-    """A DataLoader, or a list of batches: x float32 (B, 3, H, W), y int64 (B, H, W) with 255 to be ignored."""
+    """A DataLoader or list of batches (x, y): x float32 (B, 3, H, W), y int64 (B, H, W), where 255 is ignored."""
 
 
 def fit(network: nn.Module, batches: Batches, train: Train, *, device: str = "cpu") -> list[nn.Module]:
-    """Train `network` in place as ST++ trains a teacher or student (paper, 4.1); copies f_1 .. f_K of it on the way.
+    """Train `network` in place as ST++ trains a teacher or student (paper, 4.1); return its checkpoints f_1 .. f_K.
 
-    `batches` is gone through once an epoch; a student's has images with pseudo masks beside the labelled ones. Used of
-    `train` are epochs or iterations, checkpoints (K), momentum, weight_decay and, times batch_size / 16, lr, at which
-    learns what lies in a module named `backbone`; the rest learns head_lr_factor times as fast. Raises ValueError for
-    no batch, and if the loss is no number.
+    The checkpoints are copies of the network, in evaluation mode; f_K is the trained network. An epoch is one pass
+    through `batches`. For a student, the batches hold images with pseudo masks beside the labelled images.
+
+    `train` gives epochs or iterations, checkpoints (K), momentum, weight_decay, lr, batch_size and head_lr_factor;
+    val_points only affects when checkpoints are kept. The learning rate is lr times batch_size / 16 for parameters in a
+    module named `backbone`, and head_lr_factor times that for all others.
+
+    Raises ValueError if there are no batches, or if the loss or a weight is not finite.
     """
     if not len(batches):
         raise ValueError("`batches` is empty: fewer images than a batch, with drop_last?")
@@ -75,10 +82,11 @@ def predict(
     flip: bool = False,
     device: str = "cpu",
 ) -> Iterator[Tensor]:
-    """Class probabilities (classes, H, W) of every image, in order; the arg max over classes is its mask.
+    """Yield the class probabilities (classes, H, W) of each image, in order and on the CPU.
 
-    images: normalised, (3, H, W) of any size each. scales, flip: test-time augmentation; pseudo labels in the paper
-    take (0.5, 0.75, 1.0, 1.5, 2.0) and the flip, stability takes neither (paper, 3.4 and 4.1).
+    The arg max over classes is the image's mask. images: normalised, (3, H, W), each of any size. scales, flip:
+    test-time augmentation. The paper uses scales (0.5, 0.75, 1.0, 1.5, 2.0) and the flip for pseudo labels, and neither
+    for stability (paper, 3.4 and 4.1). The network is moved to `device` and put in evaluation mode.
     """
     way = augmented(plain, scales, flip) if flip or tuple(scales) != (1.0,) else plain
     network.to(device).eval()

@@ -1,6 +1,6 @@
-"""The command line: a table of commands, and the errors a user can mend in one message.
+"""The command line: a table of all commands, and one clear message for every error that the user can fix.
 
-A command's module is imported when the command is called, so that `stpp --help` loads neither torch nor numpy.
+A command's module is imported only when the command is called, so `stpp --help` loads neither torch nor numpy.
 """
 
 import functools
@@ -18,21 +18,21 @@ from typer.main import get_command, get_group
 
 from stpp.store.files import DISK_FULL, StppError, printable
 
-# Threads that wait for each other must not spin for long: where anything else wants a core (image loading does), that
-# makes torch several times slower. GNU's OpenMP, where it is that, may spin for about as long as waking a thread takes.
-# It has to be set before torch loads its OpenMP.
+# OpenMP threads that wait for each other must not spin for long: spinning makes torch several times slower when other
+# work, such as image loading, needs the cores. The second variable is for GNU's OpenMP only: its threads may spin for
+# about as long as it takes to wake a thread. Both must be set before torch loads its OpenMP library.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command, or a group of them."""
+    """A command of `stpp`, or a group of commands."""
 
     target: str
-    """MODULE:FUNCTION below stpp.stages; empty for what is but a group."""
+    """MODULE:FUNCTION below stpp.stages; empty for a group that is not a command itself."""
     about: str
-    """The first sentence of the function's docstring."""
+    """The first line of the function's docstring; for a group without a function, a text of its own."""
     commands: Mapping[str, "Command"] = field(default_factory=dict)
 
 
@@ -146,11 +146,14 @@ COMMANDS = {
 
 
 LONGEST, MOST = 2000, 500
-"""Characters of a line, and lines, that a message has at most: names from files may be of any length."""
+"""The most characters of a line, and the most lines, of an error message: names from files may have any length."""
 
 
 def _guarded(stage: Callable[..., None]) -> Callable[..., None]:
-    """`stage` with one clear message and exit code 2 where the user can mend what is wrong."""
+    """Wrap `stage` so that an error that the user can fix ends in one clear message and exit code 2.
+
+    Ctrl-C ends in one line and exit code 130. All other errors pass through.
+    """
 
     @functools.wraps(stage)
     def command(*args: Any, **kwargs: Any) -> None:
@@ -178,7 +181,10 @@ def _guarded(stage: Callable[..., None]) -> Callable[..., None]:
 
 
 def _of_dvc() -> None:
-    """What every stage that DVC starts does first, but in the copies of the project that DVC makes for experiments."""
+    """Call `stage_begins`, except in the copies of the project that DVC makes for experiments.
+
+    Every stage that DVC starts does this first. `stage_begins` saves the dvc.lock files, or repairs a damaged one.
+    """
     from stpp.run.locks import stage_begins
     from stpp.run.resume import root
 
@@ -187,7 +193,7 @@ def _of_dvc() -> None:
 
 
 class StageWithCommands(TyperGroup):
-    """A stage that has commands of its own: `stpp split --data ...` is the stage, `stpp split pin NAME` a command."""
+    """A group that is also a stage: `stpp split --data ...` runs the stage, `stpp split pin NAME` a subcommand."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args or args[0] not in self.commands:
@@ -205,7 +211,7 @@ class StageWithCommands(TyperGroup):
 
 
 class Lazy(TyperCommand):
-    """A command as a list of commands shows it; its module is imported when it is called."""
+    """A placeholder in the list of commands; the command's module is imported only when the command is called."""
 
     def __init__(self, name: str, command: Command) -> None:
         super().__init__(name, help=command.about)
@@ -216,7 +222,7 @@ class Lazy(TyperCommand):
 
 
 def loaded(name: str, command: Command) -> TyperCommand | TyperGroup:
-    """The command itself, with its options."""
+    """Import a command's module and return the command with its options and subcommands."""
     alone = typer.Typer(cls=StageWithCommands, no_args_is_help=not command.target, help=command.about)
     if command.target:
         module, _, function = command.target.partition(":")
@@ -248,7 +254,7 @@ def _root(
 
 
 def command_line() -> TyperGroup:
-    """All commands; none of their modules is imported yet."""
+    """Return the group of all commands, without importing their modules."""
     app = typer.Typer(
         help="ST++ self-training for semi-supervised semantic segmentation.",
         no_args_is_help=True,
@@ -262,8 +268,9 @@ def command_line() -> TyperGroup:
 
 
 def main() -> None:
+    """Run the command line; if the system knows no user name, set USER to the user id first."""
     try:
         getpass.getuser()
-    except (KeyError, OSError):  # in some containers and jobs of a cluster; DVC, which `cluster` starts, stops then
+    except (KeyError, OSError):  # some containers and cluster jobs have no user name; DVC, run by `cluster`, then fails
         os.environ["USER"] = str(os.getuid())
     command_line()(prog_name="stpp")

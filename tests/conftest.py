@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +23,7 @@ def project(tmp_path: Path) -> Iterator[Project]:
     # A shell's background job ignores Ctrl-C, and its children inherit that; a handler is not inherited.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     yield made
-    subprocess.run(["pkill", "-KILL", "-f", str(made.folder)], check=False)
+    made.end()
 
 
 @pytest.fixture(scope="session")

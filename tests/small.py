@@ -1,20 +1,31 @@
 """A small project: the real dvc.yaml, real DVC, real stages, on data that trains in seconds."""
 
+import io
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import chdir, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
+import psutil
+import pytest
 from numpy.typing import NDArray
 from ruamel.yaml import YAML
 
+from stpp.cli import command_line
 from stpp.store.manifest import Rgb
 from stpp.store.masks import MaskSet, ShardWriter, merge_manifests, shard_name, shards_of
+
+MARK = "STPP_TEST_PROJECT"
+"""By this variable of their environment, the processes of a project are found."""
+STARTING = ("paper", "cluster")
+"""Commands whose own processes write where only a process of theirs can be listened to."""
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -48,24 +59,55 @@ class Project:
 
     folder: Path
     env: dict[str, str] = field(default_factory=dict)
+    started: bool = False
 
     def start(self, *command: str) -> subprocess.Popen[str]:
+        """Start a command in a session of its own; `end` kills what is left of it."""
+        self.started = True
         return subprocess.Popen(
             command,
             cwd=self.folder,
-            env=self.env,
+            env=self.env | {MARK: str(self.folder)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
         )
 
+    def end(self) -> None:
+        """Kill every process that a command of this project has started, whichever session it is in."""
+        for process in psutil.process_iter(["environ"]) if self.started else ():
+            if (process.info["environ"] or {}).get(MARK) == str(self.folder):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+
     def run(self, *command: str, rc: int = 0) -> str:
-        """Run to the end; the output. Fails unless the exit code is `rc`."""
-        process = self.start(*command)
-        output, _ = process.communicate(timeout=1200)
-        assert process.returncode == rc, f"{' '.join(command)}: {process.returncode}\n{output}"
+        """Run a command to its end and return its output. Fails unless the exit code is `rc`.
+
+        A command of stpp that starts no other process runs in this one, which has loaded torch already.
+        """
+        if command[0] == "stpp" and command[1] not in STARTING and "STPP_NPROC" not in self.env:
+            code, output = self._inside(*command)
+        else:
+            process = self.start(*command)
+            output, _ = process.communicate(timeout=1200)
+            code = process.returncode
+        assert code == rc, f"{' '.join(command)}: {code}\n{output}"
         return output
+
+    def _inside(self, *command: str) -> tuple[int, str]:
+        said = io.StringIO()
+        with (
+            chdir(self.folder),
+            patch.dict(os.environ, self.env, clear=True),
+            patch.object(sys, "argv", [*command]),
+            redirect_stdout(said),
+            redirect_stderr(said),
+            pytest.raises(SystemExit) as end,
+        ):
+            command_line()(prog_name="stpp")
+        code = end.value.code
+        return (code if isinstance(code, int) else int(code is not None)), said.getvalue()
 
     def prepare(self) -> None:
         """Make the data set, the split and the backbone, without DVC."""

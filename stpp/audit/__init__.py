@@ -1,1 +1,1 @@
-"""What proves where a model comes from."""
+"""The audit of a model: evidence of the data, code and parameters that it was made from."""

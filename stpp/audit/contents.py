@@ -1,4 +1,4 @@
-"""What is inside a folder of a run, against its own manifest: images, lists, pseudo masks."""
+"""Checks of the folders of a run against their own manifests: images, split lists, pseudo masks."""
 
 import csv
 from collections.abc import Iterator
@@ -10,13 +10,15 @@ from stpp.store.files import StppError, read_ids, scan_csv, sha256
 from stpp.store.manifest import read_dataset
 
 SHOWN = 20
+"""Problems that are listed for a folder; further ones are only counted."""
 
 
 @cache
 def examine(folder: Path, project: Path, data_root: str) -> tuple[str, list[str]]:
-    """What a folder holds, in words, and what in it contradicts its manifest; looked at once in a process.
+    """Return a description of a folder's contents, and the contradictions to its manifest.
 
-    data_root: where the images are, below the project's folder or absolute; looked at if there.
+    data_root: the folder of the images, relative to the project's folder or absolute. The images are checked if it
+    exists. Each folder is examined once per process. A folder without a manifest has an empty description.
     """
     try:
         if (folder / "dataset.json").is_file():
@@ -95,7 +97,7 @@ def _masks(folder: Path) -> tuple[str, list[str]]:
 
 
 class _Problems:
-    """The first of many problems, and how many more there are."""
+    """A list of problems that keeps the first SHOWN and counts the others."""
 
     def __init__(self) -> None:
         self._shown: list[str] = []

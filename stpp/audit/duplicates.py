@@ -1,4 +1,7 @@
-"""Images of val or test that look like images of training, whatever their names and encodings."""
+"""Search for images of val or test that look like training images (near-duplicates).
+
+The pixels are compared, so names and encodings do not matter.
+"""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,33 +19,36 @@ from stpp.store.packed import Strings
 
 HELD_OUT = ("val", "test")
 Picture = NDArray[np.float32]
-"""A small grey one (SIDE, SIDE) around its mean, in grey levels of 256."""
+"""A small grey image (SIDE, SIDE) with its mean subtracted, in grey levels of 256."""
 SIDE = 32
 BITS = 10
-"""Of 64, by which the fingerprints of two pictures of one thing may differ."""
+"""Number of bits, of 64, in which the fingerprints of two images that look alike may differ."""
 AT_ONCE = 256
-"""Pictures that are in memory at a time."""
+"""Small pictures in one batch, for which fingerprints are computed together; this bounds the memory."""
 COMPARED = 1000
-"""With how many images a held-out one is compared at most, the nearest by fingerprint: thousands of equal ones would
-else be compared with thousands."""
+"""Number of images that a held-out image is compared with at most: the nearest ones by fingerprint.
+
+The same number again holds for mirror images. Without a limit, thousands of equal images would be compared with
+thousands.
+"""
 UNLIKE = 12.0
-"""Mean difference of their small grey pictures, in grey levels, up to which they are called alike."""
+"""Largest mean difference, in grey levels, between the small grey pictures of two images that look alike."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two images that look alike: ids, the sets they are in, and by how much their small grey pictures differ."""
+    """Two images that look alike: their ids, their sets, and the difference of their small grey pictures."""
 
     held_out: str
     held_out_set: str
     trained_on: str
     trained_on_set: str
     difference: float
-    """Mean, in grey levels of 256."""
+    """Mean absolute difference, in grey levels of 256."""
 
 
 class Files(Mapping[str, Path]):
-    """The files of a list of images, by id, made when they are asked for."""
+    """A mapping from the ids of some images to their files; each path is built when it is read."""
 
     def __init__(self, root: Path, records: Mapping[str, Record], ids: Strings) -> None:
         self._root, self._records, self._ids = root, records, ids
@@ -58,12 +64,13 @@ class Files(Mapping[str, Path]):
 
 
 def suspects(images: Mapping[str, Mapping[str, Path]]) -> list[Pair]:
-    """Pairs of a held-out and a training image that look alike, the most alike first.
+    """Return the pairs of a held-out and a training image that look alike, the most alike first.
 
-    images: by set (val and test are held out, any other is trained on) and id, the image's file; one that is not there
-    is left out. Mirrored copies are found as well, crops are not.
+    images: set name -> image id -> file. The sets val and test are held out; all other sets are training images. Files
+    that are missing or damaged are left out. Mirrored copies are found, crops are not.
 
-    Of every image 8 bytes are held, its fingerprint; only those whose fingerprints are near are read once more.
+    To save memory, only the 8-byte fingerprints of each training image and its mirror image are held, with an index.
+    Only images with near fingerprints are read again.
     """
     held_out = {name: images[name] for name in HELD_OUT if name in images}
     trained = {name: images[name] for name in images if name not in HELD_OUT}
@@ -78,7 +85,7 @@ def suspects(images: Mapping[str, Mapping[str, Path]]) -> list[Pair]:
     ]
     if not near:
         return []
-    # Those compared are named, and read; most images are not.
+    # Most images are not compared: ids and files are looked up only for those that are.
     ones = _chosen(held_out, {a for a, _, _ in near})
     others = _chosen(trained, {b for _, b, _ in near})
     pairs: dict[tuple[str, str], Pair] = {}
@@ -100,13 +107,13 @@ def _files(images: Mapping[str, Mapping[str, Path]]) -> Iterator[Path]:
 
 
 def _chosen(images: Mapping[str, Mapping[str, Path]], positions: set[int]) -> dict[int, tuple[str, str, Path]]:
-    """Set, id and file of images by their position in all sets."""
+    """Return set, id and file of the images at these positions; positions count through all sets."""
     everything = ((name, i, file) for name, files in images.items() for i, file in files.items())
     return {at: one for at, one in enumerate(everything) if at in positions}
 
 
 class Looks:
-    """Images seen so far, and whether another looks like one of them."""
+    """A collection of images that tells whether another image looks like one of them."""
 
     def __init__(self, images: Mapping[str, Path]) -> None:
         self._files = images
@@ -115,9 +122,9 @@ class Looks:
         self._since: list[tuple[int, Picture]] = []
 
     def alike(self, path: Path) -> bool:
-        """Whether the image, or its mirror image, looks like one seen before; it is seen from now on.
+        """Return whether an image or its mirror image looks like one of the collection, then add the image to it.
 
-        One that cannot be read is like no other.
+        An image that cannot be read looks like no other, and is not added.
         """
         picture = _small(path)
         if picture is None:
@@ -136,7 +143,7 @@ class Looks:
 
 
 def _small(path: Path) -> Picture | None:
-    """A small grey picture of an image, nothing if it cannot be read."""
+    """Return the small grey picture of an image, or None if the image cannot be read."""
     import cv2
 
     from stpp.data.images import read_image
@@ -147,16 +154,16 @@ def _small(path: Path) -> Picture | None:
     except (StppError, OSError):
         return None
     picture = np.asarray(cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA), np.float32)
-    centred: Picture = picture - picture.mean()  # a brighter copy is a copy
+    centred: Picture = picture - picture.mean()  # so that a brighter copy still counts as a copy
     return centred
 
 
 UNREADABLE = 2**64 - 1
-"""Stands for an image that cannot be read. A fingerprint has 32 bits at most, and so none is near it."""
+"""Fingerprint of an image that cannot be read. Real fingerprints have at most 32 bits set, so none is near it."""
 
 
 def _prints(files: Iterable[Path]) -> Iterator[tuple[int, int]]:
-    """The fingerprints of every image, and of its mirror image."""
+    """Yield the fingerprints of each image and of its mirror image."""
 
     def compared(pictures: list[Picture | None]) -> Iterator[tuple[int, int]]:
         stacked = np.stack([np.zeros((SIDE, SIDE), np.float32) if one is None else one for one in pictures])
@@ -175,7 +182,10 @@ def _prints(files: Iterable[Path]) -> Iterator[tuple[int, int]]:
 
 
 def _fingerprints(pictures: NDArray[np.float32]) -> NDArray[np.uint64]:
-    """64 bits each: which of the 8 x 8 slowest waves of a cosine transform are stronger than the median."""
+    """Return one 64-bit fingerprint per picture (N, SIDE, SIDE).
+
+    Each bit says whether one of the 8 x 8 lowest frequencies of the cosine transform (DCT) exceeds their median.
+    """
     from scipy.fft import dctn
 
     waves = dctn(pictures, axes=(1, 2))[:, :8, :8].reshape(-1, 64)
@@ -184,12 +194,12 @@ def _fingerprints(pictures: NDArray[np.float32]) -> NDArray[np.uint64]:
 
 
 class Fingerprints:
-    """Fingerprints among which the near ones of another are found without looking at all of them.
+    """An index of fingerprints that finds those near a given one without comparing all of them.
 
-    64 bits are cut into m bands. Two fingerprints that differ by r bits differ by r // m at most in one of the bands:
-    so the neighbours of a fingerprint are among those that have, in some band, one of the few values near its own
-    (multi-index hashing: Norouzi, Punjani and Fleet, CVPR 2012). The time of a search grows about as the root of their
-    number.
+    The 64 bits are cut into m bands. Two fingerprints that differ in r bits differ in at most r // m bits in at least
+    one band. So all near fingerprints have, in some band, one of the few values near that of the given one (multi-index
+    hashing: Norouzi, Punjani and Fleet, CVPR 2012). The search time grows about as the square root of the number of
+    fingerprints.
     """
 
     def __init__(self, prints: NDArray[np.uint64]) -> None:
@@ -206,7 +216,7 @@ class Fingerprints:
             self._bands.append((start, end, masks, values[order], order))
 
     def near(self, sought: int) -> list[int]:
-        """Positions of those that differ by few bits; the COMPARED nearest if there are more."""
+        """Return the positions of fingerprints that differ in at most BITS bits; the COMPARED nearest if more do."""
         mine, found = np.uint64(sought), [np.empty(0, np.uint32)]
         for start, end, masks, values, order in self._bands:
             probes = masks ^ _band(mine, start, end)
@@ -225,13 +235,16 @@ class Fingerprints:
 
 
 def _cost(bands: int, count: int) -> float:
-    """Of a search among `count` fingerprints: values looked up, and a tenth of what is found under them."""
+    """Return the estimated cost of a search among `count` fingerprints.
+
+    Each value looked up costs 1, and each fingerprint found under it costs a tenth.
+    """
     width = 64 / bands
     probes = sum(math.comb(math.ceil(width), r) for r in range(BITS // bands + 1))
     return bands * probes * (1 + count / 10 / 2**width)
 
 
 def _band(prints: Any, start: int, end: int) -> NDArray[np.uint32]:
-    """Bits `start` to `end` of fingerprints."""
+    """Return the bits `start` to `end` (exclusive) of fingerprints, counted from the lowest."""
     found: NDArray[np.uint32] = (prints >> np.uint64(start) & np.uint64((1 << end - start) - 1)).astype(np.uint32)
     return found

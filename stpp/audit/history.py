@@ -1,4 +1,4 @@
-"""What git remembers of a split's name."""
+"""The contents that a split's name had in the git history."""
 
 from stpp.audit.project import Project
 from stpp.run.git import git
@@ -8,7 +8,10 @@ MANIFEST = "runs/split/manifest.csv"
 
 
 def contents_of_name(project: Project, data: str, name: str) -> dict[str, str]:
-    """Hashes (md5) of the split manifests that were committed under two names, each with a commit."""
+    """Return the hashes (md5) of the split manifests that were committed under these names, each with a commit.
+
+    data, name: data.name and split.name in the commit's params.yaml.
+    """
     found: dict[str, str] = {}
     for commit in git("-C", str(project.root), "log", "--all", "--format=%H", "--", MANIFEST).split():
         text = project.shown(commit, "params.yaml").decode(errors="replace")

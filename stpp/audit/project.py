@@ -1,4 +1,4 @@
-"""What a project holds: files in place, in DVC's cache and in git's history, and who says where they come from."""
+"""A project's files in place, in DVC's cache and in git's history, and the lineage sources that say what made them."""
 
 import hashlib
 import json
@@ -22,30 +22,34 @@ VERIFIED, CHANGED, ABSENT = "verified", "changed", "absent"
 
 @dataclass(frozen=True)
 class LineageSource:
-    """One that says how files came about."""
+    """A source that says how files were made: dvc.lock, or the record in a run.json or an MLflow run."""
 
     name: str
     executions: list[Execution]
     today: bool
-    """Whether it speaks of the files in place: then one that differs contradicts it, else it is another version."""
+    """Whether the source describes the files in place.
+
+    If it does, a file in place that differs contradicts it. If not, such a file is just another version.
+    """
     digests: dict[str, str] = field(default_factory=dict)
-    """Of data and split, under the names of the MLflow tags that hold them."""
+    """Digests of data and split, under the names of the MLflow tags that hold them."""
 
 
 class Project:
-    """A project's folder."""
+    """A project's folder, with its DVC cache and its git history."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     @cached_property
     def lock(self) -> LineageSource:
+        """The executions that the dvc.lock files in place record."""
         names = [path.relative_to(self.root).as_posix() for path in lock_files(self.root)]
         return LineageSource(", ".join(names), locked_now(self.root), today=True)
 
     @cached_property
     def records(self) -> dict[str, LineageSource]:
-        """Lineage records in place, by the folder they lie in. Raises StppError naming a damaged one."""
+        """The lineage records in place, by their folder. Raises StppError naming a damaged one."""
         found = {}
         for path in sorted(self.root.glob("runs/**/run.json")):
             name = path.relative_to(self.root)
@@ -54,9 +58,10 @@ class Project:
         return found
 
     def record(self, execution: Execution, today: bool) -> LineageSource | None:
-        """The record that an execution left: its run.json, in place or in DVC's cache.
+        """Return the lineage record of an execution: its run.json, in place or in DVC's cache; None if there is none.
 
-        today: whether what is in place should be its; else a record there counts only if it is of this execution.
+        today: whether the files in place should be those of this execution. If not, a record in place counts only if
+        hashes show that it belongs to this execution.
         """
         out = next((out for out in execution.outs if Path(out.path).name == "run.json"), None)
         if out is None:
@@ -69,7 +74,11 @@ class Project:
         return record_of(read_json(cached), out.path) if cached.is_file() else None
 
     def check(self, content: Content, today: bool) -> tuple[str, str]:
-        """Whether a file or folder is what it should be, and where such a one was found."""
+        """Return whether a file or folder has its expected hash (VERIFIED, CHANGED, ABSENT), and where it was found.
+
+        today: whether the file in place should have this hash: a different one is then CHANGED. Otherwise DVC's cache
+        and git's history are searched.
+        """
         path = self.root / content.path
         if path.exists():
             now = self.md5(path)
@@ -94,7 +103,7 @@ class Project:
 
     @cache  # noqa: B019 - a project lives as long as the command
     def _in_cache(self, content: Content) -> bool:
-        """Whether DVC's cache holds it, whole and with the bytes that its name promises."""
+        """Return whether DVC's cache holds the whole content, and each file in it has the hash that names it."""
         if not MD5.fullmatch(content.md5[:32]):
             return False
         path = self._cached(content)
@@ -124,7 +133,7 @@ class Project:
 
     @cache  # noqa: B019 - a project lives as long as the command
     def _in_git(self, content: Content) -> str:
-        """A commit that holds it, or nothing."""
+        """Return a commit that holds the content, empty if there is none."""
         if Path(content.path).is_absolute():
             return ""
         for commit in git("-C", str(self.root), "log", "--all", "--format=%H", "--", content.path).split():
@@ -133,7 +142,7 @@ class Project:
         return ""
 
     def md5_in(self, commit: str, path: str) -> str:
-        """DVC's hash of a file or folder of a commit, empty if it has none."""
+        """Return DVC's hash of a file or folder in a commit, empty if it is not there."""
         names = self._names_in(commit, path)
         hashes = {name: _md5(self.shown(commit, name)) for name in names}
         if path in hashes:
@@ -147,12 +156,12 @@ class Project:
         return [name for name in names.split("\0") if name]
 
     def shown(self, commit: str, path: str) -> bytes:
-        """A file's bytes in a commit."""
+        """Return the bytes of a file in a commit, empty if it is not there."""
         words = ["git", "-C", str(self.root), "show", f"{commit}:./{path}"]
         return subprocess.run(words, capture_output=True, check=False).stdout
 
     def past(self, md5: str) -> Iterator[LineageSource]:
-        """The dvc.lock files of commits and experiments that name a hash, the newest first."""
+        """Yield a source for each commit or DVC experiment whose dvc.lock has an out with this hash, newest first."""
         locks = ["dvc.lock", "pipelines/*/dvc.lock"]
         for commit in git("-C", str(self.root), "log", "--all", "--format=%H", f"-S{md5}", "--", *locks).split():
             executions = []
@@ -164,19 +173,23 @@ class Project:
 
 
 def _listing(path: Path) -> Iterator[str]:
-    """The md5 of every file of a folder, from DVC's listing of it.
+    """Return the md5 of every file of a folder, from DVC's listing of the folder (JSON).
 
-    Found by their key, not by parsing the whole: there may be 10^6. In JSON no name holds a quote that is not escaped.
+    The listing may name 10^6 files, so it is searched for the key and not parsed as a whole. File names cannot be
+    mistaken for the key, because JSON escapes the quotes in them.
     """
     if not path.stat().st_size:
-        return iter([""])  # is none
+        return iter([""])  # an empty file is no listing: the empty md5 fails the check
     with path.open("rb") as file:
         text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     return (found[1].decode(errors="replace") for found in re.finditer(rb'"md5": ?"([^"]*)"', text))
 
 
 def record_of(raw: Any, where: str) -> LineageSource | None:
-    """The lineage record in a run.json, nothing if an older stpp wrote it. Raises StppError naming a damaged one."""
+    """Return the lineage record in a run.json, or None if an older stpp wrote the file without one.
+
+    where: the name of the run.json, for messages. Raises StppError naming it if its record is damaged.
+    """
     if isinstance(raw, dict) and "lineage" not in raw:
         return None
     try:
@@ -189,7 +202,11 @@ def record_of(raw: Any, where: str) -> LineageSource | None:
 def sources(
     project: Project, content: Content, remote: Callable[[Content], LineageSource | None]
 ) -> Iterator[LineageSource]:
-    """Those who know how a file was made, the nearest first. remote: asks MLflow."""
+    """Yield the lineage sources that say how a file was made, nearest first.
+
+    They are dvc.lock and the records in place, then dvc.lock files in git's history, then MLflow. remote: asks MLflow
+    for the record of a content.
+    """
     known = [project.lock, *project.records.values()]
     yield from (s for s in known if _made(s, content))
     yield from project.past(content.md5)

@@ -1,4 +1,4 @@
-"""What an audit found: as a tree for the terminal, as JSON, and as one page for a person who does not program."""
+"""Reports of audits: a tree for the terminal, JSON, and one HTML page for readers who do not program."""
 
 import base64
 import html
@@ -19,18 +19,18 @@ SIGN = {VERIFIED: "\N{CHECK MARK}", CHANGED: "\N{MULTIPLICATION X}", ABSENT: "\N
 
 @dataclass
 class Audit:
-    """All that was found about one model."""
+    """The result of the audit of one model."""
 
     model: str
     source: str
-    """Who says how it was made."""
+    """Name of the lineage source that says how the model was made."""
     link: Link
     more: list[str] = field(default_factory=list)
-    """What contradicts besides: in MLflow, in the history of the split's name."""
+    """Contradictions outside the chain: in run.json files, in MLflow, in the history of the split's name."""
     notes: list[str] = field(default_factory=list)
-    """What could not be looked at, and why."""
+    """What could not be checked, and why."""
     suspects: list[tuple[Pair, Path, Path]] = field(default_factory=list)
-    """Held-out and training images that look alike, with their files."""
+    """Pairs of a held-out and a training image that look alike, with the files of both."""
 
     @property
     def problems(self) -> list[str]:
@@ -51,6 +51,7 @@ class Audit:
 
 
 def text(audit: Audit) -> str:
+    """Return the report of an audit for the terminal: verdict, tree, contradictions, and what was not checked."""
     lines = [f"{audit.model}: {audit.verdict}", f"as {audit.source} tells it", "", *_tree(audit.link, "", set())]
     for title, entries in (("contradictions", audit.problems), ("not looked at", audit.notes)):
         if entries:
@@ -59,11 +60,14 @@ def text(audit: Audit) -> str:
 
 
 SUSPECTS = 3
-"""Pairs that are shown; where a camera stands still, nearly all images are alike."""
+"""Pairs that the terminal shows. If a camera stands still, nearly all images look alike."""
 
 
 def look_alikes(audits: list[Audit]) -> str:
-    """The pairs of images that look alike, those of all models once: their number and the first; empty if none do."""
+    """Return the number of image pairs that look alike, and the first pairs; empty if there are none.
+
+    A pair that several audits share counts once.
+    """
     pairs = {_about(*suspect): suspect[0].held_out for audit in audits for suspect in audit.suspects}
     if not pairs:
         return ""
@@ -91,7 +95,7 @@ def _tree(link: Link, indent: str, shown: set[int]) -> Iterator[str]:
 
 
 def _what(link: Link) -> str:
-    """What is in a file or folder, as far as it was looked at."""
+    """Return a description of what is in a file or folder; empty if it was not examined."""
     if link.made is not None:
         for out in link.made.outs:
             if out.content.path == link.content.path and out.about:
@@ -114,6 +118,8 @@ def _about(pair: Pair, *_: Path) -> str:
 
 
 def as_json(audit: Audit) -> dict[str, Any]:
+    """Return an audit as an object for JSON."""
+
     def link(one: Link) -> dict[str, Any]:
         content = one.content
         return {
@@ -171,11 +177,11 @@ td:first-child { white-space: nowrap }
 .pair { display: flex; flex-wrap: wrap; gap: 1rem; margin: 1rem 0 } summary { cursor: pointer }
 """
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-"""Nothing of the page runs or is fetched, whatever names of files and classes say."""
+"""Content security policy: the page runs and fetches nothing, even if names of files or classes contain HTML."""
 
 
 def page(audits: list[Audit]) -> str:
-    """One HTML page without scripts or anything from elsewhere."""
+    """Return one HTML page for all audits, without scripts and without external resources."""
     parts = [
         "<!doctype html>\n<html lang='en'>\n<head><meta charset='utf-8'>",
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
@@ -238,7 +244,7 @@ def _figure(path: Path, name: str, which: str) -> str:
 
 
 def _thumbnail(path: Path) -> str:
-    """An image as a data URI, at most 640 pixels wide or high."""
+    """Return an image as a data URI (JPEG), at most 640 pixels wide and high."""
     import cv2
 
     from stpp.data.images import read_image

@@ -1,4 +1,4 @@
-"""The way from a file back to the images: who made it of what, and whether all of that is still so."""
+"""The lineage chain from a file back to the images: which executions made it, from what, and what still matches."""
 
 import json
 import shlex
@@ -14,11 +14,14 @@ from stpp.run.lineage import Content, Execution, maker
 from stpp.store.files import StppError
 
 PERSONS = ("splits", "weights")
-"""Folders that a person adds to: what was used of them is held by the outputs of the stages that read them."""
+"""Folders that a person adds files to, so a change in them is not a contradiction.
+
+The outs of the stages that read these folders hold what was used.
+"""
 RECORDED = ("train", "train-online", "score", "label", "evaluate")
-"""Commands that keep a record."""
+"""Commands that write a lineage record."""
 RECORD = "run.json"
-"""The out that holds it, and so not its own hash."""
+"""Name of the out that holds the record. A record cannot contain its own hash."""
 PARAMS = "params.yaml"
 
 
@@ -30,21 +33,21 @@ class Link:
     verdict: str
     """verified, changed or absent."""
     where: str
-    """Where such a one was found."""
+    """Where the content with this hash was found, or what was found instead."""
     about: str = ""
-    """What is in it, for a person."""
+    """A description of what is in it, for the report."""
     problems: list[str] = field(default_factory=list)
-    """What contradicts."""
+    """Contradictions."""
     made: "Step | None" = None
 
 
 @dataclass
 class Step:
-    """An execution in the chain; one that several links lead to is one object."""
+    """An execution in the chain. All links that lead to the same execution share one Step."""
 
     execution: Execution
     record: LineageSource | None = None
-    """What the execution itself left on record, where that is known."""
+    """The lineage record that the execution itself wrote, if it is known."""
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     code: list[Link] = field(default_factory=list)
@@ -53,17 +56,17 @@ class Step:
 
     @property
     def run_id(self) -> str:
-        """MLflow's, empty where it is not known."""
+        """The id of the MLflow run, empty if it is not known."""
         return self.execution.run_id or (self.record.executions[0].run_id if self.record else "")
 
     @property
     def commit(self) -> str:
-        """Of the project's repository when it ran, empty where it is not known."""
+        """The commit of the project's repository when the stage ran, empty if it is not known."""
         return self.execution.commit or (self.record.executions[0].commit if self.record else "")
 
 
 def trace(project: Project, source: LineageSource, content: Content) -> Link:
-    """The chain behind a file, as `source` tells it."""
+    """Return the lineage chain behind a file, according to `source`."""
     return _link(project, source, content, "it was made", {})
 
 
@@ -81,7 +84,7 @@ def _link(project: Project, source: LineageSource, content: Content, since: str,
     if made is not None:
         name = made[0].stage
         if name not in steps:
-            # A record that was handed in speaks of its own execution.
+            # If `source` is a record itself, it is the record of its own execution.
             own = source if source.digests and made[0] is source.executions[0] else None
             steps[name] = Step(made[0], own or project.record(made[0], source.today))
             _fill(project, source, steps[name], steps)
@@ -120,7 +123,7 @@ def _fill(project: Project, source: LineageSource, step: Step, steps: dict[str, 
 
 
 def parameter_of(source: LineageSource, section: str, key: str) -> str:
-    """A parameter, such as data.root, as the first stage that reads it was told; empty if none was."""
+    """Return a parameter, such as data.root, as the first stage that watches it recorded it; empty if none does."""
     for execution in source.executions:
         for params in execution.params.values():
             if isinstance(params.get(section), dict) and key in params[section]:
@@ -129,7 +132,7 @@ def parameter_of(source: LineageSource, section: str, key: str) -> str:
 
 
 def _edited_params(project: Project, execution: Execution) -> list[str]:
-    """What params files say by now that they did not say when the stage ran."""
+    """Return how the params files differ now from what they were when the stage ran."""
     problems = []
     for file, then in execution.params.items():
         try:
@@ -137,7 +140,7 @@ def _edited_params(project: Project, execution: Execution) -> list[str]:
         except StppError as error:
             problems.append(str(error))
             continue
-        # Of params.yaml a stage watches sections, of an overlay the whole.
+        # A stage watches sections of params.yaml, but a whole overlay.
         watched = then if file == PARAMS else {**dict.fromkeys(now), **then}
         problems += [
             f"{file}: {key} is {present!r}; it was {value!r} when {execution.stage} ran"
@@ -147,7 +150,7 @@ def _edited_params(project: Project, execution: Execution) -> list[str]:
 
 
 def _against_record(record: LineageSource, source: LineageSource, execution: Execution) -> list[str]:
-    """Where dvc.lock and the stage's own record tell two stories of one execution."""
+    """Return the contradictions between dvc.lock and the stage's own record of the same execution."""
     own, problems = record.executions[0], list[str]()
     edited = f"by {record.name}, of {execution.stage}: one of the two was edited, or is of another run"
     if shlex.split(execution.cmd) != shlex.split(own.cmd):
@@ -172,9 +175,10 @@ def _against_record(record: LineageSource, source: LineageSource, execution: Exe
 
 
 def _differing(watched: dict[str, Any], other: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(dotted key, value, other value) of the parameters in which two files differ; None where one has none.
+    """Return (dotted key, value, other value) of the parameters in which two files differ.
 
-    watched: sections, or values under dotted keys; what else the other file holds does not count.
+    A value is None if its file does not have the key. watched: sections, or values under dotted keys. Further keys of
+    the other file do not count.
     """
     one, two = flatten(watched), flatten({key: _value(other, key) for key in watched})
     keys = dict.fromkeys((*one, *two))
@@ -182,7 +186,7 @@ def _differing(watched: dict[str, Any], other: dict[str, Any]) -> list[tuple[str
 
 
 def _value(params: dict[str, Any], key: str) -> Any:
-    """A value by its dotted key, None where there is none."""
+    """Return a value by its dotted key, None if there is none."""
     value: Any = params
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None
@@ -190,7 +194,7 @@ def _value(params: dict[str, Any], key: str) -> Any:
 
 
 def steps_of(link: Link) -> Iterator[Step]:
-    """Every execution of a chain, each once, from the nearest."""
+    """Yield every execution of a chain once, the nearest first."""
     seen: set[int] = set()
     open_ = [link]
     while open_:
@@ -202,7 +206,7 @@ def steps_of(link: Link) -> Iterator[Step]:
 
 
 def problems_of(link: Link) -> list[str]:
-    """Whatever contradicts in a chain, each once."""
+    """Return all contradictions in a chain, each once."""
     found = list(link.problems)
     for step in steps_of(link):
         found += step.problems

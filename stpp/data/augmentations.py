@@ -1,6 +1,6 @@
-"""Own transforms by their name in `augment.strong.more`, each as MODULE:CLASS.
+"""A registry of the project's own augmentations: name in `augment.strong.more` -> MODULE:CLASS.
 
-A table: it imports nothing. Transforms of albumentations itself need no entry.
+The table imports nothing. The transforms of albumentations need no entry.
 """
 
 AUGMENTATIONS: dict[str, str] = {}

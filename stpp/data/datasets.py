@@ -1,4 +1,8 @@
-"""Map-style data sets: D_l for training, D_u with pseudo masks for training, and plain images for prediction."""
+"""Map-style PyTorch data sets for training, for online labelling and for prediction.
+
+As in the paper, D_l is the set of labelled images and D_u the set of unlabelled images. A_w is the weak augmentation
+and A_s the strong one. Training uses D_l, and D_u with pseudo masks; prediction uses plain images.
+"""
 
 import hashlib
 from bisect import bisect_right
@@ -26,25 +30,32 @@ from stpp.store.masks import IGNORE, Mask, MaskSet
 from stpp.store.packed import Strings
 
 Draw = tuple[int, int]
-"""(epoch, position in the over-sampled list): what a training sampler yields."""
+"""The index of one training sample, as a sampler yields it: (epoch, position in the over-sampled list)."""
 
 
 class Photos:
-    """Images and masks of the data set by id; holds paths only. `cache` keeps them for the next time."""
+    """A reader of the data set's images and masks by id. It holds only paths, no pixels.
+
+    cache: keeps decoded pixels for the next read. With None, every read decodes the file.
+    """
 
     def __init__(self, dataset: manifest.Dataset, root: Path, cache: PixelCache | None = None) -> None:
         self.dataset = dataset
         self.root = root
         self.cache = cache
+        # Part of a cached mask's name: its pixels are class ids, so they depend on what the file's values mean.
         self.meaning = "-" + hashlib.sha256(repr(sorted(dataset.values.items())).encode()).hexdigest()[:8]
 
     def image(self, name: str) -> NDArray[np.uint8]:
-        """RGB (H, W, 3), not to be written to."""
+        """Return an image as RGB uint8 (H, W, 3). Do not write to the array: it may be read-only."""
         record = self.dataset.records[name]
         return self._read(record.image, record.image_sha256, lambda file, path: decode_image(file, path)[0])
 
     def mask(self, name: str) -> Mask:
-        """Class ids (H, W), 255 ignored; not to be written to. Raises StppError if a value has no meaning."""
+        """Return a mask as class ids, uint8 (H, W), 255 = ignored. Do not write to the array: it may be read-only.
+
+        Raises StppError if the file holds a value that the data set's `values` do not name.
+        """
         record = self.dataset.records[name]
         return self._read(record.mask, record.mask_sha256, self._classes, self.meaning)
 
@@ -63,7 +74,7 @@ class Photos:
 
 
 class Labeled:
-    """(x, y) of D_l or, with their pseudo masks in place of y, of D_u."""
+    """Pairs of image x and mask y: of D_l or, if `masks` holds pseudo masks, of D_u with these as y."""
 
     def __init__(self, photos: Photos, ids: Iterable[str], masks: MaskSet | None = None) -> None:
         self.photos = photos
@@ -71,22 +82,24 @@ class Labeled:
         self.masks = masks
 
     def read(self, index: int) -> tuple[NDArray[np.uint8], Mask]:
+        """Return the image, RGB uint8 (H, W, 3), and the mask, class ids uint8 (H, W)."""
         name = self.ids[index]
         mask = self.masks.read(name) if self.masks else self.photos.mask(name)
         return self.photos.image(name), mask
 
 
 class Training(TorchDataset[tuple[Tensor, Tensor]]):
-    """The over-sampled union of D_l (A_w) and pseudo-labelled D_u (A_s after A_w), indexed by (epoch, position).
+    """The training set: D_l, over-sampled, and pseudo-labelled D_u, indexed by (epoch, position).
 
-    `augment.strong_labeled`, an ablation, puts an A_s after A_w on D_l as well.
+    D_l comes first, repeated `copies` times and augmented by A_w. Then comes D_u, augmented by A_w and after it A_s.
+    `augment.strong_labeled`, an ablation, applies an A_s after A_w to D_l as well.
 
-    A sample's augmentation depends on the training seed, the model's role, the epoch and the position alone:
-    copies of a labelled image differ, and workers, their number and restarts change nothing.
+    A sample's augmentation depends only on the training seed, the model's role, the epoch and the position. So the
+    copies of a labelled image differ, and loader workers, their number and restarts do not change any sample.
     """
 
     images = 1
-    """Images of a sample, by which a batch of `train.batch_size` images is counted."""
+    """Images in one sample. `train.batch_size` counts images, so a batch has batch_size / images samples."""
 
     def __init__(
         self,
@@ -114,12 +127,15 @@ class Training(TorchDataset[tuple[Tensor, Tensor]]):
         return self.ends[-1] if self.ends else 0
 
     def source(self, position: int) -> tuple[Labeled, int]:
-        """The part, and the place in it, of a position in the over-sampled list: D_l `copies` times, then D_u."""
+        """Return the part that holds a position of the over-sampled list, and the index within that part.
+
+        The list is D_l, `copies` times, and then D_u.
+        """
         which = bisect_right(self.ends, position)
         return self.parts[which], position - (self.ends[which - 1] if which else 0)
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor]:
-        """Normalised image float32 (3, crop, crop) and mask int64 (crop, crop)."""
+        """Return the normalised image, float32 (3, crop, crop), and the mask, int64 (crop, crop)."""
         epoch, position = draw
         source, index = self.source(position)
         image, mask = source.read(index)
@@ -131,9 +147,10 @@ class Training(TorchDataset[tuple[Tensor, Tensor]]):
 
 
 class WeakStrong(TorchDataset[tuple[Tensor, Tensor]]):
-    """Pairs for online labelling (paper, Appendix C): a labelled image, and two views of an unlabelled one.
+    """The training set for online labelling (paper, Appendix C): a labelled image and two views of an unlabelled one.
 
-    Every unlabelled image comes once an epoch; its partner from D_l is drawn by (epoch, position).
+    Every unlabelled image occurs once per epoch. Its partner from D_l is drawn with a seed that depends on the epoch
+    and the position.
     """
 
     images = 2
@@ -159,9 +176,11 @@ class WeakStrong(TorchDataset[tuple[Tensor, Tensor]]):
         return len(self.unlabeled)
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor]:
-        """x float32 (3, 3, crop, crop): A_w(x_i), A_w(u_i), A_s(A_w(u_i)), normalised.
+        """Return three images x, float32 (3, 3, crop, crop), and two masks y, int64 (2, crop, crop).
 
-        y int64 (2, crop, crop): y_i, and 255 where the strong view shows nothing of u_i (padding, CutOut), 0 elsewhere.
+        x: the normalised images A_w(x_i), A_w(u_i) and A_s(A_w(u_i)).
+        y: the mask y_i after A_w, and a mask that is 255 where the strong view shows nothing of u_i (padding, CutOut)
+        and 0 elsewhere.
         """
         epoch, position = draw
         seed = (*self.seed, epoch, position)
@@ -179,7 +198,7 @@ class WeakStrong(TorchDataset[tuple[Tensor, Tensor]]):
 
 
 class Plain(TorchDataset[tuple[Any, ...]]):
-    """Images at their original resolution for prediction: (id, RGB uint8 (H, W, 3))."""
+    """The data set for prediction: (id, RGB uint8 (H, W, 3)) for every image, at its original resolution."""
 
     def __init__(self, photos: Photos, ids: Iterable[str]) -> None:
         self.photos = photos
@@ -194,7 +213,7 @@ class Plain(TorchDataset[tuple[Any, ...]]):
 
 
 class WithTruth(Plain):
-    """As `Plain`, and the true mask, uint8 (H, W); 255 everywhere where there is none."""
+    """As `Plain`, with the true mask as third item: uint8 (H, W), 255 everywhere if the image has no mask."""
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         name, image = super().__getitem__(index)

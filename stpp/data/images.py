@@ -1,4 +1,4 @@
-"""Reading images and masks of any common kind, without trust in what they hold."""
+"""Readers of images and masks in the common formats; they do not trust what the files hold."""
 
 import struct
 import warnings
@@ -20,17 +20,18 @@ from stpp.store.manifest import Rgb
 from stpp.store.masks import Mask
 
 MAX_PIXELS = 2**28
-"""A file of more is refused: 268 megapixels, 0.8 GB as RGB."""
+"""Images of more pixels are refused: 268 megapixels, 0.8 GB as RGB."""
 MAX_BYTES = 2**31
-"""So much may the decoding of one file take."""
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns above it, and refuses more than twice as many
+"""Bytes of memory that the decoding of one file may take at most."""
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns above this value, and refuses above twice this value
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
-# Bytes a pixel while an image is decoded: as Pillow holds it, the same in RGB, and the array of it.
+# Bytes per pixel while an image is decoded, by Pillow mode: Pillow's image, its RGB copy, and the NumPy array.
 BYTES = {"RGB": 7, "L": 8, "1": 8, "P": 8, "I;16": 8, "I;16B": 8, "I;16L": 8}
 BYTES_ELSE, BYTES_OF_MASK, BYTES_OF_DEEP_MASK = 11, 4, 20
 
-# EXIF orientation -> what turns it upright. ImageOps.exif_transpose writes the EXIF anew, and fails where it is odd.
+# EXIF orientation -> the transpose that turns the image upright. ImageOps.exif_transpose is not used: it also writes
+# the EXIF data anew, and fails where that is malformed.
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -41,7 +42,7 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# Modes that are not plain RGB, and what is done with them.
+# Pillow modes other than RGB that are read, and the note on their conversion.
 HANDLED = {
     "L": "grey-scale: repeated in three channels",
     "LA": "grey-scale with alpha: alpha dropped",
@@ -54,12 +55,15 @@ HANDLED = {
 }
 DEEP = ("I", "I;16", "I;16B", "I;16L")
 LEVELS = 128
-"""So many of 256 levels of brightness must be left of an image of 16 bits that has as many."""
+"""A 16-bit image is refused if it keeps fewer than this many of the 256 levels of 8 bits.
+
+An image whose own range is below 256 values only has to keep half of them.
+"""
 
 
 @contextmanager
 def open_image(path: Path) -> Iterator[BufferedReader]:
-    """An image's file; what goes wrong with it there is an StppError that names it."""
+    """Open an image file for reading; errors inside the `with` block become a StppError that names the file."""
     try:
         with open_regular(path) as file:
             try:
@@ -75,7 +79,10 @@ def open_image(path: Path) -> Iterator[BufferedReader]:
 
 
 def _check(header: Image.Image, file: BufferedReader, path: Path, each: int) -> None:
-    """Raises StppError for a file that does not fit, or that is not read as one picture. each: bytes a pixel."""
+    """Raise StppError if decoding takes too much memory, or if the file is not one ordinary picture.
+
+    each: bytes per pixel while the file is decoded.
+    """
     pixels = header.width * header.height
     if pixels * each > MAX_BYTES:
         takes = f"{pixels} pixels, which take {pixels * each / 2**30:.1f} GB to read"
@@ -85,7 +92,7 @@ def _check(header: Image.Image, file: BufferedReader, path: Path, each: int) -> 
 
 
 def _sound(header: Image.Image, file: BufferedReader) -> None:
-    """Raises ValueError for a PNG that is damaged; Pillow would read some other pixels."""
+    """Raise ValueError if a PNG is damaged: Pillow would silently read wrong pixels."""
     if header.format == "PNG":
         at = file.tell()
         decoding.check_png(file)
@@ -93,25 +100,27 @@ def _sound(header: Image.Image, file: BufferedReader) -> None:
 
 
 def _upright(image: Image.Image) -> tuple[Image.Image, bool]:
-    """The image decoded and upright, and whether it had to be turned."""
+    """Decode an image and turn it upright. Return the image, and whether it had to be turned."""
     image.load()
     turn = UPRIGHT.get(image.getexif().get(0x0112, 1))
     return (image if turn is None else image.transpose(turn)), turn is not None
 
 
 def read_image(path: Path) -> tuple[NDArray[np.uint8], list[str]]:
-    """RGB (H, W, 3) upright, and what had to be done for that.
+    """Return an image as RGB uint8 (H, W, 3), upright, and notes on how it was converted.
 
-    Raises StppError naming the file if it is missing, damaged, no image, or of a kind without a fixed range.
+    The notes also say whether a JPEG's data is damaged. Raises StppError that names the file if the file is missing,
+    damaged, not an image, or of a kind whose values have no fixed range.
     """
     with open_image(path) as file:
         return decode_image(file, path, strictly=True)
 
 
 def decode_image(file: BufferedReader, path: Path, strictly: bool = False) -> tuple[NDArray[np.uint8], list[str]]:
-    """As `read_image`, from a file `opened` and at its start; `path` is its name in errors.
+    """Decode an image as `read_image` does, from a file that `open_image` opened and that is at its start.
 
-    strictly: where a second checksum of the same bytes costs time, it is looked at, too.
+    path: the file's name in errors. strictly: also make the checks that cost extra time: a PNG's second checksum of
+    the same bytes, and whether a JPEG's data is damaged.
     """
     with Image.open(file, formats=kinds.FORMATS) as header:
         _check(header, file, path, BYTES.get(header.mode, BYTES_ELSE))
@@ -145,7 +154,7 @@ def decode_image(file: BufferedReader, path: Path, strictly: bool = False) -> tu
 
 
 def _doubts(header: Image.Image, file: BufferedReader) -> list[str]:
-    """What is to be said of a JPEG that has no checksum, and is not as it should be."""
+    """Return a note if a JPEG's data is damaged or cut, else no note. A JPEG has no checksum that would show it."""
     if header.format not in ("JPEG", "MPO") or header.mode not in ("RGB", "L"):
         return []
     doubtful = decoding.doubtful_jpeg(_whole(header, file))
@@ -153,13 +162,16 @@ def _doubts(header: Image.Image, file: BufferedReader) -> list[str]:
 
 
 def _alpha(image: Image.Image) -> int:
-    """The least alpha of an image that has any."""
+    """Return the lowest alpha value of an image with transparency, 0 to 255."""
     low, _ = (image if image.mode in ("LA", "PA", "RGBA") else image.convert("RGBA")).getchannel("A").getextrema()
     return int(low)  # type: ignore[arg-type]
 
 
 def _to_8_bits(image: Image.Image, path: Path) -> tuple[NDArray[np.uint8], str]:
-    """A grey image of more than 8 bits with 65535 as white, (H, W), and what is to be said of that."""
+    """Scale a grey image of more than 8 bits to uint8 (H, W), with 65535 as white. Return it with a note.
+
+    Raises StppError if values lie outside 16 bits, or if too little of the range is left (see `_left`).
+    """
     values = np.asarray(image)
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
@@ -170,7 +182,10 @@ def _to_8_bits(image: Image.Image, path: Path) -> tuple[NDArray[np.uint8], str]:
 
 
 def _kept(rgb: NDArray[np.uint8], bands: int, file: BufferedReader, path: Path) -> str:
-    """What is to be said of several bands of 16 bits, of which `rgb` is what is left."""
+    """Return a note on an image of several 16-bit bands that was decoded to the 8-bit array `rgb`.
+
+    Raises StppError as `_left` does.
+    """
     left = int(rgb.max()) - int(rgb.min()) + 1
     had = 65536
     if left < LEVELS:
@@ -184,7 +199,10 @@ def _kept(rgb: NDArray[np.uint8], bands: int, file: BufferedReader, path: Path) 
 
 
 def _left(path: Path, bands: int, left: int, had: int) -> str:
-    """A note on an image of 16 bits; StppError if too little of its range is left in 8 bits."""
+    """Return a note on a 16-bit image. Raise StppError if too little of its range is left in 8 bits.
+
+    left: how many of the 256 levels the image spans in 8 bits. had: how many values it spans in the file.
+    """
     what = f"{kinds.bands(bands)} of 16 bits"
     if left < min(LEVELS, had / 2):
         dark = f"{what}, of whose range {left} of 256 levels would be left in 8 bits"
@@ -193,9 +211,10 @@ def _left(path: Path, bands: int, left: int, had: int) -> str:
 
 
 def _fast(image: Image.Image, file: BufferedReader, strictly: bool) -> NDArray[np.uint8] | None:
-    """The pixels of the plainest and commonest files, equal to Pillow's but sooner there: (H, W, 3) or (H, W).
+    """Decode the most common kinds of files faster than Pillow, to the same pixels: (H, W, 3) or (H, W).
 
-    Pillow has read the header, and refused what is too large. None: the file is another, or is not right.
+    Pillow has already read the header, and images that are too large are already refused. Returns None if the file is
+    of another kind or damaged.
     """
     if image.format not in ("JPEG", "PNG"):
         return None
@@ -203,13 +222,16 @@ def _fast(image: Image.Image, file: BufferedReader, strictly: bool) -> NDArray[n
     if image.format == "PNG":
         return decoding.png(data, image, strictly)
     upright = UPRIGHT.get(image.getexif().get(0x0112, 1)) is None
-    # Of a truncated file OpenCV would make up the rest.
+    # A JPEG must have its end marker: OpenCV would make up the missing part of a truncated file.
     plain = image.mode == "RGB" and upright and data.endswith(b"\xff\xd9")
     return decoding.opencv(data, image.size) if plain else None
 
 
 def _whole(image: Image.Image, file: BufferedReader) -> bytes:
-    """The file, or nothing of one that holds more than this picture; where Pillow is in it, it stays."""
+    """Return the bytes of a file, or b"" if it is so large that it must hold more than this picture.
+
+    The file's position, which Pillow relies on, stays as it is.
+    """
     at, size = file.tell(), file.seek(0, 2)
     file.seek(0)
     data = file.read() if size <= 4 * image.width * image.height + 2**20 else b""
@@ -218,16 +240,20 @@ def _whole(image: Image.Image, file: BufferedReader) -> bytes:
 
 
 def read_mask(path: Path) -> NDArray[np.uint8] | NDArray[np.int32]:
-    """The values of a mask as they stand in the file (H, W), upright like its image; uint8 where 8 bits hold them.
+    """Return the values of a mask as stored in the file, (H, W), upright like its image.
 
-    Raises StppError naming the file if it is missing, damaged, stored with loss, or has colours in place of values.
+    The array is uint8 where the file has at most 8 bits, else int32. Raises StppError that names the file if the file
+    is missing, damaged, compressed with loss, or holds colours instead of values.
     """
     with open_image(path) as file:
         return decode_mask(file, path, strictly=True)
 
 
 def decode_mask(file: BufferedReader, path: Path, strictly: bool = False) -> NDArray[np.uint8] | NDArray[np.int32]:
-    """As `read_mask`, from a file `opened` and at its start; `path` is its name in errors, `strictly` as for images."""
+    """Decode a mask as `read_mask` does, from a file that `open_image` opened and that is at its start.
+
+    path, strictly: as for `decode_image`.
+    """
     start = file.read(26)
     file.seek(0)
     with Image.open(file, formats=kinds.FORMATS) as header:
@@ -243,7 +269,7 @@ def decode_mask(file: BufferedReader, path: Path, strictly: bool = False) -> NDA
         image, _ = _upright(header)
     if image.mode != "P" and scaled:
         raise StppError(f"{path}: its grey values are read scaled to 8 or 16 bits; save the mask as PNG with 8 bits")
-    if header.format == "WEBP" and image.mode == "RGB":  # which has no grey
+    if header.format == "WEBP" and image.mode == "RGB":  # WebP has no grey mode: grey is RGB with equal bands
         bands = np.asarray(image)
         if (bands == bands[:, :, :1]).all():
             return bands[:, :, 0]
@@ -256,17 +282,17 @@ def decode_mask(file: BufferedReader, path: Path, strictly: bool = False) -> NDA
 
 
 def palette_of(path: Path) -> list[Rgb]:
-    """The colours of a mask's values, where the file has any; values beyond have none."""
+    """Return the palette of a mask's file: a colour for each value from 0 on; empty if the file has no palette."""
     with open_image(path) as file, Image.open(file, formats=kinds.FORMATS) as header:
         if header.mode != "P" or header.palette is None:
             return []
-        plain = header.palette.rawmode == "RGB"  # which needs no decoding
+        plain = header.palette.rawmode == "RGB"  # an RGB palette can be read without decoding the image
         numbers = list(header.palette.palette if plain else header.getpalette("RGB") or ())
     return [(r, g, b) for r, g, b in zip(numbers[::3], numbers[1::3], numbers[2::3], strict=False)]
 
 
 def present(values: NDArray[np.uint8] | NDArray[np.int32]) -> list[int]:
-    """The values that occur in a mask, ascending."""
+    """Return the values that occur in a mask, in ascending order."""
     if values.dtype != np.uint8:
         return [int(value) for value in np.unique(values)]
     counts = cv2.calcHist([values], [0], None, [256], [0, 256])
@@ -274,7 +300,10 @@ def present(values: NDArray[np.uint8] | NDArray[np.int32]) -> list[int]:
 
 
 def to_classes(values: NDArray[np.uint8] | NDArray[np.int32], meaning: dict[int, int]) -> Mask:
-    """Mask values -> class ids, 255 to be ignored (H, W). Raises KeyError with the first value that has no meaning."""
+    """Map mask values to class ids, uint8 (H, W), 255 = ignored.
+
+    Raises KeyError with the first value that `meaning` does not contain.
+    """
     few, nothing = _few(tuple(meaning.items()))
     if values.dtype == np.uint8 and nothing is not None:
         classes = np.asarray(cv2.LUT(values, few), dtype=np.uint8)
@@ -282,7 +311,7 @@ def to_classes(values: NDArray[np.uint8] | NDArray[np.int32], meaning: dict[int,
             raise KeyError(int(values[classes == nothing][0]))
         return classes
     top = max(meaning)
-    table = np.full(top + 2, -1, dtype=np.int16)  # its last entry, at -1 too, is that of all values beyond
+    table = np.full(top + 2, -1, dtype=np.int16)  # last entry, also index -1: all values outside 0..top
     for value, label in meaning.items():
         table[value] = label
     labels = table[np.clip(values.astype(np.int32, copy=False), -1, top + 1)]
@@ -293,7 +322,10 @@ def to_classes(values: NDArray[np.uint8] | NDArray[np.int32], meaning: dict[int,
 
 @lru_cache(maxsize=8)
 def _few(meaning: tuple[tuple[int, int], ...]) -> tuple[Mask, int | None]:
-    """The class of every value of 8 bits, and what stands for one without a meaning; None: all 256 are classes."""
+    """Return a table from 8-bit values to classes, and the number that marks values without a meaning.
+
+    No class has that number. It is None if the classes use all 256 numbers: then the table has no mark.
+    """
     nothing = min(set(range(256)).difference(label for _, label in meaning), default=None)
     few = np.full(256, nothing or 0, dtype=np.uint8)
     for value, label in meaning:

@@ -1,4 +1,4 @@
-"""What an image's file holds by its header: how many pictures, of which bands and bits, and stored with loss or not."""
+"""Checks of an image file's header: its format, number of pictures, bands, bits, and whether compression is lossy."""
 
 import struct
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF")
 
 HEAD = 512
-"""Bytes of a file that tell its kind."""
+"""Number of bytes at the start of a file that are enough to tell its format."""
 _FIRST = {
     b"\x89PNG": "PNG",
     b"\xff\xd8\xff": "JPEG",
@@ -38,11 +38,14 @@ _BRANDS = {"avif": "AVIF", "avis": "AVIF", "crx ": "raw photo"} | dict.fromkeys(
     ("heic", "heix", "heim", "heis", "hevc", "hevx", "mif1", "msf1"), "HEIF (HEIC)"
 )
 
-# Of a TIFF: tags, the bands that a kind of colour has, and the ways of compression that change values.
+# TIFF: numbers of tags; bands by photometric interpretation (COLOURS); compressions that change values (LOSSY).
 WIDTH, BITS, COMPRESSION, PHOTOMETRIC, BANDS, EXTRA, SAMPLES = 256, 258, 259, 262, 277, 338, 339
 SUBFILE, OLD_SUBFILE = 254, 255
 SMALLER = 64
-"""More copies of a picture, each half as large as the one before, there cannot be."""
+"""From this number on, a page of a TIFF cannot be a smaller copy of the first page.
+
+Each copy is half as large as the one before, so there cannot be so many.
+"""
 COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 4: 1, 5: 4, 6: 3, 8: 3}
 LOSSY = {6: "JPEG", 7: "JPEG", 34712: "JPEG 2000", 34887: "LERC", 34892: "JPEG", 50001: "WebP"}
 PREVIEW = "begins with a preview, as raw photos do; convert it to PNG or JPEG"
@@ -50,7 +53,10 @@ NUMBERS = {1: "", 2: " with sign", 3: " floating point"}
 
 
 def kind_of(start: bytes) -> str:
-    """What kind of picture begins with these bytes, HEAD of them or all; empty if none is known that does."""
+    """Return the name of the format of a file that begins with these bytes; "" if the format is not known.
+
+    start: the first HEAD bytes of the file, or all of them if it is shorter.
+    """
     if start[4:8] == b"ftyp":
         return _BRANDS.get(start[8:12].decode("latin-1"), "")
     if start[8:10] == b"CR" and start.startswith((b"II*\0", b"MM\0*")):
@@ -65,7 +71,7 @@ def kind_of(start: bytes) -> str:
 
 
 def unidentified(file: BufferedReader) -> str:
-    """What a file is that Pillow does not open, and what to do with it."""
+    """Return a text that says what a file is that Pillow cannot open, and what to do with it."""
     file.seek(0)
     kind = kind_of(file.read(HEAD))
     if kind == "TIFF" and (page := next(pages(file), None)) is not None and WIDTH in page:
@@ -79,7 +85,10 @@ def unidentified(file: BufferedReader) -> str:
 
 
 def pages(file: BufferedReader) -> Iterator[ImageFileDirectory_v2]:
-    """The tags of every picture in a TIFF; where Pillow is in the file, it stays."""
+    """Yield the tags of every picture in a TIFF; stop without an error where the file is damaged.
+
+    The file's position, which Pillow relies on, is restored at the end.
+    """
     at, seen = file.tell(), set()
     try:
         file.seek(0)
@@ -104,7 +113,7 @@ def _numbers(page: ImageFileDirectory_v2, tag: int, default: int) -> tuple[int, 
 
 
 def depth(page: ImageFileDirectory_v2) -> str:
-    """Bands and bits of a picture in a TIFF."""
+    """Return the bands and bits of a picture in a TIFF as text, such as "3 bands of 16 bits"."""
     kind = NUMBERS.get(_numbers(page, SAMPLES, 1)[0], "")
     return f"{bands(_numbers(page, BANDS, 1)[0])} of {max(_numbers(page, BITS, 1))} bits{kind}"
 
@@ -114,7 +123,7 @@ def bands(count: int) -> str:
 
 
 def odd(header: Image.Image, file: BufferedReader) -> str:
-    """Why a file is not read as one picture of grey or colours, and what to do; empty if it is."""
+    """Return why a file cannot be read as one grey or colour picture, and what to do; "" if it can."""
     if header.format == "TIFF":
         at = file.tell()
         file.seek(0)
@@ -123,13 +132,16 @@ def odd(header: Image.Image, file: BufferedReader) -> str:
         if raw:
             return PREVIEW
         return next((why for number, page in enumerate(pages(file)) if (why := _odd_page(page, number))), "")
-    # A JPEG may carry a preview or a map of depths behind its photo (MPO).
+    # MPO is allowed: a JPEG may carry a preview or a depth map behind its photo.
     animated = header.format != "MPO" and getattr(header, "is_animated", False)
     return "holds several pictures (an animation); save the one that is meant as PNG" if animated else ""
 
 
 def _odd_page(page: ImageFileDirectory_v2, number: int) -> str:
-    """The same of a picture in a TIFF; all but the first may only be smaller copies of it, or masks."""
+    """Return the same text as `odd` for one page of a TIFF.
+
+    number: 0 for the first page. Other pages may only be smaller copies of the first, or masks.
+    """
     small = _numbers(page, SUBFILE, 0)[0] & 5 or _numbers(page, OLD_SUBFILE, 0)[0] == 2
     if number:
         return "" if small and number < SMALLER else "holds several pictures (pages); save each in a file of its own"
@@ -149,7 +161,10 @@ def _odd_page(page: ImageFileDirectory_v2, number: int) -> str:
 
 
 def deep(header: Image.Image, file: BufferedReader) -> int:
-    """How many bands of 16 bits a file has that Pillow reads as 8 bits; 0 if it is no such."""
+    """Return how many bands of 16 bits a TIFF, PNG or PPM has; 0 if it has fewer bits or another format.
+
+    Pillow reads several such bands as 8 bits.
+    """
     if header.format == "TIFF":
         page = header.tag_v2  # type: ignore[attr-defined]
         return _numbers(page, BANDS, 1)[0] if max(_numbers(page, BITS, 1)) == 16 else 0
@@ -164,7 +179,7 @@ def deep(header: Image.Image, file: BufferedReader) -> int:
 
 
 def lossy(header: Image.Image, file: BufferedReader) -> str:
-    """The name of the compression that changes values, if a file has one."""
+    """Return the name of a file's compression if it changes values (lossy), else ""."""
     if header.format in ("JPEG", "MPO"):
         return "JPEG"
     if header.format == "TIFF":
@@ -174,7 +189,7 @@ def lossy(header: Image.Image, file: BufferedReader) -> str:
         return ""
     at, place = file.tell(), 12
     kind = b"VP8 "
-    while place < 2**31:  # a file has one picture of either kind; what else it holds comes before
+    while place < 2**31:  # the picture is a chunk of one of these kinds; all other chunks come before it
         file.seek(place)
         head = file.read(8)
         if len(head) < 8 or head[:4] in (b"VP8 ", b"VP8L", b"ANMF"):
@@ -183,11 +198,14 @@ def lossy(header: Image.Image, file: BufferedReader) -> str:
         size = int.from_bytes(head[4:], "little")
         place += 8 + size + size % 2
     file.seek(at)
-    return "" if kind in (b"VP8L", b"ANMF") else "lossy WebP"  # of an animation other things are said
+    return "" if kind in (b"VP8L", b"ANMF") else "lossy WebP"  # an animation is refused elsewhere (`odd`)
 
 
 def scaled(start: bytes, image: Image.Image) -> bool:
-    """Whether Pillow stretches the values of a grey file to the range of its mode, or turns them round."""
+    """Return whether Pillow changes the values of a grey file.
+
+    Pillow stretches values to the range of its mode, or inverts them where 0 is white. start: the file's first bytes.
+    """
     if start.startswith(b"\x89PNG"):
         return start[24] in (2, 4) and start[25] == 0
     if image.format == "PPM":

@@ -1,4 +1,4 @@
-"""Batches: for training in a random order that can start anywhere, for prediction by equal size."""
+"""Batches: for training in a random order that can be resumed anywhere, for prediction by equal image size."""
 
 from collections.abc import Iterable, Iterator
 from itertools import groupby
@@ -15,13 +15,14 @@ from stpp.run.distributed import rank, shard
 
 T = TypeVar("T")
 Batch = tuple[list[str], *tuple[Tensor, ...]]
-"""Ids, images uint8 (B, H, W, 3) and, where the data set has them, true masks uint8 (B, H, W)."""
+"""Image ids, images uint8 (B, H, W, 3) and, if the data set has them, true masks uint8 (B, H, W)."""
 
 
 class Batches(Sampler[list[Draw]]):
-    """Batches of (epoch, position) up to the iteration `total`, from `start` on; an epoch's incomplete last is dropped.
+    """A batch sampler for training: batches of (epoch, position), from iteration `start` up to `total`.
 
-    Of several processes, each yields its part of every batch; `batch_size` is that of all together.
+    Every epoch has its own random order; its last batch is dropped if it is incomplete. With several processes, each
+    yields its shard of every batch. batch_size: samples in a batch, summed over all processes.
     """
 
     def __init__(self, samples: int, batch_size: int, total: int, seed: int, role: str, start: int = 0) -> None:
@@ -57,15 +58,21 @@ def training_loader(
 
 
 def seeded(batches: Iterable[T], seed: int, role: str, start: int) -> Iterator[T]:
-    """Batches of the iterations from `start` on; before each, torch is seeded for what is drawn on it (dropout)."""
+    """Yield batches, and seed torch's generator before each one, for dropout.
+
+    start: the iteration of the first batch. The seed depends on the iteration and on the process's rank.
+    """
     for iteration, batch in enumerate(batches, start):
         torch.manual_seed(seed_of(seed, role, iteration, "dropout") + rank())
         yield batch
 
 
 def equal_sized(data: Plain, batch_size: int, max_pixels: int) -> list[list[int]]:
-    """Batches of indices for prediction: neighbours of equal size, so that a batch never depends on anything outside
-    its list of ids, and of no more than `max_pixels` pixels unless it is one image."""
+    """Return batches of indices for prediction; a batch holds neighbours in the list that have equal size.
+
+    So a batch never depends on anything outside its list of ids. A batch has at most `batch_size` images, and at most
+    `max_pixels` pixels unless it is a single image.
+    """
     records = data.photos.dataset.records
     sizes = [(records[name].width, records[name].height) for name in data.ids]
     batches: list[list[int]] = []

@@ -1,10 +1,12 @@
-"""How often labelled images are repeated in an epoch."""
+"""Over-sampling: how often labelled images are repeated in an epoch."""
 
 
 def copies(labeled: int, pseudo: int) -> int:
-    """How often D_l is repeated to come to about the size of D_u: ceil(N / M) for students (paper, 3.3).
+    """Return how often the labelled images D_l are repeated in an epoch.
 
-    Without pseudo labels it is 2 below 200 labelled images, as in the authors' code, else 1.
+    For students it is ceil(N / M), so that D_l is about as large as D_u (paper, 3.3). labeled: M, the size of D_l.
+    pseudo: N, the number of pseudo-labelled images. Without these it is 2 below 200 labelled images, as in the authors'
+    code, else 1.
     """
     if pseudo:
         return -(-pseudo // labeled)

@@ -1,7 +1,8 @@
-"""Decoded images and masks on disk, mapped into memory: decoding is paid for once, not in every epoch.
+"""A cache of decoded images and masks on disk, memory-mapped: a file is decoded once, not in every epoch.
 
-Never a second truth: pixels lie under the sha256 that the manifest has of their file, which is checked when they are
-decoded. The folder may be removed at any time, and results are the same bits with it and without.
+The cache is no second source of truth. Pixels are stored under the sha256 that the manifest gives for their file, and
+the file is checked against that hash when it is decoded. The folder may be removed at any time. Results are bit for bit
+the same with the cache and without it.
 """
 
 import fcntl
@@ -29,10 +30,10 @@ HEADER = 128
 
 
 class PixelCache:
-    """A cache of `limit` bytes at most below a folder, for any number of processes at once.
+    """A cache of at most `limit` bytes below a folder, shared by any number of processes at once.
 
-    When it is full nothing is added, and nothing thrown out: an epoch reads every image once, in a random order, and
-    what made place for another would be missed as soon as that.
+    When it is full, nothing is added and nothing is evicted. An epoch reads every image once, in a random order: an
+    evicted image would be needed again just as soon as the one that replaced it.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
@@ -43,23 +44,24 @@ class PixelCache:
             for other in folder.glob("*"):
                 if other != self.folder:
                     shutil.rmtree(other, ignore_errors=True)
-            with self._total() as total:  # counted anew: someone may have removed files, or was killed
+            with self._total() as total:  # counted anew: files may have been removed, or a process was killed
                 for half in self.folder.glob("*/.*.partial"):
                     half.unlink()
                 _write(total, sum(kept.stat().st_size for kept in self.folder.glob("*/*.npy")))
 
     def read(self, path: Path, digest: str, decode: Callable[[BufferedReader], Pixels], kind: str = "") -> Pixels:
-        """The pixels of a file, decoded now unless they are there; then read-only, and read from disk where looked at.
+        """Return the pixels of a file from the cache; if they are missing, decode the file and add them.
 
-        digest: the file's sha256. kind: what else the pixels depend on, for a file's name.
-        Raises StppError if they are not there, and the file has another sha256.
+        Cached pixels are a read-only memory map: the disk is read only where the array is accessed.
+        digest: the file's sha256. kind: what else the pixels depend on; it becomes part of the cached file's name.
+        Raises StppError if the pixels are not in the cache and the file has another sha256.
         """
         kept = self.folder / digest[:2] / f"{digest}{kind}.npy"
         try:
             return np.asarray(np.load(kept, mmap_mode="r"))
-        except OSError:  # not there, as a rule
+        except OSError:  # usually: the pixels are not in the cache yet
             pass
-        except (ValueError, EOFError):  # of a disk that lost what it had written
+        except (ValueError, EOFError):  # the cached file is damaged: a disk lost what it had written
             with self._trying():
                 kept.unlink(missing_ok=True)
         with images.open_image(path) as file:
@@ -82,7 +84,7 @@ class PixelCache:
 
     @contextmanager
     def _trying(self) -> Iterator[None]:
-        """What the disk refuses makes training slower, and does nothing else."""
+        """Catch an OSError of the block, print it, and add nothing to the cache any more: training only gets slower."""
         try:
             yield
         except OSError as error:
@@ -91,7 +93,7 @@ class PixelCache:
 
     @contextmanager
     def _total(self) -> Iterator[IO[str]]:
-        """The file that holds the sum of all sizes in bytes, locked: one process adds at a time."""
+        """Open and lock the file that holds the sum of all sizes in bytes: one process adds at a time."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "bytes").open("a+") as file:
             fcntl.lockf(file, fcntl.LOCK_EX)
@@ -100,12 +102,15 @@ class PixelCache:
 
 
 def open_cache(runtime: Runtime, home: Path) -> PixelCache | None:
-    """The cache in `home`, the project's `.stpp`, if `runtime.cache_gb` asks for one."""
+    """Return the cache in `home`, the project's folder `.stpp`; None if `runtime.cache_gb` is not set."""
     return None if runtime.cache_gb is None else PixelCache(home / "decoded", int(runtime.cache_gb * 1e9))
 
 
 def _way() -> str:
-    """A name for how files are decoded; what was decoded in another way is of no use."""
+    """Return a hash of how files are decoded: the decoding code, and the versions of Pillow and OpenCV.
+
+    It names the cache's folder, since pixels that were decoded in another way must not be used.
+    """
     code = (sha256(source(name)) for name in sorted(closure("stpp.data.images")))
     parts = (*code, PIL.__version__, cv2.__version__)
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]

@@ -1,9 +1,15 @@
-"""Randomness that depends on what is drawn, never on when, where or by whom: every draw has a seed of its own."""
+"""Seeds for random draws: every draw has its own seed, which depends only on what is drawn.
+
+It does not depend on when, where or by which process the draw is made.
+"""
 
 import hashlib
 
 
 def seed_of(*parts: str | int) -> int:
-    """A 63-bit seed from names and numbers, the same in every process: seed_of(seed, "teacher", epoch, position)."""
+    """Return a 63-bit hash of names and numbers as a seed, such as seed_of(seed, "teacher", epoch, position).
+
+    It is the same in every process.
+    """
     text = "\0".join(map(str, parts)).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1

@@ -1,6 +1,8 @@
-"""A_w and A_s (paper, 3.3 and 4.1; probabilities and ranges that the paper leaves open as in the authors' code).
+"""The weak augmentation A_w and the strong augmentation A_s (paper, 3.3 and 4.1).
 
-The parts of a view draw one after the other from the view's own generators only, which `reseed` sets for one sample.
+Probabilities and ranges that the paper leaves open are those of the authors' code. A "view" is a pipeline of transforms
+(`A.Compose`). Its transforms draw one after the other, and only from the view's own random generators. `reseed` sets
+these generators for one sample.
 """
 
 import os
@@ -10,7 +12,7 @@ from functools import cache
 from pkgutil import resolve_name
 from typing import Any
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network at import
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations would look online for a newer version at import
 
 import albumentations as A
 import cv2
@@ -29,19 +31,22 @@ from stpp.store.masks import IGNORE, Mask
 Image = NDArray[np.uint8]
 
 OFF = 1 / 512
-"""Of a pixel of the source: how far from their places in the wholly resized image those of a crop may be sampled."""
+"""How far a crop may be sampled from its place in the wholly resized image, in pixels of the source image."""
 
 CUTOUT_DRAWS = 10_000
-"""After so many rectangles that do not fit, none is cut out; with the published ranges every third fits."""
+"""CutOut is skipped after this many rectangles that do not fit; with the published ranges every third one fits."""
 
 
 class RandomResizedCrop(DualTransform):
-    """Resize, pad right and bottom, crop, flip: drawn in this order (paper, 4.1), computed in one.
+    """Random resize, padding at the right and bottom, random crop and random flip (paper, 4.1).
 
-    The long side after the resize is an integer drawn uniformly from base * scale, the aspect is kept; the crop starts
-    anywhere in what is resized and padded. Only the part of the source that the crop shows is then resampled: what
-    comes out is the crop of the wholly resized image, within 1 of 255 of Pillow's bilinear (which, unlike OpenCV's,
-    does not alias when it shrinks; a pixel in thousands of noise is off by 2), and for masks exactly Pillow's nearest.
+    The values are drawn in this order, but everything is computed in one step. The long side after the resize is an
+    integer drawn uniformly from base * scale; the aspect ratio is kept. The crop starts anywhere in the resized and
+    padded image.
+
+    Only the part of the source that the crop shows is resampled. The result equals the crop of the wholly resized
+    image: within 1 of 255 of Pillow's bilinear resize (in noise, one pixel in thousands is off by 2), and for masks
+    exactly Pillow's nearest. Unlike OpenCV's, Pillow's bilinear resize does not alias when it shrinks an image.
     """
 
     def __init__(self, base: int, scale: tuple[float, float], crop: int, flip: float, p: float = 1.0) -> None:
@@ -58,7 +63,7 @@ class RandomResizedCrop(DualTransform):
             size = long, max(1, int(width * long / height + 0.5))
         else:
             size = max(1, int(height * long / width + 0.5)), long
-        spare = [max(side - self.crop, 0) for side in size]  # padded to the crop, a side has one place for it
+        spare = [max(side - self.crop, 0) for side in size]  # a side padded to the crop has only one place
         top, left = (int((most + 1) * self.py_random.random()) for most in spare)
         flip = self.flip > 0 and (self.flip >= 1 or self.py_random.random() < self.flip)
         return {"size": size, "origin": (top, left), "flip": flip}
@@ -74,7 +79,7 @@ class RandomResizedCrop(DualTransform):
         return self._placed(mask[rows].take(columns, axis=1), flip, IGNORE)
 
     def _shown(self, size: tuple[int, int], origin: tuple[int, int]) -> tuple[int, int]:
-        """Height and width of what the crop shows of the resized image; the rest of it is padding."""
+        """Return height and width of the part of the crop that shows the resized image; the rest is padding."""
         return min(self.crop, size[0] - origin[0]), min(self.crop, size[1] - origin[1])
 
     def _placed(self, shown: Image, flip: bool, fill: int) -> Image:
@@ -85,11 +90,14 @@ class RandomResizedCrop(DualTransform):
 
 
 def _resized(img: Image, size: tuple[int, int], origin: tuple[int, int], shown: tuple[int, int]) -> Image:
-    """The part `shown` from `origin` on of `img` resized to `size`; antialiased as Pillow does it where it shrinks."""
+    """Resize `img` to `size`, but compute only the part that starts at `origin` and has the size `shown`.
+
+    Where the image shrinks, the resize is antialiased as in Pillow.
+    """
     (rows, top, fy), (columns, left, fx) = (_side(*side) for side in zip(img.shape, size, origin, shown, strict=False))
     part = img[rows, columns]
     if size[0] < img.shape[0] or size[1] < img.shape[1]:
-        # OpenCV does not antialias; Pillow, whose kernel could start anywhere, takes four times as long as this.
+        # OpenCV does not antialias. Pillow's kernel could start anywhere, but Pillow takes four times as long as this.
         pixels = torch.from_numpy(np.require(part, requirements=["C", "W"]))[None].permute(0, 3, 1, 2)
         out = F.interpolate(
             pixels, scale_factor=(fy, fx), mode="bilinear", antialias=True, recompute_scale_factor=False
@@ -101,36 +109,41 @@ def _resized(img: Image, size: tuple[int, int], origin: tuple[int, int], shown: 
 
 
 def _side(before: int, after: int, start: int, length: int) -> tuple[slice, int, float]:
-    """How to get `length` pixels from `start` on of a side resized from `before` pixels to `after`.
+    """Return how to compute `length` pixels from `start` on, of a side resized from `before` pixels to `after`.
 
-    Returns the pixels of the source that have to be resized, how many of the result come before `start`, and the
-    factor. A resize begins at the edge of a pixel: the source is cut where edges of both lie on each other, or nearly.
+    Returns the slice of the source that has to be resized, how many pixels of its result come before `start`, and the
+    scale factor. A resize begins at the edge of a pixel. So the source is cut where an edge of a source pixel and an
+    edge of a result pixel coincide, or nearly so (OFF).
     """
-    step, factor = before / after, (1 + 1e-9) * after / before  # sizes are rounded down
-    reach = max(1.0, step)  # how far from its centre a pixel of the result looks
+    step, factor = before / after, (1 + 1e-9) * after / before  # slightly larger: sizes are rounded down
+    reach = max(1.0, step)  # how far from its centre a result pixel samples the source
     edges = ((back, (start - back) * step) for back in range(int(reach / step) + 2, start))
-    # How many pixels before `start` the resize begins: with all of them, at the source's own edge.
+    # How many result pixels before `start` the resize begins. If no edges coincide: at the source's own edge.
     nearest = next((back for back, edge in edges if abs(edge - round(edge)) < OFF), start)
     first = round((start - nearest) * step)
     needed = min(before, int((start + length) * step + step + reach) + 2)
-    # A side that would keep its length is not resampled at all; as a whole it has another.
+    # A part that would keep its length would not be resampled. The whole side changes its length, so take it all.
     if after > before and int((needed - first) * factor) == needed - first:
         first, needed, nearest = 0, before, start
     return slice(first, needed), nearest, factor
 
 
 def _nearest(before: int, after: int) -> NDArray[np.intp]:
-    """The source pixel of every pixel along a side resized from `before` to `after`; summed up as Pillow does it."""
+    """Return the nearest source pixel of every pixel along a side resized from `before` to `after` pixels.
+
+    The centres are a running sum, as in Pillow, so that they round in the same way.
+    """
     centres = np.full(after, before / after)
     centres[0] /= 2
     return np.minimum(centres.cumsum().astype(np.intp), before - 1)
 
 
 class CutOut(DualTransform):
-    """Fill one rectangle with random values and ignore it in the mask.
+    """CutOut: one random rectangle is filled with random values, and ignored (255) in the mask.
 
-    Area (a part of the crop) and aspect (height / width) are uniform; size and place are drawn together, both again
-    until they fit, as in the authors' code: large rectangles are rarer than their draw.
+    area: range of the rectangle's area as a fraction of the crop. aspect: range of its height / width. Both are drawn
+    uniformly. Size and place are drawn together, again and again until the rectangle fits, as in the authors' code. So
+    large rectangles are rarer than the uniform draw suggests.
     """
 
     def __init__(self, area: tuple[float, float], aspect: tuple[float, float], p: float) -> None:
@@ -162,12 +175,15 @@ class CutOut(DualTransform):
 
 
 def weak(params: Weak) -> A.Compose:
-    """A_w: random resize, padding right and bottom (image 0, mask ignored), random crop, horizontal flip."""
+    """Return A_w: random resize, padding right and bottom (image 0, mask ignored), random crop, horizontal flip."""
     return A.Compose([RandomResizedCrop(params.base, params.scale, params.crop, params.flip)])
 
 
 def strong(params: Strong) -> A.Compose:
-    """A_s: colour jitter, greyscale, Gaussian blur, CutOut; applied after A_w to unlabelled images only."""
+    """Return A_s: colour jitter, greyscale, Gaussian blur, the transforms of `augment.strong.more`, CutOut.
+
+    A_s is applied after A_w; in the paper's method, to unlabelled images only.
+    """
     jitter = A.ColorJitter(
         brightness=(1 - params.brightness, 1 + params.brightness),
         contrast=(1 - params.contrast, 1 + params.contrast),
@@ -187,14 +203,17 @@ def strong(params: Strong) -> A.Compose:
 
 
 def _more(name: str, arguments: dict[str, Any]) -> A.BasicTransform:
-    """A transform of `augment.strong.more`. Raises StppError if there is none of this name or with these arguments."""
+    """Return one transform of `augment.strong.more`.
+
+    Raises StppError if there is no transform of this name, or if it does not accept these arguments.
+    """
     own = AUGMENTATIONS.get(name)
     kind = resolve_name(own) if own else getattr(A, name, None)
     if not (isinstance(kind, type) and issubclass(kind, A.BasicTransform)):
         raise StppError(f"augment.strong.more: {name}: neither a transform of albumentations nor one of your own")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)  # of an argument that it does not know, it only warns
+            warnings.simplefilter("error", UserWarning)  # for an unknown argument, albumentations only warns
             transform: A.BasicTransform = kind(**arguments)
     except (TypeError, ValueError, UserWarning) as error:
         raise StppError(f"augment.strong.more: {name}: {' '.join(str(error).split())}") from None
@@ -202,16 +221,16 @@ def _more(name: str, arguments: dict[str, Any]) -> A.BasicTransform:
 
 
 def reseed(view: A.Compose, seed: int) -> None:
-    """Start the one stream of numbers that all parts of a view draw from.
+    """Seed the one stream of random numbers from which all transforms of a view draw.
 
-    `Compose.set_random_seed` starts an equal stream for each part, so that all would decide by the same number:
-    blur and CutOut always together, a large resize always with a crop at the bottom.
+    `Compose.set_random_seed` would give every transform an equal stream. All of them would then decide by the same
+    number: blur and CutOut would always occur together, and a large resize always with a crop at the bottom.
     """
     view.set_random_state(np.random.default_rng(seed), random.Random(seed))
 
 
 def normalize(image: Image, by: Normalization = IMAGENET) -> NDArray[np.float32]:
-    """RGB (H, W, 3) 0..255 -> float32 (3, H, W)."""
+    """Normalise an image: RGB uint8 (H, W, 3), 0..255 -> float32 (3, H, W)."""
     out, levels = np.empty((3, *image.shape[:2]), dtype=np.float32), _levels(by)
     for channel, plane in enumerate(cv2.split(image)):
         cv2.LUT(plane, levels[channel], out[channel])
@@ -220,6 +239,6 @@ def normalize(image: Image, by: Normalization = IMAGENET) -> NDArray[np.float32]
 
 @cache
 def _levels(by: Normalization) -> NDArray[np.float32]:
-    """The normalised value of every channel and grey level, (3, 256)."""
+    """Return the normalised value of every grey level (0..255) by channel, float32 (3, 256)."""
     mean, std = (np.array(values, dtype=np.float32) for values in by)
     return ((np.arange(256, dtype=np.float32)[:, None] / np.float32(255) - mean) / std).T.copy()

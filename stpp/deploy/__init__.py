@@ -1,1 +1,1 @@
-"""A trained model outside the pipeline: predicted with, exported, served."""
+"""Deployment of a trained model outside the pipeline: prediction, export and serving."""

@@ -1,4 +1,4 @@
-"""Checkpoints for other runtimes: ONNX and torch.export, of any batch, height and width."""
+"""Export of checkpoints to ONNX and torch.export, with dynamic batch size, height and width."""
 
 import contextlib
 import copy
@@ -19,18 +19,23 @@ from stpp.models.build import About
 from stpp.store.files import StppError, atomic_write
 
 INPUT, OUTPUT = "image", "logits"
+"""The names of the exported network's input and output."""
 SMALLEST, LARGEST = 32, 16384
-"""Pixels of a side that the exported network is checked and declared for."""
+"""The smallest and largest height and width in pixels that the exported network accepts."""
 SIZES = ((1, 65, 97), (2, 128, 96), (1, 33, 200))
-"""Batch, height, width: what an exported network is tried on."""
+"""The inputs on which an exported network is compared with the original: batch, height, width."""
 TOLERANCE = 1e-4
-"""By which logits may differ from the network's own, as a part of the largest (float32; other kernels)."""
+"""The largest difference allowed between the exported network's logits and the original's.
+
+It is relative to the largest absolute logit, or absolute if that is below 1. Both compute in float32, but with
+different kernels.
+"""
 
 
 class GridMeans(nn.Module):
     """AdaptiveAvgPool2d as two matrix products: (B, C, h, w) -> (B, C, parts, parts).
 
-    The pooling itself exists in ONNX, and in torch.export, for sizes that are multiples of its parts or known before.
+    ONNX and torch.export support the pooling itself only for fixed sizes, or for sizes that are multiples of `parts`.
     """
 
     def __init__(self, parts: int) -> None:
@@ -41,7 +46,10 @@ class GridMeans(nn.Module):
         return self._means(x.shape[2], x) @ x @ self._means(x.shape[3], x).T
 
     def _means(self, side: int, x: Tensor) -> Tensor:
-        """(parts, side): row i averages the pixels floor(i side / parts) .. ceil((i + 1) side / parts)."""
+        """Return the averaging matrix (parts, side).
+
+        Row i averages the pixels from floor(i side / parts) up to, but not including, ceil((i + 1) side / parts).
+        """
         i = torch.arange(self.parts, device=x.device).unsqueeze(1)
         pixel = torch.arange(side, device=x.device).unsqueeze(0)
         inside = (pixel >= i * side // self.parts) & (pixel * self.parts < (i + 1) * side)
@@ -49,9 +57,10 @@ class GridMeans(nn.Module):
 
 
 class SamePadding(nn.Module):
-    """timm's `Conv2dSame` of stride 2 at any size: (B, C, h, w) -> (B, D, ceil(h / 2), ceil(w / 2)).
+    """timm's `Conv2dSame` of stride 2 for any input size: (B, C, h, w) -> (B, D, ceil(h / 2), ceil(w / 2)).
 
-    That one asks for the size in a way that holds for one size alone once it is exported.
+    timm's own layer computes its padding in a way that fixes the input size on export. Raises StppError for a
+    convolution of another stride, or if (kernel size - 1) * dilation is odd.
     """
 
     def __init__(self, convolution: nn.Conv2d) -> None:
@@ -69,7 +78,7 @@ class SamePadding(nn.Module):
 
 
 class FromPixels(nn.Module):
-    """RGB (B, 3, H, W) float32 in 0..1 -> logits (B, classes, H, W): a network that normalises by itself."""
+    """A network that normalises its input itself: RGB (B, 3, H, W) float32 in 0..1 -> logits (B, classes, H, W)."""
 
     pixel_mean: Tensor
     pixel_std: Tensor
@@ -77,7 +86,7 @@ class FromPixels(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         own = copy.deepcopy(network).to("cpu", torch.float32)
-        # Weights in channels-last memory are taken for views of others when they are saved.
+        # torch.export would save weights in channels-last memory as views of other tensors.
         self.network = _exportable(own).to(memory_format=torch.contiguous_format).eval()
         for name in ("pixel_mean", "pixel_std"):
             self.register_buffer(name, self.network.get_buffer(name).clone())
@@ -88,7 +97,7 @@ class FromPixels(nn.Module):
 
 
 def _exportable(network: nn.Module) -> nn.Module:
-    """The network with other modules in place of those that an export would hold to one size."""
+    """Replace the modules that would fix the input size on export, in place; return the network."""
     for module in list(network.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.AdaptiveAvgPool2d) and isinstance(child.output_size, int):
@@ -99,10 +108,14 @@ def _exportable(network: nn.Module) -> nn.Module:
 
 
 def to_torch(network: nn.Module, about: About, path: Path) -> float:
-    """Write a program of torch.export (.pt2); how far it is from the network at most. Raises StppError if too far."""
+    """Write the network as a torch.export program (.pt2); return the largest difference of its logits.
+
+    The difference is taken between the loaded file and the network. Raises StppError, and writes nothing, if it is more
+    than rounding.
+    """
     program = _program(network)
     with atomic_write(path) as partial:
-        buffer = io.BytesIO()  # through memory: torch's own writer hides that a disk is full
+        buffer = io.BytesIO()  # in memory first: torch's own file writer hides a full disk
         torch.export.save(program, buffer, extra_files={"stpp.json": json.dumps(_described(about))})
         partial.write_bytes(buffer.getbuffer())
         loaded = torch.export.load(io.BytesIO(partial.read_bytes())).module()
@@ -110,18 +123,19 @@ def to_torch(network: nn.Module, about: About, path: Path) -> float:
 
 
 def to_onnx(network: nn.Module, about: About, path: Path) -> float:
-    """Write ONNX (opset 20); how far ONNX Runtime's logits are from the network's at most.
+    """Write the network as ONNX (opset 20); return the largest difference of its logits.
 
-    Raises StppError if they are too far, or if what is needed is not installed.
+    The difference is taken between ONNX Runtime and the network. Raises StppError, and writes nothing, if it is more
+    than rounding. Raises StppError if a needed package is not installed.
     """
     try:
         import onnx
         import onnxruntime
-        import onnxscript  # noqa: F401 - torch writes ONNX with it
+        import onnxscript  # noqa: F401 - torch needs it to write ONNX
     except ImportError as error:
         raise StppError(f"{error.name} is not installed; ONNX needs `pip install 'stpp[export]'`") from None
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")  # of torch about itself
+        warnings.simplefilter("ignore")  # torch's warnings about its own code
         program = torch.onnx.export(
             _program(network), (), dynamo=True, opset_version=20, input_names=[INPUT], output_names=[OUTPUT]
         )
@@ -136,6 +150,7 @@ def to_onnx(network: nn.Module, about: About, path: Path) -> float:
 
 
 def _program(network: nn.Module) -> ExportedProgram:
+    """Trace the network with `torch.export`, with dynamic batch size, height and width."""
     sides = {"min": SMALLEST, "max": LARGEST}
     shapes = {INPUT: {0: Dim("batch", min=1, max=4096), 2: Dim("height", **sides), 3: Dim("width", **sides)}}
     with torch.no_grad():
@@ -143,7 +158,7 @@ def _program(network: nn.Module) -> ExportedProgram:
 
 
 def _described(about: About) -> dict[str, object]:
-    """What a person or program needs to know of the exported network."""
+    """Return the metadata that is stored in an exported file: classes, palette, network, weights, input and output."""
     return {
         "classes": about.classes,
         "palette": about.palette,
@@ -155,7 +170,11 @@ def _described(about: About) -> dict[str, object]:
 
 
 def _compared(network: nn.Module, exported: Callable[[Tensor], Tensor], path: Path) -> float:
-    """The largest difference of logits over several sizes. Raises StppError if it is more than rounding."""
+    """Return the largest absolute difference of logits over all SIZES.
+
+    The reference is the network itself, without the modules that were replaced for the export. path: the file to name
+    in errors. Raises StppError if the difference is more than TOLERANCE allows.
+    """
     own = FromPixels(network)
     own.network = copy.deepcopy(network).to("cpu", torch.float32).eval()
     generator = torch.Generator().manual_seed(0)

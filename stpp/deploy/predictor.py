@@ -1,4 +1,4 @@
-"""A checkpoint on any image, of any size."""
+"""Prediction with a checkpoint on images of any size."""
 
 from pathlib import Path
 
@@ -16,11 +16,11 @@ from stpp.store.files import StppError
 
 
 class Predictor:
-    """What a checkpoint of `stpp train` predicts; it says itself which network and classes it is of.
+    """A checkpoint of `stpp train`, loaded for prediction; network and classes are read from the checkpoint itself.
 
-    window: side of the windows in pixels, which overlap by a third; None: whole images, but windows of 1024 above 4
-    megapixels. tta: over the scales of pseudo labelling and their mirror images (paper, 4.1). Raises StppError if the
-    file is no such checkpoint.
+    window: side of the sliding windows in pixels; they overlap by a third. None: predict an image whole, or in windows
+    of 1024 pixels if it has more than 4 megapixels. tta: test-time augmentation, which averages over the scales of
+    pseudo labelling and their horizontal flips (paper, 4.1). Raises StppError if the file is no such checkpoint.
     """
 
     def __init__(self, model: Path, device: torch.device, *, window: int | None = None, tta: bool = False) -> None:
@@ -32,9 +32,9 @@ class Predictor:
         self.way = augmented(plain, Label().scales, flip=True) if tta else plain
 
     def mask(self, image: NDArray[np.uint8]) -> Tensor:
-        """RGB (H, W, 3), 0 to 255 -> class ids, uint8 (H, W), in main memory.
+        """Return the class ids, uint8 (H, W) on the CPU, of an RGB image (H, W, 3), 0 to 255.
 
-        Raises StppError, as `probabilities` does, if the network's numbers overflow.
+        Raises StppError if the probabilities are not finite, because the network's numbers overflow.
         """
         with torch.inference_mode(), precision(self.about.model, self.device):
             mask, confidence, _ = mask_predictor(self.way, LARGE, self.window)(self.network, self._pixels(image))
@@ -42,7 +42,10 @@ class Predictor:
         return mask[0].cpu()
 
     def probabilities(self, image: NDArray[np.uint8]) -> Tensor:
-        """RGB (H, W, 3), 0 to 255 -> class probabilities, float32 (classes, H, W), in main memory."""
+        """Return the class probabilities, float32 (classes, H, W) on the CPU, of an RGB image (H, W, 3), 0 to 255.
+
+        Raises StppError if they are not finite, because the network's numbers overflow.
+        """
         side = self.window or window_of(image.shape[0], image.shape[1], LARGE)
         way = sliding(side, step_of(side), self.way) if side else self.way
         with torch.inference_mode(), precision(self.about.model, self.device):
@@ -57,5 +60,6 @@ class Predictor:
 
 
 def _check(probabilities: Tensor) -> None:
+    """Raise StppError if a probability is NaN or infinite."""
     if not bool(probabilities.isfinite().all()):
         raise StppError(NOT_FINITE)

@@ -1,4 +1,4 @@
-"""A checkpoint behind MLflow's scoring server: images in, masks out."""
+"""The model that MLflow's scoring server loads to serve a checkpoint: images in, masks out."""
 
 import tempfile
 from pathlib import Path
@@ -15,21 +15,24 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 IMAGE, MASK = "image", "mask"
+"""The columns of the input and of the output table."""
 
 
 class Segmenter:
-    """What MLflow calls: a table with a column of encoded images -> one with a column of masks."""
+    """The MLflow pyfunc model: a table with a column of encoded images -> a table with a column of encoded masks."""
 
     def __init__(self, model: Path) -> None:
         self.predictor = Predictor(model, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
     def predict(self, table: "DataFrame") -> "DataFrame":
-        """Images as the bytes of a PNG, JPEG or other file -> masks as the bytes of a PNG of class ids.
+        """Return a table with the mask of each image, as the bytes of a PNG of class ids.
 
-        Raises MLflow's own exception naming the row of what is no image: the server answers with it (status 400), and
-        with the stack of any other.
+        Images are the bytes of a PNG, JPEG or other image file.
+
+        Raises MlflowException naming the row of bytes that cannot be read as an image or predicted. The server answers
+        it with its message (status 400), but any other exception with its stack trace.
         """
-        from pandas import DataFrame  # comes with MLflow, which alone calls this
+        from pandas import DataFrame  # MLflow installs pandas, and only MLflow calls this
 
         return DataFrame({MASK: [self._mask(row, data) for row, data in enumerate(table[IMAGE])]})
 
@@ -41,7 +44,7 @@ class Segmenter:
                 image, _ = read_image(path)
                 mask = self.predictor.mask(image).numpy()
             except StppError as error:
-                from mlflow.exceptions import MlflowException  # MLflow alone calls this
+                from mlflow.exceptions import MlflowException  # only MLflow calls this
 
                 said = str(error).replace(str(path), "the image")
                 raise MlflowException.invalid_parameter_value(f"row {row}: {said}") from None
@@ -49,5 +52,5 @@ class Segmenter:
 
 
 def _load_pyfunc(path: str) -> Segmenter:
-    """The name by which MLflow loads a model of this module."""
+    """Load the model from a checkpoint. MLflow requires this function name of a loader module."""
     return Segmenter(Path(path))

@@ -1,4 +1,4 @@
-"""How fast a setting trains and predicts here, from a few tries on noise."""
+"""Timing of training and prediction on the local hardware, from a few steps on synthetic images."""
 
 import time
 
@@ -13,14 +13,14 @@ from stpp.params.models import Model, Params
 
 CLASSES = 21
 SMALL = 2**18
-"""Pixels of a batch that are measured whole."""
+"""Batches of at most this many pixels are measured whole."""
 
 
 def seconds_of_an_iteration(params: Params) -> float:
-    """Seconds that forward, backward and update take for a batch of crops, data loading not counted.
+    """Return the seconds that forward pass, backward pass and update take for a batch of crops, without data loading.
 
-    Without a GPU large batches are measured on as many images, of half the crop's sides, as take about a second, and
-    scaled by pixels: an estimate, no benchmark.
+    Without a GPU, a large batch is not measured whole. Instead, as many images as take about a second are measured,
+    with half the crop's sides, and the time is scaled by pixels. That is an estimate, not a benchmark.
     """
     where = devices.start(params.runtime)
     whole = params.train.batch_size
@@ -46,12 +46,15 @@ def _iteration(
     sgd.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     sgd.step()
-    float(loss.detach())  # waits for a GPU
+    float(loss.detach())  # waits until a GPU is done
     return time.monotonic() - began
 
 
 def seconds_of_an_image(params: Params, width: int, height: int) -> float:
-    """Seconds that the prediction of an image takes at scale 1, decoding not counted; at most a megapixel is tried."""
+    """Return the seconds that the prediction of one image takes at scale 1, without decoding.
+
+    Larger images are measured at one megapixel, and the time is scaled by pixels.
+    """
     where = devices.start(params.runtime)
     scale = min(1.0, (2**20 / (width * height)) ** 0.5)
     size = (max(32, round(height * scale)), max(32, round(width * scale)))
@@ -62,13 +65,13 @@ def seconds_of_an_image(params: Params, width: int, height: int) -> float:
     def once() -> float:
         began = time.monotonic()
         with torch.inference_mode(), devices.precision(params.model, where):
-            float(plain(network, normalized(x, network)).sum())  # waits for a GPU
+            float(plain(network, normalized(x, network)).sum())  # waits until a GPU is done
         return time.monotonic() - began
 
     return float(min(once() for _ in range(2)) / images / scale**2)
 
 
 def size_of(model: Model) -> int:
-    """Bytes of a checkpoint."""
+    """Return the size of a checkpoint of `model` in bytes, with CLASSES classes."""
     with torch.device("meta"):
         return sum(v.numel() * v.element_size() for v in build(model, CLASSES).state_dict().values())

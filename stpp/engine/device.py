@@ -1,4 +1,4 @@
-"""Where and how to compute: device, threads, precision."""
+"""Where and how to compute: device, threads, memory, precision."""
 
 import ctypes
 import sys
@@ -14,9 +14,10 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as in GNU's malloc.h
 
 
 def start(runtime: Runtime) -> torch.device:
-    """The device asked for, of several processes each its own, with torch's threads set.
+    """Return the device that `runtime` asks for, and set torch's threads and this process's use of memory.
 
-    Raises StppError if it is not there.
+    With several processes, each gets the GPU with the number of its local rank. Raises StppError if `runtime` asks for
+    CUDA, but there is no CUDA device.
     """
     keep_memory()
     if runtime.threads:
@@ -30,11 +31,11 @@ def start(runtime: Runtime) -> torch.device:
 
 
 def keep_memory(block: int = 2**26, free: int = 2**28) -> None:
-    """Let this process keep memory that it frees, where the C library is GNU's.
+    """Let this process keep memory that it frees, if the C library is GNU's.
 
-    block: bytes below which a tensor's memory is kept; free: bytes of it that may lie unused at the end of the heap.
-    Otherwise the kernel takes it back and clears it anew for every layer of every step: a quarter of the time of
-    training on a CPU. Keeping more is no sooner, and large images would leave gaps of gigabytes.
+    block: the memory of tensors below this size in bytes is kept. free: bytes that may stay unused at the end of the
+    heap. Otherwise the kernel takes the memory back, and clears it again for every layer of every step: a quarter of
+    the time of training on a CPU. Keeping more is not faster, and large images would leave gaps of gigabytes.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:
@@ -43,5 +44,5 @@ def keep_memory(block: int = 2**26, free: int = 2**28) -> None:
 
 
 def precision(model: Model, device: torch.device) -> AbstractContextManager[object]:
-    """Autocast to bfloat16 where the model asks for it."""
+    """Return a context for forward passes: autocast to bfloat16 if the model asks for it, else one without effect."""
     return torch.autocast(device.type, torch.bfloat16) if model.precision == "bfloat16" else nullcontext()

@@ -1,4 +1,4 @@
-"""A network on a list of images: one confusion matrix over all of them (paper, 4.1)."""
+"""Prediction and evaluation over a list of images, with one confusion matrix over all of them (paper, 4.1)."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,9 +21,10 @@ NOT_FINITE = (
 
 @dataclass(frozen=True)
 class Scores:
-    """What a confusion matrix says; every number in [0, 1], NaN where a class never occurs."""
+    """The scores of a confusion matrix; every number is in [0, 1], or NaN where a class never occurs."""
 
     matrix: Tensor
+    """Pixels by (target, predicted) class, int64 (classes, classes)."""
 
     @property
     def miou(self) -> float:
@@ -35,7 +36,7 @@ class Scores:
 
     @property
     def constant(self) -> int | None:
-        """The class that is predicted for every pixel, where it is one and others would have been right, too."""
+        """The class that is predicted for every pixel, if there is only one although the true masks show several."""
         predicted, true = self.matrix.sum(0).nonzero(), self.matrix.sum(1).nonzero()
         return int(predicted[0]) if len(predicted) == 1 < len(true) else None
 
@@ -46,30 +47,31 @@ class Scores:
 
 @dataclass(frozen=True)
 class BatchMasks:
-    """What K networks say of a batch; all tensors on the device of the networks."""
+    """The predictions of K networks for one batch; all tensors are on the networks' device."""
 
     ids: list[str]
     masks: Tensor
-    """Class ids, uint8 (K, B, H, W)."""
+    """Predicted class ids, uint8 (K, B, H, W)."""
     confidence: Tensor
-    """The winning probability of the last network, float32 (B, H, W)."""
+    """The last network's probability of the class it predicts, float32 (B, H, W)."""
     truth: Tensor | None
-    """True class ids, uint8 (B, H, W), where the loader has them."""
+    """True class ids, uint8 (B, H, W); None if the loader yields no masks."""
     by: tuple[Tensor, ...] = ()
-    """What each criterion of `decide` says of the last network's probabilities, (B, H, W)."""
+    """The values of each criterion of `decide` for the last network's probabilities, each (B, H, W)."""
 
 
 def predict_batches(
     networks: Sequence[nn.Module], loader: Iterable[Batch], model: Model, device: torch.device, decide: MaskPredictor
 ) -> Iterator[BatchMasks]:
-    """What every network decides, batch by batch in the loader's order.
+    """Yield the predictions of every network, batch by batch, in the loader's order.
 
-    Raises StppError naming an image whose probabilities are no finite numbers.
+    decide: how masks are predicted. Raises StppError that names an image whose probabilities are not finite.
     """
     for network in networks:
         network.eval()
     for ids, *tensors in loader:
-        # Never held over a yield: it would govern the caller, and outlive two generators read in turn.
+        # These contexts must not stay open over the yield. They would apply to the caller's code, too, and could stay
+        # on for good if two generators were read in turn.
         with torch.inference_mode(), precision(model, device):
             pixels = tensors[0].to(device, non_blocking=True)
             found = [decide(network, pixels) for network in networks]
@@ -91,9 +93,10 @@ def evaluate(
     decide: MaskPredictor,
     seen: Callable[[BatchMasks, Tensor], None] = lambda _, __: None,
 ) -> Scores:
-    """The confusion matrix over all images of a loader with true masks; of several processes, over those of all.
+    """Return the scores over all images of a loader with true masks; with several processes, over the images of all.
 
-    seen: called with what was decided of every batch, and the confusion matrix of each of its images.
+    decide: how masks are predicted. seen: called for every batch with its predictions and the confusion matrices of its
+    images, (B, classes, classes).
     """
     matrix = torch.zeros(classes, classes, dtype=torch.int64, device=device)
     for decided in predict_batches([network], loader, model, device, decide):

@@ -23,25 +23,25 @@ from stpp.store.files import StppError
 from stpp.store.masks import IGNORE
 
 SAVE_EVERY_S = 120.0
-"""Within an epoch, state is saved about this often."""
+"""Between two points of the curve, the training state is saved about once in this many seconds."""
 POINTS = 10
-"""Where the length is given in iterations, val is measured so many times if `train.val_points` is left out."""
+"""How often val is measured if the length is given in iterations and `train.val_points` is left out."""
 SAVING = 0.05
-"""The share of the time that saving state takes at most: where epochs are short, it is not saved after every one."""
+"""Largest share of the time that saving state may take. Where epochs are short, not every one is saved."""
 
 State = dict[str, Any]
 Step = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""(network, x, y), a batch of the data's samples -> the loss. It may keep something: see `Keeping`."""
+"""(network, x, y) -> the loss; x and y are a batch of the data set's samples. For a step with state, see `Keeping`."""
 
 
 @runtime_checkable
 class Keeping(Protocol):
-    """A step with a state of its own, such as an averaged teacher, that is saved and restored with the network."""
+    """A step with its own state, such as an averaged teacher; the state is saved and restored with the network's."""
 
     def __call__(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor: ...
 
     def after(self, network: nn.Module) -> None:
-        """Called after the optimiser's step of every iteration."""
+        """Update the state; called after the optimiser's step of every iteration."""
 
     def state_dict(self) -> State: ...
 
@@ -49,55 +49,69 @@ class Keeping(Protocol):
 
 
 class Hooks:
-    """What the loop tells the world outside it, at every point of the curve in this order. By default nothing."""
+    """Callbacks of the training loop; by default they do nothing.
+
+    The loop calls them in this order at every point of the curve. `save` is skipped if the last save was too recent,
+    and is also called between points.
+    """
 
     def validate(self, network: nn.Module) -> Scores | None:
-        """The scores on val; None where there is none."""
+        """Return the scores on val, or None if there is no val."""
 
     def checkpoint(self, which: str, network: nn.Module) -> None:
-        """Called with "1".."K", and with "best" whenever val mIoU rises."""
+        """Keep the network. which: "1".."K" for f_1..f_K, or "best" whenever val mIoU rises."""
 
     def save(self, state: State) -> None:
-        """Keep a trainer's state, to go on from here. It refers to the living network: write it now."""
+        """Keep a trainer's state, so that training can resume from here.
+
+        Write it before returning: it refers to the tensors of the network in training.
+        """
 
     def log(self, row: dict[str, float], step: int) -> None:
-        """Metrics by name and the step of the curve (see `measured_after`).
+        """Log metrics by name at a step of the curve (see `measured_after`).
 
-        For a point kept in a saved state, once more when the trainer goes on from it.
+        When a trainer resumes from a saved state, the points in that state are logged once more.
         """
 
 
 def supervised(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """The loss of every training on masks, true or pseudo. x (B, 3, H, W), y int64 (B, H, W)."""
+    """Return the loss of a training on masks, true or pseudo. x (B, 3, H, W), y int64 (B, H, W)."""
     return cross_entropy(network(x.contiguous(memory_format=torch.channels_last)), y)
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """L_ce of logits (B, classes, H, W) and y (B, H, W): mean over the pixels that are not 255, 0 where none is."""
+    """Return L_ce, the mean cross entropy over the pixels of y that are not 255; 0 if there are none.
+
+    logits (B, classes, H, W), y int64 (B, H, W). For the mean over several processes, see `mean_over`.
+    """
     total = F.cross_entropy(logits.float(), y, ignore_index=IGNORE, reduction="sum")
     return mean_over(total, y != IGNORE)
 
 
 def mean_over(total: Tensor, shown: Tensor) -> Tensor:
-    """A sum over pixels, divided by how many are shown (bool) and at least 1.
+    """Return a sum over pixels divided by the number of pixels that count, which is taken as 1 if it is 0.
 
-    Of several processes, by how many each has on average: the mean over the processes, which is what their gradients
-    come to, is the mean over all pixels of the batch.
+    shown: bool, the pixels that count. With several processes, the divisor is the mean number per process. Gradients
+    are averaged over the processes, so the result is the mean over all pixels of the whole batch.
     """
     return total / (all_reduce(shown.sum()) / world_size()).clamp(min=1 / world_size())
 
 
 def evenly(count: int, length: int) -> list[int]:
-    """floor(j E / K) for j = 1..K: the epochs E, counted from 1, after which f_1..f_K are kept (paper, 4.1)."""
+    """Return floor(j E / K) for j = 1..K: the epochs, counted from 1, after which f_1..f_K are kept (paper, 4.1).
+
+    count: K. length: E.
+    """
     return [j * length // count for j in range(1, count + 1)]
 
 
 def measured_after(train: Train, per_epoch: int) -> dict[int, int]:
-    """The iterations after which val is measured, and the step of each on a curve.
+    """Return the iterations after which val is measured, each with its step on the curve; all are counted from 1.
 
-    There are `train.val_points`, evenly spaced; left out, one after every epoch, or POINTS of the iterations.
-    f_1..f_K are kept at K of them. Steps are epochs where every point ends one, and else iterations.
-    All are counted from 1.
+    There are `train.val_points` such points, evenly spaced. Without it, there is one after every epoch, or POINTS if
+    the length is given in iterations. Their number is rounded down to a multiple of K, but not below K, unless every
+    epoch (or every iteration) is such a point. f_1..f_K are kept at K of the points. Steps are epochs if every point
+    ends an epoch, else iterations.
     """
     length, unit = (train.iterations, 1) if train.epochs is None else (train.epochs, per_epoch)
     assert length is not None
@@ -110,10 +124,10 @@ def measured_after(train: Train, per_epoch: int) -> dict[int, int]:
 
 
 class Trainer:
-    """A network, what trains it, and how far it is.
+    """A network with its optimiser, its learning rate schedule and its progress in training.
 
-    role: the model's, part of messages. per_epoch: iterations of an epoch. started: names of what was filled from
-    trained weights (see `optimizer`).
+    role: the model's role, for messages. per_epoch: iterations per epoch. started: names of the tensors that were
+    filled from trained weights (see `optimizer`). step: computes the loss of a batch.
     """
 
     def __init__(
@@ -162,13 +176,13 @@ class Trainer:
             self.step.load_state_dict(state["step"])
 
     def fit(self, batches: Iterable[Sequence[Tensor]], hooks: Hooks) -> list[dict[str, float]]:
-        """Train the network in place, from where it is to its end; a row for every point with all that is measured.
+        """Train the network in place, from the current iteration to the end. Return a row of metrics for every point.
 
-        The columns: epoch, iteration, train/loss, train/lr and, where there are scores, val/miou, val/pixel_accuracy,
+        Columns: epoch, iteration, train/loss, train/lr and, if there are scores, val/miou, val/pixel_accuracy,
         val/iou/*. batches: (x, y) of the iterations that are left. Raises StppError if the loss or a weight is not
-        finite: looked for before the state is saved, so that a good one is never replaced by it.
+        finite. This is checked before state is saved, so that a bad state never replaces a good one.
         """
-        if not is_main():  # of several processes, that alone tells the world
+        if not is_main():  # only the main process (rank 0) logs and saves
             hooks = _Validation(hooks)
         for row in self.curve:
             hooks.log(row, self.steps[int(row["iteration"])])
@@ -190,7 +204,7 @@ class Trainer:
         return self.curve
 
     def _update(self, x: Tensor, y: Tensor) -> float:
-        """One iteration; the learning rate that it had."""
+        """Run one training iteration. Return its learning rate."""
         self.network.train()
         lr = float(self.sgd.param_groups[0]["lr"])
         with precision(self.model, self.device):
@@ -206,7 +220,7 @@ class Trainer:
         return lr
 
     def _point(self, lr: float, hooks: Hooks) -> dict[str, float]:
-        """Measure val, keep checkpoints, and add a row to the curve."""
+        """Measure val, keep checkpoints, and add a row to the curve. Return the row."""
         mean_loss = float(self.loss_sum) / (self.iteration - (self.ends[len(self.curve) - 1] if self.curve else 0))
         self.loss_sum.zero_()
         align(self.network)
@@ -223,6 +237,7 @@ class Trainer:
         return row
 
     def _check(self, lr: float) -> None:
+        """Raise StppError if the loss or a weight is not finite."""
         loss, odd = float(self.loss_sum), not_finite(self.network.state_dict())
         if odd or not math.isfinite(loss):
             what = f"{odd} has NaN or infinite values" if math.isfinite(loss) else f"the loss is {loss}"
@@ -232,17 +247,17 @@ class Trainer:
 
 
 class _Validation(Hooks):
-    """Of several processes all measure val, and the first alone tells the world."""
+    """The hooks of all processes but the main one (rank 0): they only measure val."""
 
     def __init__(self, hooks: Hooks) -> None:
         self.validate = hooks.validate  # type: ignore[method-assign]
 
 
 def fit(trainer: Trainer, data: Training | WeakStrong, runtime: Runtime, hooks: Hooks) -> list[dict[str, float]]:
-    """Train on `data` from where the trainer is to its end; the rows of the curve (see `Trainer.fit`).
+    """Train on `data` from the trainer's current iteration to its end. Return the curve's rows (see `Trainer.fit`).
 
-    Every draw of an iteration has its own seed, so a run that goes on from a saved state ends, on a CPU with the same
-    thread count, in the same weights as one that was never stopped.
+    Every random draw of an iteration has its own seed. So a run that resumes from a saved state ends in the same
+    weights as a run that was never stopped, on a CPU with the same thread count.
     """
     train, role, total = trainer.train, trainer.role, trainer.ends[-1]
     batches = Batches(len(data), train.batch_size // data.images, total, train.seed, role, trainer.iteration)
@@ -252,12 +267,13 @@ def fit(trainer: Trainer, data: Training | WeakStrong, runtime: Runtime, hooks: 
 
 
 class _Pace:
-    """Since when nothing was saved, and how long it took then."""
+    """When state was last saved and how long that took; decides when the next save is due."""
 
     def __init__(self) -> None:
         self.last, self.took = time.monotonic(), 0.0
 
     def due(self, every: float = 0.0) -> bool:
+        """Return whether `every` seconds have passed since the last save, and saving keeps to its share (SAVING)."""
         return time.monotonic() - self.last >= max(every, self.took / SAVING)
 
     def timed(self, save: Callable[[State], None], state: State) -> None:
@@ -268,10 +284,10 @@ class _Pace:
 
 
 def data_parallel(network: nn.Module, device: torch.device) -> nn.Module:
-    """The network, or of several processes a replica of it that adds up gradients over them.
+    """Return the network itself or, with several processes, a replica that averages gradients over them.
 
-    On GPUs batch norm takes its statistics over the whole batch; on CPUs, where PyTorch has no such layer, over each
-    process's part, as the authors' code does with its GPUs.
+    On GPUs, batch norm computes its statistics over the whole batch. On CPUs PyTorch has no such layer: there the
+    statistics are over each process's shard, as the authors' code does with its GPUs.
     """
     if world_size() == 1:
         return network
@@ -279,12 +295,12 @@ def data_parallel(network: nn.Module, device: torch.device) -> nn.Module:
         nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     devices = [device] if device.type == "cuda" else None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # newer releases of torch have another name for it
+        warnings.simplefilter("ignore", FutureWarning)  # newer releases of torch have another name for this
         return nn.parallel.DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
 
 
 def align(network: nn.Module) -> None:
-    """Give every process the buffers (running statistics) of the first; parameters are equal already."""
+    """Copy the main process's buffers (running statistics) to all processes; their parameters are equal already."""
     if world_size() > 1:
         for buffer in network.buffers():
             torch.distributed.broadcast(buffer, 0)

@@ -1,4 +1,4 @@
-"""Confusion matrix, IoU and mIoU: pure functions over tensors (paper, 4.1)."""
+"""Confusion matrix, IoU, mIoU and pixel accuracy, as pure functions over tensors (paper, 4.1)."""
 
 import torch
 from torch import Tensor
@@ -7,9 +7,10 @@ from stpp.store.masks import IGNORE
 
 
 def confusions(predicted: Tensor, target: Tensor, classes: int) -> Tensor:
-    """Pixels by (target, predicted) class of every image, int64 (B, classes, classes); target 255 is left out.
+    """Return the confusion matrix of every image: pixels by (target, predicted) class, int64 (B, classes, classes).
 
-    predicted, target: class ids (B, H, W) on one device; every predicted id lies in [0, classes).
+    predicted, target: class ids (B, H, W) on one device; every predicted id is in [0, classes). Pixels whose target is
+    255 are left out.
     """
     images, bins = len(target), classes * classes
     pairs = target.int() * classes + predicted.int()
@@ -21,14 +22,14 @@ def confusions(predicted: Tensor, target: Tensor, classes: int) -> Tensor:
 
 
 def confusion(predicted: Tensor, target: Tensor, classes: int) -> Tensor:
-    """As `confusions`, of one image: (H, W), or any other shape, -> (classes, classes)."""
+    """Return the confusion matrix of one image, int64 (classes, classes), from class ids (H, W) or of any shape."""
     return confusions(predicted.reshape(1, 1, -1), target.reshape(1, 1, -1), classes)[0]
 
 
 def iou(matrix: Tensor) -> Tensor:
-    """Intersection over union of every class: (..., classes, classes) -> float64 (..., classes) in [0, 1].
+    """Return the intersection over union (IoU) of every class; NaN where the union is empty.
 
-    NaN where the union is empty.
+    matrix: confusion matrices (..., classes, classes). The result is float64 (..., classes) in [0, 1].
     """
     matrix = matrix.double()
     intersection = matrix.diagonal(dim1=-2, dim2=-1)
@@ -37,10 +38,10 @@ def iou(matrix: Tensor) -> Tensor:
 
 
 def miou(matrix: Tensor) -> float:
-    """Mean of the IoU over classes whose union is not empty; NaN if there is none."""
+    """Return the mean IoU over the classes whose union is not empty; NaN if there is no such class."""
     return float(iou(matrix).nanmean())
 
 
 def pixel_accuracy(matrix: Tensor) -> float:
-    """Part of the valid pixels that is right, in [0, 1]; NaN if there are none."""
+    """Return the fraction of valid pixels that are predicted correctly, in [0, 1]; NaN if no pixel is valid."""
     return float(matrix.diagonal().sum().double() / matrix.sum().double())

@@ -1,4 +1,4 @@
-"""SGD with a faster head, and the poly schedule (paper, 4.1)."""
+"""SGD with a higher learning rate for the head, and the poly schedule (paper, 4.1)."""
 
 import torch
 from torch import nn
@@ -9,20 +9,27 @@ from stpp.params.models import Train
 
 
 def scaled_lr(train: Train) -> float:
-    """The backbone's base learning rate at this batch size: linear in it, 16 being the published one [code]."""
+    """Return the backbone's base learning rate, scaled linearly by the batch size.
+
+    `train.lr` is for a batch size of 16, that of the authors' code.
+    """
     return train.lr * train.batch_size / 16
 
 
 def poly(iteration: int, total: int) -> float:
-    """(1 - iter / total) ** 0.9, the factor on the base learning rate at an iteration counted from 0 (paper, 4.1)."""
+    """Return the factor on the base learning rate, (1 - iter / total) ** 0.9 (paper, 4.1).
+
+    iteration: counted from 0.
+    """
     return float((1 - iteration / total) ** 0.9)
 
 
 def optimizer(network: nn.Module, train: Train, started: frozenset[str] = frozenset()) -> SGD:
-    """SGD over two groups: the backbone with what else is named in `started`, and the rest of the head, still random.
+    """Return SGD with two parameter groups: the backbone, and the head at a higher learning rate.
 
-    The second learns at `head_lr_factor` times the first's rate; a head that starts from trained weights does not, as
-    the authors' code has it for DeepLabv2 from COCO.
+    The first group also holds all parameters of the head that are named in `started`, which were filled from trained
+    weights. The authors' code does the same for DeepLabv2 from COCO. The second group holds the parameters of the head
+    that start at random. Its learning rate is `head_lr_factor` times the first group's.
     """
     calm, random = list[nn.Parameter](), list[nn.Parameter]()
     for name, parameter in network.named_parameters():
@@ -36,4 +43,5 @@ def optimizer(network: nn.Module, train: Train, started: frozenset[str] = frozen
 
 
 def schedule(optimizer: SGD, total: int) -> LambdaLR:
+    """Return the poly schedule of an optimiser over `total` iterations."""
     return LambdaLR(optimizer, lambda iteration: poly(iteration, total))

@@ -1,4 +1,7 @@
-"""From images to class probabilities: one plain forward pass, sliding windows, test-time augmentation (paper, 4.1)."""
+"""Prediction of class probabilities and masks for images of any size (paper, 4.1).
+
+The ways of prediction are one plain forward pass, sliding windows and test-time augmentation.
+"""
 
 import math
 import operator
@@ -15,38 +18,45 @@ from stpp.params.models import Evaluate, Label, Model
 Predict = Callable[[nn.Module, Tensor], Tensor]
 """(network, normalised images (B, 3, H, W)) -> class probabilities (B, classes, H, W)."""
 Criterion = Callable[[Tensor], Tensor]
-"""Class probabilities (B, classes, H, W) -> a number for every pixel (B, H, W)."""
+"""Class probabilities (B, classes, H, W) -> a value for every pixel (B, H, W)."""
 
 
 class Masks(NamedTuple):
-    """What probabilities come to."""
+    """The predicted masks of a batch, with their confidence."""
 
     mask: Tensor
     """Class ids, uint8 (B, H, W)."""
     confidence: Tensor
-    """The winning probability, float32 (B, H, W)."""
+    """The probability of the predicted class, float32 (B, H, W)."""
     by: tuple[Tensor, ...] = ()
-    """What each of the criteria asked for says, (B, H, W)."""
+    """The values of each requested criterion, each (B, H, W)."""
 
 
 MaskPredictor = Callable[[nn.Module, Tensor], Masks]
-"""(network, RGB uint8 (B, H, W, 3)) -> its masks."""
+"""(network, RGB images uint8 (B, H, W, 3)) -> the masks that the network predicts."""
 
 LARGE = 2**22
-"""Pixels above which an image is predicted in windows where no parameter says so: the default of `max_pixels`."""
+"""Where no parameter sets `max_pixels`, images of more pixels than this are predicted in windows.
+
+It is also the default of `max_pixels`.
+"""
 WINDOW = 1024
-"""Side in pixels of the windows in which an image above `max_pixels` is predicted; less where `max_pixels` is."""
+"""Side in pixels of the windows for an image above `max_pixels`; less if a window would exceed `max_pixels`."""
 
 VECTOR = 16
-"""Classes from which on softmax is sooner over a pixel's scores as they lie in memory: a vector's floats, in AVX-512.
-Of fewer it does one after the other; over dimension 1 it copies all scores into planes first."""
+"""From this many classes on, softmax is faster over the last dimension of channels-last scores than over dimension 1.
+
+It then fills a vector of 16 floats (AVX-512); with fewer classes, it handles one score after the other. Softmax over
+dimension 1 first copies all scores to channels-first memory.
+"""
 
 
 def folded(network: nn.Module, model: Model) -> nn.Module:
-    """A network for prediction, each batch norm folded into the convolution before it: the same function.
+    """Return a network for prediction, with each batch norm folded into the convolution before it.
 
-    The network given is used up: its weights are taken, not copied. In bfloat16 its convolutions are cast here, once,
-    and not by autocast in every pass. One that torch cannot trace keeps its batch norms. Logits differ by rounding.
+    It computes the same function; logits differ only by rounding. Do not use the given network afterwards: its weights
+    are taken, not copied. In bfloat16, the convolutions are cast here, once, and not by autocast in every pass. A
+    network that torch cannot trace keeps its batch norms.
     """
     one = _without_batch_norms(network.eval())
     convolutions = {name: module for name, module in one.named_modules() if isinstance(module, nn.Conv2d)}
@@ -57,7 +67,7 @@ def folded(network: nn.Module, model: Model) -> nn.Module:
 
 
 class _Layers(fx.Tracer):
-    """Traces down to modules without parts, and to batch norms, which in timm have parts."""
+    """A tracer whose leaves are modules without submodules, and batch norms, which have submodules in timm."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, nn.BatchNorm2d) or not any(True for _ in m.children())
@@ -66,7 +76,7 @@ class _Layers(fx.Tracer):
 def _without_batch_norms(network: nn.Module) -> nn.Module:
     try:
         graph = _Layers().trace(network)
-    except (fx.proxy.TraceError, TypeError, AttributeError, RuntimeError):  # of a network that asks for sizes, say
+    except (fx.proxy.TraceError, TypeError, AttributeError, RuntimeError):  # its code uses sizes, for example
         return network
     one = fx.GraphModule(network, graph)
     modules = dict(one.named_modules())
@@ -80,14 +90,14 @@ def _without_batch_norms(network: nn.Module) -> nn.Module:
             continue
         assert isinstance(norm, nn.BatchNorm2d)
         _fold(convolution, norm)
-        # timm's batch norms end in a dropout and an activation.
+        # timm's batch norms end in a dropout and an activation: these two stay.
         rest = nn.Sequential(*(getattr(norm, name) for name in ("drop", "act") if hasattr(norm, name)))
         one.set_submodule(str(node.target), rest)
     for node in graph.find_nodes(op="call_function", target=operator.add):
         first = node.args[0]
         alone = isinstance(first, fx.Node) and first.op == "call_module" and len(first.users) == 1
         if alone and isinstance(modules.get(str(first.target)), nn.Conv2d | nn.BatchNorm2d):
-            node.target = operator.iadd  # torchvision adds residuals in place; tracing has made a sum of its own of it
+            node.target = operator.iadd  # torchvision adds residuals in place; tracing turned that into a copy
     one.recompile()
     for name in ("pixel_mean", "pixel_std"):
         one.register_buffer(name, network.get_buffer(name), persistent=False)
@@ -95,7 +105,7 @@ def _without_batch_norms(network: nn.Module) -> nn.Module:
 
 
 def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    """Give a convolution the weights and bias with which it computes what the batch norm makes of its output."""
+    """Change a convolution's weight and bias so that it also computes the batch norm that follows it."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     weight, bias = fuse_conv_bn_weights(
@@ -105,7 +115,7 @@ def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
 
 
 def plain(network: nn.Module, x: Tensor) -> Tensor:
-    """One forward pass at the images' own size: probabilities (B, classes, H, W)."""
+    """Return probabilities (B, classes, H, W) from one forward pass at the images' own size."""
     logits = network(x.contiguous(memory_format=torch.channels_last)).float()
     if logits.shape[1] < VECTOR:
         return F.softmax(logits, dim=1)
@@ -113,9 +123,10 @@ def plain(network: nn.Module, x: Tensor) -> Tensor:
 
 
 def augmented(predict: Predict, scales: Sequence[float], flip: bool) -> Predict:
-    """`predict` over scales, each also flipped, resized back and averaged (5 scales and a flip in the paper).
+    """Return test-time augmentation of `predict`: it predicts at every scale, resizes back and averages.
 
-    Averaging has the arg max of the published sum, and leaves a probability.
+    flip: also predict every scale flipped horizontally. The paper uses 5 scales and a flip. The published code sums;
+    the mean has the same arg max, and is a probability.
     """
 
     def over_scales(network: nn.Module, x: Tensor) -> Tensor:
@@ -124,7 +135,7 @@ def augmented(predict: Predict, scales: Sequence[float], flip: bool) -> Predict:
         for scale in scales:
             scaled = _resized(x, max(1, int(height * scale)), max(1, int(width * scale)))
             total = total + _resized(predict(network, scaled), height, width)
-            if flip:  # a sum of its own, since scores take more memory before they are resized
+            if flip:  # resized by itself, since scores take more memory before they are resized
                 total = total + _resized(predict(network, scaled.flip(3)).flip(3), height, width)
         return total / (len(scales) * (2 if flip else 1))
 
@@ -136,9 +147,10 @@ def _resized(x: Tensor, height: int, width: int) -> Tensor:
 
 
 def sliding(window: int, stride: int, predict: Predict = plain) -> Predict:
-    """Square windows at a step of `stride` pixels, the last ones flush with the border; averaged where they overlap.
+    """Return `predict` over square windows; probabilities are averaged where windows overlap.
 
-    An image is no smaller than needed: a side below `window` is one window of that side.
+    stride: step of the windows in pixels. The last windows end at the image's border. Images are not padded: along a
+    side shorter than `window`, there is one window of that side's length.
     """
 
     def over_windows(network: nn.Module, x: Tensor) -> Tensor:
@@ -154,10 +166,12 @@ def mask_predictor(
     stride: int | None = None,
     criteria: Sequence[Criterion] = (),
 ) -> MaskPredictor:
-    """The arg max of `predict`; in overlapping windows where an image has more than `max_pixels`.
+    """Return a function that predicts masks: the arg max of the probabilities that `predict` gives.
 
-    window, stride: those of a prediction that is in windows at any size; see `window_of` for the others. Windows need
-    memory for the probabilities of one row of them, whatever the length of the image.
+    Images of more than `max_pixels` pixels are predicted in overlapping windows. window: side of the windows for images
+    of any size; without it, see `window_of`. stride: step of the windows; without it, see `step_of`. Windows need
+    memory only for the probabilities of one row of windows, however long the image is. criteria: functions of the
+    probabilities whose values are returned with the masks.
     """
 
     def masks_of(probabilities: Tensor) -> Masks:
@@ -183,25 +197,33 @@ def mask_predictor(
 
 
 def window_of(height: int, width: int, max_pixels: int) -> int | None:
-    """Side of the windows in which an image is predicted; None: whole, since it has no more than `max_pixels`."""
+    """Return the side in pixels of the windows in which an image is predicted.
+
+    It is None if the image has at most `max_pixels` pixels and is predicted whole.
+    """
     return None if height * width <= max_pixels else min(WINDOW, math.isqrt(max_pixels))
 
 
 def step_of(window: int) -> int:
-    """Step in pixels of windows that overlap by a third."""
+    """Return the step in pixels of windows that overlap by a third."""
     return max(1, window * 2 // 3)
 
 
 def normalized(pixels: Tensor, network: nn.Module) -> Tensor:
-    """RGB uint8 (B, 3, H, W) -> float32 as the network was trained on, as `stpp.data.transforms.normalize` has it."""
+    """Normalise images as for the network's training: RGB uint8 (B, 3, H, W) -> float32 (B, 3, H, W).
+
+    The values are those of `stpp.data.transforms.normalize`.
+    """
     return (
         pixels.to(torch.float32).div_(255).sub_(network.get_buffer("pixel_mean")).div_(network.get_buffer("pixel_std"))
     )
 
 
 def _bands(predict: Predict, network: nn.Module, x: Tensor, window: int, stride: int) -> Iterator[Tensor]:
-    """Probabilities of x (B, 3, H, W) averaged over windows, in bands (B, classes, ...) one after the other along the
-    longer side: what is finished goes before the next row of windows begins."""
+    """Yield the probabilities of x (B, 3, H, W), averaged over windows, in bands along the longer side.
+
+    A band (B, classes, ...) is yielded as soon as it is finished, before the next row of windows begins.
+    """
     along = _long_side(x)
     across = 5 - along
     tops = starts(x.shape[along], window, stride)
@@ -223,7 +245,7 @@ def _bands(predict: Predict, network: nn.Module, x: Tensor, window: int, stride:
 
 
 def _shift(t: Tensor, dim: int, by: int) -> None:
-    """Move `t` on by so many places along a dimension, with zeros behind."""
+    """Shift `t` in place by `by` positions towards the start of a dimension, and fill the end with zeros."""
     rest = t.shape[dim] - by
     t.narrow(dim, 0, rest).copy_(t.narrow(dim, by, rest).clone())
     t.narrow(dim, rest, by).zero_()
@@ -234,18 +256,18 @@ def _long_side(x: Tensor) -> int:
 
 
 def starts(side: int, window: int, stride: int) -> list[int]:
-    """Where windows begin along a side, so that every pixel is in one: 0, stride, 2 stride, ..., side - window."""
+    """Return where windows begin along a side so that they cover it: 0, stride, 2 stride, ..., side - window."""
     last = max(0, side - window)
     return [*range(0, last, stride), last]
 
 
 def label_predictor(label: Label) -> MaskPredictor:
-    """The way of pseudo labelling that the parameters name (paper, 4.1: test-time augmentation)."""
+    """Return the predictor of pseudo masks that the parameters describe (paper, 4.1: test-time augmentation)."""
     return mask_predictor(augmented(plain, label.scales, label.flip), label.max_pixels)
 
 
 def evaluation(evaluate: Evaluate) -> MaskPredictor:
-    """The way of prediction that the parameters of evaluation name; whole images and one scale in the paper."""
+    """Return the predictor for evaluation that the parameters describe; in the paper, whole images at one scale."""
     augments = evaluate.scales != (1.0,) or evaluate.flip
     if not augments:
         return mask_predictor(plain, evaluate.max_pixels, evaluate.window, _stride(evaluate))
@@ -254,12 +276,12 @@ def evaluation(evaluate: Evaluate) -> MaskPredictor:
 
 
 def _stride(evaluate: Evaluate) -> int:
-    """Step of the window in pixels."""
+    """Return the step of the window in pixels."""
     return evaluate.stride or max(1, (evaluate.window or 1) * 2 // 3)
 
 
 def described(evaluate: Evaluate) -> str:
-    """How an evaluation was done, for a person."""
+    """Return a text for users that says how an evaluation predicts: windows, scales and flip."""
     words = ["original resolution"]
     if evaluate.window is None:
         words.append("whole images")

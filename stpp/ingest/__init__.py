@@ -1,1 +1,1 @@
-"""From files of people to a manifest and a split."""
+"""Data ingestion: turn the user's image and mask files into a data manifest and a split."""

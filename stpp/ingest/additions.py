@@ -1,4 +1,4 @@
-"""New masks of unlabelled images: checked against the data set, and where they belong in it."""
+"""Checking new masks of unlabelled images against the data set, and finding their paths in it."""
 
 import io
 from dataclasses import dataclass
@@ -19,27 +19,28 @@ from stpp.store.masks import IGNORE, Mask
 
 Reading = Literal["classes", "values"]
 READINGS: tuple[Reading, Reading] = ("classes", "values")
-"""What pixels of a new mask are: class ids, as `stpp predict` writes them, or the values of the data set's masks."""
+"""How to read the pixels of a new mask: as class ids, which `stpp predict` writes, or as the data set's mask values."""
 
 
 @dataclass(frozen=True)
 class Addition:
-    """A mask that a person made, and the path in the data set that it is to have."""
+    """A new mask made by a person, and where to write it in the data set."""
 
     id: str
     file: Path
     target: Path
     data: bytes
-    """What is written there: a PNG of the data set's values."""
+    """The bytes to write to `target`: a PNG of the data set's mask values."""
     reading: Reading
 
 
 def additions(
     folder: Path, data: Data, dataset: Dataset, unlabeled: set[str], reading: Reading | None = None
 ) -> tuple[list[Addition], list[str]]:
-    """The masks in `folder`, PNGs named by the ids of unlabelled images, and everything that is wrong with them.
+    """Read the new masks in `folder`; return those that are right, and all problems.
 
-    reading: how all of them are to be read; None: each in the one way that makes sense, or a problem if two do.
+    Each mask is a PNG whose name is the id of an unlabelled image. reading: how to read all masks. None: read each mask
+    in the one way that makes sense; it is a problem if both ways do and give different classes.
     """
     known = layout(data)
     found, problems, _ = discover(data, known)
@@ -69,7 +70,12 @@ def additions(
 
 
 def _addition(file: Path, target: Path, name: str, dataset: Dataset, reading: Reading | None) -> Addition:
-    """Raises StppError if a mask does not fit its image, may mean two things, or if the image has another one."""
+    """Read and check one new mask.
+
+    Raises StppError if the mask differs from its image in size, holds values without a class or ignored pixels only,
+    can be read in two ways, cannot be written in the data set's format or values, or if the image already has another
+    mask.
+    """
     record, pixels = dataset.records[name], read_mask(file)
     if pixels.shape != (record.height, record.width):
         size = f"{pixels.shape[1]} x {pixels.shape[0]} pixels, its image {record.width} x {record.height}"
@@ -100,13 +106,16 @@ def _addition(file: Path, target: Path, name: str, dataset: Dataset, reading: Re
 
 
 def _way(file: Path, read: dict[Reading, Mask], dataset: Dataset) -> Reading:
-    """How a mask is to be read. Raises StppError if two ways make sense and give different classes."""
+    """Return how to read a mask. Raises StppError if both ways make sense and give different classes.
+
+    read: the class ids (H, W) of the mask for each way that makes sense.
+    """
     if len(read) == 1:
         return next(iter(read))
     if np.array_equal(read["classes"], read["values"]):
         return "values"
     if palette_of(file)[: len(dataset.palette)] == [*dataset.palette]:
-        return "classes"  # the colours that `stpp predict` and `stpp masks extract` give to class ids
+        return "classes"  # `stpp predict` and `stpp masks extract` write class ids with this palette
     at = np.argwhere(read["classes"] != read["values"])[0]
     one, other = (_named(int(read[way][tuple(at)]), dataset) for way in READINGS)
     raise StppError(
@@ -120,7 +129,10 @@ def _named(label: int, dataset: Dataset) -> str:
 
 
 def _png(classes: Mask, dataset: Dataset, file: Path) -> bytes:
-    """A PNG of the values that the data set has for classes; of several for one, the smallest."""
+    """Encode class ids as a PNG of the data set's mask values; a class with several values gets the smallest.
+
+    Raises StppError if a class has no value.
+    """
     value_of = {label: value for value, label in sorted(dataset.values.items(), reverse=True)}
     if missing := set(np.unique(classes).tolist()) - set(value_of):
         label = _named(min(missing), dataset)

@@ -1,7 +1,8 @@
-"""The archives in which data sets are published, laid out as the pipeline reads them.
+"""Unpacking of data set archives into the folder layout that the pipeline reads.
 
-Archives come from outside: only members whose names match a known layout are read, each is written to a name made
-here, and links, devices and names that lead elsewhere match nothing.
+Archives are untrusted input. Members are read only if their names match a known layout or, in an archive without a
+known layout, if they are plain image or list files. Links, devices and paths that leave the folder are never read.
+Each file is written to a path that is built or checked here.
 """
 
 import io
@@ -24,11 +25,11 @@ from stpp.store.files import StppError, alive, digest, read_bytes, sha256
 from stpp.store.masks import encode_mask
 
 LARGEST = 256 * 2**20
-"""Bytes of one member; the largest of the known data sets have a few MB."""
+"""The largest member that is read, in bytes; those of the known data sets have a few MB at most."""
 LARGEST_MAT = 2**20
-"""Bytes of one .mat, which is packed once more inside; those of SBD have some 10 KB."""
+"""The largest .mat that is read, in bytes. A .mat is compressed once more inside; those of SBD have some 10 KB."""
 MOST, TIMES = 2**30, 200
-"""An archive may give so many bytes, and beyond that so many times its own size; photos shrink by little."""
+"""An archive may unpack to MOST bytes or to TIMES its own size, the larger of the two; photos compress little."""
 DAMAGED = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -40,8 +41,9 @@ DAMAGED = (
     ValueError,
     OSError,
 )
-"""What the readers of archives raise for changed bytes and for passwords."""
+"""The exceptions that archive readers raise for damaged bytes and for archives with a password."""
 SUFFIXES = (*READ, ".txt")
+"""The file endings that are taken from an archive without a known layout."""
 
 
 def _as_it_is(data: bytes) -> bytes:
@@ -49,7 +51,10 @@ def _as_it_is(data: bytes) -> bytes:
 
 
 def _mask_of_sbd(data: bytes) -> bytes:
-    """The class mask in a .mat of SBD as a PNG: GTcls.Segmentation, ids 0 to 20."""
+    """Convert a .mat of SBD to a PNG of its class mask: GTcls.Segmentation, ids 0 to 20 and 255.
+
+    Raises ValueError if the bytes are no such file.
+    """
     import numpy as np
     from scipy.io import loadmat
 
@@ -68,13 +73,16 @@ def _mask_of_sbd(data: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Rule:
-    """Members whose whole name matches `pattern`, put at `target` below the data set's folder."""
+    """Where to put the members of one kind: a full match of `pattern` goes to `target` below the data set's folder.
+
+    target: a format string over the named groups of `pattern`. convert: what is done to the bytes.
+    """
 
     what: str
     pattern: str
     target: str
     expected: int
-    """So many there are in the published archive."""
+    """The number of such members in the published archive."""
     convert: Callable[[bytes], bytes] = _as_it_is
 
 
@@ -102,7 +110,7 @@ RULES = (
 
 @dataclass
 class Imported:
-    """What an archive gave."""
+    """The summary of an import: files taken by kind, files left out, and warnings."""
 
     source: str
     sha256: str
@@ -112,11 +120,14 @@ class Imported:
 
 
 def import_archive(source: Path, out: Path) -> Imported:
-    """Lay out a tar, a zip or an unpacked folder below `out`; files that are there already with equal content stay.
+    """Unpack a tar, a zip or an already unpacked folder below `out`, in the layout that the pipeline reads.
 
-    Killed, it leaves whole files, and goes on when it is called again. Raises StppError naming the archive if it is
-    damaged, holds nothing known or would fill the disk, and naming a file that is there with other content: nothing is
-    overwritten.
+    Existing files with equal content stay. An interrupted call leaves only complete files; a second call finishes the
+    import.
+
+    Raises StppError naming the archive if it does not exist, is damaged, holds no known file, or unpacks to so much
+    that it could fill the disk. Raises StppError naming a file that exists with other content: nothing is overwritten.
+    Raises StppError if `out` lies inside the folder `source`.
     """
     if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
         raise StppError(f"{out}: lies in {source}, which it is made from; give a folder outside")
@@ -137,12 +148,12 @@ def import_archive(source: Path, out: Path) -> Imported:
             _put(out / path, convert(data), partial)
             found.counts[what] = found.counts.get(what, 0) + 1
     except DAMAGED as error:
-        if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of the archive
+        if isinstance(error, OSError) and error.errno is not None:  # an error of the disk, not of the archive
             raise
         raise StppError(f"{source}: damaged, or no archive of a data set: {error}; download it again") from None
     finally:
         partial.unlink(missing_ok=True)
-    os.sync()  # once: waiting for the disk after every one of 17,000 files takes minutes
+    os.sync()  # once at the end: a sync after each of 17,000 files takes minutes
     if not found.counts:
         known_ = ", ".join(rule.what for rule in RULES)
         raise StppError(f"{source}: holds neither images nor one of {known_}")
@@ -154,7 +165,7 @@ def import_archive(source: Path, out: Path) -> Imported:
 
 
 Place = tuple[str | None, str, Callable[[bytes], bytes]]
-"""Where a member is put, if anywhere, what it is, and how it is converted."""
+"""The target path of a member (None: leave it out), its kind, and the conversion of its bytes."""
 
 
 def _place(name: str, compiled: list[tuple[Rule, re.Pattern[str]]]) -> Place:
@@ -165,7 +176,7 @@ def _place(name: str, compiled: list[tuple[Rule, re.Pattern[str]]]) -> Place:
 
 
 def _own_place(name: str) -> Place:
-    """Of a data set of no known layout, a file keeps its name below its folders."""
+    """Return the place of a member of an archive without a known layout: a file that is safe to take keeps its path."""
     path = Path(name)
     if (
         any(map(stray, path.parts))
@@ -179,7 +190,7 @@ def _own_place(name: str) -> Place:
 
 
 def _unfinished(out: Path) -> Path:
-    """The temporary name of what is being written, of this process alone; what killed ones left is removed."""
+    """Return this process's temporary file, and remove those that killed processes left."""
     for left in out.glob(".import.*.partial"):
         if not alive(left.name.split(".")[2]):
             left.unlink(missing_ok=True)
@@ -187,11 +198,12 @@ def _unfinished(out: Path) -> Path:
 
 
 def _put(path: Path, data: bytes, partial: Path) -> None:
+    """Write a file through `partial`. Raises StppError if it exists with other content."""
     if path.exists():
         there = read_bytes(path, LARGEST)
         if there == data:
             return
-        if not data.startswith(there):  # its beginning alone is what a power cut leaves
+        if not data.startswith(there):  # a power cut can leave only the beginning of a file: replace it
             raise StppError(f"{path}: is there already with other content; remove it, or import into another folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial.write_bytes(data)
@@ -199,7 +211,7 @@ def _put(path: Path, data: bytes, partial: Path) -> None:
 
 
 def _members(source: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """Regular files of a folder, zip or tar: name with forward slashes, and how to read it."""
+    """Yield each regular file of a folder, zip or tar: its name with forward slashes and a function that reads it."""
     if source.is_dir():
         for path in sorted(p for p in source.rglob("*") if p.is_file() and not p.is_symlink()):
             yield path.relative_to(source).as_posix(), lambda path=path: read_bytes(path, LARGEST)  # type: ignore[misc]
@@ -218,7 +230,7 @@ def _members(source: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
 
 
 def _begins_as_zip(source: Path) -> bool:
-    """A tar may end in a zip, which `is_zipfile` would take for the whole."""
+    """Return whether a file starts as a zip does. `is_zipfile` would also accept a tar that ends in a zip."""
     if not source.is_file():
         return False
     with source.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Which images a data set has: the layouts known by name, and any other by patterns or a list."""
+"""Listing of a data set's images and masks: by a layout known by name, by the user's patterns, or by a list."""
 
 import os
 import re
@@ -26,36 +26,40 @@ LINK = "a link, behind which DVC does not look; copy the folder, or make data.ro
 
 @dataclass(frozen=True)
 class Layout:
-    """How a data set names its files and its classes."""
+    """How a data set names its files and classes, and what its mask values mean.
+
+    images: the pattern of image paths below the data set's root, such as `{set}/{name}.jpg`. palette: a colour for each
+    class.
+    """
 
     images: str
     masks: tuple[str, ...]
-    """Patterns of mask paths, the first that exists is taken."""
+    """Patterns of mask paths; the first path that exists is the image's mask."""
     classes: tuple[str, ...]
     palette: tuple[Rgb, ...]
     values: dict[int, int]
     """Mask value -> class id or 255."""
     colours_known: bool = True
-    """Whether `palette` says what the colours of masks mean, and was not chosen for pictures alone."""
+    """Whether `palette` also holds the colours of the mask files; if not, it was chosen for figures only."""
     others: bool = False
-    """Whether the data set holds other files by its nature, such as boxes and lists."""
+    """Whether the data set is expected to hold other files, such as bounding boxes and lists."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """Paths of an image and its mask below the data set's root; the mask is empty where there is none."""
+    """The paths of an image and its mask below the data set's root; the mask is empty if there is none."""
 
     image: str
     mask: str
 
 
 def _own(classes: int, ignore: int | None = IGNORE) -> dict[int, int]:
-    """Values that mean themselves, and one to ignore."""
+    """Return the mapping in which each mask value is its own class id and `ignore`, if not None, means 255."""
     return {i: i for i in range(classes)} | ({} if ignore is None else {ignore: IGNORE})
 
 
 def voc_palette(classes: int) -> tuple[Rgb, ...]:
-    """The colours of Pascal VOC: the bits of the class id spread over red, green and blue."""
+    """Return the colours of Pascal VOC: the bits of a class id are spread over red, green and blue."""
     colours = []
     for index in range(classes):
         r = g = b = 0
@@ -117,26 +121,26 @@ CITYSCAPES: dict[str, tuple[int, Rgb]] = {
 
 
 def toy_layout(data: Data) -> Layout:
-    """The embedded data set."""
+    """Return the layout of the embedded data set."""
     values = _own(len(toy.CLASSES))
     return Layout("images/{name}.png", ("masks/{name}.png",), toy.CLASSES, toy.PALETTE, values, others=True)
 
 
 def pascal(data: Data) -> Layout:
-    """VOC 2012, its masks and those of SBD."""
-    # Where VOC has a mask of its own, SBD's of the same image is not used.
+    """Return the layout of Pascal VOC 2012 with its own masks and those of SBD."""
+    # If an image has a mask in VOC, SBD's mask of it is not used.
     masks = ("SegmentationClass/{name}.png", "SegmentationClassAug/{name}.png")
     return Layout("JPEGImages/{name}.jpg", masks, tuple(PASCAL), voc_palette(21), _own(21), others=True)
 
 
 def cityscapes(data: Data) -> Layout:
-    """labelIds where they are, else trainIds; which of the two a root holds is one fact for all its masks."""
+    """Return the layout of Cityscapes: all masks are labelIds if the root has any of these, else trainIds."""
     root = Path(data.root)
     of_labels = "gtFine/{set}/{city}/{name}_gtFine_labelIds.png"
     of_train = "gtFine/{set}/{city}/{name}_gtFine_labelTrainIds.png"
     palette = tuple(colour for _, colour in CITYSCAPES.values())
     if next(root.glob("gtFine/*/*/*_gtFine_labelIds.png"), None) is not None:
-        # 0..33 are defined, -1 (licence plate) is stored as 255; all but the 19 are ignored.
+        # 0..33 are defined, and -1 (licence plate) is stored as 255. All but the values of the 19 classes are ignored.
         values = dict.fromkeys([*range(34), 255], IGNORE)
         values |= {value: i for i, (value, _) in enumerate(CITYSCAPES.values())}
         masks = of_labels
@@ -147,7 +151,7 @@ def cityscapes(data: Data) -> Layout:
 
 
 def folder(data: Data) -> Layout:
-    """As params.yaml describes it."""
+    """Return the layout that params.yaml describes. Raises StppError if `data.ignore` is also the id of a class."""
     classes = data.classes or ()
     values = _own(len(classes), data.ignore)
     if data.ignore is not None and data.ignore < len(classes):
@@ -163,16 +167,17 @@ def folder(data: Data) -> Layout:
 
 
 def layout(data: Data) -> Layout:
+    """Return the layout for `data.kind`."""
     found: Layout = resolve_name(LAYOUTS[data.kind])(data)
     return found
 
 
 def discover(data: Data, known: Layout) -> tuple[Table[Found], list[str], list[str]]:
-    """Every image by id, in the order of ids, the problems found on the way, and what is said of files passed over.
+    """List all images of a data set; return them by id in ascending order, problems, and notes on files passed over.
 
-    By patterns, an id joins the parts that the placeholders stand for: `{set}/{name}.jpg` makes `train/0001`
-    (`{ext}` is left out). By a list alone, it is the image's path without its suffix; with a pattern, a list picks
-    from what the pattern finds.
+    With a pattern, an id joins the values of the placeholders: `{set}/{name}.jpg` gives `train/0001` (`{ext}` is left
+    out). With a list only, the id is the image's path without its suffix. With both, the list selects from the images
+    that the pattern finds. Raises StppError if data.root is no folder, or if a pattern or the list cannot be used.
     """
     root = Path(data.root)
     if not root.is_dir():
@@ -216,7 +221,10 @@ def _found(row: list[str]) -> Found:
 
 
 def mask_of(image: str, known: Layout) -> str:
-    """The path below the root that the mask of an image has, or would have. Raises StppError if no pattern says it."""
+    """Return the path below the root where the mask of an image belongs, whether or not it exists.
+
+    Raises StppError if there is no pattern for masks, or if the image does not match the pattern for images.
+    """
     match = _compile(known.images, "data.images")[0].fullmatch(image) if known.images and known.masks else None
     if match is None:
         raise StppError(f"{image}: no pattern says where its mask belongs; set data.images and data.masks")
@@ -224,12 +232,15 @@ def mask_of(image: str, known: Layout) -> str:
 
 
 class Others:
-    """What a walk passes over, counted by folder and by ending: its size does not grow with the number of files."""
+    """Counts of the files that the listing passes over, by folder and by ending.
+
+    The memory it takes is bounded: it keeps FOLDERS folders by name, and EXAMPLES file names of each.
+    """
 
     FOLDERS, EXAMPLES = 10, 3
 
     def __init__(self, known: Layout, ours: set[str]) -> None:
-        """ours: files that no one misses."""
+        """ours: paths of the project's own files in the data set, which are never reported."""
         self._known, self._ours = known, ours
         self._inside = _before_names(known.images) if known.others else ""
         stem, dot, ending_ = known.images.rpartition(".")
@@ -241,12 +252,12 @@ class Others:
         self._stray = ""
 
     def stray(self, path: str) -> None:
-        """A hidden file or folder, or one that systems leave behind."""
+        """Count a hidden file or folder, or one that an operating system leaves behind."""
         self._strays += 1
         self._stray = self._stray or path
 
     def unmatched(self, path: str) -> None:
-        """A file that no pattern matches."""
+        """Count a file that no pattern matches."""
         if path in self._ours or not path.startswith(self._inside):
             return
         if ending(path) in (*READ, *UNREAD):
@@ -256,7 +267,7 @@ class Others:
             self._kinds[ending(path) or "no ending"] += 1
 
     def orphan(self, path: str) -> None:
-        """A mask of no image."""
+        """Count a file that is named as a mask but belongs to no image."""
         self._add("are named as masks, and belong to no image", path, False)
 
     def _add(self, what: str, path: str, likely: bool) -> None:
@@ -272,7 +283,7 @@ class Others:
             hints.append(True)
 
     def said(self) -> list[str]:
-        """A line for each folder and kind."""
+        """Return the notes for the user: one for each folder and reason, one for other files, one for stray files."""
         said = []
         for (what, folder), ((count,), examples, hints) in sorted(self._found.items()):
             where = {"": "data.root", "*": "other folders"}.get(folder, f"{folder}/")
@@ -288,12 +299,16 @@ class Others:
 
 
 def _before_names(pattern: str) -> str:
-    """The folders of a pattern that are always the same."""
+    """Return the folders at the start of a pattern that hold no placeholder."""
     return pattern[: pattern.find("{")].rpartition("/")[0]
 
 
 def _matched(root: Path, known: Layout, others: Others, problems: list[str]) -> Sequence[Sequence[str]]:
-    """Id, image and mask of every image that is there, in the order of its folders and names."""
+    """Return id, image and mask of every image that the patterns find, in the order of folders and names.
+
+    Broken links become problems. Raises StppError for a pattern that leads out of the root, has no placeholder, or
+    is for masks and has a placeholder that the images' pattern lacks.
+    """
     pattern, names = _compile(known.images, "data.images")
     _inside(known.images, "data.images")
     of_masks = []
@@ -319,20 +334,24 @@ def _matched(root: Path, known: Layout, others: Others, problems: list[str]) -> 
                 if not as_mask:
                     others.unmatched(image)
                 continue
-            if not os.path.isfile(f"{root}/{image}"):  # noqa: PTH113 - a Path costs more than the look
+            if not os.path.isfile(f"{root}/{image}"):  # noqa: PTH113 - a Path costs more than the check
                 problems.append(f"{root}/{image}: a link to nothing; restore what it links to, or remove it")
                 continue
             parts = match.groupdict()
             candidates = (_fill(m, parts) for m in known.masks)
             mask = next((m for m in candidates if os.path.isfile(f"{root}/{m}")), "")  # noqa: PTH113
-            # `{set}/{name}.png` matches `trainannot/1.png`, too: what is a mask of an image is no image.
+            # `{set}/{name}.png` also matches the mask `trainannot/1.png`. The mask of an image is not an image itself.
             if mask and pattern.fullmatch(mask):
                 masks_too.add(mask)
             doubtful = doubtful or as_mask is not None
             yield "/".join(parts[n] for n in names if n != "ext"), image, mask
 
     def settled(pairs: Rows) -> Iterator[Sequence[str]]:
-        """With the masks whose endings are spelled otherwise, and without the images that are named as masks."""
+        """Add masks whose endings differ from the pattern in case, and drop the images that are masks themselves.
+
+        A file that also matches a pattern for masks stays only if it has another file as its mask and is no mask of
+        an image.
+        """
         spelled = named.spelled()
         for name, image, plainly in pairs:
             mask = plainly
@@ -352,7 +371,7 @@ def _matched(root: Path, known: Layout, others: Others, problems: list[str]) -> 
 
 
 class _Masks:
-    """Files that are named as masks, in files without names: there may be as many as images."""
+    """The files that match a pattern for masks, kept on disk: there may be as many masks as images."""
 
     def __init__(self) -> None:
         self._spool = Spool()
@@ -360,6 +379,7 @@ class _Masks:
         self.spelled_otherwise = 0
 
     def add(self, path: str, pattern: str) -> None:
+        """Add a file and the pattern that it matches."""
         self._spool.add([path, ""])
         _, dot, written = pattern.rpartition(".")
         if dot and "}" not in written and not path.endswith(f".{written}"):
@@ -367,13 +387,16 @@ class _Masks:
             self._otherwise.add([f"{path[: -len(written)]}{written}", path])
 
     def spelled(self) -> Table[str] | None:
-        """Files by the name that they would have if their endings were spelled as in the pattern, if there are any."""
+        """Return the files whose endings differ from the pattern in case, by their name with the pattern's ending.
+
+        Returns None if there are no such files.
+        """
         rows = self._otherwise.rows().ordered()
         first = (row for at, row in enumerate(rows) if not at or rows.key(at - 1) != rows.key(at))
         return Table(Rows.spooled(first), itemgetter(1)) if len(rows) else None
 
     def without(self, used: Iterable[str]) -> Iterator[str]:
-        """Those that are not among `used`."""
+        """Yield the files that are not among `used`."""
         there, taken = self._spool.rows().ordered(), Rows.spooled([one, ""] for one in used).ordered()
         keys = taken.keys()
         key = next(keys, None)
@@ -385,9 +408,10 @@ class _Masks:
 
 
 def _files(root: Path, stray: Callable[[str], None] | None = None) -> Iterator[str]:
-    """Files below a folder by relative names, folder by folder; hidden ones are told to `stray`, if there is one.
+    """Yield the relative paths of all files below `root`, folder by folder, each folder's files sorted by name.
 
-    Raises StppError at a link to a folder, and at a folder that cannot be read.
+    stray: called with every stray file or folder (see `stpp.ingest.names`), which is then not yielded; None: yield
+    these files, too. Raises StppError for a link to a folder, and for a folder that cannot be read.
     """
 
     def refuse(error: OSError) -> None:
@@ -411,7 +435,11 @@ def _files(root: Path, stray: Callable[[str], None] | None = None) -> Iterator[s
 
 
 def _compile(pattern: str, key: str) -> tuple[re.Pattern[str], list[str]]:
-    """What matches the paths that a pattern means, endings in any case, and the names in it."""
+    """Compile a path pattern; return a regex with a group for each placeholder, and the placeholders' names.
+
+    The regex ignores the case of the file ending. key: the parameter to name in errors. Raises StppError for a pattern
+    without a placeholder, or with a placeholder that is no name.
+    """
     names = re.findall(r"\{(\w+)\}", pattern)
     odd = [name for name in names if not name.isidentifier()]
     if odd or not names:
@@ -429,15 +457,17 @@ def _compile(pattern: str, key: str) -> tuple[re.Pattern[str], list[str]]:
 
 
 def _fill(pattern: str, parts: dict[str, str]) -> str:
+    """Return the pattern with the values of its placeholders."""
     return re.sub(r"\{(\w+)\}", lambda m: parts[m[1]], pattern)
 
 
 def _listed(
     root: Path, name: str, matched: Sequence[Sequence[str]] | None, problems: list[str]
 ) -> Sequence[Sequence[str]]:
-    """Id, image and mask of every line that is right; the others become problems.
+    """Return id, image and mask for every valid line of a list; the other lines become problems.
 
-    matched: what the patterns find, where there are any.
+    matched: id, image and mask of what the patterns find; None if there are no patterns. Raises StppError if the list
+    cannot be read.
     """
     path = root / name
     _inside(name, "data.list")
@@ -450,7 +480,7 @@ def _listed(
 
     @cache
     def linked(folder: str) -> str:
-        """The link to a folder in a path of folders below the root, if there is one."""
+        """Return the first folder of a path below the root that is a link, or an empty text."""
         above = folder.rpartition("/")[0]
         return (linked(above) if above else "") or (folder if folder and (root / folder).is_symlink() else "")
 
@@ -483,9 +513,11 @@ def _listed(
 
 
 def _leads_out(name: str) -> bool:
+    """Return whether a path can lead out of its root: it is absolute, holds `..`, or is empty."""
     return Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).name
 
 
 def _inside(name: str, where: str) -> None:
+    """Raise StppError, naming the parameter `where`, if a path leads out of the root."""
     if _leads_out(name):
         raise StppError(f"{where}: {name} leads out of data.root; give paths below it")

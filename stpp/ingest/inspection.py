@@ -1,4 +1,4 @@
-"""Look at every image and mask of a data set once: what is there, and all that is wrong with it."""
+"""Inspection of a data set: read every image and mask once, record what is there and collect all problems."""
 
 import time
 from collections.abc import Iterator
@@ -18,13 +18,15 @@ from stpp.store.masks import IGNORE
 from stpp.store.packed import Rows, Table
 
 Looked = tuple[Record | None, list[str], list[str], Shown]
-"""A record where nothing is wrong, problems, notes on what is handled, and what the mask shows."""
+"""The result for one image: a record (None after a problem), problems, notes on conversions, and the mask's values."""
 
 
 def inspect(data: Data, workers: int, memory: Path | None = None) -> tuple[Dataset, list[str], list[str]]:
-    """The data set as found, warnings of what is handled (grey-scale, EXIF ...), and problems that must be mended.
+    """Read every image and mask of a data set; return the data set, warnings and problems.
 
-    memory: folder that remembers what was seen in files; those that have not changed since are not read again.
+    Warnings tell what is handled (grey-scale images, EXIF orientation, files passed over ...). Problems must be fixed
+    by the user. workers: threads that read files. memory: folder of the cache (see `stpp.ingest.seen`), from which the
+    results for unchanged files are taken; None: read all files. Raises StppError if the data set cannot be listed.
     """
     known = layout(data)
     found, problems, passed = discover(data, known)
@@ -34,7 +36,7 @@ def inspect(data: Data, workers: int, memory: Path | None = None) -> tuple[Datas
         if data.kind == "folder"
         else f"that of kind {data.kind} are known: mend the mask, or describe the data by kind folder and data.values"
     )
-    notes: dict[str, list[Any]] = {}  # with how many images they are of, and the first of them
+    notes: dict[str, list[Any]] = {}  # note -> [number of images with it, id of the first one]
     classes: set[int] = set()
     palettes = Palettes(known, root)
     masks = 0
@@ -81,6 +83,7 @@ def inspect(data: Data, workers: int, memory: Path | None = None) -> tuple[Datas
 
 
 def _look(root: Path, known: Layout, remedy: str, name: str, found: Found) -> Looked:
+    """Read one image and its mask, and check them. remedy: the advice for a mask value without a class."""
     try:
         image, notes = read_image(root / found.image)
     except StppError as error:
@@ -111,6 +114,7 @@ def _look(root: Path, known: Layout, remedy: str, name: str, found: Found) -> Lo
 
 
 def _twice(dataset: Dataset, root: Path) -> list[str]:
+    """Return a problem for every image whose bytes equal those of an earlier one."""
     twice = twins(record.image_sha256 for record in dataset.records.values())
     first: dict[str, str] = {}
     problems = []
@@ -123,6 +127,10 @@ def _twice(dataset: Dataset, root: Path) -> list[str]:
 
 
 def _absent(present: set[int], values: set[int], masks: int, known: Layout, data: Data, all_read: bool) -> list[str]:
+    """Return a problem for every class without a pixel in any mask, or one problem if there are no masks.
+
+    present, values: class ids and values in the masks. masks: the number of masks. all_read: no file had a problem.
+    """
     if not masks:
         remedy = "some are needed for training and validation: check data.masks"
         return [f"no image has a mask; {remedy}"] if all_read else []

@@ -1,6 +1,7 @@
-"""The layouts of data sets by their name in `data.kind`, each as MODULE:FUNCTION.
+"""The table of data set layouts: the name in `data.kind` -> the function that describes the layout.
 
-A table: it imports nothing, so that parameters are checked against it. What is added to it is allowed from then on.
+The module imports nothing, so the parameter models can check `data.kind` against the table. An entry that is added
+here is a valid `data.kind` at once.
 """
 
 LAYOUTS = {
@@ -9,4 +10,4 @@ LAYOUTS = {
     "cityscapes": "stpp.ingest.catalog:cityscapes",
     "folder": "stpp.ingest.catalog:folder",
 }
-"""The section `data` -> which images there are, and what their masks mean."""
+"""Name -> MODULE:FUNCTION. The function takes the section `data` and returns a `stpp.ingest.catalog.Layout`."""

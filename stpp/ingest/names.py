@@ -1,10 +1,13 @@
-"""What a file is by its name: an image that is read, one of another kind, or what systems leave behind."""
+"""Classification of files by name: readable images, unsupported images, and stray files.
+
+Stray files are hidden files and those that operating systems leave behind.
+"""
 
 READ = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"),
     *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
-"""Endings of the images that are read."""
+"""File endings of the image formats that can be read."""
 UNREAD = (
     *(
         ".heic",
@@ -25,16 +28,16 @@ UNREAD = (
     *(".raw", ".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".orf", ".rw2", ".raf", ".pef", ".srw"),
     *(".exr", ".hdr", ".tga", ".dds", ".ico", ".pcx", ".xcf", ".qoi", ".dib", ".dcm", ".fits", ".sgi", ".ecw"),
 )
-"""Endings of images of other kinds."""
+"""File endings of image formats that cannot be read."""
 _JUNK = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "lost+found")
 
 
 def ending(name: str) -> str:
-    """The ending of a file's name in small letters, with its dot; empty if there is none."""
+    """Return the ending of a file's name in lower case, with its dot; empty if there is none."""
     stem, dot, last = name.rpartition("/")[2].rpartition(".")
     return f".{last.lower()}" if dot and stem else ""
 
 
 def stray(name: str) -> bool:
-    """Whether a file or folder of this name is hidden, or one that systems leave behind."""
+    """Return whether a file or folder of this name is hidden, or is left behind by an operating system."""
     return name.startswith(".") or name.lower() in _JUNK

@@ -1,7 +1,7 @@
-"""The colours that mask files give their values, which tell where values are not what they seem.
+"""Checks of the colour palettes in mask files, to find masks whose values mean another class than in other masks.
 
-A palette mask is read by its values. A tool that makes palettes anew for every file (GIFs, pictures reduced to few
-colours) gives one class another value in each, and nothing but the colours tells.
+Masks with a palette are read by value, not by colour. Some tools make a new palette for every file (GIFs, images
+reduced to few colours). One class then has a different value in each file, and only the colours show it.
 """
 
 from collections import Counter
@@ -15,9 +15,11 @@ from stpp.store.masks import IGNORE
 
 
 def shown_in(path: Path, values: Iterable[int], meaning: dict[int, int]) -> Shown:
-    """The values in a mask with the colours of its palette, but for colours that say nothing.
+    """Return each of a mask's `values` with its palette colour as "#rrggbb", or "" if the colour has no meaning.
 
-    These are what is ignored, a ramp of greys, and colours that the palette has twice, as those that fill it up.
+    meaning: mask value -> class id or 255. A colour has no meaning if its value is ignored, or if the palette holds it
+    more than once, as it does the colours that fill it up. No colour has a meaning if the palette is a grey ramp, where
+    each of `values` v has the colour (v, v, v).
     """
     palette = palette_of(path)
     of = {value: palette[value] if value < len(palette) else None for value in values}
@@ -33,7 +35,7 @@ def shown_in(path: Path, values: Iterable[int], meaning: dict[int, int]) -> Show
 
 
 class Palettes:
-    """The values and colours of all masks so far: one colour a value is kept, and the first mask that has it."""
+    """The values of all masks so far and, for each value, its first colour and the mask that has it."""
 
     def __init__(self, known: Layout, root: Path) -> None:
         self.values: set[int] = set()
@@ -43,7 +45,7 @@ class Palettes:
         self._class_of = {"#{:02x}{:02x}{:02x}".format(*colour): c for c, colour in reversed([*enumerate(colours)])}
 
     def compared(self, mask: str, shown: Shown) -> list[str]:
-        """The problem of a mask whose palette contradicts the classes' or that of an earlier mask, if it does."""
+        """Return a problem if a mask's palette contradicts the class colours or an earlier mask, else an empty list."""
         self.values.update(shown)
         for value, colour in shown.items():
             if not colour:

@@ -1,4 +1,4 @@
-"""The split lists that the paper's authors publish, and what must hold for one to be used."""
+"""Reading and checking the split lists that the paper's authors publish."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,23 +18,24 @@ LABELED = {
     },
     "cityscapes": {"1_30": 100, "1_8": 372, "1_4": 744},
 }
-"""Labelled images by data set and name of the setting (paper, 4.1)."""
+"""The number of labelled images, by data set and setting (paper, 4.1)."""
 TRAIN = {"pascal": 10_582, "cityscapes": 2_975}
-"""Labelled and unlabelled images together."""
+"""The number of training images, labelled plus unlabelled, by data set."""
 VAL = {"pascal": 1_449, "cityscapes": 500}
+"""The number of validation images, by data set."""
 FOLDERS = {"1464": "1.4k"}
-"""What the authors call a setting's folder where that is not its name here."""
+"""Setting -> the authors' name of its folder, where the two differ. Such a setting has one split only."""
 SPLITS = ("split_0", "split_1", "split_2")
 
 
 def place(data: str, labels: str, split: str = SPLITS[0]) -> str:
-    """Where the lists of a setting lie below splits/; the whole original set has one split only."""
+    """Return the folder below splits/ for a setting's lists; the whole original set (1464) has one split only."""
     return f"{data}/{labels}" if labels in FOLDERS else f"{data}/{labels}/{split}"
 
 
 @dataclass(frozen=True)
 class Lists:
-    """Lines of the three lists: an image and its mask, as published."""
+    """The lines of the three published lists; a line names an image and its mask."""
 
     labeled: list[str]
     unlabeled: list[str]
@@ -42,10 +43,11 @@ class Lists:
 
 
 def read_lists(folder: Path, data: str, labels: str, split: str) -> Lists:
-    """The published lists of a setting below `folder`, which holds `pascal/1_8/split_0/labeled.txt` and so on.
+    """Read and check the published lists of a setting; `folder` holds `pascal/1_8/split_0/labeled.txt` and so on.
 
-    Raises StppError naming all at once: files that are missing or empty (as some of the published ones are), counts
-    that are not the setting's, images listed twice, and images shared by two lists.
+    Raises StppError for an unknown setting or split. Raises one StppError with all problems of the lists: files that
+    are missing, unreadable or empty (some of the published ones are empty), lines with more than an image and a mask,
+    counts that differ from the setting's, images listed twice, and images shared by two lists.
     """
     if labels not in LABELED.get(data, {}):
         known = ", ".join(f"{d} {n}" for d, names in LABELED.items() for n in names)
@@ -75,7 +77,7 @@ def read_lists(folder: Path, data: str, labels: str, split: str) -> Lists:
         if images and len(images) != expected[name]:
             problems.append(f"{path}: {len(images)} images, but {data} {labels} has {expected[name]} {name}")
         for image in images:
-            stem = Path(image).stem  # of a path or of an id alone
+            stem = Path(image).stem  # the same for a path and for a bare id
             if stem in taken:
                 where = "twice" if taken[stem] == name else f"and in {paths[taken[stem]]}"
                 problems.append(f"{path}: {image} is listed {where}")

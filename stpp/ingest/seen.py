@@ -1,9 +1,12 @@
-"""What earlier runs of `prepare` saw in files that have not changed since: they need not be read again.
+"""A cache of inspection results, so that `prepare` does not read unchanged files again.
 
-A table in `.stpp/` beside the project, outside all outs: whoever deletes it loses time. A file is taken for unchanged
-if its size, its two times and its inode are; the time of its last change (ctime) nobody can set back. What was changed
-so shortly before it was read that a later change could bear the same time is not kept. A table that is damaged, or of
-other parameters, code or decoders, is not used; runs at one time each write a whole one, and the last stays.
+The cache is one CSV table for each data set, in the project's folder `.stpp/` and outside all DVC outs. Deleting it
+costs only time.
+
+A file counts as unchanged if its size, mtime, ctime and inode are the same; no program can set ctime back. A file that
+changed just before it was read is not cached, because a later change could get the same timestamp. A table is ignored
+if it is damaged, or if it was written with other parameters, other code or another version of Pillow. Concurrent runs
+each write a complete table, and the last one stays.
 """
 
 import csv
@@ -22,19 +25,19 @@ from stpp.store.files import atomic_write, sha256
 from stpp.store.manifest import RECORD, Record, as_row, record_of
 
 RACY = 2_000_000_000
-"""Nanoseconds: no file system in use counts time in longer steps."""
+"""The age in ns that a file must have when it is read; no file system in use has coarser timestamps."""
 KEPT = 4
-"""Tables of other data sets that are kept beside."""
+"""The number of tables kept in the folder, for this and other data sets; older ones are deleted."""
 States = tuple[str, str]
-"""Of an image and of its mask."""
+"""The file states (see `state_of`) of an image and of its mask."""
 Shown = dict[int, str]
-"""Values in a mask, and the colours that its palette gives them; empty where it gives none that says anything."""
+"""Mask value -> its palette colour as "#rrggbb"; empty if it has none or one without meaning (see `shown_in`)."""
 Seen = tuple[Record, list[str], Shown]
-"""A record, notes on what had to be done to read its image, and what its mask shows."""
+"""A record, notes on how its image was converted, and the values and palette colours of its mask."""
 
 
 def state_of(path: Path) -> str:
-    """What changes whenever a file is written or exchanged; empty if there is none."""
+    """Return a text that changes when the file is written or replaced; empty if the file cannot be found."""
     try:
         found = path.stat()
     except OSError:
@@ -43,19 +46,23 @@ def state_of(path: Path) -> str:
 
 
 def settled(states: States, now: int) -> bool:
-    """Whether a change from now on, in ns, would show in the states of files."""
+    """Return whether any change after `now` (ns) is sure to change the states, because the files are old enough."""
     times = [int(word) for state in states if state for word in state.split()[1:3]]
     return max(times, default=now) < now - RACY
 
 
 class Memory:
-    """The table of one data set: asked in the order of ids, and written anew on the way.
+    """The cache of one data set: the old table is read and a new one written at once, both in ascending order of ids.
 
-    Used in a `with` block, at whose end the new table takes the old one's place; `folder` None remembers nothing.
+    Use it in a `with` block. At its end the new table replaces the old one; after an error the old one stays. An error
+    in writing the table never fails the run.
     """
 
     def __init__(self, folder: Path | None, root: Path, about: Any) -> None:
-        """about: all that decides what is seen in a file, beside its content."""
+        """folder: where the table lies; None switches the cache off. root: the data set's folder.
+
+        about: JSON data; everything beside the file's content that decides the result. It is hashed into the key.
+        """
         code = [(name, sha256(source(name))) for name in sorted(closure("stpp.ingest.inspection"))]
         key = hashlib.sha256(json.dumps([about, code, PIL.__version__], sort_keys=True).encode()).hexdigest()
         self._first = ["stpp seen", "2", key]
@@ -82,7 +89,7 @@ class Memory:
         if self._writer and error is None:
             self._write(["end", self._sum.hexdigest()])
         if self._writer is None and error is None:
-            error = OSError()  # the new table is not whole, and the old one stays
+            error = OSError()  # the new table is incomplete: discard it and keep the old one
         with suppress(OSError):
             self._stack.__exit__(type(error) if error else None, error, trace)
             if self._path:
@@ -91,7 +98,7 @@ class Memory:
                     old.unlink(missing_ok=True)
 
     def _write(self, row: list[Any]) -> None:
-        """A full disk, say, costs the memory and not the run."""
+        """Write one row; on an error, such as a full disk, give up the new table and let the run go on."""
         try:
             if self._writer:
                 self._writer.writerow(row)
@@ -99,12 +106,12 @@ class Memory:
             self._writer = None
 
     def write(self, line: str) -> None:
-        """For csv: a line, summed up on its way."""
+        """Write one line to the file and add it to the checksum; the CSV writer calls this."""
         self._sum.update(line.encode())
         self._file.write(line)
 
     def _rows(self) -> Iterator[list[str]]:
-        """The rows of the old table, by id, if it is whole and of this key."""
+        """Yield the rows of the old table in order of ids, if the table is complete and has this key."""
         if self._path is None or not _whole(self._path):
             return
         with suppress(OSError, UnicodeDecodeError, csv.Error), self._path.open(newline="", encoding="utf-8") as file:
@@ -113,7 +120,7 @@ class Memory:
                 yield from (row for row in rows if row[0] != "end" or len(row) > 2)
 
     def find(self, name: str, image: str, mask: str, states: States) -> Seen | None:
-        """What was seen in the files of an id, if these are as they were. Ids come in ascending order."""
+        """Return the cached result of an id; None if there is none or its files changed. Call with ascending ids."""
         while self._next is not None and self._next[0] < name:
             self._next = next(self._old, None)
         row = self._next
@@ -123,12 +130,12 @@ class Memory:
         return record_of(row), notes, {int(value): colour for value, colour in shown.items()}
 
     def keep(self, seen: Seen, states: States) -> None:
-        """Remember what was seen in files of these states. Ids come in ascending order."""
+        """Store the result for files in these states. Call it with ascending ids."""
         self._write([*as_row(seen[0]), json.dumps(seen[1:]), *states])
 
 
 def _whole(path: Path) -> bool:
-    """Whether a table ends with the hash of what comes before."""
+    """Return whether a table ends with the hash of all lines before its last one."""
     total, before = hashlib.sha256(), b""
     try:
         with path.open("rb") as file:

@@ -1,4 +1,8 @@
-"""Who is labelled, unlabelled, validation and test: drawn or listed, checked, always disjoint."""
+"""Splits of a data set into labelled, unlabelled, validation and test images.
+
+A set is drawn from a seed or read from a list. The sets are always disjoint, and `check` finds what is wrong with them
+before training starts.
+"""
 
 import re
 from array import array
@@ -18,11 +22,11 @@ from stpp.store.manifest import Dataset, listed, twins
 from stpp.store.packed import Strings
 
 SETS = ("test", "val", "labeled", "unlabeled")
-"""In the order in which they take their images, after those that are listed."""
+"""The sets in the order in which they take their images; sets that are given as lists come before all others."""
 
 
 class _Images:
-    """The ids of a data set in their order; an image is called by its position in it."""
+    """The ids of a data set in ascending order; this module refers to an image by its position."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.records = dataset.records
@@ -33,19 +37,20 @@ class _Images:
         self.ids, masked = Strings(self.ids[at] for at in order), bytearray(masked[at] for at in order)
         self.masked = np.frombuffer(masked, np.bool_)
         self.taken = np.zeros(len(self.ids), np.uint8)
-        """0, or who has taken an image: 1 + its position in SETS."""
+        """For each image 0, or 1 + the position in SETS of the set that has taken it."""
 
     def at(self, name: str) -> int:
+        """Return the position of an id."""
         return bisect_left(self.ids, name)
 
 
 def draw(dataset: Dataset, split: Split, folder: Path) -> tuple[dict[str, Strings], list[str]]:
-    """Ids of every set that `split` names, sorted, and all problems found. Lists lie below `folder`."""
+    """Return the sorted ids of every set that `split` names, and all problems. Lists lie below `folder`."""
     images = _Images(dataset)
     sets: dict[str, Strings] = {}
     problems: list[str] = []
     asked: dict[str, Subset] = {name: getattr(split, name) for name in SETS if getattr(split, name) is not None}
-    # What a person has listed is taken first: nothing drawn may collide with it.
+    # Sets listed by the user take their images first, so that no drawn set can collide with them.
     for name, subset in sorted(asked.items(), key=lambda item: item[1].list is None):
         candidates = _candidates(name, subset, dataset, images, folder, problems)
         size = size_of(subset, len(candidates))
@@ -65,7 +70,10 @@ def draw(dataset: Dataset, split: Split, folder: Path) -> tuple[dict[str, String
 
 
 def size_of(subset: Subset, candidates: int) -> int:
-    """How many of `candidates` ids are taken: all, `count`, or `fraction` rounded half up (at least 1)."""
+    """Return how many images to take: all `candidates`, `count`, or `fraction` of them.
+
+    The fraction is rounded half up, and gives at least 1. `count` may exceed `candidates`.
+    """
     if subset.count is not None:
         return subset.count
     return candidates if subset.part is None else max(1, int(candidates * subset.part + Fraction(1, 2)))
@@ -74,13 +82,13 @@ def size_of(subset: Subset, candidates: int) -> int:
 def _candidates(
     name: str, subset: Subset, dataset: Dataset, images: _Images, folder: Path, problems: list[str]
 ) -> NDArray[np.int64]:
-    """Positions, ascending."""
+    """Return the positions of the images that a set may take, ascending; append what is wrong to `problems`."""
     if subset.list is None:
         fits = images.taken == 0
         if subset.ids is not None:
             fits &= np.fromiter(map(_named(subset.ids), images.ids), np.bool_, len(images.ids))
-        # Only images with masks can be labelled or evaluated. What a pattern names for evaluation, it names wholly:
-        # an image whose mask is missing there is no image for D_u, and `check` says so.
+        # Only images with masks can be labelled or evaluated. If a pattern alone selects a set for evaluation, the set
+        # takes all its images, also those without masks: these must not fall to D_u, and `check` reports them.
         named = subset.ids is not None and subset.count is None and subset.fraction is None
         whole = name == "unlabeled" or (named and name != "labeled")
         return np.flatnonzero(fits if whole else fits & images.masked)
@@ -101,13 +109,17 @@ def _candidates(
 
 
 def _named(pattern: str) -> Callable[[str], bool]:
-    """Whether ids match a pattern as file names do, with their case."""
+    """Return a function that matches an id against a shell pattern, case-sensitively; `*` also matches `/`."""
     match = re.compile(translate(pattern)).match
     return lambda name: match(name) is not None
 
 
 def _evenly(order: NDArray[np.int64], images: _Images, size: int) -> NDArray[np.int64]:
-    """Take images in turn for the class that fewest of those taken show; `order` breaks ties."""
+    """Choose `size` images so that they cover the classes evenly; return their positions.
+
+    Each step takes the next image, in `order`, of the class that the fewest chosen images show. Ties go to the class
+    with the fewest images left, then to the smallest class id. When no class has images left, the rest follows `order`.
+    """
     queues = [array("q") for _ in range(images.classes)]
     for at in order.tolist():
         for c in images.records[images.ids[at]].classes:
@@ -132,7 +144,11 @@ def _evenly(order: NDArray[np.int64], images: _Images, size: int) -> NDArray[np.
 def check(
     sets: Mapping[str, Sequence[str]], dataset: Dataset, split: Split, batch_size: int
 ) -> tuple[list[str], list[str]]:
-    """Problems and warnings of drawn sets: missing masks, absent classes, fewer labels than a batch, shared content."""
+    """Check drawn sets and return problems and warnings.
+
+    They are about missing masks, absent classes, fewer labelled samples in an epoch than a batch, a single unlabelled
+    image, and images with the same content.
+    """
     problems, warnings = [], []
     for name in ("labeled", "val", "test"):
         ids = sets.get(name, [])
@@ -176,7 +192,7 @@ def check(
 
 
 def _shared(sets: Mapping[str, Sequence[str]], dataset: Dataset) -> list[str]:
-    """Images of one content under two ids in the sets."""
+    """Return a problem for every image whose content already occurs in the sets under another id."""
     problems = []
     twice = twins(record.image_sha256 for record in dataset.records.values())
     seen: dict[str, tuple[str, str]] = {}

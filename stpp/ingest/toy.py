@@ -1,8 +1,10 @@
 """The embedded data set `toy`: textured shapes over clutter, under uneven light, drawn from a seed.
 
-Shape tells the class; texture and colour help: every texture is worn by two classes and by clutter, and a class's
-colour only leans to one side of what all things draw theirs from. Arrays hold integers only, so that no machine's
-floating point enters a scene: the pixels are a function of (seed, index). Lengths are in 1/16 px, angles in degrees.
+The shape decides the class. Texture and colour are only hints: two classes share each texture, and most textures also
+occur on the background; a class's bright colour is the mean of a random colour and a colour of the class.
+
+Arrays hold integers only, so that floating point cannot differ between machines: the pixels are a function of
+(seed, index). Lengths are in 1/16 px, angles in degrees.
 """
 
 import math
@@ -21,12 +23,14 @@ from stpp.store.masks import Mask, encode_mask
 Grid = NDArray[np.int32]
 Inside = NDArray[np.bool_]
 Shape = Callable[[Grid, Grid, int], Inside]
-"""(u, v, r) -> which points lie inside the shape of radius r around the origin."""
+"""(u, v, r) -> True for the points (u, v) inside the shape of radius r around the origin."""
 Texture = Callable[[Grid, Grid, int], Grid]
-"""(u, v, p) -> 0 or 1, which of two colours a point has; the pattern repeats every 2p."""
+"""(u, v, p) -> 0 or 1: which of two colours the point (u, v) has. p: half the period of the pattern."""
 
 UNIT = 16
+"""Units of length in a pixel."""
 COS = tuple(round(1024 * math.cos(math.radians(degree))) for degree in range(360))
+"""1024 times the cosine, by degree."""
 
 # -- shapes -----------------------------------------------------------------------------------------------------------
 
@@ -111,19 +115,19 @@ LEAN: dict[str, tuple[int, int, int]] = {
     "cross": (255, 240, 110),
     "ring": (240, 130, 230),
 }
-"""Red, green and blue that half of the bright colour of a class's things is made of."""
+"""Class -> red, green and blue: the bright colour of an object is the mean of this and a random colour."""
 CLUTTER: tuple[Shape, ...] = (line, bar, blob)
 TEXTURES: tuple[Texture, ...] = (plain, stripes, checks, dots, zigzag)
 
 CLASSES = ("background", *OBJECTS)
 PALETTE = ((0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204, 121, 167))
-"""Colours that colour-blind people tell apart (Okabe and Ito)."""
+"""Colours that colour-blind people can tell apart (Okabe and Ito)."""
 
 # -- scenes -----------------------------------------------------------------------------------------------------------
 
 
 def draw(out: Path, toy: Toy) -> None:
-    """Write the set: out/images/toy_00000.png (RGB) and out/masks/toy_00000.png (class ids), whole or not at all."""
+    """Write the data set atomically: out/images/toy_00000.png (RGB), out/masks/toy_00000.png (class ids) and so on."""
     from PIL import Image
 
     with atomic_folder(out) as partial:
@@ -137,12 +141,15 @@ def draw(out: Path, toy: Toy) -> None:
 
 
 def scene(toy: Toy, index: int) -> tuple[NDArray[np.uint8], Mask]:
-    """One scene: image (size, size, 3) and mask (size, size) of ids of CLASSES, a function of (seed, index) alone."""
+    """Draw one scene: return its image (size, size, 3) and its mask (size, size), both uint8.
+
+    The mask holds positions in CLASSES. The result depends only on seed, size and index.
+    """
     rng = np.random.default_rng([toy.seed, index])
     image = np.zeros((toy.size, toy.size, 3), dtype=np.int32)
     mask = np.zeros((toy.size, toy.size), dtype=np.uint8)
     _lay(rng, image, ground, TEXTURES, 180)
-    image[:] = (image + 3 * image[0, 0]) >> 2  # the ground's texture is faint: things stand out
+    image[:] = (image + 3 * image[0, 0]) >> 2  # a faint texture on the ground, so that objects stand out
     for _ in range(rng.integers(1, 4)):
         _lay(rng, image, CLUTTER[rng.integers(len(CLUTTER))], (plain,), 180)
     for _ in range(rng.integers(2, 5)):
@@ -156,15 +163,18 @@ def scene(toy: Toy, index: int) -> tuple[NDArray[np.uint8], Mask]:
 def _lay(
     rng: Generator, image: Grid, shape: Shape, textures: tuple[Texture, ...], tilt: int, lean: Rgb | None = None
 ) -> Inside:
-    """Lay one thing over image (size, size, 3), in place; return where it lies (size, size). Its place, radius,
-    turn, stretch, period, texture and two colours come from rng, the bright one drawn halfway to `lean`."""
+    """Draw one object over image (size, size, 3) in place; return True for its pixels (size, size).
+
+    Its place, radius, rotation, stretch, period, texture and two colours come from `rng`. tilt: the largest rotation in
+    degrees to either side. lean: a colour with which the bright colour is averaged.
+    """
     size = len(image)
     r, p = (UNIT * size * int(rng.integers(*span)) // 96 for span in ((18, 31), (3, 6)))
     x, y = (np.arange(size, dtype=np.int32) - size * int(rng.integers(10, 91)) // 100 for _ in "xy")
     turn = int(rng.integers(-tilt, tilt + 1))
     cos, sin = COS[turn % 360], COS[(turn - 90) % 360]
     u = (x * cos + y[:, None] * sin) * UNIT >> 10
-    v = (y[:, None] * cos - x * sin) * int(rng.integers(UNIT, UNIT + 7)) >> 10  # narrower than long by up to 16/22
+    v = (y[:, None] * cos - x * sin) * int(rng.integers(UNIT, UNIT + 7)) >> 10  # narrower than long, down to 16/22
     dark, bright = rng.integers(10, 110, size=3), rng.integers(130, 256, size=3)
     if lean:
         bright = (bright + lean) >> 1
@@ -175,7 +185,10 @@ def _lay(
 
 
 def _photograph(rng: Generator, image: Grid) -> NDArray[np.uint8]:
-    """Light, lens and sensor: a slope of brightness, edges one pixel soft, noise. (H, W, 3) of 0..255 in and out."""
+    """Imitate light, lens and sensor: a brightness gradient, edges blurred by one pixel, and noise.
+
+    image: (H, W, 3), 0 to 255. Returns uint8 of the same shape.
+    """
     size = len(image)
     x = np.arange(size, dtype=np.int32)
     slope_x, slope_y = (int(s) for s in rng.integers(-120, 121, size=2))

@@ -1,7 +1,7 @@
-"""Backbones: torchvision's ResNets as in the paper (4.1), and the networks of timm by name.
+"""Backbones by name: torchvision's ResNets, as in the paper (4.1), and the networks of timm.
 
-Each turns images (B, 3, H, W) into low-level features (B, C1, H/4, W/4) and high-level features (B, C2, H/s, W/s) at
-the output stride s, with dilation in place of the last strides; `channels` says C1 and C2.
+A backbone maps images (B, 3, H, W) to low-level features (B, C1, H/4, W/4) and high-level features (B, C2, H/s, W/s).
+s is the output stride; dilation replaces the last strides. The attribute `channels` is (C1, C2).
 """
 
 from functools import cache
@@ -16,7 +16,7 @@ from torchvision.models.resnet import BasicBlock
 
 from stpp.store.files import StppError
 
-# name -> (torchvision's constructor, its weights, channels of the low- and the high-level features)
+# name -> (torchvision's constructor, its published weights, channels of the low- and the high-level features)
 RESNETS = {
     "resnet18": (models.resnet18, models.ResNet18_Weights, (64, 512)),
     "resnet34": (models.resnet34, models.ResNet34_Weights, (64, 512)),
@@ -26,15 +26,18 @@ RESNETS = {
 
 
 def backbone(name: str, output_stride: int) -> "ResNet | Timm":
-    """The backbone of that name, at random. Raises StppError if there is none, or it does not suit dilated heads."""
+    """Return the backbone of that name, randomly initialised.
+
+    Raises StppError if there is no backbone of that name, or if it does not suit dilated heads.
+    """
     return ResNet(name, output_stride) if name in RESNETS else Timm(name, output_stride)
 
 
 class Timm(nn.Module):
-    """A network of timm whose features suit a head that reads the map at stride 4 and the last one."""
+    """A network of timm as a backbone: it returns the two maps that a head reads, the one at stride 4 and the last."""
 
     def __init__(self, name: str, output_stride: int, **how: Any) -> None:
-        """how: options of timm's `create_model`."""
+        """Create the network. how: further options of timm's `create_model`."""
         super().__init__()
         how |= {"output_stride": output_stride, "out_indices": _places(name, output_stride)}
         features: Any = timm.create_model(name, features_only=True, **how)
@@ -48,9 +51,9 @@ class Timm(nn.Module):
 
 @cache
 def _places(name: str, output_stride: int) -> tuple[int, int]:
-    """Where among the maps of a network of timm lie the one at stride 4 and the last one.
+    """Return the indices of the map at stride 4 and of the last map among the maps of a timm network.
 
-    Raises StppError saying what does not suit, if anything.
+    Raises StppError that says why the network does not suit, if it does not.
     """
     if not is_model(name):
         known = f"torchvision's {', '.join(RESNETS)}, and timm's"
@@ -84,7 +87,7 @@ def _unsuited(name: str, why: str) -> StppError:
 
 
 class ResNet(nn.Module):
-    """torchvision's, under the names that the paper's public code gives to its tensors."""
+    """A ResNet of torchvision; its tensors have the names that the paper's public code uses."""
 
     def __init__(self, name: str, output_stride: int) -> None:
         super().__init__()
@@ -107,10 +110,11 @@ class ResNet(nn.Module):
 
 
 def _dilate(resnet: models.ResNet, replace: tuple[bool, bool, bool]) -> None:
-    """Turn the strides of layer2..4 into dilation, as torchvision's replace_stride_with_dilation does for Bottleneck.
+    """Replace strides of layer2..4 by dilation, as torchvision's replace_stride_with_dilation does for Bottleneck.
 
-    Done after construction, since torchvision's BasicBlock (ResNet-18, 34) refuses dilation in its constructor. All
-    convolutions behind the removed stride are dilated, so every second feature is what the strided layer computes.
+    replace: for each of the three layers, whether its stride is replaced. This is done after construction, since
+    torchvision's BasicBlock (ResNet-18, 34) refuses dilation in its constructor. All convolutions behind a removed
+    stride are dilated, so every second feature equals a feature of the strided layer.
     """
     dilation = 1
     for layer, dilated in zip((resnet.layer2, resnet.layer3, resnet.layer4), replace, strict=True):

@@ -1,4 +1,4 @@
-"""Name -> network; weights in and out as safetensors, which say what they are weights of."""
+"""Networks by name, and their weights in safetensors files whose metadata says what the weights belong to."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,19 +19,19 @@ from stpp.params.models import Model
 from stpp.store.files import StppError, atomic_write, regular
 
 ABOUT = "stpp"
-"""The one key of a checkpoint's metadata: with two, its bytes would differ from process to process."""
+"""The only key of a checkpoint's metadata: with two keys, its bytes would differ from process to process."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """The weights that a training starts from."""
+    """Which weights a training starts from, and where they come from."""
 
     weights: str = "none"
-    """As `model.weights` names them."""
+    """Their name, as in `model.weights`."""
     source: str = ""
     licence: str = ""
     normalization: Normalization = IMAGENET
-    """Of the images that they were trained on, and so of all that come after."""
+    """Normalisation of the images that they were trained on, and therefore of all images used later."""
 
     def __str__(self) -> str:
         about = ", ".join(filter(None, (self.source, f"licence {self.licence}" if self.licence else "")))
@@ -40,62 +40,67 @@ class Start:
 
 @dataclass(frozen=True)
 class About:
-    """What a checkpoint is of: enough to predict with it."""
+    """The metadata of a checkpoint: what is needed to predict with it."""
 
     model: Model
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
-    """RGB by class."""
+    """The RGB colour of every class."""
     start: Start = Start()
 
 
 def build(model: Model, classes: int, normalization: Normalization = IMAGENET) -> nn.Module:
-    """The network of `model`, randomly initialised from torch's global generator, in channels-last memory.
+    """Return the network of `model`, randomly initialised by torch's global generator, in channels-last memory format.
 
-    How its images are normalised it carries as `pixel_mean` and `pixel_std`, which are no part of its state.
+    The buffers `pixel_mean` and `pixel_std` say how its images are normalised; they are not in its state dict.
     """
     network = network_class(model.network)(model.backbone, classes, model.output_stride)
     return normalizing(network.to(memory_format=torch.channels_last), normalization)
 
 
 class Network(Protocol):
-    """A network's class: called with backbone, number of classes and output stride, it gives images' logits."""
+    """The interface of a network's class.
+
+    Calling it with the backbone's name, the number of classes and the output stride gives a module that maps images to
+    logits.
+    """
 
     CLASSIFIER: str
-    """How the names of the layer begin that depends on the number of classes."""
+    """Prefix of the tensor names of the layer whose size depends on the number of classes."""
 
     def __call__(self, backbone: str, classes: int, output_stride: int) -> nn.Module: ...
 
 
 def network_class(name: str) -> Network:
-    """The class behind `model.network`."""
+    """Return the class of the network that `model.network` names."""
     found: Network = resolve_name(NETWORKS[name])
     return found
 
 
 def normalizing(network: nn.Module, normalization: Normalization) -> nn.Module:
-    """The network, which now says how its images are normalised."""
+    """Store in a network, as buffers, how its images are normalised. Return the network."""
     for name, values in zip(("pixel_mean", "pixel_std"), normalization, strict=True):
         network.register_buffer(name, torch.tensor(values).reshape(1, 3, 1, 1), persistent=False)
     return network
 
 
 def save(path: Path, state: dict[str, torch.Tensor], about: About | Start | None = None) -> None:
-    """Write tensors by name, and what they are of or where they come from; equal ones give equal bytes.
+    """Write tensors by name, and metadata, to a safetensors file; equal content gives equal bytes.
 
-    Raises StppError naming the file and the tensor if a value is not finite.
+    about: what the tensors belong to (About), or where they come from (Start). Raises StppError that names the file
+    and the tensor if a value is not finite.
     """
     if odd := not_finite(state):
         raise StppError(f"{path}: not written: {odd} has NaN or infinite values: training diverged; lower train.lr")
     text = TypeAdapter(type(about)).dump_json(about).decode() if about else ""
     with atomic_write(path) as partial:
-        # Through memory: the library's own writer hides that a disk is full.
+        # Serialised in memory first: the library's own writer hides that a disk is full.
         dense = {k: v.detach().cpu().contiguous() for k, v in state.items()}
         partial.write_bytes(to_bytes(dense, {ABOUT: text} if about else None))
 
 
 def about(path: Path) -> About:
-    """What a checkpoint is of. Raises StppError naming the file if it does not say so."""
+    """Return the metadata of a checkpoint. Raises StppError that names the file if it has no valid metadata."""
     try:
         found = TypeAdapter(About).validate_json(_metadata(path) or "null", strict=True)
     except ValidationError:
@@ -110,7 +115,10 @@ def about(path: Path) -> About:
 
 
 def start_of(path: Path) -> Start:
-    """Which weights the file that `stpp backbone` wrote holds. Raises StppError naming the file."""
+    """Return which weights a file holds that `stpp backbone` wrote; a file without metadata gives `Start()`.
+
+    Raises StppError that names the file if the file or its metadata cannot be read.
+    """
     try:
         text = _metadata(path)
         return TypeAdapter(Start).validate_json(text, strict=True) if text else Start()
@@ -127,24 +135,28 @@ def _metadata(path: Path) -> str:
 
 
 def load(model: Model, classes: int, path: Path, normalization: Normalization = IMAGENET) -> nn.Module:
-    """The network of `model` as a checkpoint has it; every key must fit. Raises StppError naming the file."""
+    """Return the network of `model` with the weights of a checkpoint.
+
+    Raises StppError that names the file if it cannot be read, a key does not fit, or a value is not finite.
+    """
     if model.backbone in RESNETS:
-        with torch.device("meta"):  # random weights take longer to draw than a file to read
+        with torch.device("meta"):  # drawing random weights takes longer than reading the file
             network = build(model, classes)
         network.to_empty(device="cpu")
         for buffer in network.buffers():
-            buffer.zero_()  # torch lets a file lack batch norm's counters
+            buffer.zero_()  # torch accepts a file without batch norm's counters
         normalizing(network, normalization)
-    else:  # some networks of timm hold buffers that no checkpoint has
+    else:  # some networks of timm have buffers that are in no checkpoint
         network = build(model, classes, normalization)
     _fill(network, _read(path), path)
     return network
 
 
 def of_checkpoint(path: Path, model: Model, classes: int) -> nn.Module:
-    """The network that a checkpoint says it is of, or that of `model` where it says nothing, filled from it.
+    """Return the network that a checkpoint's metadata describes, with the checkpoint's weights.
 
-    Raises StppError naming the file if it is of another number of classes, or not readable.
+    If the file has no metadata, the network is that of `model`. Raises StppError that names the file if it is for
+    another number of classes, or cannot be read.
     """
     if not _metadata(path):
         return load(model, classes, path)
@@ -156,10 +168,10 @@ def of_checkpoint(path: Path, model: Model, classes: int) -> nn.Module:
 
 
 def start(network: nn.Module, model: Model, path: Path) -> frozenset[str]:
-    """Fill `network` from the file that `stpp backbone` wrote; the names of what was filled, none if it is empty.
+    """Fill `network` from a file that `stpp backbone` wrote. Return the names of the filled tensors.
 
-    A classifier of another number of classes stays random; images are normalised as the weights ask for. Raises
-    StppError naming the file.
+    There are no names if the file holds no tensors. A classifier for another number of classes stays random. The
+    network's normalisation becomes that of the weights. Raises StppError that names the file if it does not fit.
     """
     normalizing(network, start_of(path).normalization)
     own, state = network.state_dict(), _read(path)
@@ -190,11 +202,12 @@ def _fill(module: nn.Module, state: dict[str, torch.Tensor], path: Path) -> None
 
 
 def not_finite(state: dict[str, torch.Tensor]) -> str:
-    """The name of a tensor with a value that is no finite number, empty if there is none."""
+    """Return the name of a tensor that has a NaN or infinite value; "" if there is no such tensor."""
     floating = {name: value for name, value in state.items() if value.is_floating_point() and value.numel()}
     if not floating:
         return ""
-    # A sum is finite only if all its terms are, and takes a third of the time of a look at each; but it may overflow.
+    # A sum is finite only if all its terms are, and takes a third of the time of checking each value. But a sum may
+    # also overflow, so the tensors with such a sum are then checked value by value.
     sums = torch.stack([value.detach().sum().double() for value in floating.values()]).isfinite().tolist()
     suspects = [name for name, sound in zip(floating, sums, strict=True) if not sound]
     return next((name for name in suspects if not bool(floating[name].isfinite().all())), "")

@@ -1,4 +1,4 @@
-"""DeepLabv2 as the paper's authors publish it: the sum of four dilated classifiers (paper, 4.1 and [6] there)."""
+"""DeepLabv2 as the paper's authors published it: the sum of four dilated classifiers (paper, 4.1 and [6] there)."""
 
 from torch import Tensor, nn
 
@@ -7,7 +7,10 @@ from stpp.models.layers import resize
 
 
 class DeepLabV2(nn.Module):
-    """(B, 3, H, W) normalised images -> (B, classes, H, W) logits. Rates are for output stride 8, halved at 16."""
+    """The network DeepLabv2: normalised images (B, 3, H, W) -> logits (B, classes, H, W).
+
+    The dilation rates 6, 12, 18 and 24 are for output stride 8; at 16 they are halved.
+    """
 
     CLASSIFIER = "classifier."
 

@@ -1,4 +1,4 @@
-"""DeepLabv3+ as the paper's authors publish it: ASPP, image pooling, one low-level skip (paper, 4.1 and [7] there)."""
+"""DeepLabv3+ as the paper's authors published it: ASPP, image pooling, a low-level skip (paper, 4.1 and [7] there)."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from stpp.models.layers import Mean, conv, resize, spread
 
 
 class ImagePooling(nn.Module):
-    """(B, C, h, w) -> (B, D, h, w): the image's mean, the same at every place."""
+    """Image pooling, (B, C, h, w) -> (B, D, h, w): a projection of the image's mean, the same at every position."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -19,7 +19,10 @@ class ImagePooling(nn.Module):
 
 
 class ASPP(nn.Module):
-    """Atrous spatial pyramid pooling: (B, C, h, w) -> (B, C/8, h, w). Rates are for output stride 8, halved at 16."""
+    """Atrous spatial pyramid pooling: (B, C, h, w) -> (B, C/8, h, w).
+
+    The dilation rates 12, 24 and 36 are for output stride 8; at 16 they are halved.
+    """
 
     def __init__(self, inputs: int, output_stride: int) -> None:
         super().__init__()
@@ -39,7 +42,7 @@ class ASPP(nn.Module):
 
 
 class DeepLabV3Plus(nn.Module):
-    """(B, 3, H, W) normalised images -> (B, classes, H, W) logits."""
+    """The network DeepLabv3+: normalised images (B, 3, H, W) -> logits (B, classes, H, W)."""
 
     CLASSIFIER = "classifier."
 

@@ -1,4 +1,4 @@
-"""What the published heads are made of."""
+"""Building blocks of the published heads."""
 
 import torch
 import torch.nn.functional as F
@@ -6,16 +6,17 @@ from torch import Tensor, nn
 
 
 def conv(inputs: int, outputs: int, kernel: int, rate: int = 1) -> nn.Sequential:
-    """Convolution that keeps the size, batch norm, ReLU."""
+    """Return a convolution that keeps height and width, followed by batch norm and ReLU."""
     padding = rate * (kernel // 2)
     convolution = nn.Conv2d(inputs, outputs, kernel, padding=padding, dilation=rate, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
 class Mean(nn.Module):
-    """(B, C, h, w) -> (B, C, 1, 1): what `nn.AdaptiveAvgPool2d(1)` computes, with a gradient in channels-last memory.
+    """Global average pooling, (B, C, h, w) -> (B, C, 1, 1), with a gradient in channels-last memory.
 
-    That one's is in planes; other gradients are added to it, and the backbone's last layers would go on in planes.
+    It computes the same as `nn.AdaptiveAvgPool2d(1)`. The gradient of that module is in channels-first memory. Other
+    gradients are added to it, so the backward pass of the backbone's last layers would also be channels-first.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -23,13 +24,17 @@ class Mean(nn.Module):
 
 
 def spread(pixel: Tensor, like: Tensor) -> Tensor:
-    """(B, C, 1, 1) at every place of `like`: what `resize` makes of it, but in channels-last memory.
+    """Repeat a tensor (B, C, 1, 1) at every position of `like`, in channels-last memory.
 
-    `torch.cat` makes planes of maps of which a single one is in planes.
+    The values are those of `resize`. The memory format matters: the result of `torch.cat` is channels-first if even
+    one input is channels-first.
     """
     return pixel.expand(-1, -1, like.shape[2], like.shape[3]).contiguous(memory_format=torch.channels_last)
 
 
 def resize(x: Tensor, like: Tensor) -> Tensor:
-    """Bilinear to the height and width of `like`, corners aligned: the published networks' only change of size."""
+    """Resize bilinearly to the height and width of `like`, with aligned corners.
+
+    The published networks use no other kind of resize.
+    """
     return F.interpolate(x, size=like.shape[2:], mode="bilinear", align_corners=True)

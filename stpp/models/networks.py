@@ -1,6 +1,7 @@
-"""The networks by their name in `model.network`, each as MODULE:CLASS.
+"""A registry of the networks: name in `model.network` -> MODULE:CLASS.
 
-A table: it imports nothing, so that parameters are checked against it. What is added to it is allowed from then on.
+The table imports nothing, so that parameters can be checked against it. A name that is added here becomes valid in
+params.yaml.
 """
 
 NETWORKS = {

@@ -1,4 +1,4 @@
-"""PSPNet as the paper's authors publish it: pyramid pooling at 1, 2, 3 and 6, no auxiliary head (paper, 4.1)."""
+"""PSPNet as the paper's authors published it: pyramid pooling at 1, 2, 3 and 6, no auxiliary head (paper, 4.1)."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,10 @@ from stpp.models.layers import Mean, conv, resize, spread
 
 
 class PyramidPooling(nn.Module):
-    """(B, C, h, w) -> (B, 2C, h, w): the map, and its means over 1, 4, 9 and 36 parts with C/4 channels each."""
+    """Pyramid pooling, (B, C, h, w) -> (B, 2C, h, w).
+
+    The result is the input itself and its means over 1, 4, 9 and 36 regions, each projected to C/4 channels.
+    """
 
     def __init__(self, inputs: int) -> None:
         super().__init__()
@@ -23,7 +26,7 @@ class PyramidPooling(nn.Module):
 
 
 class PSPHead(nn.Module):
-    """(B, C, h, w) -> (B, classes, h, w) logits."""
+    """The head of PSPNet: features (B, C, h, w) -> logits (B, classes, h, w)."""
 
     def __init__(self, inputs: int, classes: int) -> None:
         super().__init__()
@@ -38,7 +41,7 @@ class PSPHead(nn.Module):
 
 
 class PSPNet(nn.Module):
-    """(B, 3, H, W) normalised images -> (B, classes, H, W) logits."""
+    """The network PSPNet: normalised images (B, 3, H, W) -> logits (B, classes, H, W)."""
 
     CLASSIFIER = "head.conv5.5."
 

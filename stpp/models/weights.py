@@ -1,4 +1,7 @@
-"""Weights from outside: read without running code, and every key placed, dropped for a reason, or named."""
+"""Import of weights from outside the project, without running code from their files.
+
+Every key of a file is placed in this project's network, dropped for a stated reason, or named in an error.
+"""
 
 import logging
 import struct
@@ -26,7 +29,8 @@ from stpp.models.build import Start, network_class
 from stpp.params.models import Model
 from stpp.store.files import StppError, open_regular, raise_all, regular, sha256
 
-# What torch's and safetensors' readers raise, depending on where a file is cut or changed; OSError also offline.
+# What the readers of torch and safetensors raise for a cut or changed file, depending on the place of the damage.
+# OSError is also raised offline.
 UNREADABLE = (
     SafetensorError,
     UnpicklingError,
@@ -47,18 +51,19 @@ COUNTER = "num_batches_tracked"
 
 @dataclass(frozen=True)
 class Placed:
-    """A state dict in the keys of this project's network: those of the paper's public code."""
+    """A state dict with the keys of this project's networks, which are those of the paper's public code."""
 
     state: dict[str, Tensor]
-    """Float32; a whole network, or its backbone alone."""
+    """The tensors of a whole network, or only of its backbone: float32, and int64 for batch norm's counters."""
     layout: str
+    """The layout of the file's keys, as messages name it (see `place`)."""
     dropped: dict[str, str]
-    """Reason by key of the file."""
+    """The keys of the file that were dropped, each with the reason."""
 
 
 @dataclass(frozen=True)
 class Packaged:
-    """Weights that an installed package ships."""
+    """Pretrained weights that a Python package ships."""
 
     package: str
     file: str
@@ -76,23 +81,24 @@ PACKAGED = {
         Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     )
 }
-"""By backbone; trained on ImageNet."""
+"""Weights from packages, by backbone. All were trained on ImageNet."""
 
 
 def named(backbone: str) -> list[str]:
-    """What `model.weights` can name for a backbone besides a file: none, package, or published weights."""
+    """Return the names that `model.weights` accepts for a backbone besides a file: none, package, published weights."""
     published = [w.name for w in RESNETS[backbone][1]] if backbone in RESNETS else _tags(backbone)
     return ["none", *(["package"] if backbone in PACKAGED else []), *published]
 
 
 def start_of(model: Model, folder: Path) -> tuple[Placed, Start]:
-    """What every training of `model` starts from, and where that comes from; nothing for `none`.
+    """Return the weights that every training of `model` starts from, and their source; no weights for `none`.
 
-    model.weights: one of `named`, of which torchvision and timm download theirs once, or a file below `folder`. Raises
-    StppError naming the choices where it is none of them, and every key that fits nowhere.
+    `model.weights` is a name that `named` returns, or a file below `folder`. torchvision and timm download published
+    weights once. Raises StppError that names the choices if `model.weights` is neither, and StppError that names every
+    key that fits nowhere.
     """
     name, weights = model.backbone, model.weights
-    backbone_of(name, model.output_stride)  # says what does not suit, if anything
+    backbone_of(name, model.output_stride)  # raises StppError if the backbone does not suit
     if weights == "none":
         return Placed({}, "none", {}), Start()
     state: Mapping[str, Tensor]
@@ -111,7 +117,10 @@ def start_of(model: Model, folder: Path) -> tuple[Placed, Start]:
 
 
 def normalization_of(backbone: str) -> Normalization:
-    """How published weights of a backbone want their images; the ResNets' as ImageNet's."""
+    """Return the normalisation that a backbone's published weights expect.
+
+    It is ImageNet's for the ResNets, and for networks of which timm knows no other.
+    """
     if backbone in RESNETS:
         return IMAGENET
     known = get_pretrained_cfg(backbone, allow_unregistered=True)
@@ -124,12 +133,12 @@ def _choices(name: str, folder: Path) -> str:
 
 
 def _tags(name: str) -> list[str]:
-    """The trainings of a timm network that are published, by their tags."""
+    """Return the tags of the published weights of a timm network."""
     return [tag for known in list_pretrained(f"{name}.*") if (tag := known.partition(".")[2])]
 
 
 def _packaged(name: str, known: Packaged) -> dict[str, Tensor]:
-    """The tensors of a package's file under timm's names, in whose order they lie there."""
+    """Return the tensors of a package's file under timm's names. The file holds them in the order of timm's."""
     try:
         path = Path(str(distribution(known.package).locate_file(known.file)))
     except PackageNotFoundError:
@@ -142,8 +151,8 @@ def _packaged(name: str, known: Packaged) -> dict[str, Tensor]:
 
 
 def _published(name: str, weights: str, choices: str) -> tuple[Mapping[str, Tensor], Start]:
-    """Weights that torchvision or timm downloads, once, and where they come from."""
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tries for a minute, and says so each time
+    """Return published weights, which torchvision or timm downloads once, and their source."""
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # offline it retries for a minute, and logs each time
     try:
         if name in RESNETS:
             found = RESNETS[name][1][weights]
@@ -159,7 +168,7 @@ def _published(name: str, weights: str, choices: str) -> tuple[Mapping[str, Tens
 
 
 def read_state(path: Path) -> Mapping[str, Tensor]:
-    """Tensors by name, as a file of torch or safetensors holds them. Raises StppError naming the file."""
+    """Read a state dict (tensors by name) from a file of torch or safetensors. Raises StppError that names the file."""
     state: object
     remedy = "save `model.state_dict()` with torch.save or safetensors, and give that"
     try:
@@ -173,7 +182,7 @@ def read_state(path: Path) -> Mapping[str, Tensor]:
         raise StppError(f"{path}: not readable: {_reason(error)}") from None
     except SafetensorError as error:
         raise StppError(f"{path}: not a file of weights alone: {_reason(error)}; {remedy}") from None
-    except UNREADABLE:  # what torch says of it advises to read it in a way that runs its code
+    except UNREADABLE:  # torch's own message advises to read the file in a way that runs its code
         what = "not a file of weights alone: it is damaged, or holds Python objects, which are not loaded"
         raise StppError(f"{path}: {what}; {remedy}") from None
     if not isinstance(state, Mapping) or not all(
@@ -184,7 +193,10 @@ def read_state(path: Path) -> Mapping[str, Tensor]:
 
 
 def _check_sums(file: BufferedReader, path: Path) -> None:
-    """Read a zip archive, which files of torch are, once: torch itself takes changed bytes for weights."""
+    """Verify the checksums of a torch file, which is a zip archive: torch itself does not notice changed bytes.
+
+    Raises StppError that names the file if it is damaged. Other files than zip archives pass.
+    """
     damaged = None
     try:
         if zipfile.is_zipfile(file):
@@ -202,11 +214,11 @@ def _reason(error: BaseException) -> str:
 
 
 def place(given: Mapping[str, Tensor], network: str, backbone: str, source: str) -> Placed:
-    """Bring a state dict of one of the known layouts into the keys of this project, which are the public code's.
+    """Convert a state dict of a known layout to the keys of this project, which are the public code's.
 
-    Known are torchvision's ResNets, timm's networks, the public code's networks (also as DataParallel saves them), and
-    the DeepLabv2 of AdvSemiSeg with its COCO start. Raises StppError naming every key that fits nowhere, is missing or
-    misshapen.
+    Known layouts: torchvision's ResNets, timm's networks, the public code's networks (also as DataParallel saves them),
+    and the DeepLabv2 of AdvSemiSeg with its COCO start. source: the file's name in errors. Raises StppError that names
+    every key that fits nowhere, is missing or has another shape.
     """
     _check_kinds(given, source)
     state, written = dict(given), {key: key for key in given}
@@ -238,7 +250,7 @@ def place(given: Mapping[str, Tensor], network: str, backbone: str, source: str)
         expected = {k: v.shape for k, v in cls(backbone, classes, 8).state_dict().items()}
     if all(key.startswith("backbone.") for key in state):
         expected = {k: v for k, v in expected.items() if k.startswith("backbone.")}
-    # Files older than torch 0.4.1 do not count batches: they start at zero.
+    # Files older than torch 0.4.1 lack batch norm's counters: these start at zero.
     counters = [k for k in expected if k.endswith(COUNTER) and k not in state]
     state |= {k: torch.tensor(0) for k in counters}
     missing = sorted(set(expected) - set(state))
@@ -254,23 +266,29 @@ def place(given: Mapping[str, Tensor], network: str, backbone: str, source: str)
 
 
 def _features(given: Mapping[str, Tensor], name: str) -> tuple[dict[str, Tensor], dict[str, str], dict[str, str]]:
-    """A whole network of timm -> its features under this project's names, their names in the file, and what is left
-    out, with the reason."""
-    logging.getLogger("timm.models._builder").setLevel(logging.ERROR)  # what is left out, `dropped` names
+    """Take the tensors of the backbone from the state dict of a whole timm network.
+
+    Returns the tensors by this project's keys, the file's key for each of these keys, and the keys of the file that are
+    dropped, each with the reason.
+    """
+    logging.getLogger("timm.models._builder").setLevel(logging.ERROR)  # no warning: `dropped` names the left-out keys
     whole = timm.create_model(name).state_dict()
-    # timm itself shows which tensor becomes which: each is filled with its number.
+    # timm itself shows which tensor becomes which: it loads tensors that are each filled with their own number.
     numbers = {key: torch.full_like(value, at) for at, (key, value) in enumerate(whole.items())}
     known = {"state_dict": numbers, "url": "", "hf_hub_id": None}
     shown = Timm(name, 16, pretrained=True, pretrained_cfg_overlay=known).state_dict()
     keys = list(whole)
     written = {f"backbone.{key}": keys[int(value.flatten()[0])] for key, value in shown.items()}
     dropped = {key: "no feature of the backbone" for key in given if key in whole and key not in written.values()}
-    written |= {f"backbone.{key}": key for key in given if key not in whole}  # which will be named as unknown
+    written |= {f"backbone.{key}": key for key in given if key not in whole}  # `place` will report them as unknown
     return {key: given[theirs] for key, theirs in written.items() if theirs in given}, written, dropped
 
 
 def _check_kinds(given: Mapping[str, Tensor], source: str) -> None:
-    """Weights are dense, real and finite. Raises StppError naming every key whose tensor is not."""
+    """Raise StppError that names every key whose tensor cannot be a weight.
+
+    A weight is dense, real and finite, and has floating point values (batch norm's counters are integers).
+    """
     problems = []
     for key, value in given.items():
         size = value.numel() * value.element_size()
@@ -288,7 +306,10 @@ def _check_kinds(given: Mapping[str, Tensor], source: str) -> None:
 
 
 def _of_advsemiseg(key: str) -> str:
-    """Scale.layer5.conv2d_list.0.weight -> classifier.0.weight, Scale.conv1.weight -> backbone.conv1.weight."""
+    """Convert a key of AdvSemiSeg to one of this project.
+
+    Scale.layer5.conv2d_list.0.weight -> classifier.0.weight, Scale.conv1.weight -> backbone.conv1.weight.
+    """
     key = key.removeprefix("Scale.")
     head = "layer5.conv2d_list."
     return f"classifier.{key.removeprefix(head)}" if key.startswith(head) else f"backbone.{key}"

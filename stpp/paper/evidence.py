@@ -1,4 +1,4 @@
-"""Evidence over seeds: every seed's numbers, which claims of the paper hold, and IoU by class."""
+"""Evidence over seeds: the numbers of every seed, which claims of the paper hold, and IoU by class."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,11 +26,17 @@ CLAIMS = (
     ("reliable masks above the others", "unreliable", "reliable", ("masks",)),
     ("student 1's masks above the teacher's", "unreliable", "boosted", ("masks",)),
 )
-"""The paper claims that of two models, or mask sets, the second has the higher mIoU (Tables 1, 4 and 5, Figure 3)."""
+"""Claims of the paper (Tables 1, 4 and 5, Figure 3): a text, two models or mask sets, and the sets they are tested on.
+
+Each claims that the second model or mask set has the higher mIoU.
+"""
 
 
 def numbers_of(evaluation: Path, scores: Path | None) -> Numbers:
-    """The numbers of a run. evaluation: folder that `stpp evaluate` wrote; scores: that `stpp score` wrote."""
+    """Read the numbers of a run.
+
+    evaluation: folder that `stpp evaluate` wrote. scores: folder that `stpp score` wrote, if there is one.
+    """
     metrics = read(evaluation / "metrics.json", Evaluation)
     parts = {"val": "val", "test": "test", "masks": "pseudo"}
     miou = {on: {name: one["miou"] for name, one in metrics.get(part, {}).items()} for on, part in parts.items()}
@@ -42,9 +48,10 @@ def numbers_of(evaluation: Path, scores: Path | None) -> Numbers:
 
 
 def by_seed(results: Iterable[Result]) -> dict[int, Numbers]:
-    """The numbers of a setting's finished cells by seed; what two cells of a seed hold, the first one gives.
+    """Return the numbers of a setting's finished cells by seed.
 
-    A cell of before `numbers` were kept gives what its metrics hold.
+    If two cells of a seed hold the same number, the first cell counts. Cells from before results had `numbers` give
+    the numbers of their `metrics`.
     """
     found: dict[int, Numbers] = {}
     for result in results:
@@ -62,22 +69,24 @@ def by_seed(results: Iterable[Result]) -> dict[int, Numbers]:
 
 
 def grids(seeds: Mapping[int, Numbers], systems: Sequence[str] = ()) -> list[Grid]:
-    """Every seed with mean and deviation, the claims, and IoU by class: as far as there is something to show.
+    """Return tables of every seed with mean and deviation, of the claims, and of IoU by class. Empty ones are left out.
 
-    systems: of a table; each is compared with the first and with the one before it, besides the paper's claims.
+    systems: the systems of a table. Besides the paper's claims, each is compared with the first system and with the
+    system before it.
     """
     found = [_every(seeds), _claims(seeds, systems), *(_classes(seeds, subset) for subset in BOTH)]
     return [grid for grid in found if grid.rows]
 
 
 def _in_order(names: Iterable[str]) -> list[str]:
-    """Each once, in the order of the claims, then as they come."""
+    """Return each name once: SupOnly and student 1 first, then the names in CLAIMS, then the others as given."""
     present = dict.fromkeys(names)
     claimed = dict.fromkeys(("suponly", "student_1", *(name for _, a, b, _ in CLAIMS for name in (a, b))))
     return [*(name for name in claimed if name in present), *(name for name in present if name not in claimed)]
 
 
 def _every(seeds: Mapping[int, Numbers]) -> Grid:
+    """Return a table of mIoU by model and seed on every set, and of the rank correlation of stability and quality."""
     rows = []
     for on in SETS:
         of_set = [one.miou.get(on, {}) for one in seeds.values()]
@@ -92,13 +101,14 @@ def _every(seeds: Mapping[int, Numbers]) -> Grid:
 
 
 def _spread(values: Sequence[float | None], digits: int) -> list[str]:
-    """Every value, their mean, and from two on the deviation of a sample."""
+    """Return as text every value, their mean, and their sample standard deviation if there are at least two."""
     known = [value for value in values if value is not None]
     ends = [mean(known), stdev(known) if len(known) > 1 else None]
     return ["" if value is None else f"{value:.{digits}f}" for value in [*values, *ends]]
 
 
 def _claims(seeds: Mapping[int, Numbers], systems: Sequence[str]) -> Grid:
+    """Return a table that tests each claim by the paired Student's t, if at least two seeds have both numbers."""
     claims = {(first, second): (claim, sets) for claim, first, second, sets in CLAIMS}
     for i, second in enumerate(systems):
         for first in (systems[0], systems[i - 1]) if i else ():
@@ -121,6 +131,7 @@ def _claims(seeds: Mapping[int, Numbers], systems: Sequence[str]) -> Grid:
 
 
 def _classes(seeds: Mapping[int, Numbers], subset: str) -> Grid:
+    """Return a table of IoU by class and model on one set, as the mean over seeds."""
     of_set = [one.classes.get(subset, {}) for one in seeds.values()]
     models = _in_order(model for one in of_set for model in one)
     names = dict.fromkeys(name for one in of_set for by_class in one.values() for name in by_class)

@@ -1,4 +1,7 @@
-"""What it takes to run a table: an experiment a setting and seed, what is finished, and how long the rest is."""
+"""The plan for running a table: the experiments, which of them are finished, and how long the others take.
+
+There is one DVC experiment per setting and seed.
+"""
 
 import hashlib
 import json
@@ -21,44 +24,51 @@ from stpp.store.files import StppError, digest, read_ids, sha256
 
 @dataclass(frozen=True)
 class Job:
-    """One experiment: a setting and a seed, and the systems of it that are still to be run."""
+    """One experiment: a setting, a seed, and the systems that still have to run."""
 
     setting: str
     seed: int
     params: Params
     expected: dict[str, results_.Result]
-    """By system, what a result must hold to be of this job."""
+    """By system, the values that a result must hold to belong to this job."""
     known: dict[str, results_.Result]
-    """Finished cells by system, perhaps of another table, which holds the same."""
+    """Finished cells by system. A cell may be from another table that has the same cell."""
     open: tuple[str, ...]
+    """Systems that still have to run."""
     trained: frozenset[str]
-    """Folders of the models behind finished cells of any table: they are in DVC's cache, if they were trained here."""
+    """Folders of the models behind finished cells of any table. DVC's cache holds those that were trained in this
+    checkout."""
 
     @property
     def trains(self) -> list[str]:
-        """Folders of the models behind what is open, each once."""
+        """Folders of the models behind the open systems, each once."""
         return list(dict.fromkeys(out for s in self.open for out in system(s).trains))
 
     @property
     def new(self) -> list[str]:
-        """Those of them that are not trained yet."""
+        """Folders in `trains` that are not trained yet."""
         return [out for out in self.trains if out not in self.trained]
 
     @property
     def targets(self) -> list[str]:
+        """Targets of `dvc repro` for the open systems, each once."""
         return list(dict.fromkeys(system(s).target for s in self.open))
 
     def name(self, table: str) -> str:
-        """The experiment's: one for every setting, seed, set of parameters and set of systems."""
-        code = git("diff", "HEAD", "--", "stpp", "pipelines", "dvc.yaml")  # what is not committed makes another one
+        """Return the experiment's name.
+
+        It differs between settings, seeds, parameters, inputs, sets of systems and uncommitted changes of the code.
+        """
+        code = git("diff", "HEAD", "--", "stpp", "pipelines", "dvc.yaml")  # uncommitted code makes another experiment
         about = json.dumps([[self.expected[s] for s in self.open], sorted(self.targets), code], sort_keys=True)
         return f"{table}-{self.setting}-seed-{self.seed}-{hashlib.sha256(about.encode()).hexdigest()[:8]}"
 
 
 def jobs_of(name: str, patterns: list[str], seeds: Iterable[int], own: bool, results: Path) -> list[Job]:
-    """The experiments of a table's cells SETTING/SYSTEM that are like one of the patterns, run or not.
+    """Return the experiments of a table's cells SETTING/SYSTEM that match one of the shell-style patterns.
 
-    own: on the data and setting of params.yaml. Raises StppError naming the cells if none is like them.
+    Finished experiments are included. own: use the data and setting of params.yaml, not those of the table. results:
+    folder of finished cells. Raises StppError that names the cells if none matches.
     """
     one, jobs, cells, contents = table(name), list[Job](), list[str](), dict[str, str]()
     for setting, params in _settings(one, own):
@@ -80,6 +90,7 @@ def jobs_of(name: str, patterns: list[str], seeds: Iterable[int], own: bool, res
 
 
 def _settings(table: Table, own: bool) -> Iterator[tuple[str, Params]]:
+    """Yield the name and the parameters of the table's settings, or of params.yaml alone if `own`."""
     if own:
         params = load([Path("params.yaml")])
         parts = ("own", params.data.name, params.split.name, params.model.network, params.model.backbone)
@@ -90,22 +101,25 @@ def _settings(table: Table, own: bool) -> Iterator[tuple[str, Params]]:
 
 
 def seeded_with(params: Params, seed: int) -> Params:
-    """The seed is that of training and of a random selection; the split stays."""
+    """Return `params` with another seed for training and for random selection. The split stays the same."""
     sections = {"train": params.train, "select": params.select}
     return params.model_copy(update={k: v.model_copy(update={"seed": seed}) for k, v in sections.items()})
 
 
 def expected_of(params: Params, files: results_.Result, name: str) -> results_.Result:
-    """What a result of a cell must be equal in: parameters but for where and how, overlay, and `files_of`."""
+    """Return the values that a result of a cell must share: parameters, overlay, and `files_of`.
+
+    The parameters are those of `flat` without `data.root`. files: the result of `files_of`. name: the system.
+    """
     chosen = {key: value for key, value in flat(params).items() if key != "data.root"}
     return {"params": chosen, "overlay": overlays_of(system(name).target), **files}
 
 
 def files_of(params: Params, contents: dict[str, str]) -> results_.Result:
-    """What a setting reads besides parameters: lists and weights by their hashes, and the data set.
+    """Return the identity of the files that a setting reads: hashes of lists and weights, and the data set.
 
-    The data is known by what draws it, by DVC's own hash where it was added, or else by the content of its folder,
-    which `contents` remembers.
+    The data set is identified by the parameters that draw it (kind toy), by the hash of its .dvc file if it was added
+    to DVC, or else by a hash over its folder. `contents` caches the hashes of folders.
     """
     subsets = (params.split.labeled, params.split.unlabeled, params.split.val, params.split.test)
     paths = [Path("splits") / subset.list for subset in subsets if subset is not None and subset.list is not None]
@@ -124,9 +138,9 @@ def files_of(params: Params, contents: dict[str, str]) -> results_.Result:
 
 
 def missing(params: Params) -> list[str]:
-    """What a setting reads and a run of it would not find, each with what brings it.
+    """Return a message for each file that a setting reads and a run would not find, with the remedy.
 
-    A run works in a copy of the project, which has what git and DVC know of, and nothing else.
+    A run works in a copy of the project, which has only what git and DVC track.
     """
     from stpp.models.weights import named
 
@@ -158,19 +172,26 @@ def missing(params: Params) -> list[str]:
 
 
 def _is_copied(path: Path) -> bool:
-    """Whether git holds a path, or the .dvc file of it or of a folder above it, or a pipeline that makes it."""
+    """Return whether a run's copy of the project has a path.
+
+    It has the path if git tracks the path, its .dvc file or that of a folder above it, or if a pipeline makes it (a
+    tracked dvc.yaml names it).
+    """
     places = [path, *(Path(f"{place}.dvc") for place in (path, *path.parents[:-1]))]
     known = git("ls-files", "--", *map(str, places))
     return bool(known or git("grep", "--cached", "-l", "-F", "-e", str(path), "--", "*dvc.yaml"))
 
 
 def flat(params: Params) -> dict[str, Any]:
-    """The parameters that make a setting, by dotted name."""
+    """Return the parameters that make a setting, by dotted name: all but the sections `runtime` and `toy`."""
     return flatten(json.loads(params.model_dump_json(exclude={"runtime", "toy"})))
 
 
 def estimate(jobs: list[Job]) -> str:
-    """Hours of training and GB of checkpoints, as far as the counts of images are known."""
+    """Return a text with the hours of training and the GB of checkpoints that the jobs need.
+
+    It gives no hours if the number of images is not known for each job, or if the measurement fails.
+    """
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
@@ -188,7 +209,7 @@ def estimate(jobs: list[Job]) -> str:
     def key(p: Params) -> str:
         return f"{p.model} {p.augment.weak} {p.train.batch_size}"
 
-    # In a process of its own, so that no memory of the device is held while the experiments run.
+    # Measure in another process, so that no memory of the GPU is held while the experiments run.
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         try:
             models = {key(job.params): job.params for job in jobs}
@@ -196,7 +217,7 @@ def estimate(jobs: list[Job]) -> str:
                 key: pool.submit(seconds_of_an_iteration, params).result()
                 for key, params in progress(models.items(), "measure iterations", len(models))
             }
-        except (RuntimeError, MemoryError) as error:  # of CUDA, or the process was killed: both for want of memory
+        except (RuntimeError, MemoryError) as error:  # CUDA is out of memory, or the process was killed for lack of it
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             return f"how long cannot be told: two iterations of a network did not run here ({reason}); {disk}"
     seconds = sum(
@@ -211,7 +232,10 @@ def estimate(jobs: list[Job]) -> str:
 
 
 def _counts(job: Job) -> tuple[int, int] | None:
-    """Labelled and unlabelled images: of a published setting, or of the split that is there."""
+    """Return the numbers of labelled and unlabelled images, of the published setting or of the split in runs/split.
+
+    None if there is no such split yet.
+    """
     if job.setting in SETTINGS:
         setting = SETTINGS[job.setting]
         labeled = LABELED[setting.data][setting.labels]

@@ -1,7 +1,7 @@
-"""The paper's tables: which settings and systems they hold, and the mIoU they print (on val, in %).
+"""The paper's tables: their settings, their systems, and the mIoU that they print (on val, in %).
 
-A setting is a data set, a split and a network; a system is what is done with them. Numbers are those of the paper's
-Tables 1 to 6 and of Appendix B; where it prints none, there is none.
+A setting is a data set, a split and a network. A system is a method that is run on a setting. The numbers are those of
+the paper's Tables 1 to 6 and Appendix B. A cell without a number in the paper has none here.
 """
 
 from dataclasses import dataclass
@@ -17,13 +17,14 @@ NETWORKS = {
     "deeplabv2-resnet101": "DeepLabv2, ResNet-101",
     "deeplabv3plus-resnet101": "DeepLabv3+, ResNet-101",
 }
+"""Display name of each network with its backbone."""
 COCO = "deeplabv2_resnet101_coco.safetensors"
-"""Where DeepLabv2's start from MS COCO is looked for in weights/; `stpp weights import` puts it there."""
+"""File in weights/ with the MS COCO weights that DeepLabv2 starts from. `stpp weights import` writes it."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A data set, how much of it is labelled, and a network."""
+    """A setting of the paper: a data set, the labelled part of it, and a network."""
 
     data: str
     labels: str
@@ -35,27 +36,30 @@ class Setting:
 
     @property
     def column(self) -> str:
-        """The part labelled, and so many images: `1/8 (1323)`."""
+        """The labelled share with the number of labelled images, such as `1/8 (1323)`, or that number alone."""
         count = LABELED[self.data][self.labels]
         return f"{self.labels.replace('_', '/')} ({count})" if "_" in self.labels else str(count)
 
 
 @dataclass(frozen=True)
 class Table:
-    """What a table of the paper holds, a row a network and system, a column a setting's labels."""
+    """A table of the paper. A row is a network and a system; a column is the labelled part of a setting."""
 
     title: str
     settings: tuple[Setting, ...]
     systems: tuple[str, ...]
-    """Names of models, as `stpp evaluate` is given them."""
+    """Names of models, as they are passed to `stpp evaluate`."""
     numbers: dict[tuple[str, str], float]
-    """mIoU in % by name of setting and system."""
+    """mIoU in % by name of the setting and system."""
 
 
 def _table(
     title: str, data: str, labels: tuple[str, ...], rows: dict[str, dict[str, tuple[float, ...] | None]]
 ) -> Table:
-    """rows: by network and system, the numbers by labels, or None where the paper prints none."""
+    """Return a table from its rows.
+
+    rows: by network and system, one number for each of `labels`, or None if the paper prints no numbers.
+    """
     settings = tuple(Setting(data, one, network) for network in rows for one in labels)
     numbers = {
         (Setting(data, one, network).name, system): value
@@ -172,16 +176,18 @@ TABLES: dict[str, Table] = {
 }
 
 SETTINGS: dict[str, Setting] = {setting.name: setting for table in TABLES.values() for setting in table.settings}
+"""Every setting of the tables, by name."""
 
 
 def table(name: str) -> Table:
+    """Return a table by name. Raises StppError that names all tables if there is no such table."""
     if name not in TABLES:
         raise StppError(f"{name}: no such table; there are {', '.join(TABLES)}")
     return TABLES[name]
 
 
 def cells(setting: Setting) -> list[str]:
-    """The places where the paper prints a number for this setting: `Table 1, ST: 71.6`."""
+    """Return the cells in which the paper prints a number for a setting, such as `Table 1, ST: 71.6`."""
     from stpp.report.labels import LABELS
 
     return [
@@ -193,7 +199,10 @@ def cells(setting: Setting) -> list[str]:
 
 
 def params_of(setting: Setting) -> dict[str, Any]:
-    """Every parameter of a published setting (paper, 4.1; what it leaves open as in the authors' code)."""
+    """Return the parameters of a published setting by section; the parameters not named have their defaults.
+
+    They follow the paper (4.1), and the authors' code where the paper leaves them open.
+    """
     network, backbone = setting.network.split("-")
     pascal = setting.data == "pascal"
     lists = place(setting.data, setting.labels)

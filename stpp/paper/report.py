@@ -1,4 +1,7 @@
-"""Tables of the paper beside what was measured: rows from files in git, as Markdown, CSV and HTML."""
+"""Reports that show the paper's tables beside measured results, as text, Markdown, CSV and HTML.
+
+The results come from files in git.
+"""
 
 import csv
 import html
@@ -19,17 +22,20 @@ NOT_RUN = "not run"
 
 @dataclass(frozen=True)
 class Row:
-    """A cell of the paper's table; mIoU on val in %, None where the paper prints no number."""
+    """A cell of the paper's table with its published and its measured mIoU on val, in %.
+
+    published: None if the paper prints no number.
+    """
 
     network: str
     labels: str
     system: str
     published: float | None
     ours: tuple[float, ...]
-    """One number a seed; empty where it was not run."""
+    """One number per seed; empty if the cell was not run."""
 
     def fields(self) -> tuple[str, ...]:
-        """As HEADER names them. Deviation is that of a sample, from two seeds on."""
+        """Return the fields that HEADER names. The deviation is that of a sample; it is empty below two seeds."""
         published = "" if self.published is None else f"{self.published:.1f}"
         if not self.ours:
             return (self.network, self.labels, self.system, published, NOT_RUN, "", "0", "", "")
@@ -41,7 +47,7 @@ class Row:
 
 
 def rows(table: Table, results: dict[Cell, list[Result]]) -> list[Row]:
-    """Every cell of the paper's table, run or not, then what was run of it on other data."""
+    """Return every cell of the paper's table, run or not, then the cells that were run on other data."""
     found = []
     settings = {setting.name: (NETWORKS[setting.network], setting.column) for setting in table.settings}
     others = dict.fromkeys(name for name, _ in results if name not in SETTINGS)
@@ -57,12 +63,15 @@ def rows(table: Table, results: dict[Cell, list[Result]]) -> list[Row]:
 
 
 def _prints(table: Table, setting: str, system: str) -> bool:
-    """Whether the table has this cell: all of its systems, where the paper plots them without numbers."""
+    """Return whether the paper's table has a cell.
+
+    It has the cell if it prints a number for it. A system without any number is only plotted: it has all its cells.
+    """
     return (setting, system) in table.numbers or all(of != system for _, of in table.numbers)
 
 
 def grids(table: Table, results: dict[Cell, list[Result]]) -> dict[str, list[Grid]]:
-    """By setting, the evidence over its seeds."""
+    """Return the evidence over seeds as tables, by setting."""
     settings = dict.fromkeys(name for name, _ in results)
     return {
         setting: evidence.grids(
@@ -73,11 +82,15 @@ def grids(table: Table, results: dict[Cell, list[Result]]) -> dict[str, list[Gri
 
 
 def table_of(table: Table, found: list[Row]) -> Grid:
+    """Return the rows as a table with the columns of HEADER."""
     return Grid(table.title, HEADER, [row.fields() for row in found])
 
 
 def text(shown: Grid, below: dict[str, list[Grid]], notes: list[str]) -> str:
-    """For a terminal."""
+    """Return a report for a terminal.
+
+    shown: the comparison. below: further tables by setting. notes: lines below the comparison; the first is left out.
+    """
     parts = ["\n".join([shown.text(), *notes[1:]])]
     parts += [
         replace(grid, title=f"{setting}: {grid.title}").text() for setting, grids in below.items() for grid in grids
@@ -86,6 +99,7 @@ def text(shown: Grid, below: dict[str, list[Grid]], notes: list[str]) -> str:
 
 
 def markdown(shown: Grid, below: dict[str, list[Grid]], notes: list[str]) -> str:
+    """Return a report as Markdown. shown, below, notes: as in `text`, but with all notes."""
     parts = [f"## {shown.title}", shown.markdown(), "\n".join(notes)]
     for setting, grids in below.items():
         parts += [f"### {setting}", *(part for grid in grids for part in (f"{grid.title}:", grid.markdown()))]
@@ -93,6 +107,7 @@ def markdown(shown: Grid, below: dict[str, list[Grid]], notes: list[str]) -> str
 
 
 def as_csv(found: list[Row]) -> str:
+    """Return the rows as CSV, with HEADER as the first line."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(HEADER)
@@ -101,7 +116,7 @@ def as_csv(found: list[Row]) -> str:
 
 
 def as_html(shown: Grid, below: dict[str, list[Grid]], notes: list[str]) -> str:
-    """One page that needs nothing else."""
+    """Return a report as one self-contained HTML page. shown, below, notes: as in `text`, but with all notes."""
     parts = [
         f"<h1>{html.escape(shown.title)}</h1>\n{shown.html()}",
         *(f"<p>{html.escape(note)}</p>\n" for note in notes),
@@ -123,7 +138,7 @@ STYLE = (
 
 
 def notes(results: dict[Cell, list[Result]], left_out: list[Path]) -> list[str]:
-    """How the numbers came about: evaluation, the epoch kept, seeds; and which files do not count."""
+    """Return lines that explain the numbers: mean over seeds, evaluation, kept epoch, commits, and files left out."""
     every = [r for runs in results.values() for r in runs]
     lines = ["mIoU on val in %; ours is the mean over n seeds, with the deviation of a sample."]
     for key, what in (("evaluation", "Evaluated at"), ("keep", "Epoch that labels and is evaluated:")):

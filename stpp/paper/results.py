@@ -1,4 +1,7 @@
-"""Finished cells of a table, each a small file in git: all that a report reads."""
+"""Results of the finished cells of a table, each in a small JSON file in git.
+
+A report reads these files and nothing else.
+"""
 
 import json
 from functools import cache
@@ -15,10 +18,15 @@ from stpp.store.files import StppError, read_json
 from stpp.store.records import Ratio, Record
 
 SEEDS = ("train.seed", "select.seed")
+"""Parameters that differ between the seeds of a cell."""
 Result = dict[str, Any]
-"""setting, system, seed, metrics, params (flat), overlay, files, data, digests, run ids, commit, finished."""
+"""The content of a result file.
+
+Keys: setting, system, seed, metrics, numbers, evaluation, keep, params (by dotted name), overlay, files, data, digests,
+run ids, commit, finished.
+"""
 Cell = tuple[str, str]
-"""Setting and system."""
+"""A cell: (setting, system)."""
 
 
 class _Scores(BaseModel):
@@ -26,18 +34,19 @@ class _Scores(BaseModel):
 
 
 class Numbers(Record):
-    """What was measured in one run; mIoU and IoU in [0, 1]."""
+    """The numbers that were measured in one run; mIoU and IoU are in [0, 1] or NaN."""
 
     miou: dict[str, dict[str, Ratio]] = Field(default_factory=dict)
-    """By val, test or masks, and model, or mask set where true masks are known."""
+    """mIoU by set and model for `val` and `test`. For `masks` it is by mask set, if true masks of its images are
+    known."""
     correlation: Annotated[float, Field(ge=-1, le=1)] | None = None
-    """Rank correlation of stability and true quality."""
+    """Rank correlation of stability and the true quality of pseudo masks."""
     classes: dict[str, dict[str, dict[str, Ratio]]] = Field(default_factory=dict)
-    """IoU by set, model and class; a class that does not occur is left out."""
+    """IoU by set, model and class. A class that does not occur is left out."""
 
 
 class _Result(BaseModel):
-    """What a report reads of a result, and so has to be there."""
+    """The part of a result file that a report needs."""
 
     setting: str
     system: str
@@ -54,7 +63,10 @@ class _Result(BaseModel):
 
 
 def read(path: Path) -> Result:
-    """A result, which is of the cell that its path names. Raises StppError naming the file and what is wrong in it."""
+    """Return the result in a file, and check that it is of the cell that the path names.
+
+    Raises StppError that names the file and what is wrong in it.
+    """
     try:
         raw = read_json(path)
         known = _Result.model_validate(raw)
@@ -76,14 +88,17 @@ def read(path: Path) -> Result:
 
 
 def _complete(params: dict[str, Any]) -> dict[str, Any]:
-    """A cell of before a parameter was there has its default, which does what was done then."""
+    """Add the defaults of parameters that did not exist yet when a cell was run.
+
+    A default does what the code did before the parameter existed.
+    """
     sections = {key[:at] for key in params for at, sign in enumerate(key) if sign == "."}
     return {key: value for key, value in _defaults().items() if key not in sections} | params
 
 
 @cache
 def _defaults() -> dict[str, Any]:
-    """By dotted name."""
+    """Return the default of every parameter that has one, by dotted name, without sections `runtime` and `toy`."""
     sections = {
         name: section.annotation for name, section in Params.model_fields.items() if name not in ("runtime", "toy")
     }
@@ -96,11 +111,12 @@ def _defaults() -> dict[str, Any]:
 
 
 def path_of(folder: Path, table: str, setting: str, system: str, seed: int) -> Path:
+    """Return the path of a cell's result file for one seed."""
     return folder / table / setting / system / f"{seed}.json"
 
 
 def finished(folder: Path, setting: str, system: str, seed: int, expected: Result) -> Result | None:
-    """The result of a cell in whichever table it was run for, if it holds what is `expected`."""
+    """Return a result of a cell, from any table, that holds all values of `expected`; None if there is none."""
     for path in sorted(folder.glob(f"*/{setting}/{system}/{seed}.json")):
         result = read(path)
         if all(result.get(key) == value for key, value in expected.items()):
@@ -109,11 +125,12 @@ def finished(folder: Path, setting: str, system: str, seed: int, expected: Resul
 
 
 def of_table(folder: Path, name: str) -> tuple[dict[Cell, list[Result]], list[Path]]:
-    """The results of a table by setting and system in the order of seeds, and the files left out.
+    """Return the results of a table by setting and system, in the order of seeds, and the files that are left out.
 
-    A cell counts in whichever table it was run for: of the settings that the paper's table has, and of those that were
-    run for this one. A mean needs equals: of a setting, those count that share parameters (but for seeds), split and
-    data with the one that finished last, and of a cell those that share its overlay, too.
+    The settings are those of the paper's table, and those that were run for this table. A cell counts even if it was
+    run for another table. A mean needs comparable results: within a setting, a result counts if it has the parameters
+    (except seeds), lists, weights, split and data of the result that finished last. Within a cell, it must have the
+    overlay of the cell's last such result, too.
     """
     one = table(name)
     own = sorted(path.name for path in (folder / name).glob("*") if path.is_dir())
@@ -135,7 +152,7 @@ def of_table(folder: Path, name: str) -> tuple[dict[Cell, list[Result]], list[Pa
 
 
 def _newest(folder: Path, setting: str, system: str) -> dict[int, tuple[Path, Result]]:
-    """Of every seed, the result that finished last in any table, and its file."""
+    """Return by seed the file and the content of the result that finished last, in any table."""
     found: dict[int, tuple[Path, Result]] = {}
     for path in sorted(folder.glob(f"*/{setting}/{system}/*.json")):
         if path.stem.isdecimal():
@@ -150,5 +167,6 @@ def _finished(result: Result) -> str:
 
 
 def _kind(result: Result) -> str:
+    """Return as text what results of a setting must share to enter one mean."""
     params = {key: value for key, value in result["params"].items() if key not in SEEDS}
     return json.dumps([params, result.get("files"), result["split_digest"], result["data_digest"]], sort_keys=True)

@@ -1,4 +1,4 @@
-"""A setting that fits a data set and a machine, with the reason for every value."""
+"""Suggestion of a setting that fits a data set and a machine, with the reason for every value."""
 
 import json
 import os
@@ -13,20 +13,22 @@ from stpp.paper.systems import iterations, of_an_epoch, system
 from stpp.params.models import Params
 
 PAPER, FEW = 80, 10
-"""Epochs of every training on Pascal (paper, 4.1); below FEW, a teacher of few images has learnt nothing."""
+"""PAPER: epochs of every training on Pascal (paper, 4.1). FEW: with fewer epochs than this, a teacher that is trained
+on few images has learnt nothing."""
 SHORTEST = 200
-"""Iterations that a training has at least where its length is given so."""
+"""Minimum length of a training whose length is given in iterations."""
 FASTER = 1.2
-"""bfloat16 is taken where it is at least so many times as fast."""
+"""bfloat16 is chosen if it is at least this many times as fast as float32."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """What counts of the data and the split."""
+    """The sizes and counts of images that the suggestion depends on."""
 
     long: int
-    """Pixels of the median image's long side; short: of its short side."""
+    """Median of the images' long sides in pixels."""
     short: int
+    """Median of the images' short sides in pixels."""
     labeled: int
     unlabeled: int
     val: int
@@ -39,13 +41,15 @@ class Images:
 
 @dataclass(frozen=True)
 class Machine:
+    """The machine that will run the setting: whether it has a CUDA GPU, and its number of CPU cores."""
+
     cuda: bool
     cores: int
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A value of params.yaml by its dotted name, and why."""
+    """A value for params.yaml: its dotted name, the value, and the reason."""
 
     key: str
     value: Any
@@ -53,7 +57,7 @@ class Choice:
 
 
 def choices(images: Images, machine: Machine) -> list[Choice]:
-    """All that need not be measured."""
+    """Return the choices that need no measurement."""
     crop = max(32, min(images.short, 321 if machine.cuda else 144))
     batch = 16 if machine.cuda or crop <= 96 else 8
     at_once = max(1, min(64, 2**20 // (images.long * images.short)))
@@ -94,9 +98,9 @@ def choices(images: Images, machine: Machine) -> list[Choice]:
 
 
 def fitted(params: Params, images: Images, hours: float) -> tuple[list[Choice], list[str]]:
-    """A value and its reason for all that counts, some of it measured here; then a line for every stage's time.
+    """Return the choices, some of them by a measurement on this machine, and a line with the time of every stage.
 
-    hours: what all of ST++ may take. params: what stays as it is.
+    params: the present parameters; those without a choice keep their values. hours: time that all of ST++ may take.
     """
     where = devices.start(params.runtime)
     chosen = choices(images, Machine(where.type == "cuda", len(os.sched_getaffinity(0))))
@@ -131,17 +135,18 @@ def fitted(params: Params, images: Images, hours: float) -> tuple[list[Choice], 
 
 
 def precision(seconds: Mapping[str, float]) -> Choice:
-    """seconds: of an iteration by precision."""
+    """Return the choice of the precision. seconds: time of one iteration by precision."""
     ratio = seconds["float32"] / seconds["bfloat16"]
     why = f"bfloat16 is {ratio:.1f} times as fast here"
     return Choice("model.precision", "bfloat16" if ratio >= FASTER else "float32", why)
 
 
 def length(per_epoch: int, iteration: float, val: float, other: float, hours: float) -> tuple[Choice, Choice]:
-    """The trainings' length, so that all of ST++ takes `hours`: epochs, no more than the paper's.
+    """Return the choice of the trainings' length, so that all of ST++ takes `hours`.
 
-    Where these would be few, as with very many photos, iterations, which teacher and students have alike. per_epoch:
-    iterations of all three; iteration, val, other: seconds of one, of measuring val once, of all but the trainings.
+    The length is given in epochs, at most PAPER. If fewer than FEW epochs fit, as with very many photos, it is given in
+    iterations, the same number for teacher and students. per_epoch: iterations in an epoch of all three trainings
+    together. iteration, val, other: seconds of one iteration, of measuring val once, and of all but the trainings.
     """
     left = hours * 3600 - other
     epochs = min(PAPER, int((left - 3 * POINTS * val) / (per_epoch * iteration)))
@@ -155,6 +160,7 @@ def length(per_epoch: int, iteration: float, val: float, other: float, hours: fl
 
 
 def _with(params: Params, chosen: Iterable[Choice]) -> Params:
+    """Return `params` with the chosen values, validated again."""
     values: dict[str, Any] = json.loads(params.model_dump_json())
     for one in chosen:
         *sections, last = one.key.split(".")

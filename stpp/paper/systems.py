@@ -1,4 +1,4 @@
-"""What is run for a system: its pipeline, where its numbers come out, and what it trains."""
+"""The systems of the paper's tables: the pipeline of each, the folder of its results, and the models it trains."""
 
 from dataclasses import dataclass
 
@@ -10,14 +10,14 @@ from stpp.store.files import StppError
 
 @dataclass(frozen=True)
 class System:
-    """A row of a table."""
+    """A system: a method of the paper, and a row of its tables."""
 
     target: str
-    """What `dvc repro` is given."""
+    """The target for `dvc repro`."""
     evaluation: str
-    """Folder that its `stpp evaluate` writes."""
+    """Folder that the system's `stpp evaluate` writes."""
     trains: tuple[str, ...]
-    """Folders of the models behind it; systems that share one train it once."""
+    """Folders of the models behind the system. Systems that share a model train it once."""
 
 
 ROUNDS = (1, 2, 3)
@@ -62,6 +62,7 @@ SYSTEMS: dict[str, System] = {
 
 
 def system(name: str) -> System:
+    """Return a system by name. Raises StppError that names all systems if there is no such system."""
     if name not in SYSTEMS:
         raise StppError(f"{name}: no such system; there are {', '.join(SYSTEMS)}")
     return SYSTEMS[name]
@@ -72,30 +73,36 @@ PHASES = {
     "blind_student_1": "runs/blind/student_1",
     "pixel_1": "runs/pixel/student_1",
 }
+"""Folders of first students, by model. The model of any other system is the last one that the system trains."""
 
 
 def folder_of(model: str) -> str | None:
-    """Where a model of the pipelines is trained, below the project's root; None for any other."""
+    """Return the folder of a model of the pipelines, relative to the project's root; None for any other model."""
     return PHASES.get(model) or (SYSTEMS[model].trains[-1] if model in SYSTEMS else None)
 
 
 def cost(out: str) -> float:
-    """Images that go through the network in an iteration, in batches: online, the strong views are half of one more."""
+    """Return how many batches of images pass through the network in one iteration.
+
+    Online labelling adds half a batch: the strong views. out: folder of the model.
+    """
     return 1.5 if out == ONLINE else 1.0
 
 
 def iterations(out: str, labeled: int, unlabeled: int, train: Train, ratio: float) -> int:
-    """How long a model of `trains` trains."""
+    """Return the iterations of the training of a model. out: its folder, one of `System.trains`."""
     if train.epochs is None:
         return train.iterations or 0
     return of_an_epoch(out, labeled, unlabeled, train.batch_size, ratio) * train.epochs
 
 
 def of_an_epoch(out: str, labeled: int, unlabeled: int, batch: int, ratio: float) -> int:
-    """Iterations of an epoch of it: the over-sampled labelled images and the pseudo-labelled ones, per batch.
+    """Return the iterations in an epoch of a model's training, counted as `stpp train` counts them.
 
-    As `stpp train` counts: D_l is doubled below 200 for the teacher, repeated ceil(N / M) times for students; student 1
-    of ST++ and of the blind pipeline sees `ratio` of the unlabelled images, any other student all.
+    An epoch has the over-sampled labelled images and the pseudo-labelled images. D_l is doubled below 200 images for
+    the teacher, and repeated ceil(N / M) times for students. Student 1 of ST++ and of the blind pipeline sees the share
+    `ratio` of the unlabelled images; every other student sees all of them. In online labelling an epoch has every
+    unlabelled image once, and half of a batch is unlabelled.
     """
     half = out in ("runs/student_1", "runs/blind/student_1")
     pseudo = 0 if out == "runs/teacher" else int(unlabeled * ratio) if half else unlabeled

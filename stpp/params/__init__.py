@@ -1,1 +1,1 @@
-"""The parameters of a run: their models, and the files that hold them."""
+"""The parameters of a run: their pydantic models, and the files that hold them."""

@@ -1,4 +1,4 @@
-"""Params files: read the way DVC reads them, overlaid, checked, and written again."""
+"""Read params files as DVC reads them, merge overlays into them, validate them, and write them."""
 
 import json
 import re
@@ -13,19 +13,20 @@ from stpp.params.models import Params
 from stpp.store.files import StppError, parse_yaml, read_text, shown
 
 PARAMS = 2**20
-"""Bytes of the largest params file."""
+"""Maximum size of a params file in bytes."""
 
 
 def load(paths: list[Path]) -> Params:
-    """Read params.yaml and overlays with the differing keys only, later files first in right.
+    """Read params.yaml and its overlays, and return the merged and validated parameters.
 
-    Raises StppError naming file, key and remedy.
+    An overlay holds only the keys that differ. Later files override earlier ones.
+    Raises StppError that names the file, the key and the remedy.
     """
     merged: dict[str, Any] = {}
     for path in paths:
         _merge(merged, read_yaml(path))
     try:
-        # Through JSON: strict, yet YAML lists become the tuples that frozen models hold.
+        # Validate as JSON: this is strict, but it turns YAML lists into the tuples that the frozen models hold.
         return Params.model_validate_json(json.dumps(merged))
     except ValidationError as error:
         lines = _explain(paths, json.loads(json.dumps(merged)), error.errors())
@@ -33,7 +34,7 @@ def load(paths: list[Path]) -> Params:
 
 
 def flatten(params: BaseModel | dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested parameters under dotted names, as MLflow and `dvc params` show them: {"train.lr": 0.001}."""
+    """Return nested parameters by dotted name, as MLflow and `dvc params` show them: {"train.lr": 0.001}."""
     values = params.model_dump() if isinstance(params, BaseModel) else params
     flat: dict[str, Any] = {}
     for key, value in values.items():
@@ -45,12 +46,12 @@ def flatten(params: BaseModel | dict[str, Any], prefix: str = "") -> dict[str, A
 
 
 def schema() -> str:
-    """params.schema.json, which editors check params.yaml against."""
+    """Return the text of params.schema.json, against which editors check params.yaml."""
     return json.dumps(Params.model_json_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
 def as_yaml(params: Params) -> str:
-    """params.yaml with every value of `params`."""
+    """Return the text of a params.yaml with every value of `params`; section `toy` only if `data.kind` is toy."""
     from ruamel.yaml import YAML
     from ruamel.yaml.comments import CommentedSeq
 
@@ -73,12 +74,16 @@ def as_yaml(params: Params) -> str:
 
 
 def edited(path: Path, values: Mapping[str, Any], why: Mapping[str, str] | None = None) -> str:
-    """The text of a params file with other values by their dotted names, its comments kept, and reasons beside them."""
+    """Return the text of a params file with some values replaced and all other comments kept.
+
+    values: new values by dotted name; missing keys and sections are added. why: reasons by dotted name; a reason
+    becomes the comment at the end of the key's line.
+    """
     from ruamel.yaml import YAML
     from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
     yaml = YAML()
-    yaml.width = 4096  # lines stay as long as they are
+    yaml.width = 4096  # do not wrap long lines
     yaml.preserve_quotes = True
     yaml.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
     document = yaml.load(read_text(path, PARAMS)) or CommentedMap()
@@ -91,7 +96,7 @@ def edited(path: Path, values: Mapping[str, Any], why: Mapping[str, str] | None 
             section = section[name]
         after = last if last in section else next(reversed(section), last)
         old = section.ca.items.pop(after, None)
-        # A key's token holds its own remark, and all that stands before the next key.
+        # ruamel.yaml keeps one token per key: the comment at the end of its line, and all lines before the next key.
         remark, _, rest = old[2].value.partition("\n") if old and old[2] else ("", "", "")
         if after != last:
             if remark:
@@ -112,7 +117,10 @@ def edited(path: Path, values: Mapping[str, Any], why: Mapping[str, str] | None 
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The sections of a params file as they are written, not checked. Raises StppError naming the file."""
+    """Return the sections of a params file as they are written, without validation.
+
+    Reads the stages of a dvc.yaml, too. Raises StppError that names the file.
+    """
     try:
         raw = parse_yaml(read_text(path, PARAMS))
         json.dumps(raw)
@@ -126,9 +134,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def pipeline_of(stage: str) -> tuple[str, str]:
-    """The folder in pipelines/ that a stage is of, empty for the root, and its variant (what follows an @).
+    """Return the pipeline and the variant of a DVC stage.
 
-    DVC names a stage by its path from where it was called, which need not be the root: `../../dvc.yaml:evaluate`.
+    The pipeline is the name of a folder in pipelines/, or empty for the root pipeline. The variant is the text after
+    `@`, or empty. DVC names a stage by its path from the folder in which `dvc` was called, which need not be the root:
+    `../../dvc.yaml:evaluate`.
     """
     path, _, step = stage.rpartition(":")
     name = Path(path).parent.name
@@ -136,7 +146,10 @@ def pipeline_of(stage: str) -> tuple[str, str]:
 
 
 def code_deps(stage: str) -> list[Path]:
-    """The project's own code among the deps of a stage in its dvc.yaml: files and folders; none if it has no stage."""
+    """Return the deps of a stage in its dvc.yaml that are the project's own code: files and folders below stpp/.
+
+    The list is empty if there is no such stage.
+    """
     pipeline, _ = pipeline_of(stage)
     file = Path("pipelines", pipeline, "dvc.yaml") if pipeline else Path("dvc.yaml")
     stages = read_yaml(file).get("stages", {}) if file.is_file() else {}
@@ -145,9 +158,11 @@ def code_deps(stage: str) -> list[Path]:
 
 
 def overlays_of(stage: str) -> dict[str, Any]:
-    """What lies beside a pipeline and makes it another system: its params.yaml, or a file of the variant's name.
+    """Return the overlays of a stage by file name without suffix.
 
-    Raises StppError if such a file is not readable.
+    An overlay lies beside a pipeline's dvc.yaml and makes the pipeline another system: it is the pipeline's
+    params.yaml, or the file named after the variant. The root pipeline has none.
+    Raises StppError if an overlay is not readable.
     """
     pipeline, variant = pipeline_of(stage)
     files = [Path("pipelines", pipeline, f"{name}.yaml") for name in ("params", variant)] if pipeline else []
@@ -155,6 +170,7 @@ def overlays_of(stage: str) -> dict[str, Any]:
 
 
 def _merge(into: dict[str, Any], other: dict[str, Any]) -> None:
+    """Merge `other` into `into` in place, section by section."""
     for key, value in other.items():
         if isinstance(value, dict) and isinstance(into.get(key), dict):
             _merge(into[key], value)
@@ -163,7 +179,7 @@ def _merge(into: dict[str, Any], other: dict[str, Any]) -> None:
 
 
 def _explain(paths: list[Path], merged: dict[str, Any], errors: list[Any]) -> list[str]:
-    """One line for every key that is wrong, however many kinds of value it could have held."""
+    """Return one line for each wrong key, even if the key allows several types and each of them has an error."""
     wrong: dict[str, list[str]] = {}
     found: dict[str, str] = {}
     for error in errors:
@@ -179,7 +195,7 @@ def _explain(paths: list[Path], merged: dict[str, Any], errors: list[Any]) -> li
 
 
 def _place(error: Any, values: Any) -> list[str]:
-    """The keys that lead to an error, without the kinds of value that pydantic appends to them."""
+    """Return the keys that lead to an error, without the names of the types that pydantic appends to them."""
     place: list[str] = []
     for part in error["loc"]:
         try:

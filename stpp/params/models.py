@@ -1,7 +1,7 @@
-"""The parameters of a run: frozen, strict models of params.yaml.
+"""The parameters of a run: frozen, strict pydantic models of params.yaml.
 
-A parameter has one name, here, in params.yaml, at the point of use and in MLflow. A stage function takes
-the section it needs (`Train`), never all of `Params`.
+A parameter has the same name in this module, in params.yaml, at the point of use and in MLflow. An algorithm takes
+only the section that it needs (`Train`), never all of `Params`.
 """
 
 import re
@@ -33,13 +33,17 @@ Level = Annotated[int, Field(ge=0, le=255)]
 ClassName = Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Text = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Name = Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
-"""What becomes part of a path."""
+"""A name that becomes part of a path."""
 
 WRITTEN = re.compile(r"^-?\d{1,9}([./]\d{1,9})?$")
+"""A number as `Subset.fraction` may write it: `1`, `0.125` or `1/8`."""
 
 
 def one_of(*tables: Mapping[str, str]) -> tuple[Any, Any]:
-    """A name that one of the tables has; what is added to a table is allowed from then on."""
+    """Return annotations for a string that must be a key of one of the tables.
+
+    A key that is added to a table is then allowed, and appears in the JSON schema, without a change here.
+    """
 
     def known(name: str) -> str:
         names = [name for table in tables for name in table]
@@ -55,7 +59,10 @@ def one_of(*tables: Mapping[str, str]) -> tuple[Any, Any]:
 
 
 class Section(BaseModel):
-    """A section of params.yaml: immutable, no type coercion, no unknown keys, no infinite numbers."""
+    """A section of params.yaml.
+
+    It is immutable. It coerces no types, and rejects unknown keys, NaN and infinite numbers.
+    """
 
     model_config = ConfigDict(
         frozen=True, strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
@@ -63,36 +70,40 @@ class Section(BaseModel):
 
 
 class Toy(Section):
-    """What `stpp draw` draws: the embedded data set."""
+    """The embedded toy data set, which `stpp draw` draws."""
 
     images: Annotated[int, Field(ge=1, le=10**6)] = 300
+    """Number of images."""
     size: Annotated[int, Field(ge=32, le=1024)] = 96
-    """Height and width in pixels."""
+    """Height and width of an image in pixels."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
 
 class Data(Section):
-    """The data set: where it lies, how its files are named, what its mask values mean."""
+    """The data set: the folder that holds it, the names of its files, and the meaning of its mask values."""
 
     name: Name
-    """A name for reports and the MLflow experiment."""
+    """Name of the data set in reports, and of its MLflow experiment."""
     kind: Annotated[str, *one_of(LAYOUTS)]
+    """Layout of the files. `folder`: the layout that the fields below describe. Other kinds have a built-in layout."""
     root: Text
-    """Folder that holds the images and masks. No stage but `prepare` is re-run when it moves."""
+    """Folder that holds the images and masks. If it moves, DVC re-runs `check` and `prepare`, no other stage."""
     images: Text | None = None
-    """folder: pattern of image paths below root; `{name}` stands for one part of a path: `{set}/{name}.jpg`."""
+    """Kind folder: pattern of image paths below `root`, such as `{set}/{name}.jpg`. A placeholder in braces stands for
+    one part of a path."""
     masks: Text | None = None
-    """folder: pattern of mask paths with the same placeholders: `{set}annot/{name}.png`."""
+    """Kind folder: pattern of mask paths below `root` with the placeholders of `images`, as `{set}annot/{name}.png`."""
     list: Text | None = None
-    """folder: file below root with one image, or image and mask, a line; with `images`, also ids of what that finds."""
+    """Kind folder: text file below `root` with one image, or one image and its mask, per line. If `images` is given, a
+    line may also hold the id of an image that the pattern finds."""
     classes: Annotated[tuple[ClassName, ...], Field(max_length=IGNORE)] | None = None
-    """folder: class names in the order of their ids, 0 first."""
+    """Kind folder: class names in the order of their ids, starting with id 0."""
     palette: Annotated[tuple[tuple[Level, Level, Level], ...], Field(max_length=IGNORE)] | None = None
-    """folder: red, green, blue of every class; without it colours are chosen."""
+    """Kind folder: colour of every class as red, green, blue. Default: the colours of Pascal VOC."""
     values: Annotated[dict[str, Level | Literal["ignore"]], Field(max_length=65536)] | None = None
-    """A class id or `ignore` by mask value (`11: ignore`, `255: 1`); values not named mean themselves."""
+    """Kind folder: class id or `ignore` by mask value (`11: ignore`, `255: 1`). Other values mean themselves."""
     ignore: Annotated[int, Field(ge=0, le=65535)] | None = IGNORE
-    """Mask value without a class; it never enters a loss or a score. `null`: there is none."""
+    """Mask value of pixels without a class. They never enter a loss or a score. `null`: there is no such value."""
 
     @field_validator("values", mode="before")
     @classmethod
@@ -141,16 +152,19 @@ class Data(Section):
 
 
 class Subset(Section):
-    """A set of images: candidates, and how many of them. Candidates taken by an earlier set are left out."""
+    """A set of images: which images are candidates, and how many of them it takes.
+
+    Candidates that an earlier set has taken are left out.
+    """
 
     list: Text | None = None
-    """A list below splits/: one id or image path a line (a second column is allowed, as published lists have)."""
+    """File below splits/ with one id or image path per line. A second column is allowed, as in published lists."""
     ids: Text | None = None
-    """A pattern of ids, as in a shell: `train/*`."""
+    """Shell-style pattern of ids, such as `train/*`."""
     count: Count | None = None
-    """Draw so many of the candidates."""
+    """Number of candidates to draw."""
     fraction: Annotated[str, Field(max_length=32)] | Annotated[float, Field(gt=0, le=1)] | None = None
-    """Draw this part of the candidates: "1/8" or 0.125."""
+    """Share of the candidates to draw, such as "1/8" or 0.125."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -164,12 +178,12 @@ class Subset(Section):
 
     @property
     def part(self) -> Fraction | None:
-        """`fraction` as a number in (0, 1]; None where it is left out."""
+        """`fraction` as an exact number in (0, 1], or None if it is not given. Raises ValueError if it is invalid."""
         if self.fraction is None:
             return None
         text = str(self.fraction)
         try:
-            if isinstance(self.fraction, str) and not WRITTEN.match(text):  # 1e-99999999 would fill the memory
+            if isinstance(self.fraction, str) and not WRITTEN.match(text):  # "1e-99999999" would fill the memory
                 raise ValueError
             part = Fraction(text)
         except (ValueError, ZeroDivisionError):
@@ -180,56 +194,65 @@ class Subset(Section):
 
 
 class Split(Section):
-    """D_l, D_u and the images for validation and the final test; drawn in the order test, val, labeled, unlabeled."""
+    """The labelled set D_l, the unlabelled set D_u, and the images for validation and for the final test.
+
+    Sets with a `list` take their images first. Then images are drawn in the order test, val, labeled, unlabeled.
+    """
 
     name: Name
     seed: Seed = 0
     stratify: bool = False
-    """Draw labelled images so that the classes present are covered evenly."""
+    """Draw labelled images so that the classes that occur are covered evenly."""
     labeled: Subset
     unlabeled: Subset = Subset()
-    """By default all that no other set has taken."""
+    """Default: all images that no other set has taken."""
     val: Subset
     test: Subset | None = None
 
 
 class Model(Section):
+    """The network, the weights that it starts from, and its precision."""
+
     network: Annotated[str, *one_of(NETWORKS)] = "deeplabv3plus"
     backbone: Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9_]+$")] = "resnet50"
-    """resnet18, 34, 50, 101 of torchvision, or a network of timm with a map at stride 4 that can be dilated:
-    `stpp backbone list`."""
+    """resnet18, resnet34, resnet50 or resnet101 of torchvision, or a timm network. The timm network needs a feature map
+    at stride 4 and must allow dilation. `stpp backbone list` lists all that fit."""
     weights: Text = "none"
-    """Start of every training: `none`; published weights by torchvision's name (IMAGENET1K_V1) or timm's tag (in1k);
-    `package`, those that an installed package ships (tf_efficientnet_lite0); or a file below weights/ (a backbone or a
-    whole network)."""
+    """Weights that every training starts from. `none`: random weights. A torchvision name (IMAGENET1K_V1) or a timm tag
+    (in1k): published weights. `package`: weights that an installed package ships (for backbone tf_efficientnet_lite0).
+    Otherwise a file below weights/ that holds a backbone or a whole network."""
     output_stride: Literal[8, 16] = 8
     precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16: autocast in training and prediction."""
+    """`bfloat16`: autocast in training and prediction."""
 
 
 class Train(Section):
-    """Training, the same for the teacher and the students (paper, 4.1)."""
+    """Training, with the same settings for the teacher and the students (paper, 4.1)."""
 
     seed: Seed = 0
     epochs: Annotated[int, Field(ge=1, le=10**6)] | None = None
-    """Length of every training: each goes so many times through its images. 80 where `iterations` is not given."""
+    """Length of every training in epochs: passes through its images. Default: 80 if `iterations` is not given."""
     iterations: Annotated[int, Field(ge=1, le=10**9)] | None = None
-    """Length in place of `epochs`: each training has so many batches, however many images it has."""
+    """Length of every training in batches, in place of `epochs`. All trainings then have the same length, even if they
+    differ in the number of images."""
     val_points: Annotated[int, Field(ge=1, le=10**6)] | None = None
-    """How often val is measured: at so many points of a training, evenly spaced, or (a multiple of `checkpoints`, which
-    are kept at some of them) somewhat fewer. Left out: after every epoch, or 10 where `iterations` are given."""
+    """Number of points, evenly spaced over a training, at which val is measured. The `checkpoints` are kept at some of
+    these points, so the number is rounded down to a multiple of `checkpoints` (and is at least that). Default: after
+    every epoch, or 10 points if `iterations` is given."""
     batch_size: Annotated[int, Field(ge=2, le=65536)] = 16
-    """At least 2: the image pooling branch normalises one value a channel and image."""
+    """Images per batch, over all processes. At least 2, because the batch norm of the image pooling branch sees one
+    value per channel and image."""
     lr: Positive = 0.001
-    """Base learning rate of the backbone at batch size 16; scaled by batch_size / 16."""
+    """Base learning rate of the backbone at batch size 16. It is scaled by batch_size / 16."""
     head_lr_factor: Positive = 10.0
-    """Learning rate of a head that starts at random, as a multiple of the backbone's."""
+    """Learning rate of a head that starts from random weights, as a multiple of the backbone's learning rate."""
     momentum: Probability = 0.9
     weight_decay: Factor = 1e-4
     checkpoints: Annotated[int, Field(ge=2, le=1000)] = 3
-    """K, checkpoints kept evenly while the teacher trains (paper, 3.4)."""
+    """K: number of checkpoints that are kept, evenly spaced, while the teacher trains (paper, 3.4)."""
     keep: Literal["last", "best_val"] = "last"
-    """Which epoch labels and is evaluated. best_val chooses on val: a leak; both numbers are always logged."""
+    """The epoch whose weights label images and are evaluated. `best_val` chooses the epoch on val, which is a leak. The
+    val mIoU of the last and of the best epoch are always logged."""
 
     @model_validator(mode="before")
     @classmethod
@@ -254,10 +277,10 @@ def _ordered(name: str, values: tuple[float, float]) -> None:
 
 
 class Weak(Section):
-    """A_w (paper, 4.1): random resize, pad, crop, flip."""
+    """A_w, the weak augmentation (paper, 4.1): random resize, pad, crop and flip."""
 
     base: Annotated[int, Field(ge=8, le=65536)] = 400
-    """Long side of the image in pixels that `scale` multiplies: 400 on Pascal, 2048 on Cityscapes."""
+    """Long side of the image in pixels. `scale` multiplies it. 400 on Pascal, 2048 on Cityscapes."""
     scale: Range = (0.5, 2.0)
     crop: Annotated[int, Field(ge=16, le=16384)] = 321
     """Height and width of a training crop in pixels."""
@@ -274,23 +297,32 @@ class Weak(Section):
 
 
 class Strong(Section):
-    """A_s (paper, 3.3), applied after A_w to unlabelled images only. A part is left out at probability 0."""
+    """A_s, the strong augmentation (paper, 3.3). The paper applies it after A_w, to unlabelled images only.
+
+    A part with probability 0 is left out.
+    """
 
     jitter: Probability = 0.8
+    """Probability of colour jitter, which changes brightness, contrast, saturation and hue."""
     brightness: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """The brightness is multiplied by a factor from 1 - brightness to 1 + brightness."""
     contrast: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """The contrast is multiplied by a factor from 1 - contrast to 1 + contrast."""
     saturation: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """The saturation is multiplied by a factor from 1 - saturation to 1 + saturation."""
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.25
+    """The hue is shifted by a value from -hue to hue."""
     grayscale: Probability = 0.2
     blur: Probability = 0.5
     blur_sigma: Range = (0.1, 2.0)
     cutout: Probability = 0.5
     cutout_area: Range = (0.02, 0.4)
-    """Part of the crop that the rectangle covers."""
+    """Area of the rectangle as a share of the crop; bounds of the draw."""
     cutout_aspect: Range = (0.3, 1 / 0.3)
-    """Height over width of the rectangle."""
+    """Height / width of the rectangle; bounds of the draw."""
     more: tuple[dict[str, dict[str, Any]], ...] = ()
-    """Transforms of albumentations with their arguments, applied before CutOut: `- {Solarize: {p: 0.2}}`."""
+    """Further transforms with their arguments, applied before CutOut, such as `- {Solarize: {p: 0.2}}`. The transforms
+    are those of albumentations and of the table in stpp/data/augmentations.py."""
 
     @model_validator(mode="after")
     def _ranges_are_ordered(self) -> Self:
@@ -308,77 +340,91 @@ class Strong(Section):
 
 
 class Augment(Section):
+    """The augmentations of training images."""
+
     weak: Weak = Weak()
     strong: Strong = Strong()
     strong_labeled: Strong | None = None
-    """A_s for the labelled images as well, after A_w (ablations of Figure 3); null: none, as in the paper's method."""
+    """A_s for the labelled images, too, after A_w (ablations of Figure 3). `null`: none, as in the paper's method."""
 
 
 class Score(Section):
-    """Stability scores (paper, 3.4): plain forward passes of the K checkpoints."""
+    """Stability scores of the unlabelled images (paper, 3.4), from plain forward passes of the K checkpoints."""
 
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 8
     shards: Annotated[int, Field(ge=1, le=4096)] = 8
-    """Scored one shard of images after the other; a killed run goes on from the last finished one."""
+    """Number of shards that the images are divided into. A killed run resumes after the last finished shard."""
     criteria: tuple[Annotated[str, *one_of(CRITERIA)], ...] = ()
-    """Scores besides, for `select.by`: the mean over an image's pixels of how certain f_K is by all classes."""
+    """Further scores, which `select.by` can name. Each is the mean over an image's pixels of the certainty of f_K. The
+    certainty of a pixel follows from the probabilities of all classes."""
     max_pixels: MaxPixels = 2**22
-    """Images of more pixels are predicted in overlapping windows of at most 1024 x 1024."""
+    """An image with more pixels is predicted in overlapping windows of at most 1024 x 1024 pixels. A batch of several
+    images has no more pixels than this."""
 
 
 class Select(Section):
-    """Which unlabelled images are called reliable (paper, 3.4)."""
+    """Selection of the reliable images among the unlabelled ones (paper, 3.4)."""
 
     by: Annotated[str, *one_of(RANKINGS, CRITERIA)] = "stability"
-    """What ranks them: s_i (the paper); chance (blind, its Table 4); mean confidence of M_iK; s_i, the lowest first;
-    the true mIoU of M_iK, which needs masks of all unlabelled images and is no method, but its upper bound; or one of
+    """Score that ranks the images, highest first. `stability`: s_i, as in the paper. `random`: chance (blind selection
+    in the paper's Table 4). `confidence`: mean confidence of M_iK. `inverse`: s_i, lowest first. `oracle`: true mIoU of
+    M_iK, which needs masks of all unlabelled images; it is not a method but its upper bound. Or one of
     `score.criteria`."""
     seed: Seed = 0
-    """Of `by: random` alone."""
+    """Seed of `by: random`. Other rankings do not use it."""
     ratio: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """T / N, the part of the unlabelled images called reliable (paper, 4.1: the top 50 %)."""
+    """T / N: share of the unlabelled images that is selected as reliable (paper, 4.1: the top 50 %)."""
 
 
 class Label(Section):
-    """Pseudo labels by test-time augmentation (paper, 4.1)."""
+    """Pseudo labels, predicted with test-time augmentation (paper, 4.1)."""
 
     threshold: Probability | None = None
-    """Pixels of lower confidence are ignored (paper, Appendix D: 0.5); null: all are labelled, as in ST and ST++."""
+    """Pixels with a lower confidence are ignored (paper, Appendix D: 0.5). `null`: all pixels are labelled, as in ST
+    and ST++."""
 
     scales: Annotated[tuple[Scale, ...], Field(min_length=1, max_length=64)] = (0.5, 0.75, 1.0, 1.5, 2.0)
+    """Scales of test-time augmentation."""
     flip: bool = True
+    """Predict every scale of the flipped image, too."""
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 8
     shards: Annotated[int, Field(ge=1, le=4096)] = 8
-    """Zip files of a mask set."""
+    """Number of zip files in a mask set."""
     max_pixels: MaxPixels = 2**22
-    """Images of more pixels are labelled in overlapping windows of at most 1024 x 1024, each at all scales."""
+    """An image with more pixels is labelled in overlapping windows of at most 1024 x 1024 pixels, each at all scales. A
+    batch of several images has no more pixels than this."""
 
 
 class Online(Section):
-    """Online labelling (paper, Appendix C): the strong view learns what the model now says of the weak one."""
+    """Online labelling (paper, Appendix C).
+
+    The model's current prediction on the weak view of an image is the pseudo label of its strong view.
+    """
 
     threshold: Probability = 0.95
-    """Pixels of lower confidence teach nothing."""
+    """Pixels with a lower confidence contribute nothing to the loss."""
     weight: Factor = 1.0
-    """lambda of Eq. 1."""
+    """lambda of Eq. 1, the weight of the loss on unlabelled images."""
 
 
 class Evaluate(Section):
     """Evaluation at original resolution (paper, 4.1: whole images, no test-time augmentation)."""
 
     window: Side | None = None
-    """Side in pixels of a sliding window, whose probabilities are averaged; null: whole images."""
+    """Side of a square sliding window in pixels. Probabilities are averaged where windows overlap. `null`: whole
+    images."""
     stride: Annotated[int, Field(ge=1, le=65536)] | None = None
-    """Step of the window in pixels; null: two thirds of it."""
+    """Step of the window in pixels. `null`: two thirds of `window`."""
     scales: Annotated[tuple[Scale, ...], Field(min_length=1, max_length=64)] = (1.0,)
-    """Scales of test-time augmentation; (1.0) alone is none."""
+    """Scales of test-time augmentation. [1.0] without `flip` means no test-time augmentation."""
     flip: bool = False
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 8
     max_pixels: MaxPixels = 2**22
-    """Images of more pixels are predicted in overlapping windows of at most 1024 x 1024; of no account with `window`
-    and one scale, which bounds the memory by itself."""
+    """An image with more pixels is predicted in overlapping windows of at most 1024 x 1024 pixels. A `window` without
+    test-time augmentation bounds the memory by itself and replaces these windows. A batch of several images has no more
+    pixels than this."""
     panels: Annotated[int, Field(ge=0, le=64)] = 6
-    """Validation images shown with the predictions of every model."""
+    """Number of validation images that are shown with the predictions of every model."""
 
     @model_validator(mode="after")
     def _windows_leave_no_gap(self) -> Self:
@@ -390,19 +436,26 @@ class Evaluate(Section):
 
 
 class Runtime(Section):
-    """How to run, not what: in no stage's parameters."""
+    """How to compute, not what.
+
+    A change re-runs only the stage `check`, because no other stage has these values among its params.
+    """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: Annotated[int, Field(ge=0, le=1024)] = 2
-    """Processes that load images."""
+    """Processes that load images; 0: the main process loads them. `prepare` reads files in this many threads."""
     threads: Annotated[int, Field(ge=1, le=4096)] | None = None
-    """CPU threads of torch; without it, torch's choice. Training is bit for bit the same for the same count only."""
+    """CPU threads of torch. `null`: torch chooses. Training gives the same result bit for bit only with the same number
+    of threads."""
     cache_gb: Positive | None = None
-    """Gigabytes of decoded images and masks kept in .stpp/decoded/; null: each is decoded whenever it is read. Results
-    are the same. Pays where decoding is slow, as for large PNGs; 2048 x 1024 pixels with a mask take 0.0084."""
+    """Maximum size in gigabytes of the cache of decoded images and masks in .stpp/decoded/. `null`: no cache; a file is
+    decoded whenever it is read. The results are the same. The cache pays off where decoding is slow, as for large PNGs.
+    An image of 2048 x 1024 pixels with its mask takes 0.0084 GB."""
 
 
 class Params(Section):
+    """All parameters of a run: the sections of params.yaml."""
+
     toy: Toy = Toy()
     data: Data
     split: Split

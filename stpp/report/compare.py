@@ -1,4 +1,7 @@
-"""Figures over several systems, after the paper's: what each needs is read by the stage that draws it."""
+"""The paper's figures that compare several systems.
+
+This module reads no files: the stage `figure` reads the numbers that a figure needs.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,18 +20,18 @@ Metrics = dict[str, Any]
 
 @dataclass(frozen=True)
 class Known:
-    """What was measured, of all systems given."""
+    """The measured numbers that the figures use, of all given systems."""
 
     miou: dict[str, float] = field(default_factory=dict)
-    """On val by model, in [0, 1]."""
+    """mIoU on val by model, in [0, 1]."""
     pseudo: dict[str, float] = field(default_factory=dict)
-    """Of mask sets by group, in [0, 1]."""
+    """mIoU of pseudo masks by mask set, in [0, 1]."""
     curves: dict[str, list[dict[str, str]]] = field(default_factory=dict)
     """Rows of curve.csv by model."""
 
 
 def known(metrics: list[Metrics], curves: dict[str, list[dict[str, str]]]) -> Known:
-    """The numbers of several metrics.json together; where two name one model, the first counts."""
+    """Merge the numbers of several metrics.json. If two of them have the same model or mask set, the first counts."""
     miou: dict[str, float] = {}
     pseudo: dict[str, float] = {}
     for one in metrics:
@@ -40,7 +43,7 @@ def known(metrics: list[Metrics], curves: dict[str, list[dict[str, str]]]) -> Kn
 
 
 def draw(name: str, what: Known, path: Path) -> None:
-    """Draw the figure of that name (a key of FIGURES) as a PNG."""
+    """Draw the figure `name` (a key of FIGURES) and write it to `path` as a PNG."""
     save(partial(FIGURES[name], what), path)
 
 
@@ -50,13 +53,13 @@ def _sda_curves(what: Known) -> Figure:
 
 
 def _sda_sets(what: Known) -> Figure:
-    """Figure 3a: A_s on no set, on the unlabelled one, on both."""
+    """Figure 3a: A_s on no set, on the unlabelled set, and on both sets."""
     bars = {"suponly": "SupOnly", "plain": "on none", "st": "on unlabelled\n(ST)", "both_sets": "on both"}
     return _bars(what.miou, bars, "Strong augmentation, by the images that get it")
 
 
 def _sda_parts(what: Known) -> Figure:
-    """Figure 3b: each part of A_s alone and left out, and CutOut on labelled images."""
+    """Figure 3b: each part of A_s alone, each part left out, and CutOut on labelled images, too."""
     bars = {"plain": "none"}
     bars |= {f"only_{part}": f"{shown}\nalone" for part, shown in PARTS.items()}
     bars |= {f"no_{part}": f"no\n{shown}" for part, shown in PARTS.items()}
@@ -65,19 +68,19 @@ def _sda_parts(what: Known) -> Figure:
 
 
 def _boosted(what: Known) -> Figure:
-    """Figures 4 and 5: quality of reliable and unreliable masks, and of the unreliable ones labelled by student 1."""
+    """Figures 4 and 5: quality of the masks of reliable and of unreliable images, the latter also by student 1."""
     bars = {"reliable": "reliable,\nby the teacher", "unreliable": "unreliable,\nby the teacher"}
     return _bars(what.pseudo, bars | {"boosted": "unreliable,\nby student 1"}, "Pseudo masks against true ones", on="")
 
 
 def _stages(what: Known) -> Figure:
-    """Figure 6: mIoU after each stage of ST++, beside ST."""
+    """Figure 6: mIoU after each stage of ST++, compared with ST."""
     steps = {"suponly": "teacher\n(SupOnly)", "student_1": "student 1", "stpp": "student 2\n(ST++)"}
     return _steps(what.miou, steps, "st", "ST", "ST++ stage by stage")
 
 
 def _iterations(what: Known) -> Figure:
-    """Figure 8: extra rounds of re-training after ST++."""
+    """Figure 8: mIoU after extra rounds of re-training that follow ST++."""
     steps = {"stpp": "ST++"} | {f"round_{n}": f"{n} round{'s' if n > 1 else ''}\nmore" for n in (1, 2, 3)}
     return _steps(what.miou, steps, "suponly", "SupOnly", "Iterative re-training")
 
@@ -92,7 +95,7 @@ FIGURES: dict[str, Callable[[Known], Figure]] = {
 }
 
 
-# What is alike looks alike; bars of no such kind are plain.
+# Colour and hatch of a bar by the prefix of its key, so that related bars look alike. Other bars are plain.
 LOOKS = {
     "only_": (COLOURS[4], HATCHES[1]),
     "no_": (COLOURS[1], HATCHES[4]),
@@ -104,7 +107,11 @@ LOOKS = {
 
 
 def _bars(values: dict[str, float], names: dict[str, str], title: str, on: str = " on val") -> Figure:
-    """mIoU (%) by name, the difference to the first in small print."""
+    """Draw mIoU (%) as bars, with the difference to the first bar in small print.
+
+    values: mIoU in [0, 1] by key. names: text under each bar by key, in the order of the bars. Keys without a value are
+    left out.
+    """
     shown = {key: name for key, name in names.items() if key in values}
     if not shown:
         return empty("nothing of this figure was run")
@@ -128,7 +135,10 @@ def _bars(values: dict[str, float], names: dict[str, str], title: str, on: str =
 
 
 def _steps(values: dict[str, float], names: dict[str, str], other: str, other_name: str, title: str) -> Figure:
-    """mIoU (%) on val from stage to stage, and a line to compare with."""
+    """Draw mIoU (%) on val from stage to stage, and the model `other` as a horizontal line to compare with.
+
+    values: mIoU in [0, 1] by key. names: text under each stage by key. Keys without a value are left out.
+    """
     shown = {key: name for key, name in names.items() if key in values}
     if not shown:
         return empty("nothing of this figure was run")
@@ -137,7 +147,7 @@ def _steps(values: dict[str, float], names: dict[str, str], other: str, other_na
     y = 100 * np.array([values[key] for key in shown])
     ax.plot(range(len(y)), y, color=COLOURS[0], ls=LINES[0], marker=MARKERS[0], ms=7, label=label("stpp"))
     for x, value in enumerate(y):
-        behind = {"fc": "white", "ec": "none", "pad": 0.5, "alpha": 0.85}  # a line may pass there
+        behind = {"fc": "white", "ec": "none", "pad": 0.5, "alpha": 0.85}  # keeps the number readable on a line
         ax.annotate(f"{value:.1f}", (x, value), (0, 8), textcoords="offset points", ha="center", bbox=behind)
     if other in values:
         ax.axhline(100 * values[other], color=COLOURS[3], ls=LINES[1], label=f"{other_name}: {percent(values[other])}")

@@ -1,4 +1,4 @@
-"""Two evaluated runs beside each other: in what they differ, and what came of it."""
+"""Comparison of two evaluated runs: the differences in their inputs, and the differences in their results."""
 
 import math
 from dataclasses import dataclass, field
@@ -13,21 +13,22 @@ NONE = "-"
 
 @dataclass
 class Evaluated:
-    """What is known of a run and of its final model; what is not known is empty."""
+    """An evaluated run: its inputs, and the scores of its final model. Unknown fields are empty."""
 
     name: str
     model: str
     miou: dict[str, float]
-    """By set, 0 to 1."""
+    """mIoU by set, in [0, 1]."""
     classes: dict[str, float]
-    """IoU of val by class, 0 to 1; NaN where val has no pixel of it."""
+    """IoU on val by class, in [0, 1]; NaN if no true and no predicted pixel has the class."""
     digests: dict[str, str] = field(default_factory=dict)
-    """Of data and split, and of the images that each set was measured on."""
+    """Digests of data and split, and of the images that each set was measured on."""
     executions: list[Execution] = field(default_factory=list)
+    """The lineage: executions of all stages behind the run, its own first."""
 
     @property
     def params(self) -> dict[str, Any]:
-        """Parameters of all that is behind it, by file and dotted key."""
+        """Parameters of all stages behind the run, by `file: dotted key`."""
         return {
             f"{file}: {key}": value
             for execution in reversed(self.executions)
@@ -37,12 +38,12 @@ class Evaluated:
 
     @property
     def code(self) -> dict[str, str]:
-        """md5 of every file of code behind it."""
+        """md5 of all code behind the run, by path."""
         return {dep.path: dep.md5 for execution in reversed(self.executions) for dep in execution.deps if dep.is_code}
 
 
 def differences(one: Evaluated, other: Evaluated) -> list[str]:
-    """Lines that say in which parameters, data, split and code two runs differ."""
+    """Return lines that say in which parameters, code, data and split two runs differ."""
     lines = []
     if not one.executions or not other.executions:
         unknown = " and ".join(run.name for run in (one, other) if not run.executions)
@@ -54,7 +55,10 @@ def differences(one: Evaluated, other: Evaluated) -> list[str]:
 
 
 def _changed(what: str, one: dict[str, Any], other: dict[str, Any], whole: bool) -> list[str]:
-    """whole: values are short enough to be read."""
+    """Return a line that counts the differences, and one line for each key that differs.
+
+    whole: show each value in full, not only its first 12 characters.
+    """
     keys = [key for key in dict.fromkeys((*one, *other)) if one.get(key, NONE) != other.get(key, NONE)]
     if not keys:
         return [f"{what}: equal"]
@@ -69,7 +73,7 @@ def _short(value: Any, whole: bool) -> str:
 
 
 def table(one: Evaluated, other: Evaluated) -> str:
-    """mIoU by set and IoU on val by class, in %, side by side with the difference."""
+    """Return a table of mIoU by set and IoU on val by class, in %, of two runs with their difference."""
     head = ("", LABELS.get(one.model, one.model), LABELS.get(other.model, other.model), "difference")
     rows = [head]
     for name in dict.fromkeys((*one.miou, *other.miou)):

@@ -1,8 +1,9 @@
-"""How names of models and mask sets are shown to people, and how names from outside are made fit to show."""
+"""Display names of models and mask sets, and functions that make names from outside safe to display."""
 
 from stpp.store.files import printable
 
 PARTS = {"jitter": "colour jitter", "grayscale": "greyscale", "blur": "blur", "cutout": "CutOut"}
+"""Display name of each part of A_s, by its parameter."""
 
 LABELS = {
     "suponly": "SupOnly",
@@ -30,6 +31,7 @@ LABELS = {
     "pixel_all": "all pixels, the others by student 1",
     **{f"for_round_{n}": f"all, for round {n}" for n in (1, 2, 3)},
 }
+"""Display name by model or mask set."""
 
 TEACHERS = {
     "suponly": "",
@@ -40,17 +42,18 @@ TEACHERS = {
     "round_1": "stpp",
     **{f"round_{n}": f"round_{n - 1}" for n in (2, 3)},
 }
+"""The model that labels images for a model, by that model; empty if there is none. For all others it is SupOnly."""
 
 
 def teacher_of(model: str) -> str:
-    """The model that labels for another one of the pipelines; empty if none does."""
+    """Return the model whose pseudo labels train `model` in the pipelines, or an empty string if there is none."""
     return TEACHERS.get(model, "suponly")
 
 
 def one_line(name: str, length: int = 28) -> str:
-    """A name of any origin as printable characters on one line, cut in the middle to at most `length` of them.
+    """Return a name of any origin as one line of printable characters, cut in the middle to at most `length` of them.
 
-    Control and formatting characters and lone surrogates become U+FFFD: they could break a line or reverse it.
+    Control and formatting characters and lone surrogates become U+FFFD, because they could break or reverse a line.
     """
     shown = printable(name)
     if len(shown) <= length:

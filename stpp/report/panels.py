@@ -1,4 +1,7 @@
-"""Pictures of masks beside their images, in the colours of the data set; pixel for pixel, so drawn with Pillow."""
+"""Pictures of masks beside their images, in the colours of the data set.
+
+Masks are shown pixel for pixel, so the pictures are drawn with Pillow and not with matplotlib.
+"""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -16,17 +19,17 @@ from stpp.store.manifest import Rgb
 from stpp.store.masks import IGNORE
 
 Cell = NDArray[np.uint8] | None
-"""RGB (H, W, 3), a mask of class ids (H, W) with 255 ignored, or nothing."""
+"""An RGB image (H, W, 3), a mask of class ids (H, W) with 255 for ignored pixels, or None for an empty cell."""
 Font = ImageFont.FreeTypeFont
 
 WIDTH = 2000
 SIDE = 320
-"""Pixels: the picture is at most so wide, and so is a cell, which is no higher either."""
+"""WIDTH: maximum width of a picture. SIDE: maximum width and height of a cell. In pixels."""
 GAP = 8
 IDS = 132
-"""Pixels: the column of ids is at most so wide."""
+"""Maximum width of the column of ids in pixels."""
 STRIPES = ((232, 232, 232), (196, 196, 196))
-"""Light greys that stand, in diagonal stripes, for ignored pixels."""
+"""Light greys of the diagonal stripes that mark ignored pixels."""
 INK, FAINT = (20, 20, 20), (150, 150, 150)
 
 
@@ -38,10 +41,12 @@ def panel(
     path: Path,
     note: str = "",
 ) -> None:
-    """Draw a grid: one row an image with its id, one cell a title; below it the classes that occur, and the note.
+    """Draw a grid of images and masks, and write it to `path` as a PNG.
 
-    Cells of a size above 320 px are shrunk, smaller ones enlarged by a whole factor; masks keep their exact colours.
-    Raises ValueError if a row has not one cell for each title, IndexError if a mask holds an id without a colour.
+    rows: for each image its id and its cells, one cell per title. Below the grid stand the classes that occur, and
+    `note`. Pictures above the size of a cell (at most 320 px) are shrunk, smaller ones are enlarged by a whole factor.
+    Masks keep their exact colours. Raises ValueError if a row does not have one cell for each title, and IndexError if
+    a mask holds an id without a colour.
     """
     side = min(SIDE, (WIDTH - IDS - GAP * (len(titles) + 2)) // max(1, len(titles)))
     pictures = [[_shown(cell, palette, side) for _, cell in zip(titles, cells, strict=True)] for _, cells in rows]
@@ -97,7 +102,11 @@ def contact_sheet(
     path: Path,
     columns: int = 4,
 ) -> None:
-    """Draw images with their masks beside them, several pairs a row, each under its caption; the classes below."""
+    """Draw images with their masks beside them, and write them to `path` as a PNG.
+
+    images: for each pair its caption, the image and the mask. columns: pairs per row. Each pair stands under its
+    caption. Below all pairs stand the classes that occur.
+    """
     side = (WIDTH - GAP * (2 * columns + 1)) // (2 * columns)
     pairs = [[_shown(cell, palette, side) for cell in cells] for _, *cells in images]
     font, label = _font(13), _font(13)
@@ -124,7 +133,10 @@ def contact_sheet(
 
 
 def _shown(cell: Cell, palette: Sequence[Rgb], side: int) -> Image.Image | None:
-    """A cell as RGB that fits into a square of `side`; classes of a mask are sampled, never mixed."""
+    """Return a cell as an RGB image that fits into a square of `side` pixels; None for an empty cell.
+
+    A mask is resized with nearest neighbour, which never mixes classes.
+    """
     if cell is None:
         return None
     tall, wide = cell.shape[:2]
@@ -138,7 +150,7 @@ def _shown(cell: Cell, palette: Sequence[Rgb], side: int) -> Image.Image | None:
 
 
 def _coloured(mask: NDArray[np.uint8], palette: Sequence[Rgb]) -> Image.Image:
-    """Class ids (H, W) in their colours, 255 in stripes."""
+    """Return a mask of class ids (H, W) as an RGB image, with 255 as stripes."""
     v, u = np.indices(mask.shape)
     stripes = np.array(STRIPES, dtype=np.uint8)[(u + v) // 4 % 2]
     ignored = mask == IGNORE
@@ -147,7 +159,7 @@ def _coloured(mask: NDArray[np.uint8], palette: Sequence[Rgb]) -> Image.Image:
 
 
 def _size(row: list[Image.Image | None], column: int, side: int) -> tuple[int, int]:
-    """Width and height of a cell; an empty one is as large as the first of its row that is not."""
+    """Return width and height of a cell. An empty cell is as large as the first filled cell of its row."""
     picture = row[column] or next((p for p in row if p is not None), None)
     return picture.size if picture is not None else (side, side * 3 // 4)
 
@@ -155,7 +167,7 @@ def _size(row: list[Image.Image | None], column: int, side: int) -> tuple[int, i
 def _legend(
     rows: Sequence[tuple[str, Sequence[Cell]]], palette: Sequence[Rgb], classes: Sequence[str]
 ) -> list[tuple[str, Image.Image]]:
-    """Name and swatch of every class that occurs in a mask, and of what is ignored."""
+    """Return name and swatch of every class that occurs in a mask, and of ignored pixels if there are any."""
     masks = [cell for _, cells in rows for cell in cells if cell is not None and cell.ndim == 2]
     pixels = sum((np.bincount(mask.ravel(), minlength=256) for mask in masks), np.zeros(256, dtype=np.int64))
     names = [*enumerate(classes), (IGNORE, "ignored")]
@@ -167,7 +179,10 @@ def _legend(
 
 
 def _flow(lengths: list[float], width: int, top: int) -> tuple[list[tuple[int, int]], int]:
-    """Places of the legend's swatches from left to right in lines, and where the legend ends."""
+    """Return the place (x, y) of each swatch of the legend, and the y at which the legend ends.
+
+    Swatches run from left to right, line after line. lengths: width of each name in px. top: y of the first line.
+    """
     places, left, down = [], GAP, top
     for length in lengths:
         need = 24 + round(length) + 2 * GAP
@@ -179,13 +194,16 @@ def _flow(lengths: list[float], width: int, top: int) -> tuple[list[tuple[int, i
 
 
 def _font(size: int) -> Font:
-    """DejaVu Sans, which comes with matplotlib: the same on every machine. size: pixels."""
+    """Return DejaVu Sans, which comes with matplotlib and so is the same on every machine. size: pixels."""
     file = Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
     return ImageFont.truetype(file, size, layout_engine=ImageFont.Layout.BASIC)
 
 
 def _wrapped(text: str, width: float, font: Font, most: int, length: int = 60) -> list[str]:
-    """Text in at most `most` lines of `width` px, broken after a space, `/`, `_` or `-` where there is one."""
+    """Wrap a text into at most `most` lines of `width` px; a text that is too long is cut.
+
+    A line breaks after a space, `/`, `_` or `-` if it has one. length: maximum number of characters.
+    """
     rest, lines = one_line(text, length), list[str]()
     while rest and len(lines) < most:
         fit = _fitting(rest, width, font)
@@ -199,5 +217,5 @@ def _wrapped(text: str, width: float, font: Font, most: int, length: int = 60) -
 
 
 def _fitting(text: str, width: float, font: Font) -> int:
-    """How many characters fit into `width` px; at least 1."""
+    """Return how many characters of a text fit into `width` px; at least 1."""
     return max(1, bisect_right(range(1, len(text) + 1), width, key=lambda n: font.getlength(text[:n])))

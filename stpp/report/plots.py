@@ -1,4 +1,7 @@
-"""Figures of a run, each a function of its arguments to a PNG file: equal inputs give equal bytes."""
+"""Figures of a run. Each function draws its arguments into a PNG file and reads nothing else.
+
+Equal inputs give equal bytes.
+"""
 
 import warnings
 from collections.abc import Callable
@@ -18,7 +21,7 @@ from stpp.report.labels import LABELS, one_line
 from stpp.report.statistics import rank_correlation
 from stpp.store.files import atomic_write
 
-# The colours of Okabe and Ito. Lines, markers and hatches differ too, for a print in grey.
+# The colours of Okabe and Ito. Lines, markers and hatches differ, too, so that figures can be printed in grey.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#000000", "#F0E442")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "p")
@@ -28,8 +31,8 @@ GROUPS = {"unreliable": (COLOURS[1], "////", "s"), "reliable": (COLOURS[0], "", 
 DPI = 110
 WIDTH = 9.5  # inches: 1045 px
 BINS = 20
-ANNOTATED = 12  # classes, up to which the cells of a confusion matrix hold their values
-TICKS = 48  # classes, up to which each has its tick in a confusion matrix
+ANNOTATED = 12  # up to this many classes, the cells of a confusion matrix show their values
+TICKS = 48  # up to this many classes, every class has a tick in a confusion matrix
 STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -39,44 +42,51 @@ STYLE = {
     "hatch.linewidth": 0.6,
     "legend.edgecolor": "none",
     "figure.constrained_layout.use": True,
-    "text.parse_math": False,  # names of classes and models are text, whatever dollar signs they hold
+    "text.parse_math": False,  # names of classes and models are no formulas, even with dollar signs
 }
 
 
 def curves(rows: dict[str, list[dict[str, str]]], path: Path) -> None:
-    """Training loss and val mIoU (%) against epoch.
+    """Plot training loss and val mIoU (%) against the epoch.
 
-    rows: by model, the rows of curve.csv (epoch, train/loss, val/miou in [0, 1], ...); what is missing leaves a gap.
+    rows: by model, the rows of curve.csv (epoch, train/loss, val/miou in [0, 1], ...). A missing value leaves a gap.
     """
     save(partial(curves_figure, rows), path)
 
 
 def stability(scores: dict[str, float], reliable: set[str], quality: dict[str, float], path: Path) -> None:
-    """Stability scores of the unlabelled images, and how well they rank the true quality of the pseudo masks.
+    """Plot the stability scores of the unlabelled images, and how well they rank the true quality of the pseudo masks.
 
-    scores: s_i / (K - 1) by id, in [0, 1]. reliable: the ids selected first. quality: mIoU of an image's pseudo mask
-    against its true one by id, in [0, 1] or NaN; where no image has both numbers, there is no second panel.
+    scores: s_i / (K - 1) by id, in [0, 1]. reliable: ids that were selected as reliable. quality: mIoU of an image's
+    pseudo mask against its true mask by id, in [0, 1] or NaN. If no image has both numbers, there is no second panel.
     """
     save(partial(_stability, scores, reliable, quality), path)
 
 
 def quality(groups: dict[str, float], path: Path) -> None:
-    """mIoU (%) of pseudo masks against true ones. groups: mIoU by mask set, in [0, 1] or NaN."""
+    """Plot mIoU (%) of pseudo masks against true masks. groups: mIoU by mask set, in [0, 1] or NaN."""
     save(partial(_quality, groups), path)
 
 
 def quality_histogram(known: dict[str, list[float]], path: Path) -> None:
-    """So many pseudo masks of each quality (paper, Figure 2). known: mIoU of every mask by group, in [0, 1] or NaN."""
+    """Plot a histogram of the quality of pseudo masks (paper, Figure 2).
+
+    known: by group, the mIoU of every mask, in [0, 1] or NaN.
+    """
     save(partial(_quality_histogram, known), path)
 
 
 def per_class(scores: dict[str, list[float]], classes: tuple[str, ...], path: Path) -> None:
-    """IoU (%) of every class. scores: by model, one value a class in [0, 1], NaN where the class never occurs."""
+    """Plot IoU (%) of every class.
+
+    scores: by model, one value per class in [0, 1], or NaN if the class never occurs. Raises ValueError if a model does
+    not have one value per class.
+    """
     save(partial(_per_class, scores, classes), path)
 
 
 def confusion(matrix: list[list[int]], classes: tuple[str, ...], path: Path) -> None:
-    """Where the pixels of every class go, in % of its pixels. matrix: pixels by (true, predicted) class."""
+    """Plot a confusion matrix in % of the pixels of each true class. matrix: pixels by (true, predicted) class."""
     save(partial(_confusion, matrix, classes), path)
 
 
@@ -84,36 +94,41 @@ def confusion(matrix: list[list[int]], classes: tuple[str, ...], path: Path) -> 
 
 
 def save(draw: Callable[[], Figure], path: Path) -> None:
-    """Draw in the project's style, whatever the user's matplotlibrc says, and put the PNG at `path` whole."""
+    """Draw a figure in the project's style and write it to `path` as a PNG, by an atomic write.
+
+    The user's matplotlibrc has no effect.
+    """
     with matplotlib.style.context(["default", STYLE]), warnings.catch_warnings(), atomic_write(path) as unfinished:
-        # A name in a script that the font lacks shows as boxes; that is no reason to warn or fail.
+        # A name in a script that the font lacks shows as boxes. That is no reason to warn or to fail.
         warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)
         draw().savefig(unfinished, format="png", dpi=DPI, metadata={"Software": None})
 
 
 def figure(height: float = 4.2) -> Figure:
-    """An empty figure of the common width; height in inches."""
-    return Figure(figsize=(WIDTH, height))  # saved as PNG, it is drawn by Agg; pyplot and its state stay out
+    """Return an empty figure of the common width. height: inches."""
+    return Figure(figsize=(WIDTH, height))  # savefig uses Agg for PNG, so pyplot and its global state are not needed
 
 
 def label(name: str) -> str:
-    """How a model or a mask set is called in a figure."""
+    """Return the name of a model or a mask set in a figure."""
     shown = one_line(LABELS.get(name, name))
-    return f" {shown}" if shown.startswith("_") else shown  # legends leave out what starts with an underscore
+    return f" {shown}" if shown.startswith("_") else shown  # legends leave out names that start with an underscore
 
 
 def percent(value: float) -> str:
+    """Return a number in [0, 1] in % with one decimal, or `n/a` if it is not finite."""
     return f"{100 * value:.1f}" if isfinite(value) else "n/a"
 
 
 def empty(text: str) -> Figure:
+    """Return a small figure with only a text, which says why there is nothing to plot."""
     drawn = figure(1.2)
     drawn.text(0.5, 0.5, text, ha="center", va="center", color="#555555")
     return drawn
 
 
 def curves_figure(rows: dict[str, list[dict[str, str]]], names: dict[str, str] | None = None) -> Figure:
-    """names: what models are called in the legend, where not as everywhere."""
+    """Draw the figure of `curves`. names: names in the legend for models whose usual name (`label`) does not fit."""
     if not any(rows.values()):
         return empty("no epoch trained yet")
     drawn = figure(4.1 + 0.22 * len(rows))
@@ -131,7 +146,7 @@ def curves_figure(rows: dict[str, list[dict[str, str]]], names: dict[str, str] |
             ax.lines[-1].set_label(f"{(names or {}).get(model, label(model))}: {last}")
         ax.set(title=title, xlabel="epoch", ylabel=name, xlim=(0, None))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        # Below the axis: where curves fill the panel, there is no place in it that covers none.
+        # The legend stands below the axis: curves may fill the panel, and it must not cover them.
         below = ax.transAxes + ScaledTranslation(0, -0.5, drawn.dpi_scale_trans)
         place = {"loc": "upper left", "bbox_to_anchor": (0, 0), "bbox_transform": below}
         ax.legend(title="after the last epoch", alignment="left", **place)
@@ -183,7 +198,7 @@ def _quality(groups: dict[str, float]) -> Figure:
         ax.annotate(percent(value), at, (0, 3), textcoords="offset points", ha="center")
     ax.set_xticks(range(len(groups)), [label(group) for group in groups])
     ax.set(title="Pseudo masks against true masks", xlabel="pseudo masks", ylabel="mIoU (%)")
-    beside = max(0.8, 2 - len(groups) / 2)  # as wide as three bars at least, with these in the middle
+    beside = max(0.8, 2 - len(groups) / 2)  # room for at least three bars, with the drawn bars in the middle
     ax.set(xlim=(-beside, len(groups) - 1 + beside), ylim=(0, 105))
     ax.grid(visible=False, axis="x")
     return drawn
@@ -213,7 +228,7 @@ def _quality_histogram(known: dict[str, list[float]]) -> Figure:
 def _per_class(scores: dict[str, list[float]], classes: tuple[str, ...]) -> Figure:
     if not scores or not classes:
         return empty("no model evaluated")
-    bars = len(classes) * (len(scores) + 1)  # with a gap as wide as a bar between classes
+    bars = len(classes) * (len(scores) + 1)  # between classes there is a gap as wide as a bar
     drawn = figure(1.3 + bars * min(0.24, max(0.145, 5 / bars)))
     ax = drawn.subplots()
     looks = zip(cycle(COLOURS), cycle(HATCHES), strict=False)

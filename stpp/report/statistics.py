@@ -1,4 +1,4 @@
-"""How far differences between models go beyond chance: over seeds, and over the images that they were measured on."""
+"""Statistics that tell whether models differ beyond chance: over seeds, and over the images they were measured on."""
 
 import math
 import zipfile
@@ -14,15 +14,17 @@ from scipy import stats
 from stpp.store.files import StppError, atomic_write, open_regular
 
 LEVEL = 0.95
+"""Confidence level of all intervals."""
 RESAMPLES = 2000
+"""Number of resamples in a bootstrap."""
 
 Counts = NDArray[np.int64]
-"""Of every image and class the pixels (n, 3, C) that are: rightly of it, truly of it, predicted to be of it."""
+"""Pixel counts (n, 3, C) of n images and C classes: true and predicted (intersection), true, predicted."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and the interval that holds the true value with a probability of 95 %."""
+    """An estimate and its 95 % confidence interval."""
 
     mean: float
     low: float
@@ -30,18 +32,21 @@ class Interval:
 
     @property
     def sign(self) -> int:
-        """1 or -1 where the whole interval lies above or below 0, and 0 where it does not."""
+        """1 if the whole interval lies above 0, -1 if it lies below 0, otherwise 0."""
         return 1 if self.low > 0 else -1 if self.high < 0 else 0
 
 
 def in_points(interval: Interval) -> str:
-    """A difference of mIoU in points, for a person: `+2.1 (-0.4 to +4.6)`."""
+    """Return a difference of mIoU in percentage points as text: `+2.1 (-0.4 to +4.6)`."""
     mean, low, high = (100 * x for x in (interval.mean, interval.low, interval.high))
     return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def paired(first: Sequence[float], second: Sequence[float]) -> Interval:
-    """The mean of second - first over two seeds or more, by Student's t: the two of a seed belong together."""
+    """Return the mean of second - first over seeds, with its interval by the paired Student's t.
+
+    first, second: one value per seed, in the same order of seeds. There must be at least two seeds.
+    """
     differences = np.asarray(second, dtype=np.float64) - np.asarray(first, dtype=np.float64)
     n, mean = len(differences), float(differences.mean())
     error = float(differences.std(ddof=1)) / n**0.5
@@ -50,7 +55,7 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Interval:
 
 
 def iou(counts: NDArray[np.number]) -> NDArray[np.float64]:
-    """IoU of every class, in [0, 1], of sums of Counts (..., 3, C) -> (..., C). NaN where the union is empty."""
+    """Return the IoU of every class in [0, 1] from summed Counts: (..., 3, C) -> (..., C). NaN for an empty union."""
     right, true, predicted = np.moveaxis(counts.astype(np.float64), -2, 0)
     with np.errstate(invalid="ignore"):
         found: NDArray[np.float64] = right / (true + predicted - right)
@@ -58,21 +63,22 @@ def iou(counts: NDArray[np.number]) -> NDArray[np.float64]:
 
 
 def miou(counts: NDArray[np.number]) -> NDArray[np.float64]:
-    """Its mean over the classes that occur: (..., 3, C) -> (...)."""
+    """Return the mean IoU over the classes whose union is not empty, from summed Counts: (..., 3, C) -> (...)."""
     mean: NDArray[np.float64] = np.nanmean(iou(counts), axis=-1)
     return mean
 
 
 def resampled(first: Counts, second: Counts) -> Interval:
-    """How far the second model's mIoU is above the first's, by the bootstrap over images.
+    """Return how far the second model's mIoU is above the first model's, with its interval by a bootstrap over images.
 
-    Both were measured on the same images; each resample draws as many of them with replacement, the same for both.
+    Both models were measured on the same n images. Each resample draws n images with replacement, the same images for
+    both models.
     """
     n = len(second)
     drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(np.float64)
 
     def values(counts: Counts) -> NDArray[np.float64]:
-        """mIoU of all images, then of each resample."""
+        """Return the mIoU over all images, then over each resample."""
         sums = np.concatenate([np.ones((1, n)), drawn]) @ counts.reshape(n, -1).astype(np.float64)
         return miou(sums.reshape(-1, *counts.shape[1:]))
 
@@ -82,13 +88,19 @@ def resampled(first: Counts, second: Counts) -> Interval:
 
 
 def gains(counts: Mapping[str, Counts]) -> dict[str, Interval]:
-    """How far each model is above SupOnly on the images of one set; nothing where that is not among them."""
+    """Return by model how far its mIoU is above SupOnly's on the images of one set.
+
+    counts: by model, all of the same images. The result leaves out SupOnly, and is empty if SupOnly is missing.
+    """
     base = counts.get("suponly")
     return {} if base is None else {name: resampled(base, one) for name, one in counts.items() if name != "suponly"}
 
 
 def write_counts(path: Path, lists: Mapping[str, Sequence[str]], counts: Mapping[tuple[str, str], Counts]) -> None:
-    """Write images.npz: the ids of every set by its name, and the counts of its images by SET/MODEL."""
+    """Write images.npz: for every set its ids and the counts of its images.
+
+    lists: ids by set; the file has them under `SET/`. counts: by set and model; the file has them under `SET/MODEL`.
+    """
     arrays: dict[str, Any] = {f"{subset}/": np.array(ids, dtype=np.str_) for subset, ids in lists.items()}
     arrays |= {f"{subset}/{model}": of_images for (subset, model), of_images in counts.items()}
     with atomic_write(path) as partial, partial.open("wb") as file:
@@ -96,9 +108,9 @@ def write_counts(path: Path, lists: Mapping[str, Sequence[str]], counts: Mapping
 
 
 def read_counts(path: Path, subset: str) -> dict[str, Counts]:
-    """The counts of a set's images by model, from images.npz; none if it has no such set.
+    """Return the counts of a set's images by model, from images.npz; empty if the file does not have this set.
 
-    Raises StppError if it is not such a file.
+    Raises StppError if the file is not what `stpp evaluate` writes.
     """
     try:
         with open_regular(path) as file, np.load(file, allow_pickle=False) as arrays:
@@ -115,7 +127,10 @@ def read_counts(path: Path, subset: str) -> dict[str, Counts]:
 
 
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
-    """Spearman's, in [-1, 1]. NaN if there are fewer than 3 pairs, if one side is constant, or if it holds a NaN."""
+    """Return Spearman's rank correlation of pairs, in [-1, 1].
+
+    NaN if there are fewer than 3 pairs, if one side is constant, or if a value is NaN.
+    """
     if len(a) < 3 or np.isnan([*a, *b]).any() or len(set(a)) == 1 or len(set(b)) == 1:
         return math.nan
     return float(stats.spearmanr(a, b).statistic)

@@ -1,4 +1,4 @@
-"""The table of results, as text."""
+"""The table of a run's results, as text for a terminal."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -10,12 +10,14 @@ if TYPE_CHECKING:
 
 WIDTH = 28
 GAIN = 24
+"""Width in characters of the column of names (WIDTH) and of a column of gains (GAIN)."""
 
 
 def table(metrics: list[dict[str, Any]], name: str, gains: "Mapping[str, Mapping[str, Interval]]") -> str:
-    """mIoU (%) of every model on val and test and the quality of pseudo masks; later files add what earlier lack.
+    """Return a table of mIoU (%): of every model on val and test, and of pseudo masks against true masks.
 
-    gains: by set and model, how far it is above the first.
+    metrics: contents of metrics.json files. Later files only add what earlier files lack. name: the data set.
+    gains: by set and model, how far the model's mIoU is above SupOnly's.
     """
     from stpp.report.statistics import in_points
 

@@ -1,4 +1,4 @@
-"""What a run shows: whether its students gained, by how much against chance, and what to look at where they did not."""
+"""The verdict on a run: whether its students gained more than chance explains, and what to check if they did not."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,32 +11,32 @@ from stpp.report.statistics import Counts, Interval, in_points, iou, miou, rank_
 from stpp.store.files import read_csv
 
 SHORT = 2000
-"""Iterations under which a student of strong augmentation has hardly begun."""
+"""With fewer iterations than this, a student with strong augmentation has hardly begun to learn."""
 LOST, KNOWN = 0.01, 0.05
-"""A class is lost whose IoU falls below the first from above the second."""
+"""A student has lost a class if its IoU is below LOST and its teacher's IoU is above KNOWN."""
 RISING = 1.0
-"""A training that gains more mIoU points than this in its last third was not at its end."""
+"""A training that gains more mIoU points than this in its last third had not converged."""
 UNRELATED = 0.2
-"""Below this rank correlation, stability says little of quality."""
+"""Below this rank correlation, stability says little about quality."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """What else is known of a run; what is not, is empty."""
+    """Facts about a run besides its scores. Unknown facts are empty or None."""
 
     classes: Sequence[str]
     iterations: Mapping[str, int]
-    """Of the training of each model."""
+    """Length of each model's training in iterations."""
     correlation: float | None = None
-    """Of stability with the true quality of the teacher's masks."""
+    """Rank correlation of stability with the true quality of the teacher's masks."""
     rise: float | None = None
-    """By how many points of mIoU the teacher's last third on val is above its middle third, by their medians."""
+    """Median val mIoU in the last third of the teacher's training minus the median in its middle third, in points."""
 
 
 def known_of(models: Mapping[str, Path], scores: Path | None, classes: Sequence[str]) -> Known:
-    """What the files of a run tell, as far as they are here.
+    """Read the facts about a run from its files. Files that are missing leave facts unknown.
 
-    models: folders that `stpp train` wrote; scores: that `stpp score` wrote.
+    models: by model, the folder that `stpp train` wrote. scores: the folder that `stpp score` wrote. classes: names.
     """
     files = {name: folder / "curve.csv" for name, folder in models.items()}
     curves = {name: read_csv(file, ("iteration", "val/miou")) for name, file in files.items() if file.is_file()}
@@ -46,6 +46,7 @@ def known_of(models: Mapping[str, Path], scores: Path | None, classes: Sequence[
 
 
 def _rise(miou: Sequence[float]) -> float | None:
+    """Return `Known.rise` from the points of a curve; None if a third has fewer than 2 points, or a point is NaN."""
     third = len(miou) // 3
     if third < 2 or any(map(math.isnan, miou)):
         return None
@@ -63,7 +64,10 @@ def _correlation(scores: Path) -> float | None:
 
 
 def verdict(val: Mapping[str, Counts], known: Known) -> list[str]:
-    """Sentences on the models of a run: which is best on val, then what went wrong, and why it may have."""
+    """Return sentences about the models of a run: the best one on val, then what went wrong and the likely reasons.
+
+    val: counts of the images of val, by model.
+    """
     names = list(val)
     value = {name: float(miou(one.sum(0))) for name, one in val.items()}
     best = max(names, key=lambda name: value[name])
@@ -94,6 +98,10 @@ def verdict(val: Mapping[str, Counts], known: Known) -> list[str]:
 
 
 def _below(teacher: str, student: str, loss: Interval, val: Mapping[str, Counts], known: Known) -> list[str]:
+    """Return a warning about a student that is worse than its teacher, and the likely reasons.
+
+    loss: the student's mIoU minus the teacher's, which is below 0.
+    """
     lines = [f"warning: {_label(student)} is {in_points(loss)} from {_label(teacher)}, whose masks it learnt; likely:"]
     length = known.iterations.get(student)
     if length is not None and length < SHORT:

@@ -1,4 +1,7 @@
-"""The code behind a stage, read from the source: what DVC watches and what a resumed run must not mix."""
+"""The modules that a stage depends on, found by reading import statements in the source.
+
+DVC watches them as deps, and a stage is resumed only if they are unchanged.
+"""
 
 import ast
 import re
@@ -15,11 +18,14 @@ UNWATCHED = {
         *(f"run.{name}" for name in ("code", "git", "launch", "lineage", "locks", "progress", "resume")),
     )
 }
-"""Modules and rooms that cannot change a result; those of parameters are watched by value."""
+"""Modules and packages that cannot change a result. DVC watches parameters by value, so `params` is one of them."""
 
 
 def closure(module: str) -> set[str]:
-    """`module` and every module of the project it imports, directly or not, at its top or inside a function."""
+    """Return `module` and all project modules it imports, directly or indirectly, at its top or inside functions.
+
+    Modules in `UNWATCHED` and their imports are left out.
+    """
     found: set[str] = set()
     open_ = [module]
     while open_:
@@ -33,7 +39,7 @@ def closure(module: str) -> set[str]:
 
 @cache
 def imports(module: str) -> frozenset[str]:
-    """The project's modules that `module` names in an import statement, or in a table as MODULE:OBJECT."""
+    """Return the project modules that `module` names in an import statement, or in a table as "MODULE:OBJECT"."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(source(module).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -46,4 +52,5 @@ def imports(module: str) -> frozenset[str]:
 
 
 def source(module: str) -> Path:
+    """Return the path of a module's .py file; it need not exist."""
     return (PACKAGE / Path(*module.split(".")[1:])).with_suffix(".py")

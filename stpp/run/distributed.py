@@ -1,6 +1,6 @@
-"""Several processes that do one stage's work together, one on each device, as torchrun starts them.
+"""Distributed work of one stage: one process per device, started by torchrun, with broadcast, barrier and all-reduce.
 
-The first one alone writes what they have in common, and tracks. Alone, a process is the first of one.
+The main process (rank 0) alone writes shared files and tracks in MLflow. A single process has rank 0 of 1.
 """
 
 import os
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 TIMEOUT = timedelta(hours=2)
-"""How long processes wait for each other; one that dies ends the others at once."""
+"""How long processes wait for each other. If one dies, torchrun ends the others at once, without this wait."""
 PATIENCE_S = 20.0
-"""After an error that may be another process's, until this one says it."""
+"""Seconds that a process waits before it raises an error that another process may have caused or reports, too."""
 
 
 def rank() -> int:
@@ -29,12 +29,12 @@ def rank() -> int:
 
 
 def local_rank() -> int:
-    """The number of the process on its machine, and of its device."""
+    """Return the rank of this process on its machine, which is also the index of its device."""
     return int(os.environ.get("LOCAL_RANK", "0")) if world_size() > 1 else 0
 
 
 def world_size() -> int:
-    """How many processes work together."""
+    """Return how many processes work together, on all machines."""
     return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
@@ -43,13 +43,16 @@ def is_main() -> bool:
 
 
 def shard(items: Sequence[T]) -> list[T]:
-    """The items that fall to this process."""
+    """Return this process's share of `items`: every `world_size()`-th, from index `rank()`."""
     return list(items[rank() :: world_size()])
 
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """The group in which `broadcast`, `barrier` and `all_reduce` work."""
+    """Open the process group that `broadcast`, `barrier` and `all_reduce` need; a single process needs none.
+
+    Inside it, only the main process (rank 0) prints to standard output.
+    """
     if world_size() == 1:
         yield
         return
@@ -64,7 +67,8 @@ def process_group() -> Iterator[None]:
         with Path(os.devnull).open("w") as silence, nullcontext() if is_main() else redirect_stdout(silence):
             yield
     except (StppError, RuntimeError) as error:
-        # What all find the first one says; and who lost a peer is ended with it, and has nothing to say.
+        # An error that all processes find is reported by the main process. A process that lost a peer has nothing to
+        # report. Both wait here: torchrun ends them when the process with the real error exits.
         if (
             (isinstance(error, StppError) and not is_main())
             or isinstance(error, dist.DistError)
@@ -72,11 +76,11 @@ def process_group() -> Iterator[None]:
         ):
             time.sleep(PATIENCE_S)
         raise
-    dist.destroy_process_group()  # not after an error, where it would wait for the others
+    dist.destroy_process_group()  # not after an error: it would wait for the other processes
 
 
 def broadcast(value: T) -> T:
-    """What the first process has for `value`."""
+    """Return the `value` of the main process (rank 0) in every process; `value` must be picklable."""
     if world_size() == 1:
         return value
     import torch
@@ -88,7 +92,7 @@ def broadcast(value: T) -> T:
 
 
 def barrier() -> None:
-    """Wait until every process is here: what they wrote before can be read after."""
+    """Wait until all processes have called this; files written before it can be read after it."""
     if world_size() > 1:
         import torch
         import torch.distributed as dist
@@ -97,7 +101,7 @@ def barrier() -> None:
 
 
 def all_reduce(value: "Tensor") -> "Tensor":
-    """The sum of a tensor over all processes."""
+    """Return the sum of a tensor over all processes, without changing `value`."""
     if world_size() == 1:
         return value
     import torch.distributed as dist

@@ -1,10 +1,10 @@
-"""What git says of the project."""
+"""Calls of git that never fail."""
 
 import subprocess
 
 
 def git(*words: str) -> str:
-    """The output of a git command, stripped; empty where it fails or where there is no git."""
+    """Return the stripped output of a git command, or "" if the command fails or git is not installed."""
     try:
         done = subprocess.run(["git", *words], capture_output=True, text=True, errors="replace", check=False)
     except OSError:

@@ -1,7 +1,8 @@
-"""Starting the processes of a stage on all devices, here or on several machines, with torchrun's engine.
+"""Start the processes of a stage on all devices, of one machine or several, with torchrun's engine.
 
-`STPP_NPROC=8 dvc repro` starts eight on this machine for every stage that computes for long. With `stpp cluster`,
-STPP_NNODES, STPP_NODE_RANK and STPP_MASTER (the first machine's host:port), so many start on each of several.
+`STPP_NPROC=8 dvc repro` starts eight processes on this machine for every stage that trains, scores, labels or
+evaluates. On several machines, run `stpp cluster` on each, with STPP_NNODES, STPP_NODE_RANK and STPP_MASTER (host:port
+of the first machine, whose node rank is 0). Then STPP_NPROC processes start on each machine.
 """
 
 import itertools
@@ -24,19 +25,25 @@ if TYPE_CHECKING:
 
 NPROC, NNODES, NODE, MASTER = "STPP_NPROC", "STPP_NNODES", "STPP_NODE_RANK", "STPP_MASTER"
 CALLER = "STPP_CALLER"
-"""Who called the process that started these: dvc, where a stage asks whether dvc still lives."""
+"""The environment variable with the process id of the launcher's parent, which is dvc in a pipeline.
+
+A launched stage looks at it to find out whether dvc still runs.
+"""
 
 
 def wanted() -> bool:
-    """Whether the environment asks for several processes, and this is none of them yet."""
+    """Return whether the environment asks for several processes and this process is not yet one of them."""
     return "RANK" not in os.environ and (_number(NPROC, 1) > 1 or _nodes() > 1)
 
 
 def launch(arguments: list[str]) -> int:
-    """Run `python -m stpp ARGUMENTS` in all the processes asked for; the exit code of the first that failed, or 0."""
+    """Run `python -m stpp ARGUMENTS` in all requested processes, here and on the other machines.
+
+    Returns the exit code of the first process that failed, or 0.
+    """
     if _nodes() == 1:
         return _run(arguments, "localhost:0")
-    store = _store(patience=timedelta(seconds=30))  # `stpp cluster` called this, and listens already
+    store = _store(patience=timedelta(seconds=30))  # `stpp cluster` is this process's ancestor and listens already
     with socket.create_server(("", 0)) as free:
         port = free.getsockname()[1]
     number = store.add("launches", 1)
@@ -45,25 +52,25 @@ def launch(arguments: list[str]) -> int:
 
 
 def cluster(command: list[str]) -> int:
-    """Run a command on the first machine, and its stages on all; its exit code, on all of them."""
+    """Run a command on the first machine and its stages on all machines; return the command's exit code on all."""
     return _lead(command) if _node() == 0 else _follow()
 
 
 def _lead(command: list[str]) -> int:
-    """Run the command, and tell the others when it has ended."""
+    """Run the command on the first machine, and tell the other machines when it has ended."""
     store = _store(listen=True)
     code = 1
     try:
         code = subprocess.run(command, check=False).returncode
     finally:
         store.set(f"launch/{store.add('launches', 1)}", json.dumps({"end": code}))
-        for other in range(1, _nodes()):  # the store ends with this process
+        for other in range(1, _nodes()):  # the store ends with this process, so wait until all have read the end
             _wait(store, f"ended/{other}", timedelta(seconds=30))
     return code
 
 
 def _follow() -> int:
-    """Take part in every stage that the first machine launches, until it ends."""
+    """Take part in every stage that the first machine launches, until the command there has ended."""
     store = _store()
     for number in itertools.count(1):
         message = _wait(store, f"launch/{number}")
@@ -97,12 +104,16 @@ def _master() -> tuple[str, int]:
 
 
 def _store(listen: bool = False, patience: timedelta = timedelta(minutes=10)) -> "TCPStore":
-    """What the machines tell each other, kept by the first one's `stpp cluster`."""
+    """Open the key-value store through which the machines exchange messages.
+
+    listen: this is the first machine, whose `stpp cluster` process serves the store. patience: how long the others try
+    to connect. Raises StppError if that fails.
+    """
     from torch.distributed import DistNetworkError, DistStoreError, TCPStore  # type: ignore[attr-defined]
 
     host, port = _master()
     until = time.monotonic() + patience.total_seconds()
-    while not listen:  # not left to torch, which says pages while nobody is there
+    while not listen:  # torch would print pages of warnings while nobody answers
         try:
             socket.create_connection((host, port), timeout=5).close()
             break
@@ -118,7 +129,10 @@ def _store(listen: bool = False, patience: timedelta = timedelta(minutes=10)) ->
 
 
 def _wait(store: "TCPStore", key: str, limit: timedelta | None = None) -> dict[str, Any]:
-    """What is said under a key, however long that takes unless there is a limit."""
+    """Wait until the store has a key, and return its JSON value; return {} if `limit` passes first.
+
+    Raises StppError if the first machine is gone.
+    """
     from torch.distributed import DistNetworkError
 
     began = time.monotonic()
@@ -134,7 +148,7 @@ def _wait(store: "TCPStore", key: str, limit: timedelta | None = None) -> dict[s
 
 
 def _watched(store: "TCPStore", number: int, arguments: list[str], port: int) -> int:
-    """`_run` as one of several machines: ended here when it fails on another, and the other way round."""
+    """Call `_run` as one of several machines; a failure on one machine ends the processes on all of them."""
     from torch.distributed import DistNetworkError
     from torch.distributed.elastic.multiprocessing import SignalException
 
@@ -143,13 +157,13 @@ def _watched(store: "TCPStore", number: int, arguments: list[str], port: int) ->
     def failed_elsewhere() -> bool:
         try:
             return bool(store.check([f"failed/{number}"]))
-        except DistNetworkError:  # the first machine is gone
+        except DistNetworkError:  # the first machine is gone, and the store with it
             return True
 
     def watch() -> None:
         while not over.wait(1):
             if failed_elsewhere():
-                os.kill(os.getpid(), signal.SIGTERM)  # which torch's engine turns into the end of its processes
+                os.kill(os.getpid(), signal.SIGTERM)  # torch's engine catches it and ends its processes
                 return
 
     watcher = threading.Thread(target=watch, daemon=True)
@@ -159,7 +173,7 @@ def _watched(store: "TCPStore", number: int, arguments: list[str], port: int) ->
         code = _run(arguments, f"{_master()[0]}:{port}")
         over.set()
         watcher.join()
-    except SignalException:  # it came just as all had ended
+    except SignalException:  # the signal came after all processes had ended
         pass
     if code:
         store.set(f"failed/{number}", str(_node()))
@@ -167,12 +181,16 @@ def _watched(store: "TCPStore", number: int, arguments: list[str], port: int) ->
 
 
 def _run(arguments: list[str], endpoint: str) -> int:
-    """The processes of this machine; endpoint: host:port where they meet those of the others."""
+    """Start this machine's processes, wait for them, and return the exit code of the first that failed, or 0.
+
+    endpoint: host:port where the processes of all machines meet. Returns 1 if a signal ended a process or the launch.
+    Raises KeyboardInterrupt after Ctrl-C.
+    """
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    # What it would say of a failed process is a page; ours is a line, after the process's own message.
+    # torch prints a page about a failed process. The process has printed its own message; one line below is enough.
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     processes = _number(NPROC, 1)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))

@@ -1,8 +1,7 @@
-"""Where a file comes from: executions of stages, each with its command, its parameters, and hashes of what went in and
-came out.
+"""The lineage of a file: the stage executions that led to it, with commands, params and hashes of deps and outs.
 
-dvc.lock says it of the last execution of every stage; a stage that computes for long keeps it in its run.json besides,
-together with the executions behind it, so that a model can be traced when no dvc.lock knows it any more.
+dvc.lock records the last execution of every stage. A stage that trains, scores, labels or evaluates also writes its
+execution, and those behind it, to its run.json. So a model can be traced after dvc.lock has moved on.
 """
 
 import hashlib
@@ -18,54 +17,56 @@ from stpp.run.parallel import THREADS, in_order
 from stpp.store.files import StppError, digest, open_regular, parse_yaml, read_bytes, sha256, walk
 
 CHECKED = "runs/checked.txt"
-"""What `check` writes, always the same: the first stages depend on it so that DVC runs `check` before them."""
+"""The out of `stpp check`, with constant content. The first stages depend on it, so DVC runs `check` before them."""
 
 
 @dataclass(frozen=True)
 class Content:
-    """A file or folder as it was when a stage read or wrote it."""
+    """The path and hashes of a file or folder at the time a stage read or wrote it."""
 
     path: str
-    """Below the project's folder, or absolute."""
+    """Relative to the project's folder, or absolute."""
     md5: str
-    """DVC's: of a file's bytes, or of a folder's listing, and then it ends in .dir."""
+    """DVC's hash: of a file's bytes, or of a folder's listing; a folder's ends in ".dir"."""
     sha256: str = ""
-    """Of a file's bytes, or `files.digest` of a folder; empty where DVC alone has seen it."""
+    """The sha256 of a file's bytes, or `files.digest` of a folder; empty if only DVC has hashed it."""
 
     @property
     def is_code(self) -> bool:
-        """Whether it is the project's own code."""
+        """Whether the path lies in the package `stpp`, the project's own code."""
         return Path(self.path).parts[:1] == ("stpp",)
 
 
 @dataclass(frozen=True)
 class Execution:
-    """One run of a stage."""
+    """One run of a stage: its command, deps, params and outs, as in dvc.lock."""
 
     stage: str
     cmd: str
     deps: tuple[Content, ...]
     params: dict[str, Any]
-    """What each params file said, by file: the sections that the stage watches, or the whole file."""
+    """Params file -> its content: the sections that the stage watches, or the whole file."""
     outs: tuple[Content, ...]
     run_id: str = ""
-    """Of MLflow, where it is known."""
+    """The MLflow run id; empty if unknown."""
     commit: str = ""
+    """The git commit that was checked out; empty if unknown."""
 
     def out(self, path: str) -> Content | None:
+        """Return the out at exactly this path, or None."""
         return next((out for out in self.outs if out.path == path), None)
 
 
 def content_of(path: Path, root: Path) -> Content:
-    """What is at a path now. Raises StppError naming it if nothing is.
+    """Hash the file or folder at a path as it is now. Raises StppError naming the path if nothing is there.
 
-    root: the project's folder, whose .dvcignore names what DVC does not count.
+    root: the project's folder; DVC's hash leaves out files that its .dvcignore names.
     """
     return contents_of([path], root)[0]
 
 
 def contents_of(paths: Sequence[Path], root: Path) -> list[Content]:
-    """As `content_of`, of several paths at once."""
+    """Hash several files and folders in parallel, as `content_of` does one."""
     names = [path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix() for path in paths]
     work = [*(partial(md5_of, path, root) for path in paths), *(partial(sha256_of, path) for path in paths)]
     hashes = list(in_order(lambda one: one(), work, THREADS))
@@ -73,18 +74,18 @@ def contents_of(paths: Sequence[Path], root: Path) -> list[Content]:
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file's bytes, or over what a folder holds."""
+    """Return the sha256 of a file's bytes, or `files.digest` of a folder."""
     return digest([path]) if path.is_dir() else sha256(path)
 
 
 def md5_of(path: Path, root: Path) -> str:
-    """DVC's hash of a file or folder. Raises StppError naming the path if nothing is there."""
+    """Return DVC's md5 of a file or folder. Raises StppError naming the path if nothing is there."""
     if not path.exists():
         raise StppError(f"{path}: no such file or folder; run the stage that makes it, or `dvc repro`")
     if not path.is_dir():
         with open_regular(path) as file:
             return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    # As DVC writes it, JSON of the whole listing, but an entry at a time: there may be 10^6.
+    # DVC hashes the JSON of the whole listing. It is built entry by entry here, since there may be 10^6 entries.
     total, between = hashlib.md5(b"[", usedforsecurity=False), ""
     for name, md5 in in_order(lambda name: (name, md5_of(path / name, root)), counted(path, root), THREADS):
         total.update(f"{between}{json.dumps({'md5': md5, 'relpath': name}, sort_keys=True)}".encode())
@@ -94,14 +95,14 @@ def md5_of(path: Path, root: Path) -> str:
 
 
 def counted(folder: Path, root: Path) -> Iterator[str]:
-    """The files below a folder that DVC hashes, by relative names in the order of these.
+    """Return the relative names of the files below a folder that DVC hashes, sorted as text.
 
-    None of a repository's own, nor what the project's .dvcignore names.
+    Files of git, Mercurial and DVC themselves are left out, and files that the project's .dvcignore names.
     """
     from pathspec import GitIgnoreSpec
 
     ignore = root / ".dvcignore"
-    inside = folder.resolve().is_relative_to(root.resolve())  # what lies elsewhere is not the project's to ignore
+    inside = folder.resolve().is_relative_to(root.resolve())  # the project's .dvcignore does not apply to other folders
     lines = read_bytes(ignore).decode(errors="replace").splitlines() if inside and ignore.is_file() else []
     spec = GitIgnoreSpec.from_lines([".git", ".hg/", ".dvc/", *lines])
     below = f"{folder.relative_to(root).as_posix()}/" if inside and folder.is_relative_to(root) else ""
@@ -109,14 +110,14 @@ def counted(folder: Path, root: Path) -> Iterator[str]:
 
 
 def lock_files(root: Path) -> list[Path]:
-    """dvc.lock of the root pipeline and of those in pipelines/, as far as they were run."""
+    """Return the dvc.lock files that exist: of the root pipeline and of those in pipelines/."""
     return [path for path in (root / "dvc.lock", *sorted(root.glob("pipelines/*/dvc.lock"))) if path.is_file()]
 
 
 def locked(text: str, where: str) -> list[Execution]:
-    """The executions that a dvc.lock records, but for `check`, which is behind no file. where: its path in the project.
+    """Return the executions that the text of a dvc.lock records, without that of `check`, which makes no result.
 
-    Raises StppError naming it if it is none.
+    where: the path of the dvc.lock in the project. Raises StppError naming it if the text is not a dvc.lock.
     """
     folder = Path(where).parent
     try:
@@ -138,7 +139,7 @@ def locked(text: str, where: str) -> list[Execution]:
 
 
 def _contents(entries: Iterable[dict[str, Any]]) -> tuple[Content, ...]:
-    """Raises ValueError for a path that is none."""
+    """Read deps or outs from JSON or dvc.lock. Raises ValueError for a path with a zero byte."""
     found = tuple(Content(str(e["path"]), str(e.get("md5", "")), str(e.get("sha256", ""))) for e in entries)
     if any("\0" in content.path for content in found):
         raise ValueError("a path with a zero byte")
@@ -146,7 +147,10 @@ def _contents(entries: Iterable[dict[str, Any]]) -> tuple[Content, ...]:
 
 
 def _params(raw: Any) -> dict[str, Any]:
-    """Sections by file; keys become text, as JSON and so a record has them."""
+    """Return params sections by file, with all keys as text: JSON, and so run.json, has only text keys.
+
+    Raises TypeError if `raw` does not have that form.
+    """
     found = json.loads(json.dumps(raw or {}))
     if not isinstance(found, dict) or not all(isinstance(sections, dict) for sections in found.values()):
         raise TypeError("params are no sections by file")
@@ -154,7 +158,7 @@ def _params(raw: Any) -> dict[str, Any]:
 
 
 def locked_now(root: Path) -> list[Execution]:
-    """The executions that the dvc.lock files of a project record."""
+    """Return the executions that all dvc.lock files of a project record now."""
     found = []
     for path in lock_files(root):
         found += locked(read_bytes(path).decode(errors="replace"), path.relative_to(root).as_posix())
@@ -162,7 +166,10 @@ def locked_now(root: Path) -> list[Execution]:
 
 
 def maker(path: str, executions: Iterable[Execution]) -> tuple[Execution, Content] | None:
-    """Who made a file or folder, or the folder that it lies in, and what they made."""
+    """Return the execution that made a path, with its out: the path itself or a folder that contains it.
+
+    Returns None if no execution made it.
+    """
     for execution in executions:
         for out in execution.outs:
             if path == out.path or path.startswith(f"{out.path}/"):
@@ -171,9 +178,9 @@ def maker(path: str, executions: Iterable[Execution]) -> tuple[Execution, Conten
 
 
 def behind(deps: Iterable[Content], executions: list[Execution]) -> list[Execution]:
-    """The executions that made `deps`, and those behind them, each once, the nearest first.
+    """Return the executions that made `deps`, directly or indirectly, each once, the nearest first.
 
-    One whose output has another hash by now did not make it, and is left out.
+    An execution whose out has another hash than the dep did not make the dep, and is left out.
     """
     found: list[Execution] = []
     open_ = list(deps)
@@ -188,7 +195,7 @@ def behind(deps: Iterable[Content], executions: list[Execution]) -> list[Executi
 
 
 def command() -> str:
-    """The command that runs now, as one would type it."""
+    """Return the command line of this process, quoted for a shell."""
     import shlex
 
     return shlex.join(["python", "-m", "stpp", *sys.argv[1:]])
@@ -199,7 +206,7 @@ def as_json(executions: list[Execution]) -> list[dict[str, Any]]:
 
 
 def from_json(raw: Any) -> list[Execution]:
-    """What `as_json` made of one or more. Raises ValueError where it is something else."""
+    """Return the executions that `as_json` wrote. Raises ValueError for other data or an empty list."""
     try:
         found = [
             Execution(

@@ -1,6 +1,7 @@
-"""dvc.lock survives a kill. DVC writes it in place, after every stage: killed then, it leaves an empty or cut file.
+"""Repair of dvc.lock files that a kill has damaged.
 
-So `.stpp/locks` holds the last whole one of every pipeline, renewed whenever a stage begins.
+DVC writes dvc.lock in place after every stage. If it is killed while it writes, the file is left empty or cut. So
+`.stpp/locks` holds a copy of the last complete dvc.lock of every pipeline, renewed whenever a stage begins.
 """
 
 import fcntl
@@ -15,24 +16,28 @@ from stpp.run.lineage import lock_files, locked
 from stpp.store.files import StppError, write_text
 
 OPEN = re.compile(r"^(?:    (?:deps|outs|params)|      \S.*):\n\Z", re.MULTILINE)
-"""A last line that others must follow."""
+"""Matches a last line that other lines must follow, so the file was cut there."""
 ENTRY = re.compile(r"^  (\S.*):\n((?:    .*\n?)+)", re.MULTILINE)
+"""Matches one stage in a dvc.lock: its name and its lines."""
 
 
 def damaged(root: Path) -> dict[Path, str]:
-    """The dvc.lock files of a project that a kill has left empty or cut, each with what is wrong.
+    """Return the dvc.lock files that a kill has left empty or cut, each with what is wrong.
 
-    Raises StppError naming one that needs a person, such as one with the marks of a merge.
+    Raises StppError naming a dvc.lock that a person must repair: one with conflict markers of a merge.
     """
     found = {path: _wrong(path, root) for path in lock_files(root)}
     return {path: wrong for path, wrong in found.items() if wrong}
 
 
 def mend(root: Path) -> list[str]:
-    """Put back what a kill has damaged, keep what is whole; what was put back, a line for each."""
+    """Repair what a kill has damaged, and renew the copies of complete dvc.lock files.
+
+    Returns one line of text for each repair.
+    """
     said = _mend_rwlock(root)
     if damaged(root):
-        with _dvc_at_rest(root):  # which may be writing it
+        with _dvc_at_rest(root):  # DVC may be writing the file at this moment, so `damaged` is asked again
             said += [_put_back(path, wrong, root) for path, wrong in damaged(root).items()]
     for path in lock_files(root):
         text = _text(path)
@@ -42,15 +47,17 @@ def mend(root: Path) -> list[str]:
 
 
 def stage_begins(root: Path) -> None:
-    """Keep the locks as DVC has left them. Raises StppError if one was damaged and is put back.
+    """Call `mend` before a stage that DVC has started. Raises StppError if something was repaired.
 
-    DVC has read the damaged one, and would compute again what that does not know.
+    The running DVC has read the damaged dvc.lock, and would repeat stages that are missing there. So it must be started
+    again.
     """
     if said := mend(root):
         raise StppError("\n".join([*said, "run the same command again: what is done is found again"]))
 
 
 def _kept(path: Path, root: Path) -> Path:
+    """Return the path of the copy of a dvc.lock."""
     return root / ".stpp/locks" / path.relative_to(root)
 
 
@@ -59,7 +66,10 @@ def _text(path: Path) -> str:
 
 
 def _wrong(path: Path, root: Path) -> str:
-    """What a kill has done to a dvc.lock, empty if nothing."""
+    """Return how a kill has damaged a dvc.lock, or "" if it is complete.
+
+    Raises StppError if it holds conflict markers of a merge.
+    """
     name = path.relative_to(root).as_posix()
     text, kept = _text(path), _text(_kept(path, root))
     if kept and text == kept:
@@ -76,7 +86,7 @@ def _wrong(path: Path, root: Path) -> str:
         return ""
     from stpp.params.file import read_yaml
 
-    # Shorter than it was. A stage may have been removed on purpose, or an older commit checked out.
+    # The file is shorter than its copy. That is no damage if a stage was removed or an older commit is checked out.
     stages = read_yaml(path.with_name("dvc.yaml")).get("stages", {})
     if any(stage.partition("@")[0] not in stages for stage in gone) or _in_git(path, root):
         return ""
@@ -84,7 +94,7 @@ def _wrong(path: Path, root: Path) -> str:
 
 
 def _broken(text: str, name: str) -> str:
-    """Why a text is no whole dvc.lock, empty if it is one."""
+    """Return why a text is not a complete dvc.lock, or "" if it is one."""
     try:
         if not locked(text, name) and not ENTRY.search(text):
             return "is empty"
@@ -94,14 +104,17 @@ def _broken(text: str, name: str) -> str:
 
 
 def _in_git(path: Path, root: Path) -> bool:
-    """Whether a commit holds the file as it is."""
+    """Return whether a commit holds the file with its current content."""
     here = ["-C", str(root)]
     blob = git(*here, "hash-object", "--no-filters", str(path))
     return bool(blob and git(*here, "log", "--all", "-1", "--format=%H", f"--find-object={blob}"))
 
 
 def _put_back(path: Path, wrong: str, root: Path) -> str:
-    """Put back the last whole one: the one kept, or the committed one. The damaged one is kept aside."""
+    """Replace a damaged dvc.lock by its copy, else by the committed one, else remove it; return a line that says so.
+
+    The damaged file is kept beside the copy, as damaged.lock.
+    """
     name = path.relative_to(root).as_posix()
     aside = _kept(path, root).with_name("damaged.lock")
     write_text(aside, _text(path))
@@ -118,7 +131,11 @@ def _put_back(path: Path, wrong: str, root: Path) -> str:
 
 
 def _mend_rwlock(root: Path) -> list[str]:
-    """DVC's list of who uses which files is written in place, too: an empty one stops every command of DVC."""
+    """Remove DVC's rwlock file if it is damaged, and return a line that says so, if it was.
+
+    The rwlock lists which process uses which files. DVC writes it in place, too, and no DVC command works while it is
+    empty or cut. DVC creates it again.
+    """
     path = root / ".dvc/tmp/rwlock"
     if not path.is_file():
         return []
@@ -133,7 +150,7 @@ def _mend_rwlock(root: Path) -> list[str]:
 
 @contextmanager
 def _dvc_at_rest(root: Path) -> Iterator[None]:
-    """Hold DVC's lock, which DVC itself holds but while a stage runs."""
+    """Hold DVC's repository lock, so that DVC writes no dvc.lock. DVC holds it except while a stage runs."""
     if not (root / ".dvc/tmp").is_dir():
         yield
         return
@@ -143,7 +160,7 @@ def _dvc_at_rest(root: Path) -> Iterator[None]:
 
 @contextmanager
 def _held(path: Path) -> Iterator[None]:
-    """Hold a lock of DVC's kind; wait for whoever has it."""
+    """Hold a file lock of DVC; wait while a DVC command holds it."""
     with path.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Many items in few threads: a function of each, in their order, of which only some are in work at a time."""
+"""A `map` over threads that keeps the order of the items and holds only some of them at a time."""
 
 import os
 from collections import deque
@@ -10,15 +10,16 @@ from typing import TypeVar
 A = TypeVar("A")
 B = TypeVar("B")
 THREADS = 2 * (os.cpu_count() or 1)
-"""For reading and hashing files, where nobody says otherwise: some wait for the disk while others compute."""
+"""The default number of threads for reading and hashing: some wait for the disk while others compute."""
 TOGETHER = 16
-"""Items that a thread takes at once where there are many: handing over costs more than a small file."""
+"""Items per task when there are many: submitting a task costs more than hashing a small file."""
 
 
 def in_order(function: Callable[[A], B], items: Iterable[A], workers: int) -> Iterator[B]:
-    """`map` by `workers` threads, for functions that wait or compute outside Python (reading, hashing, decoding).
+    """Yield `function(item)` for each item, in order, computed by `workers` threads.
 
-    Unlike an executor's own, it holds a bounded number of items, however many there are.
+    It suits functions that release the GIL (reading, hashing, decoding). Unlike `Executor.map`, it holds a bounded
+    number of items and results at a time. With fewer than two workers it is plain `map`.
     """
     if workers < 2:
         yield from map(function, items)
@@ -29,7 +30,7 @@ def in_order(function: Callable[[A], B], items: Iterable[A], workers: int) -> It
 
     rest, pending = iter(items), deque[Future[list[B]]]()
     with ThreadPoolExecutor(workers) as pool:
-        for size in chain(repeat(1, 4 * workers), repeat(TOGETHER)):  # a few items may be large ones
+        for size in chain(repeat(1, 4 * workers), repeat(TOGETHER)):  # few items may be large ones: one per task
             if not (some := list(islice(rest, size))):
                 break
             pending.append(pool.submit(several, some))

@@ -1,4 +1,4 @@
-"""Progress that says what, how far and how long: a bar on a terminal, a line now and then in a log."""
+"""Progress of long loops: a bar on a terminal, a line now and then in a log."""
 
 import sys
 from collections.abc import Iterable
@@ -10,9 +10,10 @@ T = TypeVar("T")
 
 
 def progress(items: Iterable[T], what: str, total: int | None, start: int = 0) -> Iterable[T]:
-    """`items`, with a bar of `total` steps on standard error, `start` of which an earlier attempt did.
+    """Return `items` wrapped in a progress bar on standard error.
 
-    total: None where it is not known; then they are counted. Of several processes the first shows it.
+    what: the label. total: the number of steps, or None if unknown; then steps are only counted. start: the steps that
+    an earlier attempt did. Only the main process (rank 0) shows the bar.
     """
     from tqdm import tqdm
 

@@ -1,8 +1,8 @@
-"""Work that survives a kill: what a stage has done lies in a folder of its own, found again by what it depends on.
+"""Resumable stages: a stage works in a folder below `.stpp/` and finds it again after a kill.
 
-DVC deletes a stage's outs before it runs, so state is kept outside them, in `.stpp/` at the project's root, under a key
-made of the stage's parameters, inputs and code: what DVC itself watches. Finished work stays there until dvc.lock
-records it: a stage killed in between re-creates its outs from it at once.
+DVC deletes a stage's outs before it runs the stage, so the state is kept outside them, in `.stpp/` at the project's
+root. The folder's key is a hash of the stage's parameters, inputs and code, which are also what DVC watches. Finished
+work stays there until dvc.lock records it. So a stage that is killed before that restores its outs at once.
 """
 
 import fcntl
@@ -24,24 +24,27 @@ from stpp.store.files import StppError, alive, atomic_write, publish, read_bytes
 
 
 def root() -> Path:
-    """The project's root: DVC's, also when `dvc exp run --queue` works in a temporary copy."""
+    """Return the root of the DVC project, from DVC_ROOT, or the current folder.
+
+    In the temporary copy of `dvc exp run --queue` it is the root of the original project.
+    """
     return Path(os.environ.get("DVC_ROOT", ".")).resolve()
 
 
 @dataclass(frozen=True)
 class Job:
-    """The folder of one stage's work, held by a lock while the stage runs."""
+    """The work folder of one stage with one key; it is locked while the stage runs."""
 
     stage: str
     key: str
     folder: Path
     inputs: tuple[Content, ...] = ()
-    """What the stage's inputs were when it began; of several processes, the first alone knows."""
+    """The inputs with their hashes when the stage began. Only the main process (rank 0) has them."""
     finished: bool = False
-    """Whether an earlier attempt has done all of the work."""
+    """Whether an earlier attempt has completed the work."""
 
     def once(self, name: str, make: Callable[[Path], None]) -> Path:
-        """The file `name` of this job, made now unless an earlier attempt finished it."""
+        """Return the path of the file `name` in this job; call `make` to write it unless an earlier attempt did."""
         path = self.folder / name
         if not path.exists():
             with atomic_write(path) as partial:
@@ -53,13 +56,17 @@ class Job:
 def job_of(
     stage: str, *, module: str, sections: dict[str, Any], inputs: Iterable[Path], outs: dict[str, Path]
 ) -> Iterator[Job]:
-    """The stage's job, to be done here unless it is finished; at the end its results take their final names.
+    """Open the stage's job, and copy its results to their final paths at the end of the block.
 
-    Of several processes all do the work, and the first alone does the rest.
+    The caller does the work inside the block unless the job is finished. With several processes, all do the work; only
+    the main process (rank 0) locks, cleans up and publishes results.
 
-    module: the stage's own, whose imports are the code that counts. sections: the parameters that count.
-    outs: name in the job's folder -> final path; "run.json" is written by the work and names this execution.
-    Raises StppError if another process runs this stage with other parameters; waits for one with the same.
+    module: the stage's module; it and its imports are the code in the key. sections: the parameters in the key. inputs:
+    paths whose hashes are in the key. outs: name in the job's folder -> final path; they include "run.json", which the
+    work must write and which names this execution. Results stay unpublished if the dvc that started the stage is gone.
+
+    Raises StppError if another process runs this stage with another key in this working directory. Waits for a process
+    that runs it with the same key.
     """
     home = root() / ".stpp"
     if not distributed.is_main():
@@ -70,7 +77,8 @@ def job_of(
     key = _key(module, sections, contents)
     parent = _caller()
     folder = home / f"{stage}-{key[:16]}"
-    # Outs below another working directory (DVC's queue) are other outs; equal work is the same work wherever it runs.
+    # The first lock guards the outs: another working directory (DVC's queue) has outs of its own. The second guards
+    # the job's folder, which all working directories share.
     place = hashlib.sha256(str(Path.cwd()).encode()).hexdigest()[:8]
     with _lock(home / f"{stage}-{place}.lock", stage, key), _lock(_lock_of(folder), stage, key):
         _discard(home, stage, keep=folder, outs=list(outs.values()))
@@ -84,39 +92,39 @@ def job_of(
             print(f"{stage}: finished before it was recorded; its results are put back", flush=True)
         yield job
         if not job.finished:
-            # run.json names this very execution; its md5 is what dvc.lock will say of it.
+            # run.json names exactly this execution: once dvc.lock holds its md5, this execution is recorded.
             write_json(record, {"key": key, "run_json": _md5(folder / "run.json")})
         if "DVC_STAGE" in os.environ and _caller() != parent:
             print(f"{stage}: dvc is gone; the next `dvc repro` will put the results in place", flush=True)
             return
-        ours = outs["run.json"].exists()  # beside what an earlier run of the stage wrote
+        ours = outs["run.json"].exists()  # then an earlier run of the stage wrote these outs
         for name, out in outs.items():
             publish(folder / name, out, ours=ours)
 
 
 def _caller() -> int:
-    """The process that called the stage; 1 if it is gone."""
+    """Return the id of the process that called the stage, or 1 if that process is gone."""
     if not (caller := os.environ.get(launch.CALLER)):
         return os.getppid()
     return int(caller) if alive(caller) else 1
 
 
 def _key(module: str, sections: dict[str, Any], inputs: Iterable[Content]) -> str:
-    """Whatever the inputs' names, equal work is the same work."""
+    """Return the key of a job: a hash of parameters, code and the inputs' contents, without the inputs' names."""
     return hashlib.sha256(json.dumps([recipe_hash(module, sections), *(c.sha256 for c in inputs)]).encode()).hexdigest()
 
 
 def recipe_hash(module: str, sections: dict[str, Any]) -> str:
-    """Hash of how a stage comes from its inputs to its results: the parameters and the code that count."""
+    """Return a hash of what turns a stage's inputs into its results: its parameters and code."""
     code = [(name, sha256(source(name))) for name in sorted(closure(module))]
     return hashlib.sha256(json.dumps([sections, code], sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager
 def _lock(path: Path, stage: str, key: str) -> Iterator[None]:
-    """Hold the lock; wait for a process that does the same work, refuse to run beside one that does other work.
+    """Hold a file lock; wait if its holder has the same key, raise StppError if the holder has another key.
 
-    A record lock: it ends with the process that took it, whatever children that leaves behind.
+    It is a record lock (fcntl): it ends with the process that took it, even if children of that process live on.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
@@ -141,6 +149,7 @@ def _lock(path: Path, stage: str, key: str) -> Iterator[None]:
 
 
 def _taken(file: IO[str]) -> bool:
+    """Try to take the lock without waiting, and return whether this process now holds it."""
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
@@ -157,9 +166,12 @@ def _md5(path: Path) -> str:
 
 
 def _discard(home: Path, stage: str, keep: Path, outs: list[Path]) -> None:
-    """Remove finished work of any stage that dvc.lock records (by run.json), and all but the two newest unfinished
-    of this one. What another process works on stays; `keep` is begun anew if it is recorded with all its outs, which
-    in a dvc.lock that a kill has cut it need not be."""
+    """Remove job folders that are no longer needed, except those that another process works on.
+
+    Two kinds are removed: finished jobs of any stage whose run.json a dvc.lock records, and unfinished jobs of this
+    stage except the two newest. keep: the folder of the current job. It is removed, so that the work starts again, only
+    if dvc.lock records it with all `outs`. In a dvc.lock that a kill has cut, some outs may be missing.
+    """
     from stpp.store.records import Finished, read
 
     recorded = "".join(read_bytes(path).decode(errors="replace") for path in lock_files(Path()))
@@ -170,12 +182,12 @@ def _discard(home: Path, stage: str, keep: Path, outs: list[Path]) -> None:
             try:
                 known = read(finished, Finished)["run_json"] in recorded
             except StppError:
-                finished.unlink()  # the work goes on from what is there
+                finished.unlink()  # it is damaged: the job counts as unfinished and continues
                 continue
             if not known:
                 continue
             if folder == keep and all(f"path: {out.as_posix()}\n" in recorded for out in outs):
-                shutil.rmtree(folder)  # its lock is ours, and stays; DVC asks for the work once more (`repro -f`)
+                shutil.rmtree(folder)  # DVC asks for the same work again (`repro -f`); we hold its lock, which stays
             elif folder != keep:
                 _remove(folder)
         elif folder.name[:-17] == stage and folder != keep:

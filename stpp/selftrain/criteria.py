@@ -1,10 +1,14 @@
-"""What can be scored besides stability, by its name in `score.criteria`, each as MODULE:FUNCTION.
+"""A registry of the scores besides stability: name in `score.criteria` -> MODULE:FUNCTION.
 
-A table: it imports nothing, so that parameters are checked against it. What is added to it is allowed from then on.
+The table imports nothing, so that parameters can be checked against it. A name that is added here becomes valid in
+params.yaml.
 """
 
 CRITERIA = {
     "entropy": "stpp.selftrain.certainty:entropy",
     "margin": "stpp.selftrain.certainty:margin",
 }
-"""f_K's probabilities (B, classes, H, W) -> certainty of every pixel (B, H, W)."""
+"""Each function maps class probabilities (B, classes, H, W) to the certainty of every pixel (B, H, W).
+
+The probabilities are those of f_K, the teacher's last checkpoint.
+"""

@@ -1,4 +1,4 @@
-"""Online labelling, the one-stage alternative that the paper compares with (Appendix C, Table 5)."""
+"""Online labelling, the one-stage alternative to which the paper compares its method (Appendix C, Table 5)."""
 
 import torch
 import torch.nn.functional as F
@@ -10,14 +10,20 @@ from stpp.store.masks import IGNORE
 
 
 def online(params: Online) -> Step:
-    """L = L_s + lambda L_u (paper, Eq. 1): the weak view's confident classes teach the strong view of the same image.
+    """Return the training step of online labelling, whose loss is L = L_s + lambda L_u (paper, Eq. 1).
 
-    Labelled and weak views go through the network together, and no gradient through the weak ones. L_u is a sum over
-    the pixels of confidence >= threshold, divided by all that are shown, so that it grows as the model gets sure.
+    The confident classes of the weak view are the labels of the strong view of the same image. Labelled images and weak
+    views go through the network in one batch; no gradient flows through the weak views. L_u is a sum over the pixels of
+    confidence >= threshold, divided by the number of all pixels that the strong view shows. So it grows as the model
+    becomes confident.
     """
 
     def step(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """x (B, 3, 3, H, W): A_w(x_i), A_w(u_i), A_s(A_w(u_i)); y int64 (B, 2, H, W): y_i, and 255 where not shown."""
+        """Return the loss of a batch of `stpp.data.datasets.WeakStrong`.
+
+        x (B, 3, 3, H, W): A_w(x_i), A_w(u_i), A_s(A_w(u_i)). y int64 (B, 2, H, W): y_i, and a mask that is 255 where
+        the strong view shows nothing of u_i.
+        """
         labeled, weak, strong = x.unbind(1)
         y_i, shown = y.unbind(1)
         both = torch.cat([labeled, weak]).contiguous(memory_format=torch.channels_last)

@@ -1,4 +1,7 @@
-"""Pseudo labels: the arg max of a labeller's probabilities (paper, 3.2 and 4.1), or a part of it (Appendix D)."""
+"""Pseudo labels: the arg max of the labelling network's probabilities (paper, 3.2 and 4.1).
+
+With a threshold, only a part of the pixels is labelled (Appendix D).
+"""
 
 import numpy as np
 import torch
@@ -11,10 +14,11 @@ from stpp.store.masks import IGNORE, Mask
 def pseudo_masks(
     masks: Tensor, confidence: Tensor, threshold: float | None = None
 ) -> tuple[NDArray[np.uint8], list[float]]:
-    """The arg max of a batch, uint8 (B, H, W), and its probability (B, H, W) -> pseudo masks, and mean probabilities.
+    """Return the pseudo masks of a batch, uint8 (B, H, W), and the mean confidence of each image, in (0, 1].
 
-    Pixels whose winning probability is below `threshold` are 255; without one, as in ST and ST++, all are labelled.
-    The means are over the pixels of each image, in (0, 1].
+    masks: the arg max, uint8 (B, H, W). confidence: its probability (B, H, W). Pixels of confidence below `threshold`
+    become 255. Without a threshold, as in ST and ST++, all pixels are labelled. The mean is over all pixels of the
+    image.
     """
     if threshold is not None:
         masks = torch.where(confidence < threshold, IGNORE, masks)
@@ -22,5 +26,8 @@ def pseudo_masks(
 
 
 def fill(kept: Mask, mask: Mask) -> Mask:
-    """`kept` (H, W) where it has labels, and `mask` where it is 255: phase 2 of pixel-level selection (Appendix D)."""
+    """Return the mask `kept` (H, W) with its ignored pixels (255) filled from `mask`.
+
+    This is phase 2 of pixel-level selection (paper, Appendix D).
+    """
     return np.where(kept == IGNORE, mask, kept)

@@ -1,7 +1,7 @@
-"""What can rank images by its name in `select.by`, each as MODULE:FUNCTION; whatever is in
-`criteria.CRITERIA` ranks, too.
+"""A registry of the rankings of images: name in `select.by` -> MODULE:FUNCTION.
 
-A table: it imports nothing, so that parameters are checked against it. What is added to it is allowed from then on.
+`select.by` also accepts the names in `criteria.CRITERIA`. The table imports nothing, so that parameters can be checked
+against it. A name that is added here becomes valid in params.yaml.
 """
 
 RANKINGS = {
@@ -11,4 +11,4 @@ RANKINGS = {
     "inverse": "stpp.selftrain.selection:by_instability",
     "oracle": "stpp.selftrain.selection:by_quality",
 }
-"""(known scores by name and id, seed) -> the score that ranks, by id; the highest first."""
+"""Each function maps (known scores by name and image id, seed) to a score by image id; the highest ranks first."""

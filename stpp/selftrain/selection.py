@@ -1,4 +1,7 @@
-"""Reliable and unreliable images (paper, 3.4 and Algorithm 2), and other ways to choose them."""
+"""Selection of reliable and unreliable images, as in the paper (3.4 and Algorithm 2) and in other ways.
+
+M_iK is the pseudo mask of image i by f_K, the teacher's last checkpoint. s_i is the image's stability.
+"""
 
 from collections.abc import Mapping
 from fractions import Fraction
@@ -14,35 +17,38 @@ Scores = Mapping[str, float]
 
 
 def by_stability(known: Mapping[str, Scores], seed: int) -> Scores:
-    """s_i, as in the paper."""
+    """Rank by s_i, as in the paper."""
     return known["stability"]
 
 
 def by_instability(known: Mapping[str, Scores], seed: int) -> Scores:
-    """s_i, the lowest first."""
+    """Rank by s_i, the lowest first."""
     return {name: -s for name, s in known["stability"].items()}
 
 
 def by_confidence(known: Mapping[str, Scores], seed: int) -> Scores:
-    """The mean confidence of M_iK."""
+    """Rank by the mean confidence of M_iK."""
     return known["confidence"]
 
 
 def by_quality(known: Mapping[str, Scores], seed: int) -> Scores:
-    """The true mIoU of M_iK: no method, but its upper bound."""
+    """Rank by the true mIoU of M_iK; NaN ranks last.
+
+    This is not a method, but the upper bound of one: it needs the true masks.
+    """
     return {name: -1.0 if isnan(q) else q for name, q in known["quality"].items()}
 
 
 def by_chance(known: Mapping[str, Scores], seed: int) -> Scores:
-    """As in the paper's Table 4, blind."""
+    """Rank at random: the blind selection of the paper's Table 4."""
     return {name: float(seed_of(seed, "select", name)) for name in known["stability"]}
 
 
 def rank(by: str, known: Mapping[str, Scores], seed: int) -> Scores:
-    """The score by which images are ranked, the highest first.
+    """Return the score by which images are ranked; the highest ranks first.
 
-    by: a name of RANKINGS, or of what `score.criteria` has added. known: by name and id, whatever `score` has written;
-    seed: of `random`.
+    by: a name in RANKINGS, or a score that `score.criteria` added. known: all scores that `stpp score` wrote, by name
+    and image id. seed: for the ranking `random`.
     """
     if by not in RANKINGS:
         return known[by]
@@ -51,13 +57,13 @@ def rank(by: str, known: Mapping[str, Scores], seed: int) -> Scores:
 
 
 def select(scores: Scores, ratio: float) -> tuple[list[str], list[str]]:
-    """Split D_u into D_u1, the T highest scored images, and D_u2, the others; both in the order of falling score.
+    """Split D_u into D_u1, the T images with the highest scores, and D_u2, the others; both in order of falling score.
 
-    T = floor(N * ratio), as in the authors' code; equal scores are ordered by id, so the result is one of its inputs
-    alone. ratio lies in (0, 1).
+    T = floor(N * ratio), as in the authors' code. Equal scores are ordered by id, so the result depends only on the
+    arguments. ratio is in (0, 1).
     """
     names, s = list(scores), np.fromiter(scores.values(), np.float64, len(scores))
     by_id = np.array(sorted(range(len(names)), key=names.__getitem__), np.int64)
     ranked = [names[i] for i in by_id[np.argsort(-s[by_id], kind="stable")].tolist()]
-    T = int(len(ranked) * Fraction(str(ratio)))  # as the ratio is written: 0.29 of 100 is 29, 28 in floating point
+    T = int(len(ranked) * Fraction(str(ratio)))  # exact: 0.29 of 100 is 29, in floating point it would be 28
     return ranked[:T], ranked[T:]

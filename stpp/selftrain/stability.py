@@ -9,11 +9,12 @@ from stpp.engine.metrics import confusions, iou
 
 
 def stabilities(masks: Tensor, classes: int) -> Tensor:
-    """s_i / (K - 1), s_i = sum over j < K of meanIOU(M_ij, M_iK) (paper, Eq. in 3.4), for every image of a batch.
+    """Return the stability s_i / (K - 1) of every image of a batch, float64 (B,) in [0, 1]; 1 for equal masks.
 
-    masks: M_i1 .. M_iK, class ids (K, B, H, W) from checkpoints in the order of training; M_iK is the reference.
-    Returns float64 (B,) in [0, 1], 1 for equal masks. The mean is over the classes whose union is not empty in the two
-    masks compared. The paper sums; dividing by K - 1, as the authors' code does, leaves the order as it is.
+    s_i = sum over j < K of meanIOU(M_ij, M_iK) (paper, Eq. in 3.4). masks: M_i1 .. M_iK, class ids (K, B, H, W) from
+    checkpoints in the order of training; M_iK is the reference. The mean IoU is over the classes whose union is not
+    empty in the two masks compared. The paper only sums; dividing by K - 1, as the authors' code does, does not change
+    the order of the images. Raises ValueError for fewer than two checkpoints.
     """
     *earlier, M_iK = masks
     if not earlier:
@@ -24,5 +25,5 @@ def stabilities(masks: Tensor, classes: int) -> Tensor:
 
 
 def stability(masks: Sequence[Tensor], classes: int) -> float:
-    """As `stabilities`, of one image: M_i1 .. M_iK, each (H, W)."""
+    """Return the stability of one image (see `stabilities`). masks: M_i1 .. M_iK, each (H, W)."""
     return float(stabilities(torch.stack([*masks]).unsqueeze(1), classes)[0])

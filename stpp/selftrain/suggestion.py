@@ -1,4 +1,4 @@
-"""Which images are worth a mask next, by what ST++ already knows of them. Not of the paper."""
+"""Suggestion of images to label next, from what ST++ already knows about them. It is not in the paper."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,15 +7,16 @@ from heapq import heapify, heappop, heappush
 
 @dataclass(frozen=True)
 class Suggestion:
-    """An image to label, why, and the worth it had when it was taken."""
+    """An image to label, and the reasons why it was taken."""
 
     id: str
     stability: float
     worth: float
+    """The image's worth when it was taken (see `suggest`)."""
     shares: Sequence[float]
-    """Part of the image that its pseudo mask gives to each class."""
+    """Fraction of the image that its pseudo mask gives to each class."""
     alike: bool = False
-    """Whether it looks like one that is taken before it, or labelled."""
+    """Whether it looks like an image that was taken before it, or that is labelled."""
 
 
 def suggest(
@@ -26,14 +27,16 @@ def suggest(
     alike: Callable[[str], bool] = lambda name: False,
     least: float = 0.01,
 ) -> list[Suggestion]:
-    """The n images most worth a mask, the first one most; fewer if there are no more.
+    """Return the n images that are most worth a mask, the best one first; fewer if there are no more.
 
-    Taken one by one, by (1 - s_i) * sum over classes c of p_ic / (1 + n_c): s_i is the image's stability (paper, 3.4),
-    p_ic the part of its pseudo mask that is of class c, and n_c how many images with masks show c, those taken so far
-    included. An unstable image is worth more, and so is one whose classes are rare among the masks.
+    Images are taken one by one. The worth of image i is (1 - s_i) * sum over classes c of p_ic / (1 + n_c). s_i is its
+    stability (paper, 3.4). p_ic is the fraction of its pseudo mask that has class c. n_c is the number of images with
+    masks that show class c, including those taken so far. So an unstable image is worth more, and so is an image whose
+    classes are rare among the masks.
 
-    shares: p_ic of an image, by class. shown: n_c before. alike: whether an image looks like one that is taken or
-    labelled; such a one is taken only where no others are left. least: part of an image from which on it shows a class.
+    shares: p_ic of an image, by class. shown: n_c before any image is taken. alike: whether an image looks like one
+    that is taken or labelled; such an image is taken only when no others are left. least: an image shows a class if
+    the class covers at least this fraction of it.
     """
     counts = list(shown)
     taken: list[Suggestion] = []
@@ -44,7 +47,8 @@ def suggest(
 
     def take(ids: Sequence[str], alike: Callable[[str], bool], marked: bool) -> None:
         nonlocal counts
-        # Counts only grow, so a worth only falls: what is worth most by now is among what once was worth more than it.
+        # Counts only grow, so the worth of an image only falls, and a worth in the heap is an upper bound. If the first
+        # image's worth, computed anew, is still the highest in the heap, then no other image is worth more.
         heap = [(-worth(i), -at) for at, i in enumerate(ids)]
         heapify(heap)
         while heap and len(taken) < n:

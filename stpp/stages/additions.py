@@ -1,4 +1,4 @@
-"""Command label add: new masks of a person, and the split that has them."""
+"""The `label add` command: adds a person's new masks, and writes a split in which their images are labelled."""
 
 import hashlib
 import re
@@ -42,9 +42,13 @@ def add(
 ) -> None:
     """Add new masks: their images are labelled in a new split.
 
-    The next `dvc repro` uses it. The new split is the present one, its parent, but for these images; parent.json
-    beside its lists says so. All problems are reported at once, and nothing is written if there is one;
-    interrupted, the same command goes on.
+    The new split is a copy of the current one, its parent. Only these images
+    move: from unlabelled to labelled. parent.json, beside the new lists, names
+    the parent and the added masks. The params file then names the new split,
+    so the next `dvc repro` uses it.
+
+    All problems are reported at once; if there is one, nothing is written.
+    After an interruption, run the same command again to go on.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", name):
         raise StppError(f"{name}: a split's name is of letters, digits, and . _ -, and begins with no dot")

@@ -1,4 +1,4 @@
-"""Command audit: from a model back to the images, with every hash on the way."""
+"""The `audit` command: traces a model back to its training images, and checks every hash on the way."""
 
 from collections.abc import Callable
 from functools import cache
@@ -35,7 +35,8 @@ def audit(
 ) -> None:
     """Trace models back to the images they were trained on, and check every hash.
 
-    Exit code 1 if anything contradicts, 0 if nothing does.
+    The exit code is 1 if the audit finds a contradiction, such as a changed
+    file, and 0 if it finds none.
     """
     for path, wrong in damaged(root()).items():
         raise StppError(f"{path}: {wrong}, as a kill leaves it while DVC writes it; `stpp check` mends it")
@@ -57,7 +58,10 @@ def audit(
 
 
 class Server:
-    """What MLflow says; what it could not be asked, and why, is kept for the report."""
+    """The questions of an audit to MLflow; `silent` lists why questions got no answer, for the report.
+
+    asked: False for --offline. MLflow is then never asked.
+    """
 
     def __init__(self, *, asked: bool) -> None:
         self.asked = asked
@@ -73,26 +77,29 @@ class Server:
             return None
 
     def said_of(self, run_id: str) -> dict[str, str]:
-        """Tags and datasets of a run, under the names that `Source.digests` has for them."""
+        """Return the tags of a run, and the digests of its datasets under "the dataset `data`" and so on.
+
+        The tags include those that `LineageSource.digests` holds. The result is empty if MLflow does not answer.
+        """
         datasets = self._ask(datasets_of, run_id) or {}
         return (self._ask(tags_of, run_id) or {}) | {f"the dataset `{key}`": one for key, one in datasets.items()}
 
     def splits_named(self, data: str, name: str) -> dict[str, str]:
-        """Digests of the splits that were logged under a name, each with a run."""
+        """Return the digests of all splits that were logged under a name, each with the id of one such run."""
         return self._ask(splits_named, data, name) or {}
 
     def record(self, content: Content) -> LineageSource | None:
-        """The record of a run that made a model."""
+        """Return the lineage record of the newest run that made a model with this hash; None if there is none."""
         runs = self._ask(runs_like, f"stpp.out.{MODEL}", content.sha256) or []
         return self.kept(runs[0]) if runs else None
 
     def kept(self, run_id: str) -> LineageSource | None:
-        """The record that a run keeps."""
+        """Return the lineage record that a run keeps as an artifact; None if it keeps none."""
         return self._ask(_record, run_id)
 
 
 def _record(run_id: str, root: Path) -> LineageSource | None:
-
+    """Return the lineage record in run.json, an artifact of an MLflow run; None if an older stpp wrote it."""
     return record_of(artifact_of(run_id, "run.json", root), f"the record of MLflow run {run_id}")
 
 
@@ -104,7 +111,7 @@ def _models(project: Project) -> list[str]:
 
 
 def _audit(project: Project, server: Server, model: str) -> Audit:
-
+    """Return the audit of one model: its trace, and all contradictions with records, MLflow and git."""
     source, content = _start(project, server, model)
     found = Audit(model, source.name, trace(project, source, content))
     for record in project.records.values():
@@ -114,7 +121,7 @@ def _audit(project: Project, server: Server, model: str) -> Audit:
             continue
         if said.md5 != found.link.content.md5:
             found.more.append(f"{model}: {record.name} says that {own.stage} made another one there")
-        elif not source.today and own.run_id:  # no dvc.lock has the record's hash
+        elif not source.today and own.run_id:  # no dvc.lock holds this record's hash: compare it with MLflow's copy
             kept = server.kept(own.run_id)
             if kept is not None and kept.executions != record.executions:
                 found.more.append(f"{record.name}: is not {kept.name}: it was edited, or is of another run")
@@ -128,10 +135,13 @@ def _audit(project: Project, server: Server, model: str) -> Audit:
 
 
 def _start(project: Project, server: Server, model: str) -> tuple[LineageSource, Content]:
-    """Who tells how a model was made, and which content they call by its name."""
+    """Return the lineage source that says how a model was made, and the content it records for the model.
+
+    model: a path, or a name of a run or model in MLflow. Raises StppError if no source knows the model.
+    """
     path = project.root / model
     name = path.relative_to(project.root).as_posix() if path.is_relative_to(project.root) else model
-    # What dvc.lock calls so is held to it; else a file that is there is known by its content alone.
+    # A file that dvc.lock names must be what dvc.lock says. Any other existing file is found by its content alone.
     for source in (project.lock, *(() if path.is_file() else project.records.values())):
         for execution in source.executions:
             if (out := execution.out(name)) is not None:
@@ -154,7 +164,10 @@ def _start(project: Project, server: Server, model: str) -> tuple[LineageSource,
 
 
 def _logged_otherwise(server: Server, step: Step) -> list[str]:
-    """Where a stage's MLflow run was logged against other data, another split or outs than its record has."""
+    """Return a line for each digest of data or split, and each hash of an out, that MLflow and the record disagree on.
+
+    The list is empty if the stage has no record or no MLflow run.
+    """
     if step.record is None or not step.run_id:
         return []
     said = server.said_of(step.run_id)
@@ -169,7 +182,10 @@ def _logged_otherwise(server: Server, step: Step) -> list[str]:
 
 
 def _look_at_split(project: Project, server: Server, source: LineageSource, found: Audit) -> None:
-    """Whether the split's name ever stood for something else, and whether held-out images look like others."""
+    """Add to `found` other contents of the split's name, and held-out images that look like training images.
+
+    Other contents come from git and MLflow. A check that is not possible is added to the notes.
+    """
     outs = [project.root / out.content.path for step in steps_of(found.link) for out in step.outs]
     split = next((folder for folder in outs if (folder / "labeled.txt").is_file()), None)
     dataset = next((folder for folder in outs if (folder / "dataset.json").is_file()), None)
@@ -194,13 +210,16 @@ def _look_at_split(project: Project, server: Server, source: LineageSource, foun
             found.notes.append("images of val and test that look like training images: the images are not here")
         else:
             found.suspects = _alike(split, dataset, images)
-    except StppError as error:  # what is damaged there is named by its hashes
+    except StppError as error:  # the hash checks already name the damaged file
         found.notes.append(str(error))
 
 
 @cache
 def _alike(split: Path, data: Path, images: Path) -> list[tuple[Pair, Path, Path]]:
-    """Pairs of a held-out and a training image that look alike, with their files; looked for once for all models."""
+    """Return the pairs of a held-out and a training image that look alike, with their files.
+
+    The result is cached, because the models of one audit usually share their split.
+    """
     records = read_dataset(data).records
     files = {
         path.stem: Files(images, records, Strings(i for i in read_ids(path) if i in records))

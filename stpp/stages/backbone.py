@@ -1,4 +1,4 @@
-"""Stage backbone: the one start that the teacher and every student share; and a list of what suits."""
+"""The `backbone` stage: stores the weights that the teacher and all students start from; and `backbone list`."""
 
 import time
 from pathlib import Path
@@ -24,7 +24,8 @@ def backbone(
 ) -> None:
     """Find the weights that all trainings start from, and keep them in one file.
 
-    They are none, published ones, those of a package, or a local file.
+    `model.weights` names them: `none`, published weights, the weights that a
+    package ships, or a local file.
     """
     model = load(options.params_files(params)).model
     placed, start = start_of(model, weights)
@@ -34,7 +35,7 @@ def backbone(
 
 
 SIDE, TIMES = 256, 3
-"""Pixels of the image that is timed, and how often it is."""
+"""Side in pixels of the image that is timed, and how many times it is timed."""
 
 
 def list_(
@@ -44,7 +45,8 @@ def list_(
 ) -> None:
     """List the backbones that suit, with parameters and weights.
 
-    Without a pattern: torchvision's, and those whose weights a package ships.
+    Without a pattern, these are torchvision's ResNets and the backbones whose
+    weights a package ships.
     """
     if stride not in (8, 16):
         raise StppError(f"--stride {stride}: model.output_stride is 8 or 16")
@@ -69,7 +71,7 @@ def list_(
 
 
 def _images_per_second(network: torch.nn.Module) -> float:
-
+    """Return how many images of SIDE x SIDE pixels a network predicts in a second on this machine, one at a time."""
     x = torch.rand(1, 3, SIDE, SIDE).contiguous(memory_format=torch.channels_last)
     network = network.to(memory_format=torch.channels_last)
     with torch.inference_mode():

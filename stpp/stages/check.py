@@ -1,6 +1,6 @@
-"""Command check, and the first stage of every pipeline: what is wrong is said before DVC removes anything.
+"""The `check` command, the first stage of every pipeline: reports wrong parameters before DVC removes anything.
 
-DVC removes a stage's outs before it runs the stage, so a wrong value would cost what the stage had made.
+DVC removes a stage's outs before it runs the stage. Without the check, a wrong value would cost the stage's results.
 """
 
 import os
@@ -20,8 +20,13 @@ def check(
     params: options.Params = None,
     out: Annotated[Path | None, Option(help="File to write if nothing is wrong.")] = None,
 ) -> None:
-    """Check all parameters with every overlay, and mend a dvc.lock that a kill has cut."""
-    if "DVC_STAGE" not in os.environ:  # else it is done for every stage
+    """Check all parameters with every overlay, and mend a dvc.lock that a kill has cut.
+
+    The overlays are the params files in pipelines/, without the presets.
+    If DVC is killed while it writes dvc.lock, the file is left incomplete.
+    Mending it puts the last complete version back.
+    """
+    if "DVC_STAGE" not in os.environ:  # under DVC, every stage has mended it already
         for line in mend(root()):
             print(line)
     files, problems = options.params_files(params), dict[str, None]()
@@ -36,5 +41,6 @@ def check(
     if problems:
         raise StppError("\n".join(problems))
     if out is not None:
-        write_text(out, "params are valid\n")  # the same always, so that nothing that depends on it runs again
+        # Always the same text, so that stages that depend on the file do not run again.
+        write_text(out, "params are valid\n")
     print(f"{', '.join(map(str, files))}, alone and with {len(overlays)} overlays: valid")

@@ -1,4 +1,4 @@
-"""Command cluster: the stages of a command on several machines at once."""
+"""The `cluster` command: runs the stages of a command on several machines at once."""
 
 from typing import Annotated
 
@@ -12,9 +12,14 @@ def cluster(
 ) -> None:
     """Run a command on the first of several machines, and its stages on all of them.
 
-    Called on each with the same command. The environment says who is who: STPP_NNODES machines, this one being
-    STPP_NODE_RANK of them (0 is the first), STPP_NPROC processes on each, and STPP_MASTER, the first one's
-    host:port. They see one project folder. Ends when the command does, with its exit code.
+    Start it on every machine with the same command. All machines must see the
+    same project folder. When the command ends, `stpp cluster` ends on all
+    machines, with the command's exit code.
+
+    Environment variables describe the cluster. STPP_NNODES is the number of
+    machines. STPP_NODE_RANK is the number of this machine; 0 is the first.
+    STPP_NPROC is the number of processes on each machine. STPP_MASTER is the
+    host:port of the first machine.
     """
     if code := run(command):
         raise SystemExit(code)

@@ -1,4 +1,4 @@
-"""Commands data import and data lists: what other people publish, brought into the shape that the pipeline reads."""
+"""The commands `data import` and `data lists`: bring published data sets and splits into the pipeline's layout."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,14 +22,16 @@ Out = Annotated[Path, Option(help="Folder of lists that DVC watches.")]
 def import_(archive: Archive, out: Root) -> None:
     """Lay out a published archive, or any images and masks, below a folder.
 
-    Known are VOC 2012, SBD and Cityscapes. Several archives make one data set: VOC first, then SBD or
-    SegmentationClassAug; leftImg8bit, then gtFine. What was taken from where stands in imported.json.
+    The archives of VOC 2012, SBD and Cityscapes are recognised. A data set may
+    need several archives, in this order: VOC, then SBD or SegmentationClassAug;
+    leftImg8bit, then gtFine. imported.json records the hash of every archive,
+    and how many of its files were taken and left out.
     """
     record = out / "imported.json"
     _recorded(record)
     found = import_archive(archive, out)
     about = {"archive": found.source, "sha256": found.sha256, "files": found.counts, "left_out": found.left_out}
-    # Another archive of the same name is another archive.
+    # Archives are told apart by their hash, so an earlier archive of the same name keeps its entry.
     earlier = [one for one in _recorded(record) if one["sha256"] != found.sha256]
     write_json(record, [*earlier, about])
     for warning in found.warnings:
@@ -42,6 +44,7 @@ def import_(archive: Archive, out: Root) -> None:
 
 
 def _recorded(record: Path) -> list[dict[str, Any]]:
+    """Return the entries of imported.json, one for each archive. Raises StppError if it is another kind of file."""
     before = read_json(record) if record.exists() else []
     if not isinstance(before, list) or not all(isinstance(one, dict) and "sha256" in one for one in before):
         raise StppError(f"{record}: is not the record of an import; move it away, or import into another folder")
@@ -58,7 +61,9 @@ def lists(
 ) -> None:
     """Take over a published split, checked.
 
-    What is written: labeled.txt, unlabeled.txt, val.txt, and source.json with their hashes.
+    The check covers the numbers of images, images listed twice, and images in
+    two lists. The command writes labeled.txt, unlabeled.txt, val.txt, and
+    source.json with their source and hashes.
     """
     if not source.strip():
         raise StppError("--source: say where the lists come from (an address and a commit): a split has a source")

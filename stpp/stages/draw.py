@@ -1,4 +1,4 @@
-"""Stage draw: the embedded data set."""
+"""The `draw` stage: draws the embedded data set `toy` from a seed."""
 
 from stpp.ingest.toy import draw as draw_toy
 from stpp.params.file import load

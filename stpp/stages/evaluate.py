@@ -1,4 +1,7 @@
-"""Stage evaluate: every model on val and, once, on test; the quality of pseudo masks where true ones exist."""
+"""The `evaluate` stage: measures all models on val and test, and pseudo masks where true masks exist.
+
+Models are measured on test here only, and only once.
+"""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,7 +48,8 @@ def evaluate(
 ) -> None:
     """Evaluate models at original resolution, and pseudo masks where truth is known.
 
-    The images are those of val and, where the split has one, test; or those of lists.
+    The images are those of val and, if the split has one, of test. With --ids,
+    they are those of the given lists.
     """
     models, sets = options.named(model), options.named(masks or [])
     lists = _lists(ids or [])
@@ -68,7 +72,7 @@ def _evaluate(stage: Stage, models: dict[str, Path], sets: dict[str, Path], list
     subsets = {name: _with_masks(path, dataset) for name, path in lists.items()}
     print(f"evaluation: {described(p.evaluate)}", flush=True)
     _count(job, p, photos, models, subsets)
-    distributed.barrier()  # panels are written by whoever has the image
+    distributed.barrier()  # every process writes the panels of its own images
     if not distributed.is_main():
         return
 
@@ -111,7 +115,10 @@ def _evaluate(stage: Stage, models: dict[str, Path], sets: dict[str, Path], list
 
 
 def _count(job: Job, p: Params, photos: Photos, models: dict[str, Path], subsets: dict[str, list[str]]) -> None:
-    """Count the pixels of every model on every set, if not done before, and draw some masks of the first set."""
+    """Write the confusion matrix and the counts by image of every model on every set, unless they exist.
+
+    Also writes the masks of up to `evaluate.panels` images of the first set as PNGs.
+    """
     first, candidates = next(iter(subsets.items()))
     count = p.evaluate.panels
     shown = candidates[:: max(1, len(candidates) // count)][:count] if count else []
@@ -124,20 +131,20 @@ def _count(job: Job, p: Params, photos: Photos, models: dict[str, Path], subsets
                 if distributed.is_main():
                     with atomic_write(path.with_suffix(".npy")) as partial, partial.open("wb") as file:
                         np.save(file, counts)
-                    write_json(path, matrix)  # last: it says that both are there
+                    write_json(path, matrix)  # written last: its existence says that both files are complete
 
 
 def _counted(job: Job, subset: str, model: str) -> Path:
-    """Where a confusion matrix is kept until all are there."""
+    """Return the file that keeps the confusion matrix of a model on a set until all matrices are complete."""
     return job.folder / f"on-{subset}" / f"{model}.json"
 
 
 def _confusion_matrix(
     p: Params, photos: Photos, model: Path, ids: list[str], panels: dict[str, Path], what: str
 ) -> tuple[list[list[int]], Counts]:
-    """A model's confusion matrix over `ids`, and the counts of each, of all processes together.
+    """Return a model's confusion matrix over `ids`, and int64 counts (len(ids), 3, classes) by image.
 
-    Its masks of some are written as PNGs at `panels`.
+    Both cover the images of all processes. panels: the path of a PNG by id, for the images whose masks are written.
     """
     where = devices.start(p.runtime)
     classes = len(photos.dataset.classes)
@@ -162,7 +169,10 @@ def _confusion_matrix(
 
 
 def _lists(paths: list[Path]) -> dict[str, Path]:
-    """Lists by their names without suffix, which name them in the results."""
+    """Return the lists by file name without suffix, the name that they have in the results.
+
+    Raises StppError if a name is taken: by another list, or by another entry of the results.
+    """
     lists: dict[str, Path] = {}
     for path in paths:
         if path.stem in lists or path.stem in ("evaluation", "lists", "pseudo"):
@@ -172,7 +182,7 @@ def _lists(paths: list[Path]) -> dict[str, Path]:
 
 
 def _with_masks(path: Path, dataset: Dataset) -> list[str]:
-    """The ids of a list, all of which have masks."""
+    """Return the ids of a list. Raises StppError naming all problems of the list, such as images without a mask."""
     ids, problems = listed(path, dataset)
     bare = "has no mask, without which it cannot be evaluated"
     problems += [f"{path}:{number}: {i} {bare}" for i, number in ids.items() if not dataset.records[i].mask]
@@ -181,14 +191,17 @@ def _with_masks(path: Path, dataset: Dataset) -> list[str]:
 
 
 def _quality(masks: MaskSet, photos: Photos, group: str) -> tuple[list[tuple[str, str, float]], Scores]:
-    """mIoU of each pseudo mask whose true mask is known, and the scores of all together."""
+    """Return the mIoU of every pseudo mask whose true mask is known, and the scores over all of them.
+
+    A row is (id, group, mIoU). Only pixels that have a pseudo label count.
+    """
     classes = len(photos.dataset.classes)
     total = torch.zeros(classes, classes, dtype=torch.int64)
     known = [i for i in masks.ids if photos.dataset.records[i].mask]
     rows = []
     for i in progress(known, f"quality of {group}", len(known)):
         mask, truth = torch.from_numpy(masks.read(i).copy()), torch.from_numpy(photos.mask(i).copy())
-        truth[mask == IGNORE] = IGNORE  # of the pixels that have a pseudo label
+        truth[mask == IGNORE] = IGNORE  # count only the pixels that have a pseudo label
         one = confusion(torch.where(mask == IGNORE, 0, mask), truth, classes)
         rows.append((i, group, Scores(one).miou))
         total += one

@@ -1,4 +1,4 @@
-"""Command export: a checkpoint for other runtimes, checked against itself."""
+"""The `export` command: writes a checkpoint for other runtimes."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -13,7 +13,7 @@ from stpp.tracking.package import package
 
 
 class Format(StrEnum):
-    """What a checkpoint becomes."""
+    """The format to which a checkpoint is exported."""
 
     onnx = "onnx"
     torch = "torch"
@@ -30,7 +30,9 @@ def export(
 ) -> None:
     """Write a checkpoint for ONNX Runtime, torch.export or `mlflow models serve`.
 
-    What was written is run on several sizes and compared with the checkpoint; if it differs, nothing is left.
+    An ONNX or .pt2 file is run on several image sizes and compared with the
+    checkpoint. If its logits differ by more than rounding, no file is left.
+    An MLflow model holds the checkpoint itself, so it is not compared.
     """
     if not model.is_file():
         raise StppError(f"{model}: no such file; name a checkpoint, such as runs/student/model.safetensors")

@@ -1,4 +1,4 @@
-"""Stage figure: one of the paper's figures over several systems."""
+"""The `figure` stage: draws one of the paper's figures that compare several systems."""
 
 from pathlib import Path
 from typing import Annotated
@@ -26,12 +26,12 @@ def figure(
 ) -> None:
     """Draw a figure of the paper from several systems.
 
-    It goes into the MLflow runs of their evaluations, too.
+    The figure is also added to the MLflow runs of the evaluations.
     """
     if name not in FIGURES:
         raise StppError(f"{name}: not among {', '.join(FIGURES)}; those of one run are in runs/report (docs/paper.md)")
     folders = evaluation or []
-    run_ids_of([folder / "run.json" for folder in folders])  # what is wrong is said before anything is written
+    run_ids_of([folder / "run.json" for folder in folders])  # reports a wrong run.json before anything is written
     columns = ("epoch", "train/loss", "val/miou")
     curves = {key: read_csv(folder / "curve.csv", columns) for key, folder in options.named(model or []).items()}
     draw(name, known([read(folder / "metrics.json", Evaluation) for folder in folders], curves), out)

@@ -1,4 +1,4 @@
-"""Stage label: pseudo labels of a list of images by test-time augmentation (paper, 4.1)."""
+"""The `label` stage: pseudo labels for a list of images, predicted with test-time augmentation (paper, 4.1)."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -52,7 +52,8 @@ def label(
 ) -> None:
     """Label images with a model: a mask set of zip shards and a manifest.
 
-    Of an earlier mask set in its place those shards stay that would be made from the same images in the same way.
+    If --out already holds a mask set, its shards are reused where the same
+    images would be labelled in the same way.
     """
     inputs = Inputs(data, split, [model, ids] if keep is None else [model, ids, keep])
     files = options.params_files(params)
@@ -62,6 +63,7 @@ def label(
 
 
 def _label(stage: Stage, model: Path, ids: Path, data: Path, keep: Path | None) -> None:
+    """Label the images shard by shard on all processes; the main process (rank 0) then merges the manifests."""
     p, job, out = stage.params, stage.job, stage.out
     dataset = read_dataset(data)
     found, problems = listed(ids, dataset)
@@ -92,7 +94,7 @@ def _label(stage: Stage, model: Path, ids: Path, data: Path, keep: Path | None) 
     earlier = MaskSet(out / "masks") if same else None
     mine = distributed.shard(list(zip(names, shards, parts, strict=True)))
     for name, shard, part in progress(mine, f"label {len(found)} images", len(mine)):
-        if part.exists():  # it is the last that takes its name
+        if part.exists():  # the part takes its final name after the shard, so both are complete
             continue
         if earlier is not None and name in same:
             take_over(earlier, shard, job.folder / "masks" / name, part)
@@ -118,7 +120,7 @@ def _label(stage: Stage, model: Path, ids: Path, data: Path, keep: Path | None) 
 
 
 def _key(labeller: str, dataset: Dataset, kept: MaskSet | None, shard: Iterable[str]) -> str:
-    """A hash of all that the masks of a shard depend on."""
+    """Return a hash of everything that the masks of a shard depend on."""
     total = hashlib.sha256(f"{labeller} {dataset.classes} {dataset.palette}".encode())
     for i in shard:
         total.update(f"\n{i} {dataset.records[i].image_sha256} {kept.rows[i]['sha256'] if kept else ''}".encode())
@@ -126,9 +128,10 @@ def _key(labeller: str, dataset: Dataset, kept: MaskSet | None, shard: Iterable[
 
 
 def _before(job: Job, out: Path) -> dict[str, str]:
-    """What the shards of the mask set in `out` were made from, if it is as a run of this stage has left it.
+    """Return the hash by shard (see `_key`) of the mask set in `out`, if it is unchanged since this stage wrote it.
 
-    Nothing of a run with the same inputs: to do the same once more (`dvc repro -f`) is to do all of it.
+    The result is empty if that run had the same inputs, because a forced repetition (`dvc repro -f`) must do all the
+    work again. It is also empty on all processes but the main process (rank 0).
     """
     masks, record = out / "masks", out / "run.json"
     if not distributed.is_main() or not masks.is_dir() or not record.is_file():
@@ -138,4 +141,4 @@ def _before(job: Job, out: Path) -> dict[str, str]:
         own = next(content for content in from_json(about["lineage"])[0].outs if Path(content.path).name == "masks")
         return read_shards(masks) if about["key"] != job.key and own.sha256 == sha256_of(masks) else {}
     except (StppError, KeyError, IndexError, StopIteration, TypeError, ValueError):
-        return {}  # of another stpp, or damaged
+        return {}  # written by another version of stpp, or damaged

@@ -1,4 +1,4 @@
-"""Commands masks extract and masks ls: a mask set for a person's eyes."""
+"""The commands `masks extract` and `masks ls`: show the masks of a mask set to a person."""
 
 from pathlib import Path
 from typing import Annotated
@@ -27,7 +27,8 @@ def extract(
 ) -> None:
     """Write masks as palette PNGs, each under its id.
 
-    They are checked against the manifest. If one is there already, none is written.
+    Every mask is checked against the manifest. If one of the PNGs exists
+    already, none is written.
     """
     masks = MaskSet(folder)
     palette = read_dataset(data).palette

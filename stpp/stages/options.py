@@ -1,4 +1,4 @@
-"""The options that stages share, so that each is said in one way."""
+"""The command-line options that stages share, so that each option has one description."""
 
 import re
 from pathlib import Path
@@ -21,11 +21,15 @@ Named = Annotated[list[str], Option(help="NAME=PATH, once for each.")]
 
 
 def params_files(given: list[Path] | None) -> list[Path]:
+    """Return the given params files, or params.yaml if none is given."""
     return given or [Path("params.yaml")]
 
 
 def named(pairs: list[str]) -> dict[str, Path]:
-    """["a=x", "b=y"] -> {"a": x, "b": y}."""
+    """Parse pairs NAME=PATH: ["a=x", "b=y"] -> {"a": x, "b": y}.
+
+    Raises StppError for a pair of another form, and for a name that is given twice.
+    """
     result = {}
     for pair in pairs:
         name, equals, path = pair.partition("=")

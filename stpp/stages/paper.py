@@ -1,4 +1,4 @@
-"""Commands paper plan, run and report: rows and tables of the paper by name, on its data or on one's own."""
+"""The commands `paper plan`, `run` and `report`: run the paper's tables by name, on its data or on your own."""
 
 import json
 import subprocess
@@ -42,7 +42,11 @@ Results = Annotated[Path, Option(help="Folder of finished cells, in git.")]
 def plan(
     name: Name, cell: Cells = None, seeds: Seeds = 1, seed: Seed = None, own: Own = False, results: Results = FOLDER
 ) -> None:
-    """Show what `stpp paper run` would do, and how long it would take."""
+    """Show what `stpp paper run` would do, and how long it would take.
+
+    The time is estimated from a few measured iterations of every network.
+    Missing inputs are listed, too.
+    """
     jobs = jobs_of(name, cell or ["*"], seed or range(seeds), own, results)
     _plan(jobs)
     for problem in _missing(jobs):
@@ -54,7 +58,8 @@ def run(
 ) -> None:
     """Run a table: one DVC experiment for every setting and seed.
 
-    Interrupted, the same command goes on. Every finished cell is a file below results/: metrics, digests, run ids,
+    After an interruption, run the same command again to go on. Every finished
+    cell is one file below results/, with its metrics, digests, run ids and
     parameters.
     """
     if not git("rev-parse", "HEAD"):
@@ -79,7 +84,8 @@ def report(
 ) -> None:
     """Print tables beside the published numbers, and the evidence over seeds.
 
-    They are written as Markdown, CSV and HTML, and to MLflow.
+    The tables are also written as Markdown, CSV and HTML, and kept in MLflow as
+    artifacts.
     """
     texts, said = {}, []
     for name in names or TABLES:
@@ -94,20 +100,20 @@ def report(
             ("html", reports.as_html(shown, below, notes)),
         ):
             texts[out / f"{name}.{suffix}"] = text
-    for path, text in texts.items():  # when every table was read
+    for path, text in texts.items():  # only after every table was read without an error
         write_text(path, text)
     publish("paper", "report", list(texts), root())
-    print(*said, sep="\n\n", end="\n\n")  # after all is written, since who reads may have had enough: `| head`
+    print(*said, sep="\n\n", end="\n\n")  # last, because printing fails if a reader such as `| head` has ended
     print(f"written to {out}/")
 
 
 def _missing(jobs: list[Job]) -> list[str]:
-    """What runs that are still to be done would read, and is not here."""
+    """Return the inputs that unfinished runs need and that are missing here, each with what brings it."""
     return list(dict.fromkeys(problem for job in jobs if job.open for problem in missing(job.params)))
 
 
 def _plan(jobs: list[Job]) -> None:
-    """Say what is there and what will train; how long is measured here, on a few iterations of every network."""
+    """Print what is finished and what will be trained, and a time measured on a few iterations of every network."""
     for job in jobs:
         shown = f"{job.setting}, seed {job.seed}: "
         if job.known:
@@ -123,10 +129,10 @@ def _plan(jobs: list[Job]) -> None:
 
 
 def _run(table: str, job: Job, results: Path) -> bool:
-    """Run one experiment through DVC in a copy of the project, and keep its cells; whether it finished."""
+    """Run one DVC experiment in a copy of the project and save its cells; return whether it finished."""
     name, head = job.name(table), git("rev-parse", "HEAD")
     ref = f"refs/exps/{head[:2]}/{head[2:]}/{name}"
-    if not git("rev-parse", "--verify", "--quiet", ref):  # it may have finished, and the copying of its cells not
+    if not git("rev-parse", "--verify", "--quiet", ref):  # it may have finished earlier, without its cells being saved
         print(f"\n{name}: {' '.join(job.targets)}", flush=True)
         changes = [word for change in _changes(job.params) for word in ("-S", change)]
         if _wait(["dvc", "exp", "run", "--temp", "-n", name, *changes, *job.targets]) != 0:
@@ -139,7 +145,10 @@ def _run(table: str, job: Job, results: Path) -> bool:
 
 
 def _wait(command: list[str]) -> int:
-    """Run a command to its end, also where Ctrl-C reaches both: DVC removes its copy of the project then."""
+    """Run a command to its end and return its exit code.
+
+    Ctrl-C reaches both processes. Wait for DVC then, too, because it removes its copy of the project.
+    """
     process = subprocess.Popen(command)
     try:
         return process.wait()
@@ -149,10 +158,10 @@ def _wait(command: list[str]) -> int:
 
 
 def _changes(params: Params) -> list[str]:
-    """What `dvc exp run -S` has to set so that params.yaml of the experiment means `params`.
+    """Return the settings for `dvc exp run -S` that make params.yaml of the experiment mean `params`.
 
-    What means the same already is left as it is written: otherwise DVC would take it for another run. A section that
-    is to go is set to null as a whole.
+    A value that already means the same is left as it is written, because DVC would take another spelling for another
+    run. A section that must be removed is set to null as a whole.
     """
     wanted, present = flat(params), flat(load(options.params_files(None)))
     different = {key: value for key, value in wanted.items() if key not in present or present[key] != value}
@@ -160,7 +169,11 @@ def _changes(params: Params) -> list[str]:
 
 
 def _result(ref: str, head: str, name: str, job: Job) -> Result:
-    """What a finished cell leaves in git. ref: the experiment's, below the commit `head` that it started from."""
+    """Return the result of a finished cell, which is kept in git.
+
+    ref: the git ref of the experiment. head: the commit that the experiment started from. Raises StppError if DVC
+    cannot read a file of the experiment.
+    """
     folder = system(name).evaluation
     wanted = [f"{folder}/{file}" for file in ("metrics.json", "run.json", "per_class.csv")]
     if folder == system("stpp").evaluation:

@@ -1,4 +1,4 @@
-"""Command predict: masks for any images, by a checkpoint alone."""
+"""The `predict` command: predicts masks of any images with nothing but a checkpoint."""
 
 import glob
 import io
@@ -40,7 +40,7 @@ from stpp.store.masks import encode_mask
 
 
 class Kind(StrEnum):
-    """What is written of an image."""
+    """A kind of result to write for an image."""
 
     mask = "mask"
     overlay = "overlay"
@@ -69,8 +69,9 @@ def predict(
 ) -> None:
     """Predict masks of any images: PNGs of class ids in the model's colours.
 
-    Interrupted, the same command goes on. Nothing that it has not written itself is replaced. An image that cannot
-    be read is named at the end, and the others are done all the same (exit code 2).
+    After an interruption, run the same command again to go on. Files that stpp
+    has not written are never replaced. An image that cannot be read does not
+    stop the others: it is named at the end, and the exit code is 2.
     """
     if not model.is_file():
         raise StppError(f"{model}: no such file; name a checkpoint, such as runs/student/model.safetensors")
@@ -112,16 +113,17 @@ def predict(
 
 @dataclass(frozen=True)
 class Photo:
-    """An image, and the name that its results have without a suffix."""
+    """An image, and the name of its results without a suffix."""
 
     path: Path
     name: str
 
 
 def _found(words: list[str], out: Path) -> tuple[list[Photo], list[str]]:
-    """The images that the words name, but for results in `out`, and problems of those in folders that are not read.
+    """Return the images that the words name, and a problem for every image in their folders that cannot be read.
 
-    Raises StppError for none, or two of one name.
+    Files in `out` are left out, because they are results. Raises StppError if a word names no image, if a file in a
+    list does not exist, or if the results of two images would have the same name.
     """
     named: dict[str, Path] = {}
     problems, unread = [], []
@@ -139,7 +141,7 @@ def _found(words: list[str], out: Path) -> tuple[list[Photo], list[str]]:
         elif path.is_file():
             several = [(path, path.stem)]
         else:
-            matching = sorted(glob.glob(word, recursive=True))  # noqa: PTH207 - a pattern may begin anywhere
+            matching = sorted(glob.glob(word, recursive=True))  # noqa: PTH207 - a pattern may be an absolute path
             several = [(p, p.stem) for p in map(Path, matching) if p.is_file()]
         several = [(p, name) for p, name in several if not p.resolve().is_relative_to(out.resolve())]
         unread += others
@@ -155,7 +157,10 @@ def _found(words: list[str], out: Path) -> tuple[list[Photo], list[str]]:
 
 
 def _in_folder(folder: Path, out: Path) -> tuple[list[Path], list[str]]:
-    """The images below a folder, but for results in `out`, and problems of others; what is no image is counted."""
+    """Return the images below a folder, except those in `out`, and a problem for everything that cannot be read.
+
+    Prints how many other files were passed over because they are no images.
+    """
     found: list[Path] = []
     unread: list[str] = []
     passed: Counter[str] = Counter()
@@ -190,7 +195,7 @@ def _in_folder(folder: Path, out: Path) -> tuple[list[Path], list[str]]:
 
 
 def _picture(path: Path, kind_of: Callable[[bytes], str], head: int) -> str:
-    """What kind of picture a file is by its first bytes; empty if it is none, or cannot be read."""
+    """Return the kind of picture that a file's first bytes show; empty if it is none, or cannot be read."""
     try:
         with path.open("rb") as file:
             return kind_of(file.read(head))
@@ -199,7 +204,7 @@ def _picture(path: Path, kind_of: Callable[[bytes], str], head: int) -> str:
 
 
 def _keep_apart(entry: dict[str, str], before: dict[str, str] | None, written: dict[Kind, Path]) -> None:
-    """Raises StppError if what would be written stands there of another image, or of a person."""
+    """Raise StppError if a result would replace that of another image, or a file that stpp did not write."""
     if before is not None and before["image"] != entry["image"]:
         raise StppError(f"{entry['image']}: its results would take the place of those of {before['image']}")
     theirs = [path for path in written.values() if path.exists()] if before is None else []
@@ -208,13 +213,19 @@ def _keep_apart(entry: dict[str, str], before: dict[str, str] | None, written: d
 
 
 def _note(out: Path, entry: dict[str, str], state: str) -> None:
-    """A line about an image: that its results are begun, so that they are known for ours, or done."""
+    """Append a line to done.jsonl: the results of an image are "begun" or "done".
+
+    "begun" is noted before the first result is written, so that files of an interrupted call are known as stpp's.
+    """
     with (out / DONE).open("a", encoding="utf-8") as file:
         file.write(json.dumps({**entry, "state": state}) + "\n")
 
 
 def _begin(out: Path, how: dict[str, Any], about: About) -> dict[str, dict[str, str]]:
-    """What an earlier call of the same kind has noted, by name; the folder is ready then."""
+    """Prepare the folder, and return by name what an earlier call of the same kind has noted in done.jsonl.
+
+    Raises StppError if the folder holds other things, or predictions of another model or kind.
+    """
     record, done = out / RECORD, out / DONE
     if record.is_file():
         before = read_json(record)
@@ -229,7 +240,7 @@ def _begin(out: Path, how: dict[str, Any], about: About) -> dict[str, dict[str, 
 
 
 def _line(text: str) -> dict[str, str] | None:
-    """A line of what was done; nothing if a kill cut it short."""
+    """Parse a line of done.jsonl; return None if the line is incomplete because the process was killed."""
     try:
         one = parse_json(text)
         whole = set(one) == {"name", "image", "sha256", "state"} and all(isinstance(v, str) for v in one.values())
@@ -239,13 +250,13 @@ def _line(text: str) -> dict[str, str] | None:
 
 
 def _predict(path: Path, predictor: Predictor, written: dict[Kind, Path]) -> list[str]:
-    """Write what is asked for of an image; what had to be done to the image for that."""
+    """Write the requested results of an image; return notes on what was done to the image to read it."""
     about = predictor.about
     image, notes = read_image(path)
     if Kind.probabilities in written:
         probabilities = predictor.probabilities(image)
         mask = probabilities.argmax(0).to(torch.uint8).numpy()
-    else:  # needs much less memory
+    else:  # masks alone need much less memory
         mask = predictor.mask(image).numpy()
     for kind, file in written.items():
         with atomic_write(file) as partial:
@@ -261,7 +272,7 @@ def _predict(path: Path, predictor: Predictor, written: dict[Kind, Path]) -> lis
 
 
 def _overlay(image: NDArray[np.uint8], mask: NDArray[np.uint8], about: About) -> bytes:
-    """The image with the colours of the classes laid over it, half and half, as a PNG."""
+    """Return a PNG of the image blended, half and half, with the colours of its classes."""
     colours = np.array(about.palette, np.uint16)[mask]
     out = io.BytesIO()
     Image.fromarray(((image + colours) // 2).astype(np.uint8)).save(out, format="PNG")

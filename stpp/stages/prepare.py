@@ -1,4 +1,4 @@
-"""Stage prepare: look at every image and mask once, and write down what is there."""
+"""The `prepare` stage: reads every image and mask once, and writes the manifest."""
 
 from stpp.ingest.inspection import inspect
 from stpp.params.file import load
@@ -11,7 +11,8 @@ from stpp.store.manifest import write_dataset
 def prepare(out: options.Out, params: options.Params = None) -> None:
     """Check every image and mask of the data set, and write the manifest.
 
-    All problems are reported at once (exit code 2); what is handled, such as grey-scale images, is said.
+    All problems are reported at once (exit code 2). Unusual images that can be
+    handled, such as grey-scale ones, are reported as warnings.
     """
     p = load(options.params_files(params))
     dataset, warnings, problems = inspect(p.data, p.runtime.workers, root() / ".stpp")

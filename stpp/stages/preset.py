@@ -1,4 +1,4 @@
-"""Commands preset list, show and use: params files by name."""
+"""The commands `preset list`, `show` and `use`: params files by name."""
 
 import subprocess
 from pathlib import Path
@@ -36,7 +36,8 @@ def use(
 ) -> None:
     """Make a preset the project's params.yaml.
 
-    DVC's cache brings earlier runs of it back.
+    If the preset was run before, `dvc repro` restores the results from DVC's
+    cache.
     """
     text = _text(name)
     if out.exists() and not force and changed(out):
@@ -46,6 +47,7 @@ def use(
 
 
 def _text(name: str) -> str:
+    """Return the text of a preset's params file. Raises StppError if there is no preset of this name."""
     if name in SETTINGS:
         setting = SETTINGS[name]
         head = [f"# {name}: {cell}\n" for cell in cells(setting)]
@@ -61,7 +63,7 @@ def _text(name: str) -> str:
 
 
 def changed(path: Path) -> bool:
-    """Whether git does not hold what the file says."""
+    """Return whether the file's content is not committed in git; also True if git ignores the file, or fails."""
     words = ["git", "status", "--porcelain", "--ignored", "--", str(path)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     return done.returncode != 0 or bool(done.stdout.strip())

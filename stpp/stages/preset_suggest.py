@@ -1,4 +1,4 @@
-"""Command preset suggest: a params file that fits the data and the machine."""
+"""The `preset suggest` command: suggests a params file that fits the data and the machine."""
 
 import sys
 from collections import Counter
@@ -17,9 +17,9 @@ from stpp.store.manifest import read_dataset
 
 SETS = ("labeled", "unlabeled", "val", "test")
 RARE = 3
-"""Labelled images that a class needs at least."""
+"""The least number of labelled images that must show a class."""
 LOOKED_AT = 5000
-"""Images whose sizes are looked at, of a million, say."""
+"""About how many images the median size is taken from, even if the data set has a million images."""
 
 
 def suggest(
@@ -32,7 +32,8 @@ def suggest(
 ) -> None:
     """Print a params file that fits the data and this machine, with reasons.
 
-    Run it after `dvc repro split`. A few iterations are measured; what each stage will take is told at the end.
+    Run it after `dvc repro split`. It measures a few training iterations, and
+    prints at the end how long each stage will take.
     """
     if write and not force and changed(params):
         raise StppError(f"{params}: holds changes that are not in git: commit them, or use --force")
@@ -52,7 +53,7 @@ def suggest(
 
 
 def _images(data: Path, split: Path) -> tuple[Images, list[str]]:
-    """What counts of the images, and what a person should know of them."""
+    """Return the sizes and counts of the images, and lines about them for a person."""
     dataset = read_dataset(data)
     sets = {name: read_ids(path) for name in SETS if (path := split / f"{name}.txt").is_file() or name != "test"}
     ids = sets["labeled"] + sets["unlabeled"]

@@ -1,4 +1,4 @@
-"""Stage report: figures of a whole run, for DVC and in the MLflow runs they belong to."""
+"""The `report` stage: draws the figures of a whole run, and adds them to the MLflow runs that they belong to."""
 
 import math
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ from stpp.tracking.client import run_ids_of
 from stpp.tracking.models import Checkpoint, log_checkpoints
 
 ENDS = 3
-"""So many of the most and of the least stable images of a mask set are shown."""
+"""The number of most stable images, and of least stable images, that are shown of a mask set."""
 
 
 def report(
@@ -45,7 +45,9 @@ def report(
 ) -> None:
     """Draw curves, stability, quality, classes and panels of a run.
 
-    Each goes into its MLflow run, too.
+    Each figure is also added to the MLflow runs that it belongs to. The
+    checkpoints are logged in MLflow, and the final and the best model are
+    registered there. The table of results is printed.
     """
     p = load(options.params_files(params))
     dataset = read_dataset(data)
@@ -54,7 +56,7 @@ def report(
     models = options.named(model)
     folders = [*models.values(), *([scores] if scores else []), *(masks or []), evaluation]
     members = [folder / "run.json" for folder in folders]
-    run_ids_of(members)  # what is wrong is said before anything is written
+    run_ids_of(members)  # reports a wrong run.json before anything is written
     stability = _stability(scores)
     matrices = read(evaluation / "scores.json", Matrices)["val"]
     only = {name: _only(matrix, dataset.classes) for name, matrix in matrices.items()}
@@ -69,13 +71,14 @@ def report(
         attach(folder / "run.json", [out / f"curve_{name}.png"], root())
     for folder in masks or []:
         attach(folder / "run.json", [out / f"panel_{folder.name}.png"], root())
-    # Also what depends on a selection, or on all models: several of these may share a run that scored or trained.
+    # The evaluation's run gets all figures. Those of a selection, or of all models, are added to this run alone,
+    # because several selections or systems may share a run that scored or trained.
     attach(evaluation / "run.json", sorted(out.glob("*.png")), root())
     link(evaluation / "run.json", members, root())
     for name, folder in models.items():
         log_checkpoints(folder / "run.json", checkpoints[name], dataset.name, root())
     measured = [name for name in models if name in matrices]
-    if measured:  # the last is the system's
+    if measured:  # the last one is the final model of the system
         values = {name: metrics["val"][name]["miou"] for name in measured}
         best = max(measured, key=lambda name: -1.0 if math.isnan(values[name]) else values[name])
         for name in dict.fromkeys((measured[-1], best)):
@@ -88,6 +91,7 @@ def report(
 
 
 def _stability(scores: Path | None) -> dict[str, float]:
+    """Return the stability of every scored image by id; empty if there are no scores."""
     rows = read_csv(scores / "scores.csv", ("id", "stability")) if scores else []
     return {row["id"]: float(row["stability"]) for row in rows}
 
@@ -101,7 +105,7 @@ def _plots(
     selection: Path | None,
     out: Path,
 ) -> None:
-    """Curves, stability, quality, classes and confusion, as PNGs in a folder."""
+    """Draw curves, stability, quality, classes and confusion matrix as PNGs in the folder `out`."""
     columns = ("epoch", "train/loss", "val/miou")
     curves = {name: read_csv(folder / "curve.csv", columns) for name, folder in models.items()}
     plots.curves(curves, out / "curves.png")
@@ -126,24 +130,24 @@ def _plots(
 
 
 def _only(matrix: list[list[int]], classes: Sequence[str]) -> str:
-    """The one class that a model predicts for every pixel; none if there are several."""
+    """Return the name of the class that a model predicts for every pixel, else ""; see `Scores.constant`."""
     only = Scores(torch.tensor(matrix)).constant
     return "" if only is None else classes[only]
 
 
 def _checkpoints(folder: Path, name: str, metrics: dict[str, Any], only: dict[str, str]) -> list[Checkpoint]:
-    """What a training has kept, for MLflow: f_1 .. f_K, as far as they are here, and the model, if it was evaluated.
+    """Return a training's checkpoints for MLflow: those of f_1 .. f_K that exist, and the model if it was evaluated.
 
-    only: by model, the class that it predicts for every pixel of val, if it predicts but one.
+    only: by model, the class that it predicts for every pixel of val; empty if it predicts several.
     """
     about, val = read(folder / "run.json", Run), metrics["lists"]["val"]
     rows = read_csv(folder / "curve.csv", ("epoch", "iteration", "val/miou"))
-    whole = all(float(row["epoch"]).is_integer() for row in rows)  # as in the curves of MLflow
+    whole = all(float(row["epoch"]).is_integer() for row in rows)  # the step is chosen as in MLflow's curves
     steps = [int(float(row["epoch" if whole else "iteration"])) for row in rows]
     kept = sorted((folder / "checkpoints").glob("*.safetensors"), key=lambda file: int(file.stem))
     found = []
     for j, file in enumerate(kept, 1):
-        at = j * len(rows) // len(kept) - 1  # as `engine.fit.evenly` says
+        at = j * len(rows) // len(kept) - 1  # the row of f_j, see `engine.fit.evenly`
         on = {"val/miou_checkpoint": float(rows[at]["val/miou"])}
         found.append(Checkpoint(f"{about['stage']}_f{j}", file, sha256(file), on, steps[at], val))
     if name in metrics["val"]:
@@ -156,7 +160,7 @@ def _checkpoints(folder: Path, name: str, metrics: dict[str, Any], only: dict[st
 
 
 def _predictions(photos: Photos, folder: Path, models: list[str], path: Path) -> None:
-    """Validation images beside the truth and what every model makes of them."""
+    """Draw validation images beside their true masks and the predicted masks of every model."""
     first = folder / models[0]
     ids = sorted(file.relative_to(first).with_suffix("").as_posix() for file in first.rglob("*.png"))
     rows = []
@@ -168,7 +172,10 @@ def _predictions(photos: Photos, folder: Path, models: list[str], path: Path) ->
 
 
 def _pseudo_masks(photos: Photos, folder: Path, stability: dict[str, float], path: Path) -> None:
-    """The most and the least stable images of a mask set (or the first by id), beside the truth where there is one."""
+    """Draw the most and the least stable images of a mask set, beside their true masks where these exist.
+
+    If no stability is known, draw the first and the last images by id.
+    """
     masks = MaskSet(folder)
     scored = {name: f"{name} ({stability[name]:.2f})" for name in masks.ids if name in stability}
     ranked = sorted(scored, key=lambda name: (-stability[name], name)) if scored else sorted(masks.ids)
@@ -179,5 +186,5 @@ def _pseudo_masks(photos: Photos, folder: Path, stability: dict[str, float], pat
 
 
 def _known(photos: Photos, name: str) -> list[Cell]:
-    """An image and its true mask, if it has one."""
+    """Return an image and its true mask; the mask is None if the image has none."""
     return [photos.image(name), photos.mask(name) if photos.dataset.records[name].mask else None]

@@ -1,4 +1,4 @@
-"""Command runs compare: two runs side by side."""
+"""The `runs compare` command: shows two runs side by side."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,8 +17,8 @@ Named = Annotated[str, Argument(help="Folder that `stpp evaluate` wrote (or the 
 def compare(one: Named, other: Named) -> None:
     """Compare two runs: parameters, data, split, code, mIoU and IoU by class.
 
-    A run is the folder of its evaluation, or a run of MLflow: its evaluation's or its parent's id. Compared are
-    the final models.
+    Name a run by the folder of its evaluation, or by the MLflow run id of its
+    evaluation or of its parent run. The final models are compared.
     """
     first, second = _evaluated(one), _evaluated(other)
     print(f"{first.name} -> {second.name}\n", *differences(first, second), "", sep="\n")
@@ -29,6 +29,7 @@ def compare(one: Named, other: Named) -> None:
 
 
 def _evaluated(name: str) -> Evaluated:
+    """Return the evaluated run that a folder or an MLflow run id names. Raises StppError if it is not one."""
     for folder in (Path(name), Path(name) / "evaluation"):
         if (folder / "metrics.json").is_file() and (folder / "per_class.csv").is_file():
             rows = read_csv(folder / "per_class.csv", ("set", "model", "class", "iou"))
@@ -47,7 +48,10 @@ def _evaluated(name: str) -> Evaluated:
 
 
 def _read(name: str, metrics: Any, rows: list[dict[str, str]], about: Any) -> Evaluated:
+    """Return an evaluated run from the contents of metrics.json, per_class.csv (`rows`) and run.json (`about`).
 
+    Raises StppError if they are not what `stpp evaluate` writes.
+    """
     try:
         model = list(metrics["val"])[-1]
         sets = [key for key, value in metrics.items() if isinstance(value, dict) and model in value]

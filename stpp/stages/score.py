@@ -1,4 +1,4 @@
-"""Stage score: the stability of every unlabelled image over the teacher's checkpoints (paper, 3.4)."""
+"""The `score` stage: measures the stability of unlabelled images over the teacher's checkpoints (paper, 3.4)."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -39,7 +39,9 @@ def score(
 ) -> None:
     """Score the stability of every unlabelled image's pseudo masks.
 
-    scores.csv holds s_i / (K - 1) in [0, 1], and the mean confidence of M_iK in (0, 1] for comparison.
+    scores.csv holds the stability of each image, s_i / (K - 1) in [0, 1].
+    For comparison, it also holds the mean confidence of M_iK, in (0, 1].
+    M_iK is the mask that the last checkpoint predicts.
     """
     inputs = Inputs(data, split, [checkpoints])
     outs = ["scores.csv", "quality.csv"]
@@ -54,7 +56,7 @@ def _score(stage: Stage, checkpoints: Path, data: Path, split: Path) -> None:
     photos = Photos(dataset, Path(p.data.root), open_cache(p.runtime, job.folder.parent))
     where = devices.start(p.runtime)
     classes = len(dataset.classes)
-    # f_1 .. f_K by number, not by name: "10" comes after "9".
+    # Sort f_1 .. f_K by number, not by name: "10" comes after "9".
     files = sorted((f for f in checkpoints.glob("*.safetensors") if f.stem.isdecimal()), key=lambda f: int(f.stem))
     if len(files) < 2:
         raise StppError(
@@ -73,7 +75,7 @@ def _score(stage: Stage, checkpoints: Path, data: Path, split: Path) -> None:
         rows: list[tuple[str | float, ...]] = []
         for batch in predict_batches(networks, loader, p.model, where, decide):
             assert batch.truth is not None
-            # batch.masks are M_i1 .. M_iK of its images
+            # batch.masks holds M_i1 .. M_iK of the batch's images
             s = stabilities(batch.masks, classes).tolist()
             confidence = batch.confidence.double().mean((1, 2)).tolist()
             qualities = iou(confusions(batch.masks[-1], batch.truth, classes)).nanmean(-1).tolist()
@@ -94,7 +96,7 @@ def _score(stage: Stage, checkpoints: Path, data: Path, split: Path) -> None:
 
     scored = sorted(row for name in names for row in scan_csv(job.folder / name, columns))
     write_csv(job.folder / "scores.csv", columns[:-1], (row[:-1] for row in scored))
-    # The true quality of M_iK where an unlabelled image has a mask: for the report, and for `select.by: oracle` alone.
+    # The true quality of M_iK, for unlabelled images with a true mask. Only reports and `select.by: oracle` use it.
     write_csv(job.folder / "quality.csv", ("id", "miou"), ((row[0], row[-1]) for row in scored if row[-1]))
     s = [float(row[1]) for row in scored]
     confidence = [float(row[2]) for row in scored]

@@ -1,4 +1,4 @@
-"""Stage select: the reliable and the unreliable images (paper, Algorithm 2)."""
+"""The `select` stage: splits the unlabelled images into reliable and unreliable ones (paper, Algorithm 2)."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,7 +21,8 @@ def select(
 ) -> None:
     """Select the reliable part of the unlabelled images: by default the most stable.
 
-    `select.ratio` says how many, `select.by` by what.
+    `select.ratio` is the part of the images to select; `select.by` names the
+    score that ranks them.
     """
     p = load(options.params_files(params)).select
     ratio = p.ratio
@@ -38,7 +39,10 @@ def select(
 
 
 class Known(Mapping[str, Scores]):
-    """What `stpp score` has written of every image, by name; a table is read when it is asked for."""
+    """The scores of all images that `stpp score` wrote, by name of the score.
+
+    A table is read only when one of its scores is asked for. Raises StppError for a score that was not written.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

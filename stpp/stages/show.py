@@ -1,4 +1,4 @@
-"""Command show: what came out, in a small table, and what it shows."""
+"""The `show` command: prints the results of all systems in a small table, and what follows from them."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +16,7 @@ from stpp.store.records import DataSet, Evaluation, Run, read
 def show(runs: Annotated[Path, Option(help="Folder of the runs.")] = Path("runs")) -> None:
     """Print mIoU of every system that was run, and what it gained over SupOnly.
 
-    The last lines say where its plots and MLflow runs are.
+    The last lines say where to find the plots and the MLflow runs.
     """
     found = sorted(runs.glob("**/evaluation/metrics.json"), key=lambda p: len(p.parts))
     if not found:
@@ -49,7 +49,7 @@ def show(runs: Annotated[Path, Option(help="Folder of the runs.")] = Path("runs"
 
 
 def _counts(found: list[Path], subset: str) -> dict[str, Counts]:
-    """By model, what was counted of the images of a set, as far as the files are here."""
+    """Return the pixel counts by image of every model on a set, from the files images.npz that exist."""
     counts: dict[str, Counts] = {}
     for path in found:
         file = path.with_name("images.npz")
@@ -59,11 +59,11 @@ def _counts(found: list[Path], subset: str) -> dict[str, Counts]:
 
 
 def _known(runs: Path, models: list[str], classes: list[str]) -> Known:
-
+    """Return what else the files of the runs say about the models, for the verdict."""
     folders = {name: runs / Path(folder).relative_to("runs") for name in models if (folder := folder_of(name))}
     return known_of(folders, runs / "score", classes)
 
 
 def _setting(metrics: Path) -> str:
-    """What two evaluations must share to stand in one table."""
+    """Return the setting of an evaluation, which two evaluations must share to stand in one table."""
     return str(read(metrics.parent / "run.json", Run).get("stpp.setting", ""))

@@ -1,4 +1,4 @@
-"""Stage split: which images are labelled, unlabelled, for validation and for the test; and its pins."""
+"""The `split` stage: divides the images into labelled, unlabelled, val and test; and `split pin` and `split diff`."""
 
 import filecmp
 import re
@@ -20,13 +20,14 @@ MANIFEST = ("id", "set", "image_sha256", "mask_sha256")
 SPLITS, MADE = Path("splits"), Path("runs/split")
 SHOWN = 10
 Sets = dict[str, tuple[str, str, str]]
-"""By id: its set, the sha256 of its image and, where it is used, of its mask."""
+"""By id: the name of its set, the sha256 of its image, and the sha256 of its mask, empty if the mask is not used."""
 
 
 def split(data: options.Data, lists: Lists, out: options.Out, params: options.Params = None) -> None:
     """Draw or read the split, check it, and write its lists and manifest.
 
-    All problems are reported at once (exit code 2).
+    All problems are reported at once (exit code 2). A split whose name is
+    pinned must have the pinned content.
     """
     p = load(options.params_files(params))
     dataset = read_dataset(data)
@@ -50,7 +51,7 @@ def split(data: options.Data, lists: Lists, out: options.Out, params: options.Pa
 
 
 def _keep_to_pin(lists: Path, name: str, manifest: Path) -> None:
-    """Raises StppError if the name is pinned with another content."""
+    """Raise StppError if the name is pinned with another content."""
     path = _pin_of(lists, name)
     if not path.is_file() or filecmp.cmp(path, manifest, shallow=False):
         return
@@ -73,7 +74,8 @@ def pin(
 ) -> None:
     """Freeze the present split: later runs under its name refuse another content.
 
-    The pin is a copy of the split's manifest (ids, sets, hashes of images and masks) for git to keep.
+    The pin is a copy of the split's manifest: ids, sets, and hashes of images
+    and masks. Commit it to git.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", name):
         raise StppError(f"{name}: a split's name is of letters, digits, and . _ -")
@@ -95,7 +97,7 @@ def diff(
 
 
 def _named(name: str, lists: Path) -> Sets:
-    """The split that a pinned name, a folder or a commit stands for."""
+    """Return the split that a name stands for: a pinned name, a folder, or a git commit."""
     for path in (_pin_of(lists, name), Path(name) / "manifest.csv"):
         if path.is_file():
             return _read(path)
@@ -114,7 +116,10 @@ def _read(manifest: Path) -> Sets:
 
 
 def _moved(before: Sets, after: Sets, shown: int | None = SHOWN) -> list[str]:
-    """What differs, a line an image under a line a kind. shown: so many lines a kind, all if None."""
+    """Return the differences of two splits: a line for each kind of difference, and below it a line for each image.
+
+    shown: the number of images listed for each kind; None lists all of them.
+    """
     kinds: dict[str, list[str]] = {}
     for i in sorted(before.keys() | after.keys()):
         (was, image, mask), (now, image_now, mask_now) = before.get(i, ("", "", "")), after.get(i, ("", "", ""))

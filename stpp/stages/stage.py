@@ -1,4 +1,4 @@
-"""What every stage that computes for long has in common: work that survives a kill, an MLflow run, and run.json."""
+"""The common frame of all stages that compute for long: work that survives a kill, an MLflow run, and run.json."""
 
 import os
 import sys
@@ -24,12 +24,12 @@ from stpp.tracking.run import Run, track
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a stage comes from its inputs to its results: the code and the parameters that count."""
+    """What determines a stage's results besides its inputs: the code and the parameters that count."""
 
     module: str
-    """The stage's own, whose imports are the code."""
+    """The stage's own module; the code is this module and the modules of stpp that it imports."""
     watched: tuple[str, ...]
-    """Sections of params.yaml, as in the stage's `params:` of dvc.yaml."""
+    """The sections of params.yaml that count, as under the stage's `params:` in dvc.yaml."""
 
     def sections(self, params: Params) -> dict[str, Any]:
         return {name: getattr(params, name).model_dump() for name in self.watched}
@@ -37,7 +37,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a stage reads: the data set, perhaps the split, and files and folders besides."""
+    """What a stage reads: the data set, the split (or None), and other files and folders."""
 
     data: Path
     split: Path | None
@@ -49,19 +49,22 @@ class Inputs:
 
     @property
     def tags(self) -> dict[str, str]:
-        """What names the content of data and split."""
+        """MLflow tags with the digests of data and split, which identify their content."""
         tags = {"stpp.data.digest": read(self.data / "dataset.json", Digested)["digest"]}
         return tags if self.split is None else tags | {"stpp.split.digest": split_digest(self.split)}
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage at work."""
+    """A running stage: its parameters, its job, and its MLflow run."""
 
     name: str
     recipe: Recipe
     files: list[Path]
-    """Where `params` were read; the first is the setting, in which systems compare, the others make the system."""
+    """The files that `params` were read from: first the setting, which compared systems share, then the overlays.
+
+    The overlays define the system.
+    """
     params: Params
     out: Path
     job: Job
@@ -69,12 +72,12 @@ class Stage:
 
     @property
     def finished(self) -> bool:
-        """Whether an earlier attempt has done all of the work: there is nothing left to do."""
+        """Whether an earlier attempt has done all of the work, so that nothing is left to do."""
         return self.job.finished
 
     @property
     def folder(self) -> Path:
-        """Where its outs are made."""
+        """The job's folder, in which the outs are made."""
         return self.job.folder
 
 
@@ -89,15 +92,19 @@ def open_stage(
     outs: list[str],
     also: Mapping[str, Any] | None = None,
 ) -> Iterator[Stage]:
-    """Work under an MLflow run called `name`, once; at the end `outs` of its folder, and run.json, go to `out`.
+    """Open a stage: take up its job, track it in an MLflow run called `name`, and publish its outs at the end.
 
-    Where several processes are asked for, they are started here, with the command line of this one.
+    The work is done once: `finished` of the stage says whether an earlier attempt has done it. At the end, `outs` and
+    run.json are copied from the job's folder to `out`.
 
-    also: what counts besides inputs and parameters.
+    If the environment asks for several processes, this starts them with the command line of this process, and exits
+    with their exit code.
 
-    run.json points to the run, and is DVC's out: a stage restored from DVC's cache still names the run that made it. It
-    holds the run's lineage as well: its command, parameters, and hashes of what went in and came out, and those of
-    what is behind it.
+    also: what determines the results besides inputs and parameters.
+
+    run.json names the MLflow run, and is one of DVC's outs. So a stage that was restored from DVC's cache still names
+    the run that made it. run.json also holds the lineage: the command, the parameters, the hashes of inputs and outs,
+    and the same of the executions that made the inputs.
     """
     if launch.wanted():
         raise SystemExit(launch.launch(sys.argv[1:]))
@@ -122,7 +129,7 @@ def open_stage(
 
 
 def _record(stage: Stage, tags: dict[str, str], outs: list[str]) -> None:
-    """Write run.json."""
+    """Write run.json; log it and the hashes of the outs to the MLflow run."""
     job, run = stage.job, stage.run
     found = contents_of([job.folder / name for name in outs], job.folder)
     made = [replace(content, path=(stage.out / content.path).as_posix()) for content in found]
@@ -143,7 +150,7 @@ def _record(stage: Stage, tags: dict[str, str], outs: list[str]) -> None:
 
 
 def _lineage(stage: Stage, made: list[Content]) -> list[dict[str, Any]]:
-    """This execution of a stage, and those behind it."""
+    """Return the lineage for run.json: this execution of the stage, then the executions that made its inputs."""
     own = Execution(
         stage=stage.run.tags["stpp.dvc.stage"],
         cmd=command(),
@@ -157,7 +164,10 @@ def _lineage(stage: Stage, made: list[Content]) -> list[dict[str, Any]]:
 
 
 def _code(stage: Stage) -> list[Content]:
-    """The code behind a stage, under the names that the stage's dvc.yaml has for it; by modules where DVC runs none."""
+    """Return the code that a stage depends on: the files and folders that its dvc.yaml names.
+
+    If DVC does not run the stage, return the files of its modules.
+    """
     modules = [source(name) for name in sorted(closure(stage.recipe.module))]
     named = [PACKAGE.parent / path for path in code_deps(os.environ.get("DVC_STAGE", ""))]
     return contents_of(named or modules, PACKAGE.parent)

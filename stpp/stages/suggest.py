@@ -1,4 +1,4 @@
-"""Command suggest: which images to label next."""
+"""The `suggest` command: suggests which unlabelled images to label next."""
 
 from collections import Counter
 from pathlib import Path
@@ -32,8 +32,9 @@ def suggest(
 ) -> None:
     """Suggest which unlabelled images are most worth a mask.
 
-    They are unstable, of rare classes, and not alike where others are left. Give the masks of those you label to
-    `stpp label add`.
+    It prefers images that are unstable and that show rare classes. An image
+    that looks like a labelled or a suggested one is taken only if no others are
+    left. Add the masks that you make with `stpp label add`.
     """
     if out.exists():
         raise StppError(f"{out}: is there already; remove it, or give another folder")
@@ -74,7 +75,7 @@ def suggest(
 
 
 def _write_table(path: Path, taken: list[Suggestion], dataset: Dataset) -> None:
-    """Why each image was taken: its stability and worth, and the classes of its pseudo mask."""
+    """Write why each image was taken: its stability, its worth, and the classes of its pseudo mask."""
     rows = []
     for one in taken:
         largest = sorted(range(len(dataset.classes)), key=lambda c: -one.shares[c])

@@ -1,4 +1,4 @@
-"""Stage train: the teacher on D_l, or a student on D_l and pseudo-labelled images (paper, Algorithms 1 and 2)."""
+"""The `train` stage: trains a teacher on D_l, or a student on D_l and pseudo labels (paper, Algorithms 1 and 2)."""
 
 from pathlib import Path
 from typing import Annotated
@@ -30,16 +30,17 @@ def train(
 ) -> None:
     """Train a teacher on labelled images, or a student with pseudo labels as well.
 
-    A teacher keeps K checkpoints.
+    A teacher is trained without --pseudo. It also keeps K checkpoints, which
+    `stpp score` uses to measure stability.
     """
     inputs = Inputs(data, split, [backbone, *(pseudo or [])])
-    outs = OUTS if pseudo else [*OUTS, "checkpoints"]  # a teacher has no pseudo labels (Algorithm 2, line 1)
+    outs = OUTS if pseudo else [*OUTS, "checkpoints"]  # a teacher has no --pseudo (Algorithm 2, line 1)
     with open_stage(name, RECIPE, options.params_files(params), inputs, out=out, outs=outs) as stage:
         if stage.finished:
             return
         p, photos, start = stage.params, photos_of(stage, data), start_of(backbone)
         labeled = read_ids(split / "labeled.txt")
         parts = [Labeled(photos, masks.ids, masks) for masks in map(MaskSet, pseudo or [])]
-        repeat = copies(len(labeled), sum(len(part.ids) for part in parts))  # D_l, over-sampled
+        repeat = copies(len(labeled), sum(len(part.ids) for part in parts))  # over-sampling of D_l
         samples = Training(Labeled(photos, labeled), repeat, parts, p.augment, p.train.seed, name, start.normalization)
         train_network(stage, photos, samples, split, backbone, supervised, checkpoints=not pseudo)

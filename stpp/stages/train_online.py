@@ -1,4 +1,4 @@
-"""Stage train-online: one stage in place of self-training's three (paper, Appendix C)."""
+"""The `train-online` stage: replaces the three stages of self-training by one (paper, Appendix C)."""
 
 from stpp.data.datasets import Labeled, WeakStrong
 from stpp.models.build import start_of
@@ -22,7 +22,8 @@ def train_online(
 ) -> None:
     """Train with online labelling: no teacher, no pseudo masks.
 
-    Labelled and unlabelled images are learnt from at once.
+    The network learns from labelled and unlabelled images at once: half of
+    every batch is labelled, and half is not.
     """
     files = options.params_files(params)
     batch = load(files).train.batch_size

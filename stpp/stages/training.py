@@ -1,4 +1,4 @@
-"""What trainings on masks and online labelling have in common: the network, the loop, and the files they leave."""
+"""What the stages `train` and `train-online` share: the network, the training loop, and the files that they write."""
 
 import io
 import re
@@ -28,11 +28,11 @@ from stpp.store.manifest import read_dataset
 OUTS = ["model.safetensors", "curve.csv", "metrics.json"]
 STATE, BEST = "state.pt", "best.safetensors"
 SHOWN_IMAGES, SHOWN_TIMES = 4, 10
-"""Predictions of so many val images go to MLflow after so many epochs, evenly spaced."""
+"""How many val images have their predictions logged to MLflow, and at how many evenly spaced points of the curve."""
 
 
 def photos_of(stage: Stage, data: Path) -> Photos:
-    """The data set's images and masks."""
+    """Return the images and masks of the data set, with the pixel cache."""
     p = stage.params
     return Photos(read_dataset(data), Path(p.data.root), open_cache(p.runtime, stage.folder.parent))
 
@@ -47,7 +47,11 @@ def train_network(
     *,
     checkpoints: bool,
 ) -> None:
-    """Train one network to its end, going on from the stage's state; checkpoints: whether f_1 .. f_K are kept."""
+    """Train one network to its end, from the stage's saved state if there is one.
+
+    The main process (rank 0) writes model.safetensors, curve.csv and metrics.json. checkpoints: whether f_1 .. f_K are
+    kept.
+    """
     name, p = stage.name, stage.params
     dataset, start = photos.dataset, build.start_of(backbone)
     per_epoch = _say(p, name, samples)
@@ -79,7 +83,10 @@ def train_network(
 
 
 def _state_of(stage: Stage) -> State | None:
-    """What an earlier attempt has saved."""
+    """Return the state that an earlier attempt saved; None if there is none.
+
+    Raises StppError if the state has NaN or infinite values.
+    """
     file = stage.folder / STATE
     if not file.exists():
         return None
@@ -91,7 +98,11 @@ def _state_of(stage: Stage) -> State | None:
 
 
 def _say(p: Params, name: str, samples: Training | WeakStrong) -> int:
-    """Say how long the training is, and how fast it learns. The iterations of an epoch, checked to be one at least."""
+    """Print the length of the training and its learning rate; return the iterations of an epoch, at least one.
+
+    Raises StppError if the batch does not divide into equal parts of at least two samples for all processes, or if an
+    epoch has fewer samples than a batch.
+    """
     batch = p.train.batch_size // samples.images
     if batch % world_size() or batch // world_size() < 2:
         step = samples.images * world_size()
@@ -116,7 +127,7 @@ def _say(p: Params, name: str, samples: Training | WeakStrong) -> int:
 
 
 def _start(start: Start, network: torch.nn.Module, started: frozenset[str]) -> str:
-    """What the network starts from, for a person."""
+    """Return a text that says what the network starts from."""
     if not started:
         return "network from scratch"
     whole = {name for name, _ in network.named_parameters()} <= started
@@ -125,7 +136,10 @@ def _start(start: Start, network: torch.nn.Module, started: frozenset[str]) -> s
 
 
 class _World(Hooks):
-    """This stage's files and its MLflow run. keep: whether f_1 .. f_K are kept."""
+    """The hooks of a training: they write the stage's files and its MLflow run.
+
+    steps: the steps of the curve. keep: whether f_1 .. f_K are kept.
+    """
 
     def __init__(
         self, stage: Stage, photos: Photos, val: list[str], about: About, steps: list[int], *, keep: bool
@@ -157,7 +171,7 @@ class _World(Hooks):
             build.save(self.stage.folder / "checkpoints" / f"{which}.safetensors", network.state_dict(), self.about)
 
     def save(self, state: State) -> None:
-        # Through memory: torch's own writer hides that a disk is full.
+        # Save through memory: torch's own writer hides that the disk is full.
         buffer = io.BytesIO()
         torch.save(state, buffer)
         with atomic_write(self.stage.folder / STATE) as partial:
@@ -173,7 +187,10 @@ class _World(Hooks):
 
 
 def _named(row: dict[str, float], classes: tuple[str, ...]) -> dict[str, float]:
-    """val/iou/3 -> val/iou/<name of class 3>, in the letters, digits and few signs that MLflow takes."""
+    """Rename val/iou/3 to val/iou/<name of class 3>, with only those characters that MLflow accepts.
+
+    A name that is blank, or that two classes share, ends in the class id.
+    """
     labels = [re.sub(r"[^\w.\- ]", "_", label) for label in classes]
     labels = [f"{x}_{i}" if labels.count(x) > 1 or not x.strip(" .") else x for i, x in enumerate(labels)]
     names = {f"val/iou/{i}": f"val/iou/{label}" for i, label in enumerate(labels)}
@@ -181,7 +198,10 @@ def _named(row: dict[str, float], classes: tuple[str, ...]) -> dict[str, float]:
 
 
 def _summarise(stage: Stage, curve: list[dict[str, float]], step: int) -> None:
-    """mIoU on val of the last and of the best epoch, whichever is kept."""
+    """Write metrics.json with val mIoU of the last and of the best epoch, and log both to MLflow.
+
+    Both are written, regardless of which network `train.keep` keeps. step: the last step of the curve.
+    """
     last, best = curve[-1], max(curve, key=lambda row: row["val/miou"])
     summary = {
         "val": {

@@ -1,4 +1,4 @@
-"""Commands weights import and weights export: networks from and for other code."""
+"""The commands `weights import` and `weights export`: exchange weights with other code."""
 
 from io import BytesIO
 from pathlib import Path
@@ -21,8 +21,9 @@ def import_(
 ) -> None:
     """Read weights of the public ST++ code, torchvision or AdvSemiSeg into weights/.
 
-    Every key is placed, dropped for a reason that is said, or named in the error; half precision becomes float32.
-    A file in weights/ can be named by `model.weights`, a network or its backbone alone.
+    Every key of the file is placed in the network, dropped with a printed
+    reason, or named in an error. Half precision becomes float32. The result is
+    a network or its backbone alone. In weights/, `model.weights` can name it.
     """
     if out.suffix != ".safetensors":
         raise StppError(f"{out}: the name has to end in .safetensors")
@@ -39,7 +40,7 @@ def export(
     if out.suffix not in (".pth", ".pt"):
         raise StppError(f"{out}: the name has to end in .pth or .pt")
     placed = place(read_state(file), network, backbone, str(file))
-    held = BytesIO()  # written to a full disk itself, torch raises what tells nothing
+    held = BytesIO()  # torch's own writer raises an unclear error if the disk is full
     torch.save(placed.state, held)
     with atomic_write(out) as partial:
         partial.write_bytes(held.getvalue())

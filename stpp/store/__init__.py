@@ -1,1 +1,1 @@
-"""What lies on disk: files written whole, ids, manifests, mask sets."""
+"""Files on disk: atomic writes, id lists, manifests of images, mask sets and the JSON files of stages."""

@@ -1,4 +1,8 @@
-"""The commonest image files, PNG and JPEG of 8 bits a channel, decoded sooner than by Pillow and to the same values."""
+"""Fast decoders for PNG and JPEG of 8 bits per channel, the commonest image files.
+
+`png` and `opencv` are faster than Pillow and return the same values. For a file that they cannot decode they return
+None, and the caller uses Pillow.
+"""
 
 import zlib
 from io import BytesIO
@@ -11,26 +15,27 @@ from PIL import Image
 
 try:
     from kornia_rs.io import ImageDecoder, decode_image_png_u8
-except ImportError:  # not built for every platform; OpenCV reads the same pixels in twice the time
+except ImportError:  # it has no wheel for some platforms; OpenCV reads the same pixels in twice the time
     decode_image_png_u8 = ImageDecoder = None
 
-# Of a PNG's header: bits of a channel, kind of colour, and that nothing is interlaced; by Pillow's mode.
+# Bytes 24 to 28 of a PNG by Pillow's mode: bits per channel, colour type, compression, filter, and 0: not interlaced.
 HEADERS = {"RGB": b"\x08\x02\0\0\0", "L": b"\x08\0\0\0\0", "P": b"\x08\x03\0\0\0"}
 
-# Chunks by which Pillow neither turns a picture nor changes its colours; of text, some kinds may hold EXIF.
+# Chunks that do not make Pillow rotate an image or change its colours. A text chunk is harmless unless it holds EXIF.
 PLAIN = {b"IHDR", b"IDAT", b"IEND", b"PLTE", *(b"gAMA cHRM sRGB iCCP sBIT bKGD hIST pHYs tIME".split())}
 TEXT, OF_EXIF = (b"tEXt", b"zTXt", b"iTXt"), (b"Raw profile", b"XML:")
 
 
 def png(data: bytes, header: Image.Image, strictly: bool = False) -> NDArray[np.uint8] | None:
-    """RGB (H, W, 3), or of a grey or a palette picture the values that stand in the file, (H, W).
+    """Decode a PNG, or return None if it is damaged or of an unsupported kind.
 
-    header: what Pillow has read of `data`, having refused what is too large. strictly: the checksum of the pixels is
-    looked at as well as those of the file's parts. None: the file is another, or damaged.
+    An RGB image gives uint8 (H, W, 3). A grey or palette image gives the values stored in the file, uint8 (H, W).
+    header: `data` as opened by Pillow, which has already refused an image that is too large. strictly: check the
+    checksum of the pixels too, not only those of the chunks.
     """
     if data[24:29] != HEADERS.get(header.mode) or not _chunks(data) <= PLAIN:
         return None
-    if strictly and header.mode == "RGB":  # of the decoders it alone checks everything, and no second pass is needed
+    if strictly and header.mode == "RGB":  # OpenCV alone checks all checksums, so no second pass is needed
         return opencv(data, header.size)
     try:
         if strictly:
@@ -41,13 +46,13 @@ def png(data: bytes, header: Image.Image, strictly: bool = False) -> NDArray[np.
         return opencv(data, header.size) if header.mode == "RGB" else None
     try:
         pixels = decode_image_png_u8(data, header.size[::-1], "rgb" if header.mode == "RGB" else "mono")
-    except Exception:  # noqa: BLE001 - of any damage; Pillow will say what it is
+    except Exception:  # noqa: BLE001 - the file is damaged; Pillow will say how
         return None
     return np.asarray(pixels if header.mode == "RGB" else pixels[:, :, 0], dtype=np.uint8)
 
 
 def opencv(data: bytes, size: tuple[int, int]) -> NDArray[np.uint8] | None:
-    """RGB (H, W, 3) of any file that OpenCV reads as one of `size`, (W, H)."""
+    """Decode an image with OpenCV to RGB (H, W, 3), or return None if it cannot be read or is not of `size`, (W, H)."""
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:
@@ -56,17 +61,23 @@ def opencv(data: bytes, size: tuple[int, int]) -> NDArray[np.uint8] | None:
 
 
 def doubtful_jpeg(data: bytes) -> bool:
-    """Whether the data of a JPEG ends too soon, or holds what is none: other decoders fill that up in silence."""
+    """Return whether the data of a JPEG is cut or damaged, which other decoders fill with made-up pixels silently.
+
+    Returns False without a check if kornia-rs is not installed.
+    """
     try:
         if ImageDecoder is not None:
             ImageDecoder().decode(data)
-    except Exception:  # noqa: BLE001 - it has one error for all
+    except Exception:  # noqa: BLE001 - the decoder raises plain Exception for all damage
         return True
     return False
 
 
 def _chunks(data: bytes) -> set[bytes]:
-    """The kinds of chunks of a PNG; an empty one among them if it is damaged, or does not end as it should."""
+    """Return the chunk types of a PNG, without text chunks that hold no EXIF.
+
+    Returns {b""} if a checksum is wrong or the file does not end with IEND.
+    """
     kinds, at, all_of = set(), 8, memoryview(data)
     while at + 12 <= len(data):
         kind, end = data[at + 4 : at + 8], at + 8 + int.from_bytes(data[at : at + 4], "big")
@@ -79,9 +90,9 @@ def _chunks(data: bytes) -> set[bytes]:
 
 
 def check_png(file: BinaryIO) -> None:
-    """Look at every checksum of a PNG, and whether all of its pixels are there; Pillow does neither.
+    """Check every checksum of a PNG and that no pixels are missing; Pillow checks neither.
 
-    Raises ValueError that says what is wrong. Memory is bounded, whatever the file.
+    Raises ValueError that says what is wrong. Memory use is bounded for every file.
     """
     file.seek(8)
     missing, inflate, kind = 0, zlib.decompressobj(), b""
@@ -112,7 +123,7 @@ def check_png(file: BinaryIO) -> None:
 
 
 def _inflated(header: bytes) -> int:
-    """Bytes that the pixels of a PNG take before compression, by its IHDR."""
+    """Return how many bytes the pixels of a PNG take before compression, computed from its IHDR chunk."""
     if len(header) < 13:
         return 0
     width, height = (int.from_bytes(header[at : at + 4], "big") for at in (0, 4))

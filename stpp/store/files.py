@@ -1,4 +1,8 @@
-"""The files of a run: id lists, tables, JSON; every one written whole or not at all."""
+"""Reading and atomic writing of the project's files: text, JSON, YAML, CSV, id lists and folders; also hashes.
+
+A file or folder appears under its final name only when it is complete. `StppError` and the printing of problem lists
+are here too.
+"""
 
 import csv
 import errno
@@ -17,32 +21,40 @@ from typing import IO, Any, AnyStr
 
 _PART = r"(?!\.{1,2}(?:/|\Z))[^\s/\\,\"\x00-\x1f\x7f-\x9f\ud800-\udfff]+"
 ID = re.compile(rf"{_PART}(?:/{_PART})*\Z")
+"""A valid image id: parts joined by `/`, none of them `.` or `..`.
+
+A part has no white space, comma, backslash, double quote, control character or surrogate.
+"""
 
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""The errno values of a write that found no room."""
 
 
 WORKER = "Original Traceback (most recent call last):"
+"""The text by which torch marks an error that a data loader's worker raised."""
 
 
 class StppError(Exception):
-    """Something the user can mend: the message names the file, key or image, and what to do."""
+    """An error that the user can fix: its message names the file, key or image, and what to do."""
 
     def __init__(self, message: str) -> None:
-        # torch raises what a loader's worker raised again, with the worker's traceback for a message.
+        # torch re-raises the error of a loader's worker with a traceback as its message; keep only the message.
         super().__init__(message.rpartition(f"{__name__}.StppError: ")[2].rstrip() if WORKER in message else message)
 
 
 EXAMPLES, KINDS, LINE = 3, 20, 500
-"""Problems of one kind that are shown, kinds that are, and characters of a line."""
+"""Limits of what is shown: problems of one kind, kinds of problems, and characters of a line."""
 PROBLEMS = Path(".stpp/problems.txt")
-"""The whole list where not all of it is shown."""
+"""The file that holds the whole list when only a part is shown."""
 
 
 def raise_all(problems: Sequence[str], where: str) -> None:
-    """One StppError with a line for every problem, if there are any: of many of one kind, three and their number.
+    """Raise one StppError that lists all problems, if there are any.
 
-    problems: each "PLACE: what is wrong; the remedy". The whole list goes to a file, which is named.
+    The message shows the first three problems of each kind and the number of the others, for at most 20 kinds. If it
+    leaves problems out, the whole list is written to `PROBLEMS`, which the message names. problems: each
+    "PLACE: what is wrong; the remedy".
     """
     if problems:
         lines = [f"{where}: {len(problems)} problem(s):", *shown(problems)]
@@ -50,7 +62,10 @@ def raise_all(problems: Sequence[str], where: str) -> None:
 
 
 def shown(problems: Sequence[str], kinds: int = KINDS) -> list[str]:
-    """Lines for problems of so many kinds at most, and the file that has all of them, where these are not all."""
+    """Return `grouped` lines for the problems.
+
+    If they leave something out, write all problems to `PROBLEMS` and add a line that names the file.
+    """
     lines = grouped(problems, kinds)
     if lines != list(problems):
         with suppress(OSError):
@@ -60,7 +75,7 @@ def shown(problems: Sequence[str], kinds: int = KINDS) -> list[str]:
 
 
 def grouped(problems: Iterable[str], most: int = KINDS) -> list[str]:
-    """Problems as they are shown: the first of every kind, and how many more are like them; `most` kinds."""
+    """Return lines with the first problems of each kind and the number of the others, for at most `most` kinds."""
     kinds: dict[str, list[str]] = {}
     more: dict[str, int] = {}
     for problem in problems:
@@ -80,18 +95,21 @@ def grouped(problems: Iterable[str], most: int = KINDS) -> list[str]:
 
 
 VARIES = re.compile(r"\S*[\d/]\S*|`[^`]*`|'[^']*'|\"[^\"]*\"")
-"""What differs between problems of one kind: numbers, paths, and what is quoted."""
+"""The parts in which problems of one kind differ: numbers, paths and quoted text."""
 
 
 def printable(line: str) -> str:
-    """A line as it may be shown: names from files may hold anything, and write to a terminal but letters."""
+    """Return a line with every non-printable character replaced by U+FFFD.
+
+    File names may hold control characters, which must not reach a terminal.
+    """
     return "".join(c if c.isprintable() else "\ufffd" for c in line)
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 TEXT = 2**26
-"""Bytes of the largest text that is read as a whole: 64 MiB."""
+"""The largest text file that is read as a whole, in bytes: 64 MiB."""
 KIND = {
     stat.S_IFIFO: "a pipe",
     stat.S_IFSOCK: "a socket",
@@ -99,14 +117,16 @@ KIND = {
     stat.S_IFBLK: "a device",
     stat.S_IFDIR: "a folder",
 }
+"""Names in messages for what is not a regular file."""
 MALFORMED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, MemoryError)
-"""What decoders raise for text that is not what they decode."""
+"""The errors that JSON and YAML decoders raise for malformed text."""
 
 
 def open_regular(path: Path, limit: int | None = None) -> io.BufferedReader:
-    """Open a regular file to read its bytes. A pipe, which would be waited for, is none, nor is a device.
+    """Open a regular file for reading bytes, and refuse pipes, devices and folders.
 
-    limit: bytes that it may have at most. Raises OSError as `open` does, and StppError naming what is no such file.
+    A pipe would block the reader. limit: the largest allowed size in bytes. Raises OSError as `open` does. Raises
+    StppError naming the path if it is not a regular file or is larger than `limit`.
     """
     number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -122,31 +142,34 @@ def open_regular(path: Path, limit: int | None = None) -> io.BufferedReader:
 
 
 def regular(path: Path) -> Path:
-    """The path itself, for readers that open it by name. Raises as `open_regular` does."""
+    """Return `path` if it is a regular file, for readers that open files by name. Raises as `open_regular`."""
     open_regular(path).close()
     return path
 
 
 def read_bytes(path: Path, limit: int = TEXT) -> bytes:
-    """A regular file of at most `limit` bytes. Raises as `open_regular` does."""
+    """Return the content of a regular file of at most `limit` bytes. Raises as `open_regular` does."""
     with open_regular(path, limit) as file:
         data = file.read(limit + 1)
-    if len(data) > limit:  # it grew, or its size was not the truth
+    if len(data) > limit:  # the file has grown since, or the reported size was wrong
         raise StppError(f"{path}: has more than {limit} bytes; is it the right file?")
     return data
 
 
 def read_text(path: Path, limit: int = TEXT, encoding: str = "utf-8") -> str:
-    """As `read_bytes`, as text with the line ends of this system. Raises UnicodeDecodeError, too."""
+    """Return the text of a regular file of at most `limit` bytes, with every line end as a newline character.
+
+    Raises as `read_bytes` does, and UnicodeDecodeError.
+    """
     return io.TextIOWrapper(io.BytesIO(read_bytes(path, limit)), encoding=encoding).read()
 
 
 LONGEST = 2**24
-"""Bytes or characters of the longest line of a table."""
+"""The longest allowed line of a table, in bytes or characters."""
 
 
 def lines_of(file: IO[AnyStr]) -> Iterator[AnyStr]:
-    """The lines of a table, each with its end. Raises ValueError for one that is far too long."""
+    """Yield the lines of a table, each with its line end. Raises ValueError for a line longer than `LONGEST`."""
     while line := file.readline(LONGEST + 1):
         if len(line) > LONGEST:
             raise ValueError(f"a line of more than {LONGEST} characters")
@@ -154,7 +177,7 @@ def lines_of(file: IO[AnyStr]) -> Iterator[AnyStr]:
 
 
 def parse_json(text: str) -> Any:
-    """What JSON says. Raises ValueError for whatever is wrong with it."""
+    """Return the value of a JSON text. Raises ValueError for every kind of malformed text."""
     try:
         return json.loads(text)
     except MALFORMED as error:
@@ -162,11 +185,14 @@ def parse_json(text: str) -> Any:
 
 
 NODES = 100_000
-"""Values that a YAML file may hold, written out: a few lines with aliases of aliases stand for billions."""
+"""The most values a YAML file may hold with aliases expanded: a few lines of nested aliases can mean billions."""
 
 
 def parse_yaml(text: str, nodes: int = NODES) -> Any:
-    """What YAML 1.2 says, as DVC reads it. Raises ValueError for whatever is wrong with it, or more than `nodes`."""
+    """Return the value of a YAML 1.2 text, read as DVC reads it.
+
+    Raises ValueError for every kind of malformed text, and for more than `nodes` values.
+    """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
@@ -181,11 +207,11 @@ def parse_yaml(text: str, nodes: int = NODES) -> Any:
 
 
 def _written_out(node: Any, known: dict[int, int], nodes: int) -> int:
-    """How many values a YAML node holds if its aliases are written out, counted up to some more than `nodes`."""
+    """Return how many values a YAML node holds with aliases expanded; counting stops at `nodes` + 1."""
     if node is None or isinstance(node.value, str):
         return 1
     if id(node) not in known:
-        known[id(node)] = nodes + 1  # of a node that holds itself, it is endless
+        known[id(node)] = nodes + 1  # the count of a node that holds itself would be endless
         total = 1
         for child in node.value:
             for part in child if isinstance(child, tuple) else (child,):
@@ -203,7 +229,10 @@ def _one_line(error: BaseException) -> str:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path`; what was written there takes the final name at the end, or nothing does."""
+    """Open a temporary path beside `path`, and rename it to `path` at the end of the block.
+
+    After an error in the block, the temporary file is removed and `path` stays as it was.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(path)
     try:
@@ -224,6 +253,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
+    """Return the value of a JSON file that a stage wrote. Raises StppError naming a file that is not readable."""
     try:
         return parse_json(read_bytes(path).decode())
     except (OSError, ValueError) as error:
@@ -238,7 +268,10 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a table that has `columns`, and perhaps more. Raises StppError naming the file if it has not."""
+    """Return the rows of a CSV file that has at least the columns `columns`.
+
+    Raises StppError naming the file if it is not readable, or if a column or a value is missing.
+    """
     try:
         with io.TextIOWrapper(open_regular(path), newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(lines_of(file))
@@ -252,7 +285,7 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
 
 
 def scan_csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """The values of `columns` in every row of a table, read as they are asked for. Raises as `read_csv` does."""
+    """Yield the values of `columns` for each row of a CSV file, reading it row by row. Raises as `read_csv` does."""
     try:
         with io.TextIOWrapper(open_regular(path), newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(lines_of(file))
@@ -270,7 +303,7 @@ def scan_csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
 
 
 def header(path: Path, columns: Sequence[str]) -> list[str]:
-    """The names of a table's columns, which begin with `columns`. Raises as `read_csv` does."""
+    """Return all column names of a CSV file, whose first ones must be `columns`. Raises as `read_csv` does."""
     try:
         with io.TextIOWrapper(open_regular(path), newline="", encoding="utf-8-sig") as file:
             names = next(csv.reader(lines_of(file)), [])
@@ -287,10 +320,10 @@ def _no_table(path: Path, columns: Sequence[str]) -> StppError:
 
 @contextmanager
 def atomic_folder(out: Path, *, ours: bool = False) -> Iterator[Path]:
-    """Give an empty folder beside `out` that takes its place at the end; `out` never shows a part of it.
+    """Open an empty temporary folder beside `out`, which replaces `out` at the end of the block.
 
-    Raises StppError if `out` is a file, or holds one that the new folder does not: it may be a person's, unless
-    `ours` says that an earlier run wrote it.
+    `out` never shows a part of the new content. Raises StppError if `out` is a file, or holds a file that the new
+    folder does not have: that file may be a person's. ours: an earlier run wrote `out`, so all of it may be replaced.
     """
     if not out.name:
         raise StppError(f"{out}: name a folder of its own for the results")
@@ -311,7 +344,7 @@ def atomic_folder(out: Path, *, ours: bool = False) -> Iterator[Path]:
             _sync(partial / name)
         old = _partial(out.with_name(f"{out.name}.old"))
         if out.is_dir() and not out.is_symlink():
-            out.rename(old)  # removing takes time, in which half of it would stand there
+            out.rename(old)  # a rename is instant; while a folder is removed, `out` would show half of it
         else:
             _remove(out)
         partial.rename(out)
@@ -321,7 +354,7 @@ def atomic_folder(out: Path, *, ours: bool = False) -> Iterator[Path]:
 
 
 def publish(source: Path, out: Path, *, ours: bool = False) -> None:
-    """Copy a finished file or folder to its final name; `ours` as for `replacing_folder`."""
+    """Copy a finished file or folder to its final name, atomically; `ours` as in `atomic_folder`."""
     if source.is_dir():
         with atomic_folder(out, ours=ours) as partial:
             for file in source.rglob("*"):
@@ -337,13 +370,13 @@ def publish(source: Path, out: Path, *, ours: bool = False) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file's content is on the disk, so that no final name ever stands for less."""
+    """Wait until a file's content is on the disk, so that a final name never stands for incomplete content."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
 def _partial(path: Path) -> Path:
-    """A temporary name beside `path`, of this process alone; what killed processes left of such is removed."""
+    """Return a temporary path beside `path` for this process alone, and remove those that killed processes left."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         pid = left.name.split(".")[-2]
         if pid == str(os.getpid()) or not alive(pid):
@@ -352,10 +385,10 @@ def _partial(path: Path) -> Path:
 
 
 def alive(pid: str) -> bool:
-    """Whether a process of that number runs."""
+    """Return whether a process with this process id runs."""
     try:
         os.kill(int(pid), 0)
-    except PermissionError:  # another user's
+    except PermissionError:  # it runs, as another user
         return True
     except (ProcessLookupError, ValueError, OverflowError):
         return False
@@ -378,10 +411,11 @@ def sha256(path: Path) -> str:
 
 
 def walk(folder: Path, *, as_text: bool = False) -> Iterator[str]:
-    """The files below a folder and links to files, by relative names; links to folders are left out.
+    """Yield the relative names of all files below a folder and of links to files; links to folders are left out.
 
-    In the order of the names' parts, or, `as_text`, of the names themselves: in that a folder `a` comes after `a-b`.
-    Only the names in the folders on the way are held. Raises StppError naming a folder that cannot be read.
+    Names are sorted part by part, so folder `a` comes before `a-b`. as_text: names are sorted as plain text, so `a/`
+    comes after `a-b`. Memory holds only the entries of the folders on the path to the current file. Raises StppError
+    naming a folder that cannot be read.
     """
 
     def below(inside: str) -> Iterator[str]:
@@ -403,9 +437,9 @@ def walk(folder: Path, *, as_text: bool = False) -> Iterator[str]:
 
 
 def digest(paths: Iterable[Path]) -> str:
-    """One sha256 over files and the files below folders, by relative name and content.
+    """Return one sha256 over files and folders, made of the content and the name below its folder of each file.
 
-    Raises StppError naming a path that is not there.
+    Raises StppError naming a path that does not exist.
     """
     total = hashlib.sha256()
     for path in paths:
@@ -425,7 +459,7 @@ def write_ids(path: Path, ids: Iterable[str]) -> None:
 
 
 def read_ids(path: Path) -> list[str]:
-    """The ids of a list that a stage wrote, one a line."""
+    """Return the ids in a list that a stage wrote, one per line. Raises StppError if it is not readable."""
     try:
         return read_text(path, 2**30).splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -1,4 +1,7 @@
-"""The data manifest: what `prepare` found, and lists of its ids."""
+"""The data manifest that `stpp prepare` writes: classes, mask values and one record per image.
+
+Lists of ids that a person writes are read here, too.
+"""
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,12 +19,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One image of the data set: paths below the root, size in pixels once upright, hashes of the files' bytes."""
+    """One image of the data set.
+
+    Paths are relative to the data set's root. Width and height are in pixels, after EXIF rotation. Hashes are of the
+    files' bytes.
+    """
 
     id: str
     image: str
     mask: str
-    """Empty where there is none."""
+    """Empty if the image has no mask."""
     width: int
     height: int
     image_sha256: str
@@ -32,24 +39,27 @@ class Record:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What `prepare` found: classes, the meaning of mask values, and one record an image."""
+    """The data set that `stpp prepare` found: classes, the meaning of mask values, and one record per image."""
 
     name: str
     classes: tuple[str, ...]
     palette: tuple[Rgb, ...]
     values: dict[int, int]
-    """Mask value -> class id, or 255 for ignore; values not named are invalid."""
+    """Mask value -> class id, or 255 for ignore. A mask value that is not a key is invalid."""
     records: Mapping[str, Record]
-    """By id. What is read from a file is a `Table`: it stays there."""
+    """Records by id. Read from a file, this is a `Table`, which leaves the records on disk."""
 
     @cached_property
     def digest(self) -> str:
-        """md5 over ids, hashes and the meaning of masks: a name for this content, 32 characters."""
+        """The md5 over ids, file hashes, classes and mask values, 32 characters: it identifies this content."""
         return _digest(self, self.records.values())
 
 
 def digest_of(dataset: Dataset, ids: list[str]) -> str:
-    """A name for images with masks and the meaning of these, whatever their order; 32 characters."""
+    """Return a hash, 32 characters, of the images `ids`, their masks, the classes and the mask values.
+
+    The order of `ids` and repeated ids do not change it.
+    """
     return _digest(dataset, (dataset.records[i] for i in sorted(set(ids))))
 
 
@@ -61,7 +71,11 @@ def _digest(dataset: Dataset, records: Iterable[Record]) -> str:
 
 
 def twins(hashes: Iterable[str]) -> set[int]:
-    """What `hash` makes of those that come more than once (and, perhaps, of others). 8 bytes each."""
+    """Return the built-in `hash` of every string that occurs more than once, using 8 bytes of memory per string.
+
+    Two different strings may have the same `hash`, so the caller must compare the strings themselves. The hashes are
+    valid in this process alone.
+    """
     import numpy as np
 
     ordered = np.sort(np.fromiter(map(hash, hashes), np.int64))
@@ -69,9 +83,11 @@ def twins(hashes: Iterable[str]) -> set[int]:
 
 
 RECORD = ("id", "image", "mask", "width", "height", "image_sha256", "mask_sha256", "classes")
+"""The columns of manifest.csv."""
 
 
 def write_dataset(folder: Path, dataset: Dataset) -> None:
+    """Write dataset.json and manifest.csv into a folder."""
     about = {
         "name": dataset.name,
         "digest": dataset.digest,
@@ -85,12 +101,15 @@ def write_dataset(folder: Path, dataset: Dataset) -> None:
 
 
 def as_row(r: Record) -> tuple[Any, ...]:
-    """A record as the manifest has it."""
+    """Return a record as a row of manifest.csv."""
     return r.id, r.image, r.mask, r.width, r.height, r.image_sha256, r.mask_sha256, " ".join(map(str, r.classes))
 
 
 def read_dataset(folder: Path) -> Dataset:
-    """What `write_dataset` wrote. Raises StppError naming the folder if it was damaged or leads out of the data set."""
+    """Read the data set that `write_dataset` wrote.
+
+    Raises StppError naming the folder or file if it is damaged, or if a path leads out of the data set.
+    """
     from stpp.store.records import DataSet, read
 
     about = read(folder / "dataset.json", DataSet)
@@ -107,7 +126,7 @@ def read_dataset(folder: Path) -> Dataset:
 
 
 def read_table(path: Path, columns: Sequence[str], row_of: Callable[[list[str]], T]) -> Table[T]:
-    """A table that a stage wrote, by its first column. Raises StppError naming a file that is damaged or not there."""
+    """Open a CSV table that a stage wrote, keyed by its first column. Raises StppError naming a bad or missing file."""
     try:
         return Table.read(path, columns, row_of)
     except (OSError, ValueError) as error:
@@ -115,7 +134,10 @@ def read_table(path: Path, columns: Sequence[str], row_of: Callable[[list[str]],
 
 
 def record_of(row: list[str]) -> Record:
-    """What `as_row` wrote. Raises ValueError if it is no such thing, or leads out of the data set."""
+    """Return the record in a row of manifest.csv; the inverse of `as_row`.
+
+    Raises ValueError if the row is malformed, or if a path leads out of the data set.
+    """
     name, image, mask, width, height, image_sha256, mask_sha256, classes = row[: len(RECORD)]
     if not ID.match(name):
         raise ValueError(f"{name!r} is no id")
@@ -127,9 +149,10 @@ def record_of(row: list[str]) -> Record:
 
 
 def listed(path: Path, dataset: Dataset) -> tuple[dict[str, int], list[str]]:
-    """The ids that a list of a person names, with the numbers of their lines, and the problems of the other lines.
+    """Read a list of images written by a person, and return its ids with their line numbers, and its problems.
 
-    A line is an id or an image's path; a second column is allowed, as published lists have.
+    A line holds an id or an image's path. A second column is allowed, since published lists have one. Each problem is
+    a line of text; a list that cannot be read or is empty is a problem, too.
     """
     try:
         lines = read_text(path, encoding="utf-8-sig").splitlines()
@@ -162,5 +185,5 @@ def listed(path: Path, dataset: Dataset) -> tuple[dict[str, int], list[str]]:
 
 
 def split_digest(split: Path) -> str:
-    """A name for a split's content: 32 characters, of ids, sets and hashes of images and masks."""
+    """Return a hash, 32 characters, of a split: of its ids, their sets, and the hashes of images and masks."""
     return digest([split / "manifest.csv"])[:32]

@@ -1,4 +1,4 @@
-"""Mask sets: many masks in few files, each checked against a manifest when it is read."""
+"""Mask sets: many masks in a few zip shards, each mask checked against the manifest when it is read."""
 
 import csv
 import hashlib
@@ -24,27 +24,31 @@ from stpp.store.manifest import Rgb, read_table
 from stpp.store.packed import Strings
 
 IGNORE = 255
-"""The class id of pixels that are not counted, in masks and losses."""
+"""The class id of ignored pixels, in masks and losses."""
 Mask = NDArray[np.uint8]
 SHARD = re.compile(r"^[\w.-]+\.zip$")
 COLUMNS = ("id", "shard", "sha256", "classes", "confidence", "window")
-"""window: empty where the whole image was predicted at once, else the side of the windows in pixels."""
+"""The columns of a mask set's manifest.csv.
+
+classes: the pixels of each class, separated by spaces. confidence: the mean over the pixels, in [0, 1]. window: the
+side of the sliding windows in pixels, or empty if the whole image was predicted at once.
+"""
 LARGEST = 2**28
-"""Pixels of the largest mask, as of the largest image."""
+"""The largest number of pixels of a mask; images have the same limit."""
 DAMAGED = (
     *(OSError, EOFError, KeyError, OverflowError, RuntimeError, SyntaxError, ValueError),
     *(struct.error, zipfile.BadZipFile, zlib.error),
 )
-"""What zipfile and Pillow raise for a file with changed bytes."""
+"""The errors that zipfile and Pillow raise for a damaged file."""
 
 
 def shard_of(name: str, shards: int) -> int:
-    """The shard that holds an id: stable under any change of the other ids."""
+    """Return the index of the shard that holds an id; it does not depend on the other ids."""
     return zlib.crc32(name.encode()) % shards
 
 
 def shards_of(ids: Iterable[str], shards: int) -> list[Strings]:
-    """The ids of every shard, each in the given order; some may be empty."""
+    """Return the list of ids of every shard, each in the given order; a list may be empty."""
     ids = Strings(ids)
     of = np.fromiter((shard_of(name, shards) for name in ids), np.int64, len(ids))
     by_shard = np.argsort(of, kind="stable")
@@ -57,20 +61,21 @@ def shard_name(index: int, shards: int) -> str:
 
 
 def mask_sha256(mask: Mask) -> str:
-    """Hash of a mask's shape and pixels, whatever file holds it."""
+    """Return the sha256 of a mask's shape and pixels; it does not depend on how a file encodes them."""
     found = hashlib.sha256(f"{mask.shape[0]}x{mask.shape[1]}:".encode())
     found.update(np.ascontiguousarray(mask).data)
     return found.hexdigest()
 
 
 def encode_mask(mask: Mask, palette: Sequence[Rgb]) -> bytes:
-    """A PNG of class ids, shown in the data set's colours, and what is ignored in white."""
+    """Encode class ids as a palette PNG in the data set's colours; ignored pixels are white."""
     from PIL import Image
 
     image = Image.fromarray(mask)
     colours = bytes(c for colour in palette for c in colour)
     if mask.max(initial=0) >= len(palette):
-        colours = colours.ljust(3 * 256, b"\xff")  # Pillow would keep only the bits that the palette needs
+        # With a short palette, Pillow would keep only the bits that the palette needs, and cut larger ids.
+        colours = colours.ljust(3 * 256, b"\xff")
     image.putpalette(colours)
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=False, compress_level=6)
@@ -78,7 +83,7 @@ def encode_mask(mask: Mask, palette: Sequence[Rgb]) -> bytes:
 
 
 def decode_mask(data: bytes) -> Mask:
-    """The class ids of a PNG. Raises one of DAMAGED if it is none, or too large."""
+    """Decode a PNG to class ids, uint8 (H, W). Raises one of DAMAGED for other data or more than LARGEST pixels."""
     from PIL import Image
 
     from stpp.store import decoding
@@ -95,7 +100,7 @@ def decode_mask(data: bytes) -> Mask:
 
 
 def read_png(path: Path) -> Mask:
-    """The class ids of a PNG that a stage wrote. Raises StppError naming the file."""
+    """Return the class ids of a PNG that a stage wrote. Raises StppError naming the file if it is not readable."""
     try:
         return decode_mask(read_bytes(path))
     except DAMAGED as error:
@@ -103,13 +108,17 @@ def read_png(path: Path) -> Mask:
 
 
 class ShardWriter:
-    """Writes a shard and its part of the manifest, a mask at a time, in the order of ids: equal content, equal bytes.
+    """A writer of one shard and its part of the manifest, mask by mask, in the order of ids.
 
-    Both take their names when the `with` block ends without an error.
+    Equal masks give equal bytes. Both files get their final names when the `with` block ends without an error; the part
+    is renamed last.
     """
 
     def __init__(self, shard: Path, part: Path, palette: Sequence[Rgb]) -> None:
-        """part: what `merge_manifests` takes; outside the mask set. palette: a colour for every class."""
+        """part: the file for this shard's rows of the manifest, outside the mask set; `merge_manifests` reads it.
+
+        palette: a colour for every class.
+        """
         self._shard, self._part, self._palette = shard, part, palette
         self._last = ""
         self._stack = ExitStack()
@@ -126,9 +135,10 @@ class ShardWriter:
         return self
 
     def add(self, name: str, mask: Mask, confidence: float, window: int | None = None) -> None:
-        """One mask of class ids, and its row of the manifest. Raises ValueError if its id is not after the last one's.
+        """Add a mask of class ids and its row of the manifest.
 
-        confidence: the mean over its pixels, in [0, 1]. window: side of the windows in which the image was predicted.
+        name: the id; ids must ascend, else ValueError is raised. confidence: the mean over the mask's pixels, in
+        [0, 1]. window: the side in pixels of the windows in which the image was predicted; None if not in windows.
         """
         if name <= self._last:
             raise ValueError(f"{name} comes after {self._last}: a shard is written in the order of ids")
@@ -145,24 +155,24 @@ class ShardWriter:
 
 
 SHARDS = "shards.csv"
-"""Of a mask set, beside its manifest: a hash for every shard of all that it was made from."""
+"""A file beside the manifest that holds a hash for every shard, over everything that the shard was made from."""
 OF_SHARD = ("shard", "key")
 
 
 def write_shards(folder: Path, keys: Mapping[str, str]) -> None:
-    """Note in a mask set what each of its shards was made from, by name."""
+    """Write the `SHARDS` file of a mask set. keys: shard name -> hash of what the shard was made from."""
     write_csv(folder / SHARDS, OF_SHARD, keys.items())
 
 
 def read_shards(folder: Path) -> dict[str, str]:
-    """What each shard of a mask set was made from; of an older set, which does not say so, nothing."""
+    """Return the shard hashes that `write_shards` wrote, by shard name; empty for an older mask set without them."""
     return {row[0]: row[1] for row in scan_csv(folder / SHARDS, OF_SHARD)} if (folder / SHARDS).exists() else {}
 
 
 def take_over(earlier: "MaskSet", ids: Iterable[str], shard: Path, part: Path) -> None:
-    """Copy a shard of an earlier mask set, as `ShardWriter` would write it: the file, and its part of the manifest.
+    """Copy a shard and its part of the manifest from an earlier mask set, as `ShardWriter` would write them.
 
-    ids: those of the shard, in order.
+    ids: the ids of the shard, in order.
     """
     with atomic_write(shard) as partial:
         shutil.copyfile(earlier.folder / shard.name, partial)
@@ -170,13 +180,14 @@ def take_over(earlier: "MaskSet", ids: Iterable[str], shard: Path, part: Path) -
 
 
 AT_ONCE = 64
-"""Files that are open at a time."""
+"""The most files that `merge_manifests` opens at a time."""
 
 
 def merge_manifests(parts: Sequence[Path], out: Path) -> None:
-    """The manifest of a mask set from the parts of its shards, by id, whatever their number and size.
+    """Merge the parts of all shards into the manifest of a mask set, sorted by id.
 
-    parts: tables of COLUMNS in the order of ids, as `ShardWriter` writes them. Raises StppError naming a damaged one.
+    parts: tables of COLUMNS in the order of ids, as `ShardWriter` writes them. Their number and size are not limited.
+    Raises StppError naming a damaged part.
     """
     if len(parts) > AT_ONCE:
         with tempfile.TemporaryDirectory(dir=out.parent if out.parent.is_dir() else None) as folder:
@@ -207,23 +218,23 @@ def _part(path: Path) -> Iterator[Sequence[str]]:
 
 
 def _row(values: list[str]) -> dict[str, str]:
-    """A row of the manifest. Raises ValueError if it names what lies elsewhere."""
-    row = dict(zip(COLUMNS, [*values, ""], strict=False))  # an older stpp wrote no window
+    """Return a row of the manifest as a dict. Raises ValueError if the id or the shard is not a valid name."""
+    row = dict(zip(COLUMNS, [*values, ""], strict=False))  # older versions of stpp wrote no window
     if not ID.match(row["id"]) or not SHARD.match(row["shard"]):
         raise ValueError(f"{row['id']!r} in {row['shard']!r} is no mask of a mask set")
     return row
 
 
 LOCAL = struct.Struct("<4s2xHH12xLHH")
-"""Of the header before a file in a zip archive: signature, flags, method, size, and lengths of name and extra field."""
+"""The zip local file header: signature, flags, method, size, and the lengths of the name and the extra field."""
 UNKNOWN = -1
 
 
 class MaskSet:
     """A folder of zip shards and manifest.csv, read by id.
 
-    Of a mask no more is kept in memory than where it lies: 8 bytes, and 8 more once its shard was opened. No file stays
-    open. Processes may share it, whichever way they were started.
+    Memory holds 16 bytes per mask: the offset of its row in the manifest, and its offset in the shard, which is known
+    once a mask of that shard was read. No shard stays open. Processes may share a mask set, forked or spawned.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -236,7 +247,11 @@ class MaskSet:
         return Strings(self.rows)
 
     def read(self, name: str) -> Mask:
-        """The mask of an id, uint8 (H, W). Raises StppError if it is not the mask that the manifest names."""
+        """Return the mask of an id, uint8 (H, W).
+
+        Raises StppError if the mask is not readable or its hash is not the one in the manifest. Raises KeyError for an
+        unknown id.
+        """
         row = self.rows[name]
         shard = self.folder / row["shard"]
         try:
@@ -248,7 +263,10 @@ class MaskSet:
         return mask
 
     def _stored(self, shard: Path, name: str) -> bytes:
-        """The bytes of a file in a shard. An archive's directory is read once, by zipfile, and kept as places alone."""
+        """Return the bytes of an id's PNG in a shard.
+
+        zipfile reads a shard's directory once; after that only the offsets are kept.
+        """
         at = self.rows.position(name)
         if self._places[at] == UNKNOWN:
             with open_regular(shard) as file, zipfile.ZipFile(file) as archive:

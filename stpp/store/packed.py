@@ -1,9 +1,9 @@
-"""Many rows in few objects, so that 10^6 images cost no Python objects of their own.
+"""Compact sequences of strings and CSV rows, so that 10^6 images need no Python object each.
 
-What a process holds it shares with those it forks until somebody writes there, and Python writes into an object
-whenever it looks at it: a list of str is copied, page by page, into every worker of a loader. Here the text of all rows
-lies in one block, or in a file of which the system keeps in memory what is in use, and where each row starts in one
-array.
+Forked processes share a memory page until one of them writes to it. Python writes to an object whenever it uses it (the
+reference count), so the pages of a list of str are copied one by one into every worker of a data loader. Here the text
+of all rows lies in one block of memory, or in a mapped file that the system keeps in memory only where it is in use.
+One array holds where each row starts.
 """
 
 import csv
@@ -22,11 +22,11 @@ from stpp.store.files import lines_of, open_regular
 
 T = TypeVar("T")
 FEW = 1 << 16
-"""Rows that are walked through before their pages are given back."""
+"""The number of rows that are iterated before their memory pages are released."""
 
 
 class Strings(Sequence[str]):
-    """A list of str that does not change. 8 bytes each beside the text."""
+    """An immutable list of str in one block of memory; each takes 8 bytes and its UTF-8 text."""
 
     def __init__(self, items: Iterable[str]) -> None:
         self._text: bytearray = items._text if isinstance(items, Strings) else bytearray()
@@ -52,7 +52,7 @@ class Strings(Sequence[str]):
         return map(self.__getitem__, range(len(self)))
 
     def order(self) -> "array[int]":
-        """Positions by text; equal ones stay in their order."""
+        """Return the positions sorted by text; equal strings keep their order."""
         if all(map(le, self, islice(self, 1, None))):
             return array("Q", range(len(self)))
         return array("Q", sorted(range(len(self)), key=self.__getitem__))
@@ -69,16 +69,16 @@ class Strings(Sequence[str]):
 
 
 class Rows(Sequence[list[str]]):
-    """Lines of CSV in a file that is mapped into memory, each a list of text; the first column is the key."""
+    """The rows of a memory-mapped CSV file, each a list of str; the first column is the key."""
 
     def __init__(self, file: IO[bytes], starts: "array[int]") -> None:
-        """starts: where each row starts, and where the last one ends."""
+        """starts: the byte offset of each row, and the offset where the last row ends."""
         self._starts = starts
         self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if os.fstat(file.fileno()).st_size else b""
 
     @classmethod
     def spooled(cls, rows: Iterable[Sequence[Any]]) -> "Rows":
-        """`rows` in a temporary file that has no name and so ends with the process."""
+        """Write `rows` into a nameless temporary file, which the system removes when the process ends."""
         spool = Spool()
         spool.extend(rows)
         return spool.rows()
@@ -105,12 +105,12 @@ class Rows(Sequence[list[str]]):
         self._give_back()
 
     def _give_back(self) -> None:
-        """Let the system take what was read out of this process: it is in the file."""
+        """Release the memory pages read so far; the system reads them from the file again when they are needed."""
         if isinstance(self._map, mmap.mmap):
             self._map.madvise(mmap.MADV_DONTNEED)
 
     def key(self, at: int) -> bytes:
-        """The first column as it stands in the file. Bytes of UTF-8 sort as the text does."""
+        """Return the raw bytes of a row's first column. Bytes of UTF-8 sort as the text does."""
         start = self._starts[at]
         return self._map[start : self._map.find(b",", start, self._starts[at + 1])]
 
@@ -121,29 +121,29 @@ class Rows(Sequence[list[str]]):
             yield self.key(at)
 
     def ordered(self) -> "Rows":
-        """The same by key; rows of one key stay in their order."""
+        """Return the rows sorted by key; rows with equal keys keep their order."""
         if all(one <= other for one, other in pairwise(self.keys())):
             return self
         return Rows.spooled(self[at] for at in sorted(range(len(self)), key=self.key))
 
 
 class Spool:
-    """Rows that come one by one, written into a temporary file that has no name."""
+    """A writer of CSV rows, one by one, into a nameless temporary file; `rows` then reads them."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it ends with this object
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed with this object
         self._starts = array("Q", [0])
-        self._writer = csv.writer(self, lineterminator="\r\n")  # so that it quotes both
+        self._writer = csv.writer(self, lineterminator="\r\n")  # so that csv quotes values with \r as well as \n
         self.add, self.extend = self._writer.writerow, self._writer.writerows
 
     def write(self, line: str) -> None:
-        """For csv, which writes a line at a time."""
+        """Append one line; `csv.writer` calls this once per row."""
         data = line.encode(errors="surrogateescape")
         self._file.write(data)
         self._starts.append(self._starts[-1] + len(data))
 
     def rows(self) -> Rows:
-        """What has come; no more may."""
+        """Return the rows written so far and close the file; no row can be added after that."""
         with self._file as file:
             file.flush()
             return Rows(file, self._starts)
@@ -153,13 +153,17 @@ class Spool:
 
 
 class Table(Mapping[str, T], Generic[T]):
-    """Rows by key, read from their file whenever they are asked for; a row is found by halving.
+    """A read-only mapping from key to row that leaves the rows in their file and finds one by binary search.
 
-    Iterated in the order of the file. Pickled, it is opened again by the file's name.
+    It is iterated in the order of the file. Unpickling opens the file again by its name, and raises ValueError if the
+    file has changed. A table without a file name cannot be pickled: TypeError.
     """
 
     def __init__(self, rows: Rows, row_of: Callable[[list[str]], T], path: Path | None = None) -> None:
-        """row_of: what becomes of a row's columns. path: where the rows lie, empty if they have no name."""
+        """row_of: turns a row's columns into a value. path: the file of the rows; None if it has no name.
+
+        Raises ValueError if a key occurs twice.
+        """
         self._rows, self._row_of, self._path = rows, row_of, path
         self._state = _state(path) if path else None
         self._order: array[int] | None = None
@@ -171,9 +175,10 @@ class Table(Mapping[str, T], Generic[T]):
 
     @classmethod
     def read(cls, path: Path, columns: Sequence[str], row_of: Callable[[list[str]], T]) -> "Table[T]":
-        """The table of a CSV file that has `columns`, the key first, and perhaps more after them.
+        """Open a CSV file as a table: its first columns must be `columns`, the first of them is the key.
 
-        Every row is checked by `row_of`, now. Raises ValueError if the file is none such, OSError if it is not there.
+        Every row is passed to `row_of` once now, as a check. Raises ValueError if the file is malformed, OSError if it
+        does not exist, and StppError if it is not a regular file.
         """
         with open_regular(path) as file:
             starts, end, line = array("Q"), 0, b""
@@ -193,7 +198,8 @@ class Table(Mapping[str, T], Generic[T]):
                 for number, row in enumerate(reader, 2):
                     if len(starts) != number or len(row) != len(header):
                         raise ValueError(f"line {number}: not {len(header)} values; is it whole?")
-                    if not line.startswith(f"{row[0]},".encode()):  # it is looked for as it stands there
+                    # `find` compares raw bytes, so a key must not be quoted in the file.
+                    if not line.startswith(f"{row[0]},".encode()):
                         raise ValueError(f"line {number}: {row[0]!r} is no id")
                     row_of(row)
             except csv.Error as error:
@@ -202,7 +208,7 @@ class Table(Mapping[str, T], Generic[T]):
             return cls(Rows(file, starts[1:]), row_of, path)
 
     def find(self, key: object) -> int | None:
-        """The number of a row, None if there is none of that key."""
+        """Return the index of the row with a key, or None if there is no such row."""
         if not isinstance(key, str):
             return None
         sought, rows, order = key.encode(errors="surrogatepass"), self._rows, self._order
@@ -213,7 +219,7 @@ class Table(Mapping[str, T], Generic[T]):
         return at if rows.key(at) == sought else None
 
     def position(self, key: str) -> int:
-        """The number of a row. Raises KeyError."""
+        """Return the index of the row with a key. Raises KeyError if there is no such row."""
         if (at := self.find(key)) is None:
             raise KeyError(key)
         return at
@@ -237,7 +243,7 @@ class Table(Mapping[str, T], Generic[T]):
         return _Values(self)
 
     def walk(self) -> Iterator[tuple[str, T]]:
-        """Keys and rows, in the order of the file."""
+        """Yield keys and values in the order of the file."""
         return ((row[0], self._row_of(row)) for row in self._rows)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -269,6 +275,6 @@ class _Values(ValuesView[T]):
 
 
 def _state(path: Path) -> tuple[int, int, int]:
-    """What changes when a file is another one."""
+    """Return the size, modification time and inode of a file: they differ once the file is changed or replaced."""
     found = path.stat()
     return found.st_size, found.st_mtime_ns, found.st_ino

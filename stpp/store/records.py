@@ -1,6 +1,7 @@
-"""The JSON files that stages write: what each of them holds.
+"""Pydantic models of the JSON files that stages write.
 
-Read from disk they may have been edited, cut or exchanged: `read` says so in one message, before a value is used.
+Such a file may have been edited, cut or exchanged since. `read` checks it and reports this in one message, before any
+value is used.
 """
 
 from pathlib import Path
@@ -12,7 +13,7 @@ from stpp.store.files import StppError, read_json
 
 
 def _ratio(value: float) -> float:
-    if value < 0 or value > 1:  # NaN is neither: a set may show no class
+    if value < 0 or value > 1:  # NaN passes: it is the mIoU of a set that shows no class
         raise ValueError("not between 0 and 1")
     return value
 
@@ -22,19 +23,19 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Record(BaseModel):
-    """What is read of a file; it may hold more."""
+    """The fields of a JSON file that are read and checked; the file may hold more."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
 
 
 class Digested(Record):
-    """What names a content."""
+    """A JSON file that identifies a content by its digest."""
 
     digest: str
 
 
 class DataSet(Digested):
-    """runs/data/dataset.json."""
+    """runs/data/dataset.json, written by `stpp prepare`."""
 
     name: str
     classes: Annotated[list[str], Field(min_length=1, max_length=255)]
@@ -43,7 +44,7 @@ class DataSet(Digested):
 
 
 class Run(Record):
-    """run.json of a stage that computes for long."""
+    """run.json of a stage that trains, scores, labels or evaluates."""
 
     run_id: str | None
     stage: str = ""
@@ -54,13 +55,13 @@ class Run(Record):
 
 
 class Score(Record):
-    """What was measured of a model, or of a mask set."""
+    """The metrics of one model or mask set on one set of images."""
 
     miou: Ratio
 
 
 class Evaluation(Record):
-    """metrics.json of `stpp evaluate`: scores by model for val, and so for every other set that it was given."""
+    """metrics.json of `stpp evaluate`: scores by model for val and for every other evaluated set."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, dict[str, Score]]
@@ -72,27 +73,27 @@ class Evaluation(Record):
 
 
 class Matrices(Record):
-    """scores.json of `stpp evaluate`: a confusion matrix by model for val."""
+    """scores.json of `stpp evaluate`: one confusion matrix per model, for val."""
 
     val: Annotated[dict[str, list[list[Count]]], Field(min_length=1)]
 
 
 class Finished(Record):
-    """finished.json of work that a stage has done, in `.stpp`."""
+    """finished.json in a job's folder below `.stpp`, written once the job's work is complete."""
 
     key: str
     run_json: str
 
 
 def read(path: Path, kind: type[Record]) -> dict[str, Any]:
-    """The table in a JSON file of a stage. Raises StppError naming the file, and what in it is not as in `kind`."""
+    """Read a stage's JSON file into a dict. Raises StppError naming the file and the first field `kind` refuses."""
     raw = read_json(path)
     check(raw, kind, path)
     return dict(raw)
 
 
 def check(raw: Any, kind: type[Record], where: Path | str) -> None:
-    """Raises StppError naming what in `raw` is not as in `kind`."""
+    """Raise StppError naming the first field of `raw` that `kind` refuses. where: the file's name in the message."""
     try:
         kind.model_validate(raw)
     except ValidationError as error:

@@ -1,1 +1,1 @@
-"""MLflow, or silence: tracking never stops a stage, and what it could not say is on disk all the same."""
+"""MLflow tracking. A failure of MLflow never stops a stage; what MLflow misses is in the stage's files on disk."""

@@ -1,4 +1,4 @@
-"""What is put into MLflow runs after they have ended: figures, files, and which runs belong together."""
+"""Functions that add figures, descriptions and links to ended MLflow runs, or publish files in a new run."""
 
 import os
 import shutil
@@ -9,12 +9,14 @@ from stpp.store.files import sha256
 from stpp.tracking.client import Client, client, experiment_of, in_run, reason
 
 NOTE, OURS = "mlflow.note.content", "stpp.verdict"
+"""Tags of a run: the description that MLflow's UI shows, and the last description that stpp wrote."""
 
 
 def attach(run_json: Path, figures: list[Path], root: Path) -> None:
-    """Put figures into the run that run.json names, under `figures/`; a failure is said and stops nothing.
+    """Upload figures to the run that run.json names, as artifacts under `figures/`.
 
-    What is there stays as it is: another figure of the same name is kept beside it, with its hash in its name.
+    An existing artifact is never overwritten: a different figure of the same name gets its hash in its file name.
+    An error of MLflow is printed and stops nothing.
     """
 
     def send(mlflow: Client, run_id: str) -> None:
@@ -36,9 +38,9 @@ def attach(run_json: Path, figures: list[Path], root: Path) -> None:
 
 
 def describe(run_json: Path, text: str, root: Path) -> None:
-    """Make a text (Markdown) the description that MLflow's UI shows of a run, unless a person wrote another.
+    """Set the description that MLflow's UI shows for a run, unless a person wrote another one.
 
-    A failure is said and stops nothing.
+    text: Markdown. An error of MLflow is printed and stops nothing.
     """
 
     def send(mlflow: Client, run_id: str) -> None:
@@ -51,7 +53,10 @@ def describe(run_json: Path, text: str, root: Path) -> None:
 
 
 def publish(experiment: str, name: str, files: list[Path], root: Path) -> None:
-    """Keep files as artifacts of a run called `name`; a failure is said and stops nothing."""
+    """Create a run called `name` and upload files as its artifacts.
+
+    An error of MLflow is printed and stops nothing.
+    """
     if os.environ.get("STPP_TRACKING") == "off":
         return
     try:
@@ -60,14 +65,16 @@ def publish(experiment: str, name: str, files: list[Path], root: Path) -> None:
         for file in files:
             mlflow.log_artifact(run_id, str(file))
         mlflow.set_terminated(run_id)
-    except Exception as error:  # noqa: BLE001 - whatever fails in tracking, the command goes on
+    except Exception as error:  # noqa: BLE001 - a failure of tracking must not stop the command
         print(f"{name}: did not reach MLflow: {reason(error)}")
 
 
 def link(run_json: Path, members: list[Path], root: Path) -> None:
-    """Name the runs of `members` in the parent of the run that run_json names.
+    """Tag the parent of the run that run_json names with the run ids of `members`.
 
-    A run has one parent: a teacher that several systems share keeps its first, and the others name it so.
+    members: run.json files. The tag `stpp.run.STAGE` holds the run id of each stage. An MLflow run has one parent: a
+    teacher that several systems share keeps its first parent, and the parents of the other systems name it by this tag.
+    An error of MLflow is printed and stops nothing.
     """
     from stpp.store.records import Run, read
 

@@ -1,4 +1,7 @@
-"""The registered model of a data set: a version for every final student, and the alias `champion` for the best."""
+"""The registered model of a data set: its versions, and the alias `champion` for the best one.
+
+Every final student becomes a version, and so does a better model of the same system if there is one.
+"""
 
 import math
 from dataclasses import dataclass
@@ -10,17 +13,21 @@ from stpp.tracking.models import Checkpoint, logged
 
 ALIAS = "champion"
 VAL, HOW, MIOU, ONLY = "stpp.val.digest", "stpp.evaluation", "stpp.val.miou", "stpp.val.only"
+"""Tags of a version, one for each field of `Measured`."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """mIoU (0 to 1) on val, the digest of val's images and masks, and how they were evaluated."""
+    """What was measured of a model on val.
+
+    miou: from 0 to 1. val: digest of val's images and masks. how: how the model was evaluated.
+    """
 
     miou: float
     val: str
     how: str
     only: str = ""
-    """The class that it predicts for every pixel of val, if it predicts but one."""
+    """The class that the model predicts for every pixel of val; empty if it predicts several."""
 
     @property
     def tags(self) -> dict[str, str]:
@@ -29,11 +36,12 @@ class Measured:
 
 
 def register(run_json: Path, name: str, checkpoint: Checkpoint, root: Path) -> None:
-    """Register the model of a run, and make it the champion if its mIoU on val is higher than the present one's.
+    """Register the model of a run, and make it the champion if its mIoU on val beats the present champion's.
 
-    checkpoint: of the model, with the tags of `Measured`. Two that were measured on other images, masks or in another
-    way are not compared, and the champion stays; one that predicts a single class is never it. What is done and why is
-    said. A failure is said and stops nothing.
+    checkpoint: the model's, with the tags of `Measured`. If the two models were measured on different images or masks,
+    or in different ways, they are not compared and the champion stays. A model that predicts a single class, or has no
+    mIoU on val, never becomes the champion. The decision and its reason are printed. An error of MLflow is printed and
+    stops nothing.
     """
 
     def send(mlflow: Client, run_id: str) -> None:
@@ -44,7 +52,7 @@ def register(run_json: Path, name: str, checkpoint: Checkpoint, root: Path) -> N
 
 
 def _version(mlflow: Client, run_id: str, name: str, checkpoint: Checkpoint) -> Any:
-    """The version of a run's model, measured so; made where it is not there."""
+    """Return the version of a run's model that has the checkpoint's tags; create it if it does not exist."""
     if not mlflow.search_registered_models(filter_string=f"name = '{name}'"):
         mlflow.create_registered_model(name)
     for known in mlflow.search_model_versions(f"name = '{name}'"):
@@ -57,13 +65,13 @@ def _version(mlflow: Client, run_id: str, name: str, checkpoint: Checkpoint) -> 
 
 
 def _decide(mlflow: Client, name: str, new: Any) -> str:
-    """Give the alias to the new version or leave it, and say why."""
+    """Give the alias to the new version or leave it, and return the decision and its reason as text."""
     aliases = mlflow.get_registered_model(name).aliases
     measured = f"version {new.version} (val mIoU {100 * float(new.tags[MIOU]):.1f})"
     if math.isnan(float(new.tags[MIOU])) or ONLY in new.tags:
         why = f"predicts {new.tags[ONLY]} for every pixel of val" if ONLY in new.tags else "has no mIoU on val"
         if ALIAS in aliases and mlflow.get_model_version(name, aliases[ALIAS]).run_id == new.run_id:
-            mlflow.delete_registered_model_alias(name, ALIAS)  # given before this was looked at
+            mlflow.delete_registered_model_alias(name, ALIAS)  # the run got it before this check existed
         return f"version {new.version} {why} and cannot be the {ALIAS}; another that is, stays"
     if ALIAS not in aliases:
         mlflow.set_registered_model_alias(name, ALIAS, new.version)

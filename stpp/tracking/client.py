@@ -1,4 +1,4 @@
-"""How MLflow is reached, for how long at most, and what is said where it is not."""
+"""The client for MLflow: which server or database it uses, how long a call may take, and how failures are reported."""
 
 import atexit
 import ctypes
@@ -21,26 +21,32 @@ from stpp.tracking.moved import FOLDER, bring_along, of_another, others
 from stpp.tracking.secrets import hide_in_logs, without_secrets
 
 LIMIT = "10"
-"""Seconds that a call of MLflow may take in all, if MLFLOW_HTTP_REQUEST_TIMEOUT names no other number."""
+"""Seconds that one call of MLflow may take in all, unless MLFLOW_HTTP_REQUEST_TIMEOUT is set."""
 REST, LONGEST = 10.0, 600.0
-"""After a failure MLflow is left alone for so many times as long as that took, and twice as long after every further
-one; for so many seconds at most."""
+"""After a failed call, MLflow is not called for REST times the duration of that call, but at most LONGEST seconds.
+
+Every further failure doubles the factor; a successful call resets it.
+"""
 MEMORY = 2**18
-"""KiB that a call may add to the most that the process has ever had."""
+"""KiB that a call may add to the peak memory of the process."""
 WRITES = ("log_artifact", "log_text", "log_image")
+"""Methods of MlflowClient that write artifacts."""
 
 
 class LeftAloneError(Exception):
-    """MLflow is not asked, since it failed a short while ago."""
+    """MLflow was not called, because a call failed a short while ago."""
 
 
 class Client:
-    """An MlflowClient whose calls end in time, whatever a server does, and which rests after one that failed."""
+    """An MlflowClient whose calls have a time limit, and which pauses after a failed call.
+
+    It has the methods of MlflowClient; each of them runs in `call`.
+    """
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self.elsewhere = ""
-        """Why no artifact is written, if these would lie in another project."""
+        """Why artifacts are not written: they would lie in another project. Empty if they are written."""
         self._mlflow: Any = None
         self._rests_until = 0.0
         self._rest = REST
@@ -56,14 +62,17 @@ class Client:
         return bounded
 
     def call(self, do: Callable[[], Any], seconds: float, stop: bool = True) -> Any:
-        """What `do` returns or raises, as `in_time` does. Raises LeftAloneError while MLflow is left alone."""
+        """Call `do` with a time limit (`in_time`) and return its result.
+
+        Raises what `in_time` raises, and LeftAloneError during the pause after a failed call.
+        """
         begun = time.monotonic()
         if begun < self._rests_until:
             raise LeftAloneError(f"{self._why} (left alone for a while)")
         try:
             found = in_time(do, seconds, stop)
         except Exception as error:
-            # To say no is an answer, too.
+            # Other error codes are answers of a server that works: they start no pause.
             if getattr(error, "error_code", "INTERNAL_ERROR") in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE"):
                 now = time.monotonic()
                 self._rests_until = now + min(self._rest * (now - begun), LONGEST)
@@ -74,11 +83,14 @@ class Client:
         return found
 
     def once_more(self) -> None:
-        """Try the next call, whatever failed before."""
+        """End the pause, so that the next call is tried."""
         self._rests_until = 0.0
 
     def _made(self) -> Any:
-        """MLflow's own client. Imports, and the making of a database, are not cut short: these would be left broken."""
+        """Return MLflow's own client, made on first use.
+
+        Imports and the creation of a database are not stopped halfway: that would leave them broken.
+        """
         if self._mlflow is None:
             from mlflow import MlflowClient
 
@@ -91,27 +103,31 @@ class Client:
 
 
 def limit() -> float:
+    """Return how many seconds one call of MLflow may take."""
     return float(os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT", LIMIT))
 
 
 def _mebibytes(name: str, args: tuple[Any, ...]) -> float:
-    """How much a call sends: so many more seconds it may take."""
+    """Return the MiB that a call uploads; it may take one more second for each."""
     size = Path(args[1]).stat().st_size if name == "log_artifact" else len(args[1]) if name == "log_text" else 0
     return float(size) / 2**20
 
 
 def in_time(do: Callable[[], Any], seconds: float, stop: bool = True) -> Any:
-    """What `do` returns or raises. Raises TimeoutError if it takes too long, or too much memory; it is stopped then.
+    """Call `do` and return its result, but wait at most `seconds`.
 
-    The timeouts of a request are those of each read, of which a slow or an endless answer takes any number. So it runs
-    in a thread of its own, for which no one waits, neither here nor when the process ends.
+    Raises TimeoutError if the call takes longer or adds more than MEMORY to the peak memory; the call is then stopped
+    (stop=False: it runs on). Errors of `do` pass through.
+
+    The timeout of a request only limits each read, and a slow or endless answer takes any number of reads. So `do` runs
+    in a daemon thread, which is not waited for after the time limit, nor when the process ends.
     """
     done: list[tuple[Any, BaseException | None]] = []
 
     def work() -> None:
         try:
             done.append((do(), None))
-        except BaseException as error:  # noqa: BLE001 - raised again below, but what stopped it
+        except BaseException as error:  # noqa: BLE001 - raised again below, except the SystemExit that stops it
             done.append((None, error))
 
     before = set(threading.enumerate())
@@ -132,29 +148,38 @@ def in_time(do: Callable[[], Any], seconds: float, stop: bool = True) -> Any:
 
 
 def _peak() -> int:
-    """The most memory that the process has ever had, in KiB."""
+    """Return the peak memory of the process so far, in KiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform == "darwin" else 1)
 
 
 def tracking_uri(root: Path) -> str:
-    """MLFLOW_TRACKING_URI, or SQLite in the project's folder (absolute, since DVC's queue works in a copy)."""
+    """Return MLFLOW_TRACKING_URI, or else the address of the SQLite database in the project's folder.
+
+    The database's path is absolute, because DVC's queue works in a copy of the project.
+    """
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
 
 
 def client(root: Path) -> Client:
-    """What MLflow is asked by, quietly. The database of a project that was copied or moved is mended first."""
+    """Return the client of a project, with MLflow's own messages turned off.
+
+    If the project was copied or moved, its database is repaired first (`moved.bring_along`).
+    """
     _be_quiet()
     return _client(tracking_uri(root), root)
 
 
 def reader(root: Path) -> Client:
-    """As `client`, for those who only ask: of such a project it reads a mended copy of the database."""
+    """Return a client for reading only, which leaves the project's database unchanged.
+
+    If the project was copied or moved, the client reads a repaired copy of the database.
+    """
     _be_quiet()
     return _reader(tracking_uri(root), root)
 
 
 def _be_quiet() -> None:
-    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # with the password
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # the URL shows the password
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", LIMIT)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -185,7 +210,7 @@ def _reader(uri: str, root: Path) -> Client:
 
 
 def _database(uri: str, root: Path) -> Path | None:
-    """The SQLite database in the project's folder, if MLflow's is such a one."""
+    """Return MLflow's SQLite database if it exists in the project's folder, else None."""
     database = Path(uri.removeprefix("sqlite:///").partition("?")[0])
     ours = uri.startswith("sqlite:///") and database.is_file() and database.resolve().parent == root
     return database if ours else None
@@ -193,7 +218,10 @@ def _database(uri: str, root: Path) -> Path | None:
 
 @contextmanager
 def by_default(uri: str) -> Iterator[None]:
-    """MLFLOW_TRACKING_URI is this: what of MLflow makes a client of its own knows that address alone."""
+    """Set MLFLOW_TRACKING_URI to `uri` inside the block.
+
+    Functions of MLflow that make their own client know only this variable.
+    """
     before = os.environ.get("MLFLOW_TRACKING_URI")
     os.environ["MLFLOW_TRACKING_URI"] = uri
     try:
@@ -205,21 +233,22 @@ def by_default(uri: str) -> Iterator[None]:
 
 
 def experiment_of(mlflow: Client, name: str, root: Path) -> str:
-    """The id of an experiment, made where it is not there. Raises as `usable` does."""
+    """Return the id of an experiment; create it if it does not exist. Raises StppError as `usable` does."""
     known = mlflow.get_experiment_by_name(name)
     if known is not None:
         return usable(mlflow, known, root)
-    # A server chooses its own place; beside a database it would be the working directory of the moment.
+    # A server chooses the place of artifacts itself. With a database, MLflow would take the working directory.
     place = None if mlflow.uri.startswith("http") else (root / FOLDER / name).as_uri()
-    # The kind makes the UI open as one for model training.
+    # With this tag, the UI opens in its view for model training.
     tags = {"mlflow.experimentKind": "custom_model_development"}
     return str(mlflow.create_experiment(name, artifact_location=place, tags=tags))
 
 
 def usable(mlflow: Client, experiment: Any, root: Path) -> str:
-    """The id of an experiment; none of its artifacts is written if these lie in another project, which is said.
+    """Return the id of an experiment, after checking that it can be written to.
 
-    Raises StppError if it is deleted, with the command that restores it.
+    If its artifacts lie in another project, `mlflow` writes no artifacts from now on, and a warning is printed. Raises
+    StppError if the experiment is deleted, with the command that restores it.
     """
     number, name = str(experiment.experiment_id), experiment.name
     _not_deleted(mlflow, experiment, f"experiment {name}", f"experiments restore --experiment-id {number}")
@@ -238,27 +267,31 @@ def _not_deleted(mlflow: Client, one: Any, what: str, restore: str) -> None:
 
 
 def asked(root: Path, ask: Callable[[Client], Any]) -> Any:
-    """What MLflow answers. Raises StppError with its reason if it does not."""
+    """Call `ask` with a client for reading and return its answer. Raises StppError with the reason if it fails."""
     uri = tracking_uri(root)
     if uri == f"sqlite:///{root / 'mlflow.db'}" and not (root / "mlflow.db").is_file():
         raise StppError(f"no MLflow run is known: {root / 'mlflow.db'} is not there, and MLFLOW_TRACKING_URI not set")
     try:
         return ask(reader(root))
-    except Exception as error:  # noqa: BLE001 - whatever fails in tracking, the command says it in one line
+    except Exception as error:  # noqa: BLE001 - the command reports any failure of tracking in one line
         raise StppError(f"MLflow at {without_secrets(uri)}: {reason(error)}") from None
 
 
 def run_ids_of(files: list[Path]) -> list[str | None]:
-    """The MLflow runs that files run.json name, as far as they do. Raises StppError if one is no such file."""
+    """Return the MLflow run id of each run.json file; None where the file names no run.
+
+    Raises StppError if a file is not a run.json.
+    """
     from stpp.store.records import Run, read
 
     return [read(file, Run)["run_id"] for file in files]
 
 
 def in_run(run_json: Path, root: Path, failed: str, do: Callable[[Client, str], None]) -> None:
-    """Call do(client, run id) for the run that run.json names, if there is one.
+    """Call do(client, run id) for the run that run.json names; do nothing if there is none or tracking is off.
 
-    A failure is said, "run.json: FAILED: its reason", and stops nothing.
+    Raises StppError if the file is not a run.json. Any other error is printed as "run.json: FAILED: its reason" and
+    stops nothing.
     """
     [run_id] = run_ids_of([run_json])
     if run_id is None or os.environ.get("STPP_TRACKING") == "off":
@@ -270,11 +303,11 @@ def in_run(run_json: Path, root: Path, failed: str, do: Callable[[Client, str], 
             usable(mlflow, mlflow.get_experiment(run.experiment_id), root)
             _not_deleted(mlflow, run, f"run {run_id}", f"runs restore --run-id {run_id}")
             do(mlflow, run_id)
-    except Exception as error:  # noqa: BLE001 - whatever fails in tracking, the stage goes on
+    except Exception as error:  # noqa: BLE001 - a failure of tracking must not stop the stage
         print(f"{run_json}: {failed}: {reason(error)}")
 
 
 def reason(error: Exception) -> str:
-    """The first line of an error, without what is secret."""
+    """Return the first line of an error without secrets, cut after 200 characters unless it is an StppError."""
     first = without_secrets((str(error).splitlines() or [type(error).__name__])[0])
     return first if isinstance(error, StppError) else first[:200]

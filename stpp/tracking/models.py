@@ -1,4 +1,4 @@
-"""Checkpoints as MLflow's logged models: what was measured of each, and where it is. The weights stay with DVC."""
+"""Checkpoints as logged models of MLflow: the metrics and the path of each. DVC keeps the weights themselves."""
 
 import math
 from collections.abc import Sequence
@@ -9,28 +9,29 @@ from stpp.store.files import StppError
 from stpp.tracking.client import Client, in_run, limit
 
 FILE, SHA256 = "stpp.file", "stpp.sha256"
+"""Tags of a logged model: path and hash of its checkpoint."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file of weights that a run wrote, and what was measured of it on val."""
+    """A file of weights that a run wrote, and its metrics on val."""
 
     name: str
-    """Of the logged model."""
+    """Name of the logged model."""
     file: Path
     sha256: str
     metrics: dict[str, float]
     step: int
-    """The epoch after which it was kept, or the iteration where the length is given in these."""
+    """The epoch after which it was saved, or the iteration if the length of the training is given in iterations."""
     val: str
     """Digest of val's images and masks."""
     tags: dict[str, str] = field(default_factory=dict)
 
 
 def log_checkpoints(run_json: Path, checkpoints: Sequence[Checkpoint], data: str, root: Path) -> None:
-    """Log checkpoints as models of the run that run.json names; a failure is said and stops nothing.
+    """Log checkpoints as models of the run that run.json names.
 
-    data: name of the data set that they were measured on.
+    data: name of the data set that they were measured on. An error of MLflow is printed and stops nothing.
     """
 
     def send(mlflow: Client, run_id: str) -> None:
@@ -41,7 +42,11 @@ def log_checkpoints(run_json: Path, checkpoints: Sequence[Checkpoint], data: str
 
 
 def logged(mlflow: Client, run_id: str, one: Checkpoint, data: str) -> str:
-    """The id of the logged model of a checkpoint, measured so; made where it is not there, in `in_run`."""
+    """Return the id of the logged model that has the checkpoint's name and tags; create it if it does not exist.
+
+    Call it inside `in_run`, which sets MLFLOW_TRACKING_URI. Raises StppError if a new model's files would lie in
+    another project.
+    """
     from mlflow import create_external_model
 
     experiment = mlflow.get_run(run_id).info.experiment_id
@@ -49,12 +54,12 @@ def logged(mlflow: Client, run_id: str, one: Checkpoint, data: str) -> str:
     for known in mlflow.search_logged_models([experiment], f"source_run_id = '{run_id}' AND name = '{one.name}'"):
         if tags.items() <= known.tags.items():
             return str(known.model_id)
-    if mlflow.elsewhere:  # MLflow writes a file for it
+    if mlflow.elsewhere:  # MLflow would write a file for the model
         raise StppError(mlflow.elsewhere)
     about = {"tags": tags, "model_type": "segmentation", "experiment_id": experiment}
     model = mlflow.call(lambda: create_external_model(one.name, source_run_id=run_id, **about), limit())
     on = {"model_id": model.model_id, "dataset_name": f"{data} val", "dataset_digest": one.val}
     for key, value in one.metrics.items():
-        if not math.isnan(value):  # of a val that shows no class
+        if not math.isnan(value):  # NaN if val shows no class
             mlflow.log_metric(run_id, key, value, step=one.step, **on)
     return str(model.model_id)

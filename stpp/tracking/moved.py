@@ -1,4 +1,7 @@
-"""A project that was copied or moved: its database of MLflow names artifacts by their absolute, former paths."""
+"""Repair of the MLflow database in a project that was copied or moved.
+
+The database names artifacts by absolute paths, which still point to the former place.
+"""
 
 import sqlite3
 from contextlib import closing, suppress
@@ -12,22 +15,22 @@ NAMED = {
     "logged_models": ("artifact_location",),
     "model_versions": ("source", "storage_location"),
 }
-"""Columns of MLflow's tables that name a place of artifacts."""
+"""Columns of MLflow's tables that hold locations of artifacts."""
 
 
 def of_another(location: str, root: Path) -> str | None:
-    """The root of another project (file:///...) in whose mlartifacts/ a place lies, or None."""
+    """Return the root (file:///...) of the other project in whose mlartifacts/ a location lies, or None."""
     other, found, _ = location.rpartition(f"/{FOLDER}/")
     if not found or not other.startswith("file:///") or other == root.as_uri():
         return None
-    with suppress(OSError):  # it may be gone, or another user's
+    with suppress(OSError):  # the other project may be gone, or belong to another user
         if Path(unquote(other.removeprefix("file://"))).samefile(root):
             return None
     return other
 
 
 def others(database: Path, root: Path) -> list[str]:
-    """The roots of other projects (file:///...) whose artifacts a project's database names."""
+    """Return the roots (file:///...) of other projects whose artifacts a project's database names."""
     with closing(sqlite3.connect(database, timeout=30)) as db:
         if not any(row[1] == "artifact_location" for row in db.execute("PRAGMA table_info(experiments)")):
             return []
@@ -36,9 +39,9 @@ def others(database: Path, root: Path) -> list[str]:
 
 
 def bring_along(database: Path, root: Path) -> list[Path]:
-    """Let a project's database name the artifacts in its own mlartifacts/ where it names those of another project.
+    """Change locations of artifacts in other projects to this project's mlartifacts/, and return the other projects.
 
-    All of it or nothing, once. The other projects.
+    All changes are made in one transaction. A second call finds nothing to change.
     """
     elsewhere = others(database, root)
     with closing(sqlite3.connect(database, timeout=30)) as db, db:

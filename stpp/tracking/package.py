@@ -1,4 +1,4 @@
-"""A checkpoint as an MLflow model that serves itself."""
+"""Packaging of a checkpoint as an MLflow model, with the code that serves it."""
 
 import json
 from collections.abc import Sequence
@@ -17,12 +17,13 @@ NEEDS = (
     "opencv-python-headless",
     "albumentations",
 )
+"""Packages that serving the model needs; each is pinned to its installed version."""
 
 
 def package(model: Path, classes: Sequence[str], start: str, out: Path) -> None:
-    """Write an MLflow pyfunc model with signature, the checkpoint, and the code that predicts, into a new folder.
+    """Write an MLflow pyfunc model (checkpoint, code for prediction, signature) into a new folder.
 
-    start: which weights its training began from, with source and licence.
+    start: the weights that its training began from, with their source and licence.
     """
     from importlib.metadata import version
 
@@ -33,7 +34,7 @@ def package(model: Path, classes: Sequence[str], start: str, out: Path) -> None:
     column = "binary"
     signature = ModelSignature(Schema([ColSpec(column, "image")]), Schema([ColSpec(column, "mask")]))
     with atomic_folder(out) as partial:
-        partial.rmdir()  # MLflow makes it itself
+        partial.rmdir()  # MLflow creates the folder itself
         mlflow.pyfunc.save_model(
             str(partial),
             loader_module="stpp.deploy.served",

@@ -1,4 +1,4 @@
-"""What MLflow holds, read back."""
+"""Functions that read runs, tags and artifacts back from MLflow."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ from stpp.tracking.client import Client, asked
 
 
 def run_of(name: str, root: Path) -> str:
-    """The run id that `runs:/ID`, `models:/NAME@ALIAS`, `models:/NAME/VERSION` or an id itself stands for."""
+    """Return the run id that `runs:/ID`, `models:/NAME@ALIAS`, `models:/NAME/VERSION` or a plain id stands for."""
     if not name.startswith("models:/"):
         return name.removeprefix("runs:/").partition("/")[0]
     model, at, alias = name.removeprefix("models:/").partition("@")
@@ -18,18 +18,18 @@ def run_of(name: str, root: Path) -> str:
 
 
 def tags_of(run_id: str, root: Path) -> dict[str, str]:
-    """A run's tags. Raises StppError if it is not there, or MLflow does not answer."""
+    """Return the tags of a run. Raises StppError if the run does not exist or MLflow does not answer."""
     return dict(asked(root, lambda mlflow: mlflow.get_run(run_id)).data.tags)
 
 
 def datasets_of(run_id: str, root: Path) -> dict[str, str]:
-    """Digests of the datasets that a run has as inputs, by context (data, split)."""
+    """Return the digests of a run's input datasets, by context (data, split)."""
     inputs = asked(root, lambda mlflow: mlflow.get_run(run_id)).inputs.dataset_inputs
     return {tag.value: one.dataset.digest for one in inputs for tag in one.tags if tag.key == "mlflow.data.context"}
 
 
 def runs_like(tag: str, value: str, root: Path) -> list[str]:
-    """Ids of the runs with a tag, of all experiments, the newest first."""
+    """Return the ids of the runs with this tag value in all experiments, newest first, at most 100."""
 
     def ask(mlflow: Client) -> list[str]:
         experiments = [e.experiment_id for e in mlflow.search_experiments()]
@@ -40,7 +40,7 @@ def runs_like(tag: str, value: str, root: Path) -> list[str]:
 
 
 def splits_named(experiment: str, name: str, root: Path) -> dict[str, str]:
-    """Digests of the splits that runs of an experiment called by a name, each with one of these runs."""
+    """Return the digests of the splits called `name` in an experiment, each with the id of one run that used it."""
 
     def ask(mlflow: Client) -> dict[str, str]:
         found = mlflow.get_experiment_by_name(experiment)
@@ -54,7 +54,10 @@ def splits_named(experiment: str, name: str, root: Path) -> dict[str, str]:
 
 
 def artifact_of(run_id: str, name: str, root: Path) -> Any:
-    """A JSON file that a run keeps. Raises StppError if it keeps none, or MLflow does not answer."""
+    """Return the content of a run's JSON artifact.
+
+    Raises StppError if the run has no such artifact or MLflow does not answer.
+    """
     import tempfile
 
     from stpp.store.files import read_json
@@ -64,7 +67,11 @@ def artifact_of(run_id: str, name: str, root: Path) -> Any:
 
 
 def evaluation_of(run_id: str, root: Path) -> str:
-    """The run that evaluated a system: itself, or the newest such child of a parent run."""
+    """Return the id of the run that evaluated a system.
+
+    For a parent run, this is its newest child called `evaluate`; without such a child, and for other runs, it is the
+    given id.
+    """
 
     def ask(mlflow: Client) -> str:
         run = mlflow.get_run(run_id)

@@ -1,4 +1,4 @@
-"""The MLflow run of a stage."""
+"""The MLflow run of a stage: its metrics, tables, images, tags and artifacts."""
 
 import hashlib
 import importlib.util
@@ -27,16 +27,27 @@ if TYPE_CHECKING:
     from stpp.params.models import Params
 
 ELSEWHERE = {"runtime": True, "toy": True, "data": True, "score": True, "label": {"batch_size", "shards"}}
-"""Parameters that say how to compute, or whose meaning is in the digest of the data."""
+"""Parameters that do not count in `stpp.group`, which names a parent run.
+
+They say how to compute, or the digest of the data covers their meaning.
+"""
 COMPARED = ELSEWHERE | {"select": True, "online": True}
-"""Besides, what makes a system: two systems need not share it to compare."""
+"""Parameters that do not count in `stpp.setting`: also those that make a system.
+
+Two systems may differ in these and still be compared.
+"""
 SHOWN = 512
-"""Pixels: an image of a prediction is at most so wide."""
+"""Largest width of an image or mask in a logged prediction, in pixels."""
 WRITTEN = (":!dvc.lock", ":!pipelines/*/dvc.lock", ":!runs")
+"""Git pathspecs that exclude what DVC writes while a stage runs."""
 
 
 class Run:
-    """One stage's MLflow run, made when there is something to say. A failure is said once, and tried again later."""
+    """The MLflow run of one stage, created when the first entry is sent.
+
+    If MLflow fails, a warning is printed once; the entries are kept and sent again later. Entries are sent only by the
+    main process (rank 0), only if MLflow is installed, and not with STPP_TRACKING=off.
+    """
 
     def __init__(self, name: str, key: str, params: "Params", tags: dict[str, str], root: Path, memory: Path) -> None:
         self.name = name
@@ -59,8 +70,11 @@ class Run:
         self._warned = False
 
     def log(self, metrics: dict[str, float], step: int) -> None:
-        """Metrics of a step; a step that an earlier attempt logged is not logged again. NaN is left out."""
-        now = int(time.time() * 1000)  # sent twice, it is one
+        """Log the metrics of a step. NaN values and the key `epoch` are left out.
+
+        A step that an earlier attempt of the stage logged is not logged again.
+        """
+        now = int(time.time() * 1000)  # taken once, so that a metric that is sent twice is stored once
 
         def send() -> None:
             from mlflow.entities import Metric
@@ -73,7 +87,11 @@ class Run:
         self._send(send)
 
     def table(self, columns: dict[str, list[Any]], name: str) -> None:
-        """A table that the UI shows: column name -> values. Sent twice, it is one (MLflow's own would be appended)."""
+        """Log a table that MLflow's UI shows.
+
+        columns: column name -> values. If the table is sent twice, it replaces itself; MLflow's own log_table would
+        append the rows again.
+        """
         rows = [[None if is_nan(value) else value for value in row] for row in zip(*columns.values(), strict=True)]
         text = json.dumps({"columns": list(columns), "data": rows}, ensure_ascii=False)
         self._send(lambda: self._client.log_text(self.run_id, text, name))
@@ -88,26 +106,30 @@ class Run:
         palette: Sequence[tuple[int, int, int]],
         step: int,
     ) -> None:
-        """An image (H, W, 3) beside masks (H, W) of it, which the UI shows by step; at most 512 px wide each."""
+        """Log an image beside masks of it, as one picture that MLflow's UI shows by step.
+
+        image: RGB (H, W, 3). masks: class ids (H, W). palette: RGB colours of the classes; other ids become white. The
+        image and each mask are at most 512 pixels wide.
+        """
 
         def send() -> None:
             import numpy as np
             from PIL import Image
 
-            colours = np.full((256, 3), 255, np.uint8)  # what is ignored is white
+            colours = np.full((256, 3), 255, np.uint8)  # ignored pixels are white
             colours[: len(palette)] = palette
             scale = min(1.0, SHOWN / image.shape[1])
             size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
             cells = [Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)]
             cells += [Image.fromarray(colours[mask]).resize(size, Image.Resampling.NEAREST) for mask in masks]
             shown = np.concatenate([np.asarray(cell) for cell in cells], axis=1)
-            key = re.sub(r"[^A-Za-z0-9_./ -]", "_", name)  # what MLflow takes
+            key = re.sub(r"[^A-Za-z0-9_./ -]", "_", name)  # MLflow allows no other characters
             self._client.log_image(self.run_id, shown, key=key, step=step)
 
         self._send(send)
 
     def summary(self, metrics: dict[str, float]) -> None:
-        """Final metrics, shown with the parent run as what the whole system came to."""
+        """Log final metrics to the parent run, as the result of the whole system."""
 
         def send() -> None:
             for key, value in metrics.items():
@@ -122,7 +144,10 @@ class Run:
         self._send(lambda: self._client.log_artifact(self.run_id, str(file)))
 
     def end(self, status: str) -> None:
-        """Close the run: what is still to be said is tried once more, for a short while."""
+        """Close the run, after one last attempt to send the pending entries, with a time limit.
+
+        status: FINISHED, FAILED or KILLED. If entries are lost, their number is printed.
+        """
         if not self.enabled:
             return
         self._ended.set()
@@ -133,7 +158,10 @@ class Run:
             print(f"{self.name}: {lost} entries did not reach MLflow; metrics are in the stage's files", flush=True)
 
     def _send(self, action: Callable[[], None], until: float = math.inf) -> None:
-        """Say it to MLflow after all that is still to be said, or keep it for later; until: time.monotonic()."""
+        """Send an entry to MLflow after the pending ones, or keep it for later if MLflow fails.
+
+        until: the value of time.monotonic() after which no further entry is sent.
+        """
         if not self.enabled:
             return
         self._pending.append(action)
@@ -144,7 +172,7 @@ class Run:
                 try:
                     self._pending[0]()
                 except Exception as error:
-                    # What MLflow will never take must not hold back all that follows.
+                    # An entry that MLflow always refuses must not block the entries after it.
                     refused = isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError)
                     if not refused and getattr(error, "error_code", "") != "INVALID_PARAMETER_VALUE":
                         raise
@@ -152,13 +180,14 @@ class Run:
                         print(f"{self.name}: MLflow refuses an entry: {reason(error)}", flush=True)
                     self._refused += 1
                 del self._pending[0]
-        except Exception as error:  # noqa: BLE001 - whatever fails in tracking, the stage goes on
+        except Exception as error:  # noqa: BLE001 - a failure of tracking must not stop the stage
             if not self._warned:
                 print(f"{self.name}: MLflow at {without_secrets(tracking_uri(self.root))} failed: {reason(error)}")
                 print(f"{self.name}: going on without it; metrics are on disk, and it is tried again later", flush=True)
                 self._warned = True
 
     def _open(self) -> None:
+        """Create the run and its parent, or continue the run that an earlier attempt of the stage began."""
         self._client = client(self.root)
         experiment = experiment_of(self._client, self.params.data.name, self.root)
         self.parent_id = self._group(experiment)
@@ -174,7 +203,7 @@ class Run:
         else:
             run_id = self._client.create_run(experiment, tags=tags, run_name=self.name).info.run_id
             write_text(self.memory, run_id)
-        if not begun or not begun[0].data.params:  # it may have failed just then
+        if not begun or not begun[0].data.params:  # the earlier attempt may have failed before this
             self._describe(run_id)
             for run in earlier:
                 if run.info.status == "FINISHED":
@@ -185,7 +214,10 @@ class Run:
         self._watch(resumed=bool(begun))
 
     def _watch(self, resumed: bool) -> None:
-        """Log what the machine does (system/cpu_utilization_percentage, ...) every ten seconds until the end."""
+        """Log system metrics (system/cpu_utilization_percentage, ...) until the run ends.
+
+        MLflow's default is every ten seconds.
+        """
         from mlflow.entities import Metric
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
@@ -205,14 +237,18 @@ class Run:
                     machine.collect_metrics()
                     if self._ended.wait(machine.sampling_interval):
                         return
-                with suppress(Exception):  # the stage's own entries say it
+                with suppress(Exception):  # a failure shows when the stage's own entries are sent
                     machine.publish_metrics(machine.aggregate_metrics())
 
-        machine.mlflow_logger = SimpleNamespace(record_metrics=record)  # its own, and its thread, wait without end
+        # MLflow's own logger and thread would wait without a time limit.
+        machine.mlflow_logger = SimpleNamespace(record_metrics=record)
         threading.Thread(target=watch, daemon=True).start()
 
     def _group(self, experiment: str) -> str:
-        """The parent run that holds together the stages of one system, split and set of parameters."""
+        """Return the id of the system's parent run; create it if it does not exist.
+
+        The parent run groups the stages of one system, split and set of parameters.
+        """
         group = self.tags["stpp.group"]
         found = self._client.search_runs([experiment], f"tags.`stpp.is_group` = '{group}'", max_results=1)
         if found and found[0].data.params:
@@ -226,12 +262,12 @@ class Run:
         return run_id
 
     def _describe(self, run_id: str) -> None:
-        """Log the parameters, and data and split."""
+        """Log the parameters, the data and the split."""
         self._log_datasets(run_id)
         self._log_params(run_id)
 
     def _log_datasets(self, run_id: str) -> None:
-        """Data and split as MLflow's inputs: `dataset.digest = '...'` finds every run that used them."""
+        """Log data and split as MLflow's inputs: the search `dataset.digest = '...'` finds every run that used them."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         names = {"stpp.data.digest": self.params.data.name, "stpp.split.digest": self.params.split.name}
@@ -262,10 +298,10 @@ def is_nan(value: Any) -> bool:
 def track(
     name: str, key: str, params: "Params", setting: "Params", tags: dict[str, str], root: Path, memory: Path
 ) -> Iterator[Run]:
-    """The run of one executed stage; FINISHED, FAILED or KILLED at the end.
+    """Open the MLflow run of one execution of a stage; its status is FINISHED, FAILED or KILLED at the end.
 
-    setting: the parameters without what makes the system: those of params.yaml, whatever overlays say.
-    memory: a file that survives a kill and holds the run's id, so that a killed stage goes on in its own run.
+    setting: the parameters of params.yaml alone, without the overlays that make the system.
+    memory: a file that holds the run's id and survives a kill, so that a killed stage continues in the same run.
     """
     from stpp.params.file import overlays_of, pipeline_of
 
@@ -275,7 +311,7 @@ def track(
     try:
         overlays = overlays_of(stage)
     except StppError:
-        overlays = {}  # the stage that reads it says so
+        overlays = {}  # the stage that reads the overlay reports the error
     context = {
         "stpp.system": system,
         "stpp.setting": _name_of(setting, tags, COMPARED),
@@ -296,14 +332,20 @@ def track(
 
 
 def _name_of(params: "Params", tags: dict[str, str], without: dict[str, Any], *more: Any) -> str:
-    """A name for data, split and parameters together, but for some of these; 32 characters."""
+    """Return a hash (32 hex digits) of data, split, parameters and `more`.
+
+    without: the parameters that do not count.
+    """
     chosen = params.model_dump(mode="json", exclude=without)
     what = [chosen, *more, tags.get("stpp.data.digest"), tags.get("stpp.split.digest")]
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _git() -> dict[str, str]:
-    """Commit and cleanliness of the code that runs; what DVC writes while it runs does not count."""
+    """Return the tags for the commit of the running code and for uncommitted changes.
+
+    What DVC writes while a stage runs does not count as a change.
+    """
     commit = git("rev-parse", "HEAD")
     if not commit:
         return {}

@@ -1,4 +1,4 @@
-"""What may be said of addresses and errors: all but passwords, tokens and signatures."""
+"""Removal of passwords, tokens and signatures from addresses and errors that are shown."""
 
 import logging
 import os
@@ -8,16 +8,20 @@ from urllib.parse import quote, unquote
 
 HIDDEN = "***"
 VARIABLE = re.compile(r"(PASSWORD|PASSWD|TOKEN|SECRET|SECRET_KEY|ACCESS_KEY|ACCESS_KEY_ID|API_?KEY)\Z", re.IGNORECASE)
-"""Names of variables of the environment whose values are secret."""
-# Greedy, to the last @: a password may hold any sign, also one that ends an address by the rules.
+"""Matches names of environment variables whose values are secret."""
+# Greedy, up to the last @: a password may contain any character, even one that by the rules ends the address.
 USER = re.compile(r"://(?!/)([^\s\"'<>]*)@")
 ASKED = re.compile(
     r"([\w.-]*(?:passw|pwd|token|secret|signature|credential|key|auth)[\w.-]*=|\bsig=)([^&;\s\"'<>]+)", re.IGNORECASE
 )
+"""Matches secret values in the query of an address, such as `token=...`."""
 
 
 def without_secrets(text: str) -> str:
-    """A text for a person to read: what the environment or an address in it keeps secret is ***."""
+    """Return a text that can be shown: each secret in it is replaced by ***.
+
+    Secrets are the secret values of the environment, and passwords and tokens in addresses.
+    """
     known = {form for secret in _secrets() for form in (secret, unquote(secret), quote(secret, safe="")) if form[1:]}
     if known:
         one_of = "|".join(re.escape(secret) for secret in sorted(known, key=len, reverse=True))
@@ -26,7 +30,10 @@ def without_secrets(text: str) -> str:
 
 
 def _secrets() -> Iterator[str]:
-    """Secret values of the environment, and parts of passwords, which a library may take for a host or a port."""
+    """Yield the secret values of the environment, and the parts of passwords in addresses.
+
+    A library may take such a part for a host or a port, and show it in an error.
+    """
     for name, value in os.environ.items():
         if VARIABLE.search(name):
             yield value
@@ -39,12 +46,12 @@ def _secrets() -> Iterator[str]:
 
 
 def link(uri: str) -> str:
-    """The address of a server as a person can open it, without user, password, and what is asked."""
+    """Return the address of a server for a person to open: without user, password, query and fragment."""
     return re.split(r"[?#]", USER.sub("://", uri))[0].rstrip("/")
 
 
 def hide_in_logs() -> None:
-    """What MLflow and its libraries log to stderr shows no secret."""
+    """Remove secrets from what MLflow and its libraries log to stderr."""
     for handler in (*logging.getLogger("mlflow").handlers, logging.lastResort):
         if handler is not None:
             handler.addFilter(_hide)
@@ -52,5 +59,5 @@ def hide_in_logs() -> None:
 
 def _hide(record: logging.LogRecord) -> bool:
     record.msg, record.args = without_secrets(record.getMessage()), None
-    record.exc_info = record.exc_text = None  # it repeats the error
+    record.exc_info = record.exc_text = None  # the traceback repeats the error
     return True
