@@ -157,7 +157,8 @@ def _doubts(header: Image.Image, file: BufferedReader) -> list[str]:
     """Return a note if a JPEG's data is damaged or cut, else no note. A JPEG has no checksum that would show it."""
     if header.format not in ("JPEG", "MPO") or header.mode not in ("RGB", "L"):
         return []
-    doubtful = decoding.doubtful_jpeg(_whole(header, file))
+    data = _whole(header, file)
+    doubtful = bool(data) and decoding.doubtful_jpeg(data)
     return ["JPEG data that is damaged or cut: what is missing was made up by the decoder"] if doubtful else []
 
 

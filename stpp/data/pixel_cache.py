@@ -14,14 +14,13 @@ from io import BufferedReader
 from pathlib import Path
 from typing import IO
 
-import cv2
 import numpy as np
-import PIL
 from numpy.typing import NDArray
 
 from stpp.data import images
 from stpp.params.models import Runtime
 from stpp.run.code import closure, source
+from stpp.store import decoding
 from stpp.store.files import StppError, atomic_write, sha256
 
 Pixels = NDArray[np.uint8]
@@ -107,13 +106,12 @@ def open_cache(runtime: Runtime, home: Path) -> PixelCache | None:
 
 
 def _way() -> str:
-    """Return a hash of how files are decoded: the decoding code, and the versions of Pillow and OpenCV.
+    """Return a hash of how files are decoded: the decoding code, and the versions of the decoders.
 
     It names the cache's folder, since pixels that were decoded in another way must not be used.
     """
     code = (sha256(source(name)) for name in sorted(closure("stpp.data.images")))
-    parts = (*code, PIL.__version__, cv2.__version__)
-    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
+    return hashlib.sha256(" ".join((*code, *decoding.versions())).encode()).hexdigest()[:16]
 
 
 def _write(total: IO[str], value: int) -> None:

@@ -183,7 +183,8 @@ def _compared(network: nn.Module, exported: Callable[[Tensor], Tensor], path: Pa
         x = torch.rand(batch, 3, height, width, generator=generator)
         with torch.no_grad():
             expected, found = own(x), exported(x)
-        worst = max(worst, float((expected - found).abs().max()))
-        if not worst <= TOLERANCE * float(expected.abs().max().clamp(min=1)):
-            raise StppError(f"{path}: at {height} x {width} pixels its logits differ by {worst:g}: not written")
+        difference = float((expected - found).abs().max())
+        if not difference <= TOLERANCE * float(expected.abs().max().clamp(min=1)):
+            raise StppError(f"{path}: at {height} x {width} pixels its logits differ by {difference:g}: not written")
+        worst = max(worst, difference)
     return worst

@@ -268,16 +268,16 @@ def label_predictor(label: Label) -> MaskPredictor:
 
 def evaluation(evaluate: Evaluate) -> MaskPredictor:
     """Return the predictor for evaluation that the parameters describe; in the paper, whole images at one scale."""
-    augments = evaluate.scales != (1.0,) or evaluate.flip
-    if not augments:
-        return mask_predictor(plain, evaluate.max_pixels, evaluate.window, _stride(evaluate))
-    one = plain if evaluate.window is None else sliding(evaluate.window, _stride(evaluate))
+    window, stride = evaluate.window, _stride(evaluate)
+    if evaluate.scales == (1.0,) and not evaluate.flip:
+        return mask_predictor(plain, evaluate.max_pixels, window, stride)
+    one = plain if window is None or stride is None else sliding(window, stride)
     return mask_predictor(augmented(one, evaluate.scales, evaluate.flip), evaluate.max_pixels)
 
 
-def _stride(evaluate: Evaluate) -> int:
-    """Return the step of the window in pixels."""
-    return evaluate.stride or max(1, (evaluate.window or 1) * 2 // 3)
+def _stride(evaluate: Evaluate) -> int | None:
+    """Return the step of the window in pixels, or None if whole images are predicted."""
+    return None if evaluate.window is None else evaluate.stride or step_of(evaluate.window)
 
 
 def described(evaluate: Evaluate) -> str:

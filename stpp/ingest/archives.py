@@ -144,7 +144,7 @@ def import_archive(source: Path, out: Path) -> Imported:
                 continue
             data = read()
             if room is not None and (room := room - len(data)) < 0:
-                raise ValueError(f"it unpacks to more than {TIMES} times its size")
+                raise ValueError(f"it unpacks to more than 1 GiB and {TIMES} times its size")
             _put(out / path, convert(data), partial)
             found.counts[what] = found.counts.get(what, 0) + 1
     except DAMAGED as error:

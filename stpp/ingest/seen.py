@@ -5,8 +5,8 @@ costs only time.
 
 A file counts as unchanged if its size, mtime, ctime and inode are the same; no program can set ctime back. A file that
 changed just before it was read is not cached, because a later change could get the same timestamp. A table is ignored
-if it is damaged, or if it was written with other parameters, other code or another version of Pillow. Concurrent runs
-each write a complete table, and the last one stays.
+if it is damaged, or if it was written with other parameters, other code or other versions of the decoders. Concurrent
+runs each write a complete table, and the last one stays.
 """
 
 import csv
@@ -18,9 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import PIL
-
 from stpp.run.code import closure, source
+from stpp.store import decoding
 from stpp.store.files import atomic_write, sha256
 from stpp.store.manifest import RECORD, Record, as_row, record_of
 
@@ -64,7 +63,7 @@ class Memory:
         about: JSON data; everything beside the file's content that decides the result. It is hashed into the key.
         """
         code = [(name, sha256(source(name))) for name in sorted(closure("stpp.ingest.inspection"))]
-        key = hashlib.sha256(json.dumps([about, code, PIL.__version__], sort_keys=True).encode()).hexdigest()
+        key = hashlib.sha256(json.dumps([about, code, decoding.versions()], sort_keys=True).encode()).hexdigest()
         self._first = ["stpp seen", "2", key]
         place = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
         self._path = folder / f"seen-{place}.csv" if folder else None

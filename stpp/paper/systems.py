@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from stpp.data.oversampling import copies
 from stpp.params.models import Train
 from stpp.report.labels import PARTS
+from stpp.selftrain.selection import reliable
 from stpp.store.files import StppError
 
 
@@ -105,7 +106,7 @@ def of_an_epoch(out: str, labeled: int, unlabeled: int, batch: int, ratio: float
     unlabelled image once, and half of a batch is unlabelled.
     """
     half = out in ("runs/student_1", "runs/blind/student_1")
-    pseudo = 0 if out == "runs/teacher" else int(unlabeled * ratio) if half else unlabeled
+    pseudo = 0 if out == "runs/teacher" else reliable(unlabeled, ratio) if half else unlabeled
     if out == ONLINE:
         return unlabeled // (batch // 2)
     return (labeled * copies(labeled, pseudo) + pseudo) // batch

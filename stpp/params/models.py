@@ -25,10 +25,7 @@ Count = Annotated[int, Field(ge=1, le=10**9)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Side = Annotated[int, Field(ge=16, le=65536)]
 MaxPixels = Annotated[int, Field(ge=32**2, le=2**40)]
-Range = Annotated[
-    tuple[Annotated[float, Field(ge=0, le=1e6)], Annotated[float, Field(ge=0, le=1e6)]],
-    Field(description="lower and upper bound, drawn from uniformly"),
-]
+Range = tuple[Annotated[float, Field(ge=0, le=1e6)], Annotated[float, Field(ge=0, le=1e6)]]
 Level = Annotated[int, Field(ge=0, le=255)]
 ClassName = Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Text = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00-\x1f\x7f]*$")]
@@ -282,6 +279,7 @@ class Weak(Section):
     base: Annotated[int, Field(ge=8, le=65536)] = 400
     """Long side of the image in pixels. `scale` multiplies it. 400 on Pascal, 2048 on Cityscapes."""
     scale: Range = (0.5, 2.0)
+    """Lower and upper bound of the random resize; the factor is drawn uniformly."""
     crop: Annotated[int, Field(ge=16, le=16384)] = 321
     """Height and width of a training crop in pixels."""
     flip: Probability = 0.5
@@ -313,13 +311,17 @@ class Strong(Section):
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.25
     """The hue is shifted by a value from -hue to hue."""
     grayscale: Probability = 0.2
+    """Probability of conversion to grey."""
     blur: Probability = 0.5
+    """Probability of a Gaussian blur."""
     blur_sigma: Range = (0.1, 2.0)
+    """Lower and upper bound of the Gaussian's standard deviation in pixels; drawn uniformly."""
     cutout: Probability = 0.5
+    """Probability of CutOut: a rectangle of random values that is ignored in the mask."""
     cutout_area: Range = (0.02, 0.4)
-    """Area of the rectangle as a share of the crop; bounds of the draw."""
+    """Lower and upper bound of the rectangle's area as a share of the crop; drawn uniformly."""
     cutout_aspect: Range = (0.3, 1 / 0.3)
-    """Height / width of the rectangle; bounds of the draw."""
+    """Lower and upper bound of the rectangle's height / width; drawn uniformly."""
     more: tuple[dict[str, dict[str, Any]], ...] = ()
     """Further transforms with their arguments, applied before CutOut, such as `- {Solarize: {p: 0.2}}`. The transforms
     are those of albumentations and of the table in stpp/data/augmentations.py."""

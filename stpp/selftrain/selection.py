@@ -56,6 +56,11 @@ def rank(by: str, known: Mapping[str, Scores], seed: int) -> Scores:
     return scores
 
 
+def reliable(images: int, ratio: float) -> int:
+    """Return T = floor(images * ratio), as in the authors' code. ratio is in (0, 1)."""
+    return int(images * Fraction(str(ratio)))  # exact: 0.29 of 100 is 29, in floating point it would be 28
+
+
 def select(scores: Scores, ratio: float) -> tuple[list[str], list[str]]:
     """Split D_u into D_u1, the T images with the highest scores, and D_u2, the others; both in order of falling score.
 
@@ -65,5 +70,5 @@ def select(scores: Scores, ratio: float) -> tuple[list[str], list[str]]:
     names, s = list(scores), np.fromiter(scores.values(), np.float64, len(scores))
     by_id = np.array(sorted(range(len(names)), key=names.__getitem__), np.int64)
     ranked = [names[i] for i in by_id[np.argsort(-s[by_id], kind="stable")].tolist()]
-    T = int(len(ranked) * Fraction(str(ratio)))  # exact: 0.29 of 100 is 29, in floating point it would be 28
+    T = reliable(len(ranked), ratio)
     return ranked[:T], ranked[T:]

@@ -128,9 +128,9 @@ def _plan(jobs: list[Job]) -> None:
         print(estimate([job for job in jobs if job.open]), flush=True)
 
 
-def _run(table: str, job: Job, results: Path) -> bool:
+def _run(of: str, job: Job, results: Path) -> bool:
     """Run one DVC experiment in a copy of the project and save its cells; return whether it finished."""
-    name, head = job.name(table), git("rev-parse", "HEAD")
+    name, head = job.name(of), git("rev-parse", "HEAD")
     ref = f"refs/exps/{head[:2]}/{head[2:]}/{name}"
     if not git("rev-parse", "--verify", "--quiet", ref):  # it may have finished earlier, without its cells being saved
         print(f"\n{name}: {' '.join(job.targets)}", flush=True)
@@ -139,7 +139,7 @@ def _run(table: str, job: Job, results: Path) -> bool:
             return False
     for one in job.open:
         result = _result(ref, head, one, job)
-        write_json(results_.path_of(results, table, job.setting, one, job.seed), result)
+        write_json(results_.path_of(results, of, job.setting, one, job.seed), result)
         print(f"{job.setting}/{one}, seed {job.seed}: {100 * result['metrics']['val'][one]['miou']:.1f}")
     return True
 
@@ -174,7 +174,7 @@ def _result(ref: str, head: str, name: str, job: Job) -> Result:
     ref: the git ref of the experiment. head: the commit that the experiment started from. Raises StppError if DVC
     cannot read a file of the experiment.
     """
-    folder = system(name).evaluation
+    folder, commit = system(name).evaluation, git("rev-parse", ref)
     wanted = [f"{folder}/{file}" for file in ("metrics.json", "run.json", "per_class.csv")]
     if folder == system("stpp").evaluation:
         wanted += ["runs/score/scores.csv", "runs/score/quality.csv"]
@@ -182,7 +182,7 @@ def _result(ref: str, head: str, name: str, job: Job) -> Result:
         for file in wanted:
             out = Path(temporary) / file
             out.parent.mkdir(parents=True, exist_ok=True)
-            words = ["dvc", "get", ".", file, "--rev", git("rev-parse", ref), "-o", str(out), "-q"]
+            words = ["dvc", "get", ".", file, "--rev", commit, "-o", str(out), "-q"]
             done = subprocess.run(words, capture_output=True, text=True, check=False)
             if done.returncode != 0:
                 raise StppError(f"{ref}: {file} could not be read back: {done.stderr.strip()}")
@@ -199,7 +199,7 @@ def _result(ref: str, head: str, name: str, job: Job) -> Result:
         "data_digest": about["stpp.data.digest"],
         "split_digest": about["stpp.split.digest"],
         "mlflow_run": about["run_id"],
-        "dvc_experiment": git("rev-parse", ref),
+        "dvc_experiment": commit,
         "commit": head,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         **job.expected[name],

@@ -10,13 +10,15 @@ from typing import BinaryIO
 
 import cv2
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
 try:
+    from kornia_rs import __version__ as KORNIA
     from kornia_rs.io import ImageDecoder, decode_image_png_u8
 except ImportError:  # it has no wheel for some platforms; OpenCV reads the same pixels in twice the time
-    decode_image_png_u8 = ImageDecoder = None
+    KORNIA, decode_image_png_u8, ImageDecoder = "", None, None
 
 # Bytes 24 to 28 of a PNG by Pillow's mode: bits per channel, colour type, compression, filter, and 0: not interlaced.
 HEADERS = {"RGB": b"\x08\x02\0\0\0", "L": b"\x08\0\0\0\0", "P": b"\x08\x03\0\0\0"}
@@ -24,6 +26,11 @@ HEADERS = {"RGB": b"\x08\x02\0\0\0", "L": b"\x08\0\0\0\0", "P": b"\x08\x03\0\0\0
 # Chunks that do not make Pillow rotate an image or change its colours. A text chunk is harmless unless it holds EXIF.
 PLAIN = {b"IHDR", b"IDAT", b"IEND", b"PLTE", *(b"gAMA cHRM sRGB iCCP sBIT bKGD hIST pHYs tIME".split())}
 TEXT, OF_EXIF = (b"tEXt", b"zTXt", b"iTXt"), (b"Raw profile", b"XML:")
+
+
+def versions() -> list[str]:
+    """Return the versions of the decoders: with others, pixels may differ."""
+    return [PIL.__version__, cv2.__version__, KORNIA]
 
 
 def png(data: bytes, header: Image.Image, strictly: bool = False) -> NDArray[np.uint8] | None:

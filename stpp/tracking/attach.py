@@ -82,6 +82,8 @@ def link(run_json: Path, members: list[Path], root: Path) -> None:
         parent = mlflow.get_run(run_id).data.tags["mlflow.parentRunId"]
         for member in members:
             other = read(member, Run)
+            if other["run_id"] is None:  # it ran while MLflow was not reached
+                continue
             mlflow.set_tag(parent, f"stpp.run.{other['stage']}", other["run_id"])
 
     in_run(run_json, root, "its runs could not be linked in MLflow", name)

@@ -103,8 +103,11 @@ class Client:
 
 
 def limit() -> float:
-    """Return how many seconds one call of MLflow may take."""
-    return float(os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT", LIMIT))
+    """Return how many seconds one call of MLflow may take; what is set and is no number counts as not set."""
+    try:
+        return float(os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT", LIMIT))
+    except ValueError:
+        return float(LIMIT)
 
 
 def _mebibytes(name: str, args: tuple[Any, ...]) -> float:

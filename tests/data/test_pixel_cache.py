@@ -108,7 +108,7 @@ def test_what_it_gives_cannot_be_written_to(cached: Cached) -> None:
 
 def test_another_way_of_decoding_begins_anew(cached: Cached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read_all(cached())
-    monkeypatch.setattr(module.PIL, "__version__", "0.1")
+    monkeypatch.setattr("PIL.__version__", "0.1")
     photos = cached()
     assert files(tmp_path) == []
     photos.image("l/0")

@@ -347,17 +347,21 @@ def test_an_image_at_the_bound_is_whole_and_windows_are_never_larger_than_the_bo
     assert window_of(300, 300, 50_000) == 223
 
 
-def test_windows_never_show_the_network_more_than_their_side() -> None:
+@pytest.mark.parametrize("way", ["labelling", "evaluation"])
+def test_windows_are_no_larger_than_their_side_and_no_more_than_overlap_by_a_third_needs(way: str) -> None:
     seen = []
+    bound = 2**16
 
     class Spy(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             seen.append(tuple(x.shape[2:]))
             return x.repeat(1, 2, 1, 1)
 
-    mask, *_ = mask_predictor(plain, 1024)(normalizing(Spy(), IMAGENET), pixels(1, 100, 70)[:1])
-    assert mask.shape == (1, 100, 70)
-    assert set(seen) == {(32, 32)}
+    predictor = mask_predictor(plain, bound) if way == "labelling" else evaluation(Evaluate(max_pixels=bound))
+    mask, *_ = predictor(normalizing(Spy(), IMAGENET), pixels(1, 800, 300)[:1])
+    assert mask.shape == (1, 800, 300)
+    assert set(seen) == {(256, 256)}
+    assert len(seen) == 5 * 2, "windows at 0, 170, 340, 510, 544 and at 0, 44"
 
 
 def test_what_was_evaluated_how_is_said() -> None:
