@@ -106,12 +106,12 @@ def _with_rest(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def discover(ids: int) -> None:
-    from stpp.ingest.catalog import discover, layout
+    from stpp.ingest.catalog import layout, list_images
     from stpp.params.file import load
 
     data = load([Path("params.yaml")]).data
     with timed():
-        found, problems, _ = discover(data, layout(data))
+        found, problems, _ = list_images(data, layout(data))
     assert (len(found), problems) == (ids, [])
 
 
@@ -172,13 +172,13 @@ def select(ids: int) -> None:
         select(SCORE, Path("runs/selection"))
 
 
-def listed(ids: int) -> None:
-    from stpp.store.manifest import listed, read_dataset
+def read_user_list(ids: int) -> None:
+    from stpp.store.manifest import read_dataset, read_user_list
 
     dataset = read_dataset(DATA)
     Path("list.txt").write_text("".join(f"images/{name_of(i)}.ppm\n" for i in range(ids)))
     with timed():
-        found, problems = listed(Path("list.txt"), dataset)
+        found, problems = read_user_list(Path("list.txt"), dataset)
     assert (len(found), problems) == (ids, [])
 
 
@@ -309,12 +309,12 @@ def _grown(read: Callable[[], None]) -> float:
 
 
 def worker(ids: int) -> str:
-    from stpp.data.datasets import Labeled, Photos
+    from stpp.data.datasets import ImageMaskPairs, ImageReader
     from stpp.store.manifest import read_dataset
     from stpp.store.masks import MaskSet
 
     masks = MaskSet(MASKS)
-    data = Labeled(Photos(read_dataset(DATA), Path("photos")), masks.ids, masks)
+    data = ImageMaskPairs(ImageReader(read_dataset(DATA), Path("photos")), masks.ids, masks)
     step = max(1, ids // READ)
 
     def read() -> None:
@@ -356,7 +356,7 @@ PARTS: dict[str, Step] = {
     "open manifest": open_manifest,
     "manifest look-up": look_up,
     "digest of the data": digest,
-    "a person's list": listed,
+    "a person's list": read_user_list,
     "split": split,
     "select": select,
     "write mask set": write_masks,

@@ -8,7 +8,7 @@ from typing import TypedDict
 
 import torch
 
-from stpp.engine.device import keep_memory
+from stpp.engine.device import keep_freed_memory
 
 
 def instructions() -> set[str]:
@@ -29,7 +29,7 @@ if torch.cuda.is_available() or instructions() & {"avx512_bf16", "amx_bf16", "bf
 
 def plain_memory() -> None:
     """Keep no more than GNU's malloc comes to by itself once a few large tensors were freed."""
-    keep_memory(2**25, 2**26)
+    keep_freed_memory(2**25, 2**26)
 
 
 class Row(TypedDict):

@@ -18,8 +18,8 @@ def main() -> None:
     import torch
     from torch import Tensor, nn
 
-    from stpp.engine.device import keep_memory
-    from stpp.engine.predict import folded, label_predictor
+    from stpp.engine.device import keep_freed_memory
+    from stpp.engine.predict import fold_batch_norms, label_predictor
     from stpp.models.build import build
     from stpp.params.models import Label, Model
 
@@ -39,9 +39,9 @@ def main() -> None:
                 return out
             return x.new_zeros(len(x), CLASSES, *x.shape[2:])
 
-    keep_memory()
+    keep_freed_memory()
     torch.manual_seed(0)
-    network = Largest(folded(build(Model(), CLASSES), Model()))
+    network = Largest(fold_batch_norms(build(Model(), CLASSES), Model()))
     image = torch.randint(0, 256, (1, HEIGHT, WIDTH, 3), dtype=torch.uint8)
     with torch.inference_mode():
         mask, *_ = label_predictor(Label())(network, image)

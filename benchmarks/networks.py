@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from stpp.data.datasets import Photos, Plain, WithTruth
-from stpp.data.loaders import equal_sized, prediction_loader
-from stpp.engine.device import keep_memory, precision
+from stpp.data.datasets import ImageDataset, ImageMaskDataset, ImageReader
+from stpp.data.loaders import batches_of_equal_size, prediction_loader
+from stpp.engine.device import autocast, keep_freed_memory
 from stpp.engine.evaluate import BatchMasks, evaluate, predict_batches
 from stpp.engine.fit import supervised
-from stpp.engine.predict import LARGE, MaskPredictor, folded, label_predictor, mask_predictor, plain
+from stpp.engine.predict import LARGE, MaskPredictor, fold_batch_norms, label_predictor, mask_predictor, single_pass
 from stpp.models.build import build
 from stpp.params.models import Label, Model, Runtime
 from stpp.selftrain.pseudo import pseudo_masks
@@ -42,7 +42,7 @@ MODELS = {p: Model(weights="none", precision=p) for p in PRECISIONS}  # type: ig
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ON_GPU = DEVICE.type == "cuda"
 RUNTIME = Runtime(workers=8 if ON_GPU else 0)
-WHOLE = mask_predictor(plain, LARGE)
+WHOLE = mask_predictor(single_pass, LARGE)
 Found = TypeVar("Found")
 
 
@@ -77,7 +77,7 @@ class Part:
             return timed
 
         ways = {"reference": way("reference", plain_memory, plainly)}
-        ways |= {p: way(p, keep_memory, partial(ours, model)) for p, model in MODELS.items()}
+        ways |= {p: way(p, keep_freed_memory, partial(ours, model)) for p, model in MODELS.items()}
         times = seconds(ways, repeats)
         off = {p: difference(found[p], found["reference"]) for p in MODELS}
         assert all(off[p] < bound for p, bound in zip(MODELS, self.bounds, strict=False)), (self.name, off)
@@ -103,7 +103,7 @@ def as_reference(ours: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def drawn(images: int) -> Iterator[Photos]:
+def drawn(images: int) -> Iterator[ImageReader]:
     """Photo-like JPEGs with masks, for a while."""
     draws = np.random.default_rng(0)
     records = {}
@@ -119,21 +119,25 @@ def drawn(images: int) -> Iterator[Photos]:
             records[str(i)] = Record(str(i), f"{i}.jpg", f"{i}.png", WIDTH, HEIGHT, "", "", ())
         names = tuple(map(str, range(CLASSES)))
         palette = tuple((i, i, i) for i in range(CLASSES))
-        yield Photos(Dataset("drawn", names, palette, {i: i for i in range(256)}, records), root)
+        yield ImageReader(Dataset("drawn", names, palette, {i: i for i in range(256)}, records), root)
 
 
-def files(photos: Photos) -> list[tuple[Path, Path]]:
+def files(photos: ImageReader) -> list[tuple[Path, Path]]:
     return [(photos.root / r.image, photos.root / r.mask) for r in photos.dataset.records.values()]
 
 
-def predicted(networks: Sequence[nn.Module], data: Plain, model: Model, decide: MaskPredictor) -> Iterator[BatchMasks]:
-    loader = prediction_loader(data, equal_sized(data, 8, LARGE), RUNTIME, DEVICE)
+def predicted(
+    networks: Sequence[nn.Module], data: ImageDataset, model: Model, decide: MaskPredictor
+) -> Iterator[BatchMasks]:
+    loader = prediction_loader(data, batches_of_equal_size(data, 8, LARGE), RUNTIME, DEVICE)
     return predict_batches(networks, loader, model, DEVICE, decide)
 
 
 def ready(networks: Sequence[nn.Module]) -> dict[str, list[nn.Module]]:
     """For prediction in every precision. As networks are loaded, once for all images, it is not in the time."""
-    return {precision: [folded(copy.deepcopy(n), model) for n in networks] for precision, model in MODELS.items()}
+    return {
+        autocast: [fold_batch_norms(copy.deepcopy(n), model) for n in networks] for autocast, model in MODELS.items()
+    }
 
 
 def scoring(images: int = 256 if ON_GPU else 4, repeats: int = 2 if ON_GPU else 1) -> list[Row]:
@@ -144,7 +148,7 @@ def scoring(images: int = 256 if ON_GPU else 4, repeats: int = 2 if ON_GPU else 
         ids = list(photos.dataset.records)
 
         def ours(model: Model) -> list[float]:
-            batches = predicted(own[model.precision], Plain(photos, ids), model, WHOLE)
+            batches = predicted(own[model.precision], ImageDataset(photos, ids), model, WHOLE)
             return [s for batch in batches for s in stabilities(batch.masks, CLASSES).tolist()]
 
         return part.rows(
@@ -165,7 +169,7 @@ def pseudo_labelling(images: int = 64 if ON_GPU else 2, repeats: int = 1) -> lis
 
         def ours(model: Model) -> list[reference.Mask]:
             masks: list[reference.Mask] = []
-            for batch in predicted(own[model.precision], Plain(photos, ids), model, label_predictor(Label())):
+            for batch in predicted(own[model.precision], ImageDataset(photos, ids), model, label_predictor(Label())):
                 masks.extend(pseudo_masks(batch.masks[0], batch.confidence)[0])
             for mask in masks:
                 encode_mask(mask, photos.dataset.palette)
@@ -204,7 +208,7 @@ def training_step(batch: int = 16 if ON_GPU else 4, repeats: int = 20 if ON_GPU 
     def ours(model: Model) -> list[float]:
         torch.manual_seed(0)
         one, sgd, losses = own[model.precision]
-        with precision(model, DEVICE):
+        with autocast(model, DEVICE):
             loss = supervised(one, x, y)
         sgd.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -222,8 +226,8 @@ def evaluation(images: int = 256 if ON_GPU else 4, repeats: int = 2) -> list[Row
     with drawn(images) as photos:
 
         def ours(model: Model) -> NDArray[np.float64]:
-            data = WithTruth(photos, list(photos.dataset.records))
-            loader = prediction_loader(data, equal_sized(data, 8, LARGE), RUNTIME, DEVICE)
+            data = ImageMaskDataset(photos, list(photos.dataset.records))
+            loader = prediction_loader(data, batches_of_equal_size(data, 8, LARGE), RUNTIME, DEVICE)
             network = own[model.precision][0]
             return evaluate(network, loader, CLASSES, model, DEVICE, WHOLE).matrix.double().numpy()
 

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from torchvision.transforms import functional as TF
 
-from stpp.data.datasets import Labeled, Photos, Training
+from stpp.data.datasets import ImageMaskPairs, ImageReader, SelfTrainingDataset
 from stpp.data.pixel_cache import PixelCache
 from stpp.data.seeds import seed_of
 from stpp.data.transforms import normalize, reseed, strong, weak
@@ -86,17 +86,19 @@ def _measured(kind: Kind) -> list[Row]:
         half = len(files) // 2
         ids = list(files)
 
-        def training(photos: Photos) -> Training:
-            return Training(Labeled(photos, ids[:half]), 1, [Labeled(photos, ids[half:], masks)], augment, SEED, ROLE)
+        def training(photos: ImageReader) -> SelfTrainingDataset:
+            return SelfTrainingDataset(
+                ImageMaskPairs(photos, ids[:half]), 1, [ImageMaskPairs(photos, ids[half:], masks)], augment, SEED, ROLE
+            )
 
         def plainly(epoch: int, position: int) -> Sample:
             draw = random.Random(seed_of(SEED, ROLE, epoch, position, "weak"))
             draw.random()  # albumentations asks first whether to do anything
             return reference.sample(*files[ids[position]], augment, position >= half, draw)
 
-        photos = Photos(dataset, Path(folder))
+        photos = ImageReader(dataset, Path(folder))
         direct = training(photos)
-        decoded = training(Photos(dataset, Path(folder), PixelCache(Path(folder) / "decoded", 10**9)))
+        decoded = training(ImageReader(dataset, Path(folder), PixelCache(Path(folder) / "decoded", 10**9)))
         ways: dict[str, Way] = {
             "reference": plainly,
             "direct": lambda epoch, position: direct[epoch, position],
@@ -196,7 +198,7 @@ def _regions(kind: Kind, rng: np.random.Generator) -> Pixels:
 
 def _check(
     files: dict[str, tuple[Path, Path]],
-    photos: Photos,
+    photos: ImageReader,
     augment: Augment,
     half: int,
     ways: dict[str, Way],
@@ -239,7 +241,7 @@ def _check(
         assert (difference.mean() if part == "blur" else difference.max()) <= 1, part
 
 
-def _reading(photos: Photos, masks: MaskSet, ids: list[str], half: int) -> float:
+def _reading(photos: ImageReader, masks: MaskSet, ids: list[str], half: int) -> float:
     """Seconds that it takes to read what an epoch is made of."""
 
     def read() -> None:

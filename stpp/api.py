@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from stpp.data.transforms import normalize, strong, weak
 from stpp.engine.fit import Hooks, Trainer
 from stpp.engine.metrics import confusion, iou, miou
-from stpp.engine.predict import augmented, plain
+from stpp.engine.predict import single_pass, with_tta
 from stpp.models.build import build
 from stpp.params.models import Model, Strong, Train, Weak
 from stpp.selftrain.selection import select
@@ -88,7 +88,7 @@ def predict(
     test-time augmentation. The paper uses scales (0.5, 0.75, 1.0, 1.5, 2.0) and the flip for pseudo labels, and neither
     for stability (paper, 3.4 and 4.1). The network is moved to `device` and put in evaluation mode.
     """
-    way = augmented(plain, scales, flip) if flip or tuple(scales) != (1.0,) else plain
+    way = with_tta(single_pass, scales, flip) if flip or tuple(scales) != (1.0,) else single_pass
     network.to(device).eval()
     for image in images:
         with torch.inference_mode():

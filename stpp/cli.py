@@ -181,15 +181,15 @@ def _guarded(stage: Callable[..., None]) -> Callable[..., None]:
 
 
 def _of_dvc() -> None:
-    """Call `stage_begins`, except in the copies of the project that DVC makes for experiments.
+    """Call `repair_before_stage`, except in the copies of the project that DVC makes for experiments.
 
-    Every stage that DVC starts does this first. `stage_begins` saves the dvc.lock files, or repairs a damaged one.
+    Every stage that DVC starts does this first. It saves the dvc.lock files, or repairs a damaged one.
     """
-    from stpp.run.locks import stage_begins
+    from stpp.run.locks import repair_before_stage
     from stpp.run.resume import root
 
     if Path.cwd() == root():
-        stage_begins(root())
+        repair_before_stage(root())
 
 
 class StageWithCommands(TyperGroup):
@@ -210,7 +210,7 @@ class StageWithCommands(TyperGroup):
             self.callback = stage
 
 
-class Lazy(TyperCommand):
+class LazyCommand(TyperCommand):
     """A placeholder in the list of commands; the command's module is imported only when the command is called."""
 
     def __init__(self, name: str, command: Command) -> None:
@@ -218,10 +218,10 @@ class Lazy(TyperCommand):
         self.command = command
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
-        return loaded(self.name or "", self.command).make_context(*args, **kwargs)
+        return load_command(self.name or "", self.command).make_context(*args, **kwargs)
 
 
-def loaded(name: str, command: Command) -> TyperCommand | TyperGroup:
+def load_command(name: str, command: Command) -> TyperCommand | TyperGroup:
     """Import a command's module and return the command with its options and subcommands."""
     alone = typer.Typer(cls=StageWithCommands, no_args_is_help=not command.target, help=command.about)
     if command.target:
@@ -235,7 +235,7 @@ def loaded(name: str, command: Command) -> TyperCommand | TyperGroup:
         alone.callback(invoke_without_command=True)(run)
     group = get_group(alone)
     group.name = name
-    group.commands = {each: Lazy(each, one) for each, one in command.commands.items()}
+    group.commands = {each: LazyCommand(each, one) for each, one in command.commands.items()}
     return group
 
 
@@ -263,7 +263,7 @@ def command_line() -> TyperGroup:
     app.callback()(_root)
     group = get_command(app)
     assert isinstance(group, TyperGroup)
-    group.commands = {name: Lazy(name, command) for name, command in COMMANDS.items()}
+    group.commands = {name: LazyCommand(name, command) for name, command in COMMANDS.items()}
     return group
 
 

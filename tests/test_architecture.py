@@ -9,7 +9,7 @@ from pkgutil import resolve_name
 
 import pytest
 
-from stpp.run.code import ENTRY, PACKAGE, closure, imports, source
+from stpp.run.code import ENTRY, PACKAGE, import_closure, imports, source_path
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = [f"stpp.{'.'.join(f.relative_to(PACKAGE).with_suffix('').parts)}" for f in FILES if f.stem != "__init__"]
@@ -62,7 +62,7 @@ def test_every_room_has_a_layer() -> None:
 
 def test_a_table_imports_nothing_and_names_what_is_there() -> None:
     for module in TABLES:
-        tree = ast.parse(source(module).read_text())
+        tree = ast.parse(source_path(module).read_text())
         assert not [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)], module
         for table in vars(importlib.import_module(module)).values():
             for entry in table.values() if isinstance(table, dict) and table is not vars(builtins) else ():
@@ -116,7 +116,11 @@ def test_modules_that_move_files_and_numbers_need_no_torch(module: str) -> None:
 
 
 def test_the_training_core_needs_neither_mlflow_nor_dvc() -> None:
-    reached = closure("stpp.engine.fit") | closure("stpp.selftrain.stability") | closure("stpp.models.build")
+    reached = (
+        import_closure("stpp.engine.fit")
+        | import_closure("stpp.selftrain.stability")
+        | import_closure("stpp.models.build")
+    )
     assert not any(room(name) == "tracking" for name in reached)
     code = (
         "import sys; sys.modules['mlflow'] = sys.modules['dvc'] = None\nimport stpp.engine.fit, stpp.selftrain.pseudo"
@@ -125,6 +129,6 @@ def test_the_training_core_needs_neither_mlflow_nor_dvc() -> None:
 
 
 def test_a_closure_follows_imports_inside_functions() -> None:
-    reached = closure("stpp.stages.train")
+    reached = import_closure("stpp.stages.train")
     assert {"stpp.engine.fit", "stpp.data.transforms", "stpp.models.backbone", "stpp.engine.optim"} <= reached
     assert not any(m.startswith("stpp.report") for m in reached)

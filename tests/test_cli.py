@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from small import BIN, ROOT, Project
 
-from stpp.cli import COMMANDS, Command, loaded
+from stpp.cli import COMMANDS, Command, load_command
 from stpp.models.networks import NETWORKS
 from stpp.stages import weights
 
@@ -30,7 +30,7 @@ def test_help_names_every_command_quickly() -> None:
 def test_the_list_of_commands_says_what_each_says_of_itself() -> None:
     def told(name: str, command: Command) -> None:
         if command.target:
-            assert (loaded(name, command).help or "").partition("\n")[0] == command.about
+            assert (load_command(name, command).help or "").partition("\n")[0] == command.about
         for each, one in command.commands.items():
             told(each, one)
 

@@ -25,7 +25,7 @@ from stpp.store.files import (
     digest,
     grouped,
     publish,
-    raise_all,
+    raise_problems,
     read_csv,
     read_ids,
     read_json,
@@ -339,7 +339,7 @@ def test_text_and_tables_end_their_lines_the_same_way_everywhere(tmp_path: Path)
 
 def test_all_problems_are_in_one_error_one_a_line() -> None:
     with pytest.raises(StppError) as error:
-        raise_all(["a: wrong", "b: wrong"], "data")
+        raise_problems(["a: wrong", "b: wrong"], "data")
     assert str(error.value).splitlines() == ["data: 2 problem(s):", "a: wrong", "b: wrong"]
 
 
@@ -350,7 +350,7 @@ def test_many_problems_of_one_kind_are_three_and_a_number_and_all_are_in_a_file(
     masks = [f"masks/{i}.png: value {i % 7} at ({i}, 3) is no class; name it in data.values" for i in range(1000)]
     odd = f"images/a.jpg: unreadable {'x' * 10_000_000}"
     with pytest.raises(StppError) as error:
-        raise_all([*masks[:500], odd, *masks[500:]], "data")
+        raise_problems([*masks[:500], odd, *masks[500:]], "data")
     lines = str(error.value).splitlines()
     assert lines[0] == "data: 1001 problem(s):"
     assert lines[1:5] == [*masks[:3], "... and 997 more like these"]

@@ -17,12 +17,12 @@ from stpp.data.images import read_image, read_mask
 from stpp.models import build
 from stpp.models.weights import read_state
 from stpp.params.file import read_yaml
-from stpp.run.lineage import as_json, counted, from_json, locked, md5_of
+from stpp.run.lineage import as_json, from_json, hashed_files, md5_of, parse_dvc_lock
 from stpp.store import records
 from stpp.store.files import (
     StppError,
     parse_yaml,
-    raise_all,
+    raise_problems,
     read_csv,
     read_ids,
     read_json,
@@ -30,9 +30,9 @@ from stpp.store.files import (
     sha256,
     write_json,
 )
-from stpp.store.manifest import Dataset, listed, read_table
+from stpp.store.manifest import Dataset, read_table, read_user_list
 from stpp.store.masks import encode_mask, read_png
-from stpp.store.records import DataSet, Evaluation, Finished, Matrices, Run
+from stpp.store.records import DatasetJson, Finished, MetricsJson, RunJson, ScoresJson
 
 # -- files that are none ----------------------------------------------------------------------------------------------
 
@@ -50,7 +50,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "weights": lambda path: read_state(path.rename(path.with_suffix(".pth"))),
     "safetensors": lambda path: read_state(path.rename(path.with_suffix(".safetensors"))),
     "checkpoint": build.about,
-    "list": lambda path: raise_all(listed(path, Dataset("", (), (), {}, {}))[1], ""),
+    "list": lambda path: raise_problems(read_user_list(path, Dataset("", (), (), {}, {}))[1], ""),
 }
 
 
@@ -114,11 +114,11 @@ def test_a_dvcignore_that_is_no_utf8_hides_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     for name in ("a.txt", "b.tmp"):
         (tmp_path / "data" / name).write_text("x")
-    assert list(counted(tmp_path / "data", tmp_path)) == ["a.txt"]
+    assert list(hashed_files(tmp_path / "data", tmp_path)) == ["a.txt"]
 
 
 def test_what_a_lock_or_a_record_says_of_stages_and_paths_is_text() -> None:
-    [one] = locked("stages:\n  1:\n    cmd: [a, b]\n    outs: [{path: x, md5: y}]\n", "dvc.lock")
+    [one] = parse_dvc_lock("stages:\n  1:\n    cmd: [a, b]\n    outs: [{path: x, md5: y}]\n", "dvc.lock")
     assert (one.stage, one.cmd) == ("1", "a\nb")
     record = as_json([one])
     record[0]["outs"][0]["path"] = "a\0b"
@@ -159,7 +159,7 @@ def test_whatever_is_wrong_in_yaml_is_one_line(text: str, tmp_path: Path) -> Non
     with pytest.raises(StppError, match=r"^\S*params\.yaml: not readable as YAML: .{5,300}$"):
         read_yaml(tmp_path / "params.yaml")
     with pytest.raises(StppError, match=r"^dvc.lock: not a dvc.lock \(.{3,300}$"):
-        locked(f"stages:\n  s:\n    cmd: x\n    deps: {{{text}}}\n" if len(text) < 50 else text, "dvc.lock")
+        parse_dvc_lock(f"stages:\n  s:\n    cmd: x\n    deps: {{{text}}}\n" if len(text) < 50 else text, "dvc.lock")
     assert time.monotonic() - start < 30
 
 
@@ -177,7 +177,7 @@ def test_whatever_is_wrong_in_json_is_one_line(text: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("raw", [None, [], "x", 1, {}, {"val": {}}, {"val": [1]}, {"stage": None}, {"name": "a"}])
-@pytest.mark.parametrize("kind", [DataSet, Run, Evaluation, Matrices, Finished])
+@pytest.mark.parametrize("kind", [DatasetJson, RunJson, MetricsJson, ScoresJson, Finished])
 def test_json_that_is_not_what_a_stage_writes_is_named_with_the_key(raw: object, kind: type, tmp_path: Path) -> None:
     write_json(tmp_path / "x.json", raw)
     with pytest.raises(StppError, match=r"^\S*x\.json: not what its stage writes \(.+\); run the stage"):

@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 from small import BIN
 
-from stpp.run.lineage import Content, Execution, as_json, behind, content_of, from_json, locked, maker, md5_of
+from stpp.run.lineage import (
+    Content,
+    Execution,
+    as_json,
+    content_of,
+    from_json,
+    md5_of,
+    parse_dvc_lock,
+    producer_of,
+    upstream,
+)
 from stpp.store.files import StppError
 
 NAMES = st.text("aé ,'\"-_.Z", min_size=1, max_size=6).filter(lambda name: name.strip(".") and name == name.strip())
@@ -94,37 +104,37 @@ def test_what_is_no_record_is_refused(raw: object) -> None:
 
 def test_behind_a_file_is_what_made_it_and_nothing_else() -> None:
     train, *others = CHAIN
-    assert [e.stage for e in behind(train.deps, others)] == ["split", "select", "score"]
-    made = maker("runs/selection/reliable.txt", CHAIN)
+    assert [e.stage for e in upstream(train.deps, others)] == ["split", "select", "score"]
+    made = producer_of("runs/selection/reliable.txt", CHAIN)
     assert made is not None
     assert made[0].stage == "select"
-    assert maker("runs/selection_2/reliable.txt", CHAIN) is None, "a name that begins alike is another folder"
+    assert producer_of("runs/selection_2/reliable.txt", CHAIN) is None, "a name that begins alike is another folder"
 
 
 def test_a_stage_whose_output_has_changed_since_did_not_make_it() -> None:
     train, *others = CHAIN
     newer = [execution("split", {"data": "d2"}, {"runs/split": "s2"}) if e.stage == "split" else e for e in others]
-    assert [e.stage for e in behind(train.deps, newer)] == ["select", "score"]
+    assert [e.stage for e in upstream(train.deps, newer)] == ["select", "score"]
 
 
 def test_a_dvc_lock_is_read_with_the_pipeline_its_stages_are_of() -> None:
     text = "schema: '2.0'\nstages:\n  draw:\n    cmd: x\n    outs:\n    - path: data\n      md5: abc.dir\n"
-    (found,) = locked(text, "pipelines/toy/dvc.lock")
+    (found,) = parse_dvc_lock(text, "pipelines/toy/dvc.lock")
     assert (found.stage, found.outs) == ("pipelines/toy/dvc.yaml:draw", (Content("data", "abc.dir"),))
-    assert locked("", "dvc.lock") == []
+    assert parse_dvc_lock("", "dvc.lock") == []
 
 
 def test_keys_of_parameters_are_text_as_in_a_record() -> None:
     text = "stages: {a: {cmd: x, params: {params.yaml: {data: {values: {11: x}}}}}}"
-    (found,) = locked(text, "dvc.lock")
+    (found,) = parse_dvc_lock(text, "dvc.lock")
     assert found.params == {"params.yaml": {"data": {"values": {"11": "x"}}}}
 
 
 def test_no_parameters_are_none_and_a_file_without_sections_is_refused() -> None:
-    (found,) = locked("stages:\n  a: {cmd: x, params: []}\n", "dvc.lock")
+    (found,) = parse_dvc_lock("stages:\n  a: {cmd: x, params: []}\n", "dvc.lock")
     assert found.params == {}
     with pytest.raises(StppError, match=r"not a dvc\.lock"):
-        locked("stages:\n  a: {cmd: x, params: {p: null}}\n", "dvc.lock")
+        parse_dvc_lock("stages:\n  a: {cmd: x, params: {p: null}}\n", "dvc.lock")
 
 
 @pytest.mark.parametrize(
@@ -142,4 +152,4 @@ def test_no_parameters_are_none_and_a_file_without_sections_is_refused() -> None
 )
 def test_what_is_no_dvc_lock_is_named_with_a_remedy(text: str) -> None:
     with pytest.raises(StppError, match=r"dvc\.lock: not a dvc.lock .*git checkout"):
-        locked(text, "dvc.lock")
+        parse_dvc_lock(text, "dvc.lock")

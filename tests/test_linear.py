@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stpp.ingest.catalog import discover, layout
+from stpp.ingest.catalog import layout, list_images
 from stpp.ingest.inspection import inspect
 from stpp.ingest.splits import check, draw
 from stpp.params.models import Data, Split
@@ -18,7 +18,7 @@ from stpp.run.lineage import md5_of
 from stpp.selftrain.selection import select
 from stpp.selftrain.suggestion import suggest
 from stpp.store.files import write_csv, write_ids
-from stpp.store.manifest import RECORD, Dataset, Record, listed, read_dataset, write_dataset
+from stpp.store.manifest import RECORD, Dataset, Record, read_dataset, read_user_list, write_dataset
 from stpp.store.masks import COLUMNS, MaskSet, merge_manifests, shards_of
 
 SMALL, LARGE = 200, 1600
@@ -80,7 +80,7 @@ def splits(folder: Path, count: int) -> Callable[[], Any]:
 def lists(folder: Path, count: int) -> Callable[[], Any]:
     write_dataset(folder, dataset(count))
     write_ids(folder / "list.txt", (f"i/{i}.png" for i in ids(count)))
-    return lambda: listed(folder / "list.txt", read_dataset(folder))
+    return lambda: read_user_list(folder / "list.txt", read_dataset(folder))
 
 
 def manifests(folder: Path, count: int) -> Callable[[], Any]:
@@ -90,7 +90,7 @@ def manifests(folder: Path, count: int) -> Callable[[], Any]:
 
 def discovery(folder: Path, count: int) -> Callable[[], Any]:
     data = photos(folder, count)
-    return lambda: discover(data, layout(data))
+    return lambda: list_images(data, layout(data))
 
 
 def preparation(folder: Path, count: int) -> Callable[[], Any]:

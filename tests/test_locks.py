@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stpp.run.locks import damaged, mend
+from stpp.run.locks import damaged, repair
 from stpp.store.files import StppError
 
 HEAD = "schema: '2.0'\nstages:\n"
@@ -36,7 +36,7 @@ def root(tmp_path: Path) -> Path:
     stages = {name: {"cmd": "x"} for name in ("prepare", "report", "evaluate")}
     (tmp_path / "dvc.yaml").write_text(json.dumps({"stages": stages}))
     (tmp_path / "dvc.lock").write_text(WHOLE)
-    assert mend(tmp_path) == []
+    assert repair(tmp_path) == []
     return tmp_path
 
 
@@ -56,7 +56,7 @@ def test_a_lock_cut_at_any_byte_is_put_back_or_loses_only_the_stage_that_had_jus
     lines = [at for at, character in enumerate(whole) if character == "\n"]
     for end in sorted({*range(0, len(whole), 9), *lines, *(at + 1 for at in lines[:-1])}):
         lock.write_text(whole[:end])
-        if said := mend(root):
+        if said := repair(root):
             assert lock.read_text() == WHOLE, end
             assert said[0].startswith("dvc.lock: ")
             assert kept.with_name("damaged.lock").read_text() == whole[:end]
@@ -71,12 +71,12 @@ def test_without_a_kept_one_the_committed_lock_is_put_back_and_without_that_none
     commit(root)
     (root / ".stpp/locks/dvc.lock").unlink()
     (root / "dvc.lock").write_text(text)
-    assert "the committed one" in mend(root)[0]
+    assert "the committed one" in repair(root)[0]
     assert (root / "dvc.lock").read_text() == WHOLE
     subprocess.run(["git", "update-ref", "-d", "HEAD"], cwd=root, check=True)
     (root / ".stpp/locks/dvc.lock").unlink()
     (root / "dvc.lock").write_text(text)
-    assert "nothing is put in its place" in mend(root)[0]
+    assert "nothing is put in its place" in repair(root)[0]
     assert not (root / "dvc.lock").exists()
 
 
@@ -84,9 +84,9 @@ def test_the_lock_of_every_pipeline_is_kept(root: Path) -> None:
     lock = root / "pipelines/st/dvc.lock"
     lock.parent.mkdir(parents=True)
     lock.write_text(WHOLE)
-    assert mend(root) == []
+    assert repair(root) == []
     lock.write_text("")
-    assert "pipelines/st/dvc.lock: is empty" in mend(root)[0]
+    assert "pipelines/st/dvc.lock: is empty" in repair(root)[0]
     assert lock.read_text() == WHOLE
 
 
@@ -97,15 +97,15 @@ def test_a_shorter_lock_that_a_person_made_stays(root: Path) -> None:
     assert damaged(root)
     commit(root)
     lock.write_text(WHOLE)
-    mend(root)
+    repair(root)
     commit(root)
     lock.write_text(shorter)
-    assert not damaged(root) and mend(root) == []
+    assert not damaged(root) and repair(root) == []
     assert (root / ".stpp/locks/dvc.lock").read_text() == shorter, "from now on it is the one that counts"
 
     without = HEAD + entry("prepare")
     lock.write_text(without + entry("report"))
-    mend(root)
+    repair(root)
     lock.write_text(without + "# by hand\n")
     assert damaged(root)
     (root / "dvc.yaml").write_text('{"stages": {"prepare": {"cmd": "x"}}}')
@@ -116,7 +116,7 @@ def test_a_merge_is_left_to_a_person(root: Path) -> None:
     text = f"{HEAD}<<<<<<< HEAD\n{entry('prepare')}=======\n{entry('prepare', 'b')}>>>>>>> other\n"
     (root / "dvc.lock").write_text(text)
     with pytest.raises(StppError, match=r"two versions of a merge: `git checkout --ours dvc\.lock`"):
-        mend(root)
+        repair(root)
     assert (root / "dvc.lock").read_text() == text
 
 
@@ -124,7 +124,7 @@ def test_a_merge_is_left_to_a_person(root: Path) -> None:
 def test_an_empty_list_of_who_uses_which_files_does_not_stop_dvc_for_ever(root: Path, text: str) -> None:
     (root / ".dvc/tmp").mkdir(parents=True)
     (root / ".dvc/tmp/rwlock").write_text(text)
-    assert ".dvc/tmp/rwlock: was not whole" in mend(root)[0]
+    assert ".dvc/tmp/rwlock: was not whole" in repair(root)[0]
     assert not (root / ".dvc/tmp/rwlock").exists()
     (root / ".dvc/tmp/rwlock").write_text("{}")
-    assert mend(root) == []
+    assert repair(root) == []

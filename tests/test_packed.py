@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stpp.store.files import ID, write_csv
-from stpp.store.packed import Rows, Strings, Table
+from stpp.store.packed import MappedRows, MappedTable, PackedStrings
 
 FEW = settings(max_examples=40, deadline=None)
 TEXT = st.text(st.sampled_from("ab,\"' é日;"), max_size=5)
@@ -26,9 +26,9 @@ def as_given(row: list[str]) -> list[str]:
 @FEW
 @given(st.lists(st.text("aé日,\n", max_size=4)), st.slices(6), st.integers(-9, 9))
 def test_strings_are_the_list_that_they_were_made_of(items: list[str], part: slice, at: int) -> None:
-    packed = Strings(iter(items))
+    packed = PackedStrings(iter(items))
     assert packed == items
-    assert packed == Strings(packed) == pickle.loads(pickle.dumps(packed))
+    assert packed == PackedStrings(packed) == pickle.loads(pickle.dumps(packed))
     assert packed[part] == items[part]
     assert list(packed.order()) == sorted(range(len(items)), key=items.__getitem__)
     if -len(items) <= at < len(items):
@@ -44,7 +44,7 @@ def test_a_table_is_the_dict_of_its_rows_in_any_order(rows: dict[str, tuple[str,
     with TemporaryDirectory() as folder:
         path = Path(folder, "t.csv")
         write_csv(path, ("id", "a", "b"), [(i, *values) for i, values in rows.items()])
-        for table in (found := Table.read(path, ("id", "a"), as_given), pickle.loads(pickle.dumps(found))):
+        for table in (found := MappedTable.read(path, ("id", "a"), as_given), pickle.loads(pickle.dumps(found))):
             assert dict(table) == {i: [i, *values] for i, values in rows.items()}
             assert list(table) == list(rows)
             assert list(table.values()) == [[i, *values] for i, values in rows.items()]
@@ -57,7 +57,7 @@ def test_a_table_is_the_dict_of_its_rows_in_any_order(rows: dict[str, tuple[str,
 @FEW
 @given(st.lists(st.tuples(st.sampled_from("abé"), TEXT, st.text(max_size=3)), max_size=9))
 def test_spooled_rows_hold_any_text_and_are_ordered_by_their_key(rows: list[tuple[str, str, str]]) -> None:
-    found = Rows.spooled(rows)
+    found = MappedRows.spooled(rows)
     assert list(found) == [list(row) for row in rows]
     assert list(found.ordered()) == [list(row) for row in sorted(rows, key=lambda row: row[0])]
 
@@ -80,35 +80,35 @@ def test_spooled_rows_hold_any_text_and_are_ordered_by_their_key(rows: list[tupl
 def test_a_damaged_table_is_refused(content: bytes, said: str, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes(content)
     with pytest.raises(ValueError, match=said):
-        Table.read(tmp_path / "t.csv", ("id", "a"), as_given)
+        MappedTable.read(tmp_path / "t.csv", ("id", "a"), as_given)
 
 
 def test_every_row_is_checked_when_the_table_is_opened(tmp_path: Path) -> None:
     write_csv(tmp_path / "t.csv", ("id", "n"), [("a", 1), ("b", "two")])
     with pytest.raises(ValueError, match="two"):
-        Table.read(tmp_path / "t.csv", ("id", "n"), lambda row: int(row[1]))
+        MappedTable.read(tmp_path / "t.csv", ("id", "n"), lambda row: int(row[1]))
 
 
-def many(path: Path, count: int) -> Table[list[str]]:
+def many(path: Path, count: int) -> MappedTable[list[str]]:
     write_csv(path, ("id", "n"), ((f"{i:07d}", i) for i in range(count)))
-    return Table.read(path, ("id", "n"), as_given)
+    return MappedTable.read(path, ("id", "n"), as_given)
 
 
 def test_a_row_is_found_by_looking_at_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    table, looks, key = many(tmp_path / "t.csv", 5000), 0, Rows.key
+    table, looks, key = many(tmp_path / "t.csv", 5000), 0, MappedRows.key
 
-    def counted(self: Rows, at: int) -> bytes:
+    def counted(self: MappedRows, at: int) -> bytes:
         nonlocal looks
         looks += 1
         return key(self, at)
 
-    monkeypatch.setattr(Rows, "key", counted)
+    monkeypatch.setattr(MappedRows, "key", counted)
     for i in range(0, 5000, 500):
         assert table[f"{i:07d}"][1] == str(i)
     assert looks <= 10 * 16
 
 
-def _reads(table: Table[list[str]], out: Any) -> None:
+def _reads(table: MappedTable[list[str]], out: Any) -> None:
     out.put([table[f"{i:07d}"][1] for i in (0, 7, 999)])
 
 

@@ -18,14 +18,14 @@ from ruamel.yaml import YAML
 from small import Project
 
 from stpp.cli import COMMANDS as TABLE
-from stpp.cli import loaded
+from stpp.cli import load_command
 from stpp.params.file import load
 from stpp.params.models import Params
-from stpp.run.code import PACKAGE, UNWATCHED, closure, imports, source
+from stpp.run.code import PACKAGE, UNWATCHED, import_closure, imports, source_path
 from stpp.run.lineage import CHECKED
 
 ROOT = Path(__file__).parent.parent
-COMMANDS: Any = {name: loaded(name, command) for name, command in TABLE.items()}
+COMMANDS: Any = {name: load_command(name, command) for name, command in TABLE.items()}
 
 
 @cache
@@ -141,7 +141,7 @@ def test_no_stage_watches_how_it_runs_or_where_the_data_lies() -> None:
 def test_the_code_that_can_change_a_result_is_watched() -> None:
     for where, stage in stages().items():
         deps = names(stage["deps"])
-        files = {source(m).relative_to(PACKAGE.parent).as_posix() for m in closure(module(stage))}
+        files = {source_path(m).relative_to(PACKAGE.parent).as_posix() for m in import_closure(module(stage))}
         assert not {f for f in files if not is_within(f, deps)}, where
         code = [d for d in stage["deps"] if isinstance(d, str) and d.startswith("stpp")]
         assert not [d for d in code if not any(is_within(f, {d}) for f in files)], f"{where}: cannot change the result"
@@ -152,9 +152,9 @@ def test_the_code_that_can_change_a_result_is_watched() -> None:
 
 def test_the_parameters_that_a_stage_reads_are_watched() -> None:
     for where, stage in stages().items():
-        text = source(module(stage)).read_text()
+        text = source_path(module(stage)).read_text()
         if "stpp.stages.training" in imports(module(stage)):
-            text += source("stpp.stages.training").read_text()
+            text += source_path("stpp.stages.training").read_text()
         read = set(re.findall(r"\b(?:p|params)\.(\w+)\b", text)) | set(re.findall(r"load\([^\n]*\)\.(\w+)", text))
         read &= set(Params.model_fields)
         watched = {p.split(".")[0] for p in names(stage.get("params", []))}

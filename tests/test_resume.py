@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from stpp.run.lineage import content_of
-from stpp.run.resume import Job, job_of
+from stpp.run.resume import Job, open_job
 
 OUTS = ("run.json", "scores.csv")
 
@@ -20,7 +20,7 @@ def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def done(source: str, *, then: str | None = None) -> Job | None:
     """The job of a stage that reads the file `source` and, if asked, finds it changed at its end; None: it was done."""
     outs = {name: Path("out", name) for name in OUTS}
-    with job_of("one", module="stpp.stages.select", sections={}, inputs=[Path(source)], outs=outs) as job:
+    with open_job("one", module="stpp.stages.select", sections={}, inputs=[Path(source)], outs=outs) as job:
         if job.finished:
             return None
         if then is not None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from stpp.data.augmentations import AUGMENTATIONS
 from stpp.data.transforms import strong
 from stpp.engine.evaluate import predict_batches
-from stpp.engine.predict import mask_predictor, plain
+from stpp.engine.predict import mask_predictor, single_pass
 from stpp.ingest.catalog import Layout, layout
 from stpp.ingest.layouts import LAYOUTS
 from stpp.models.backbone import backbone as backbone_of
@@ -132,7 +132,7 @@ def test_certainty_is_0_for_a_guess_and_1_for_a_certain_class_whole_and_in_windo
     network.register_buffer("pixel_std", torch.full((1, 3, 1, 1), 1e-2))
     images = torch.zeros(1, 24, 32, 3, dtype=torch.uint8)
     images[:, :, 16:] = 255
-    decide = mask_predictor(plain, 2**22, side, side and side // 2, criteria=[resolve_name(CRITERIA[name])])
+    decide = mask_predictor(single_pass, 2**22, side, side and side // 2, criteria=[resolve_name(CRITERIA[name])])
     (found,) = predict_batches([network], [(["a"], images)], Model(), torch.device("cpu"), decide)
     (certain,) = found.by
     assert certain.shape == (1, 24, 32)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stpp.data.loaders import Batches
+from stpp.data.loaders import TrainingBatchSampler
 from stpp.run.distributed import is_main, shard
 
 FEW = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -38,7 +38,7 @@ def test_the_parts_of_every_batch_make_up_the_batch_of_one_process(
 
     def batches(rank: int, world_size: int) -> list[list[tuple[int, int]]]:
         as_process(monkeypatch, rank, world_size)
-        return list(Batches(3 * size + size // 2, size, 3 * epochs, 0, "teacher", min(start, 3 * epochs)))
+        return list(TrainingBatchSampler(3 * size + size // 2, size, 3 * epochs, 0, "teacher", min(start, 3 * epochs)))
 
     alone = batches(0, 1)
     parts = [batches(rank, world_size) for rank in range(world_size)]

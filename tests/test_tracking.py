@@ -34,9 +34,9 @@ from stpp.store.files import read_json, sha256, write_json
 from stpp.tracking.attach import attach, describe
 from stpp.tracking.attach import link as link_runs
 from stpp.tracking.champion import Measured, register
-from stpp.tracking.client import Client, LeftAloneError, client, reason, tracking_uri
+from stpp.tracking.client import Client, PausedError, client, reason, tracking_uri
 from stpp.tracking.models import Checkpoint, log_checkpoints
-from stpp.tracking.moved import of_another
+from stpp.tracking.moved import foreign_root
 from stpp.tracking.read import artifact_of, datasets_of, run_of
 from stpp.tracking.run import Run, track
 from stpp.tracking.secrets import link, without_secrets
@@ -639,7 +639,7 @@ def test_after_a_failure_mlflow_is_left_alone_for_longer_and_longer() -> None:
         with pytest.raises(ValueError, match="no such run"):
             one.call(say_no, 1)
     while len(asked) < 4:
-        with pytest.raises((ConnectionError, LeftAloneError), match="down"):
+        with pytest.raises((ConnectionError, PausedError), match="down"):
             one.call(fail, 1)
         time.sleep(0.005)
     waited = [later - earlier for earlier, later in itertools.pairwise(asked)]
@@ -847,10 +847,10 @@ def test_in_a_store_of_others_no_artifact_is_written_into_another_project(
 def test_a_folder_under_another_name_is_the_same_project(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     other = tmp_path_factory.mktemp("names") / "other"
     other.symlink_to(root)
-    assert of_another(f"{other.as_uri()}/mlartifacts/tiny", root) is None
+    assert foreign_root(f"{other.as_uri()}/mlartifacts/tiny", root) is None
     for place in (f"{root.as_uri()}/mlartifacts/tiny", "mlflow-artifacts:/1", "s3://b/mlartifacts/x", "file:///disk/x"):
-        assert of_another(place, root) is None
-    assert of_another("file:///a%20b/mlartifacts/c/mlartifacts/tiny", root) == "file:///a%20b/mlartifacts/c"
+        assert foreign_root(place, root) is None
+    assert foreign_root("file:///a%20b/mlartifacts/c/mlartifacts/tiny", root) == "file:///a%20b/mlartifacts/c"
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from stpp.run.parallel import THREADS, in_order
+from stpp.run.parallel import THREADS, ordered_map
 from stpp.store.files import StppError, read_ids, scan_csv, sha256
 from stpp.store.manifest import read_dataset
 
@@ -50,7 +50,7 @@ def _images(folder: Path, project: Path, data_root: str) -> tuple[str, list[str]
         path = root / name
         return name, said, sha256(path) if path.is_file() else None
 
-    for name, said, now in in_order(look, wanted(), THREADS):
+    for name, said, now in ordered_map(look, wanted(), THREADS):
         files += 1
         found += now == said
         if now is None:
@@ -90,7 +90,7 @@ def _masks(folder: Path) -> tuple[str, list[str]]:
             return str(error)
         return None
 
-    for problem in in_order(look, masks.rows, THREADS):
+    for problem in ordered_map(look, masks.rows, THREADS):
         if problem:
             problems.add(problem)
     return f"{len(masks.rows)} pseudo masks, each read and compared with the manifest", problems.lines

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stpp.run.parallel import THREADS, in_order
+from stpp.run.parallel import THREADS, ordered_map
 from stpp.store.manifest import Record
-from stpp.store.packed import Strings
+from stpp.store.packed import PackedStrings
 
 HELD_OUT = ("val", "test")
 Picture = NDArray[np.float32]
@@ -50,7 +50,7 @@ class Pair:
 class Files(Mapping[str, Path]):
     """A mapping from the ids of some images to their files; each path is built when it is read."""
 
-    def __init__(self, root: Path, records: Mapping[str, Record], ids: Strings) -> None:
+    def __init__(self, root: Path, records: Mapping[str, Record], ids: PackedStrings) -> None:
         self._root, self._records, self._ids = root, records, ids
 
     def __getitem__(self, name: str) -> Path:
@@ -112,7 +112,7 @@ def _chosen(images: Mapping[str, Mapping[str, Path]], positions: set[int]) -> di
     return {at: one for at, one in enumerate(everything) if at in positions}
 
 
-class Looks:
+class SeenImages:
     """A collection of images that tells whether another image looks like one of them."""
 
     def __init__(self, images: Mapping[str, Path]) -> None:
@@ -172,7 +172,7 @@ def _prints(files: Iterable[Path]) -> Iterator[tuple[int, int]]:
             yield (UNREADABLE, UNREADABLE) if picture is None else (one, mirrored)
 
     some: list[Picture | None] = []
-    for picture in in_order(_small, files, THREADS):
+    for picture in ordered_map(_small, files, THREADS):
         some.append(picture)
         if len(some) == AT_ONCE:
             yield from compared(some)

@@ -12,8 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from stpp.run.git import git
-from stpp.run.lineage import Content, Execution, from_json, lock_files, locked, locked_now, md5_of, sha256_of
-from stpp.run.parallel import THREADS, in_order
+from stpp.run.lineage import (
+    Content,
+    Execution,
+    from_json,
+    lock_files,
+    md5_of,
+    parse_dvc_lock,
+    read_dvc_locks,
+    sha256_of,
+)
+from stpp.run.parallel import THREADS, ordered_map
 from stpp.store.files import StppError, read_json
 
 MD5 = re.compile("[0-9a-f]{32}")
@@ -45,7 +54,7 @@ class Project:
     def lock(self) -> LineageSource:
         """The executions that the dvc.lock files in place record."""
         names = [path.relative_to(self.root).as_posix() for path in lock_files(self.root)]
-        return LineageSource(", ".join(names), locked_now(self.root), today=True)
+        return LineageSource(", ".join(names), read_dvc_locks(self.root), today=True)
 
     @cached_property
     def records(self) -> dict[str, LineageSource]:
@@ -109,7 +118,7 @@ class Project:
         path = self._cached(content)
         if not path.is_file() or md5_of(path, self.root) != content.md5[:32]:
             return False
-        return not content.md5.endswith(".dir") or all(in_order(self._holds, _listing(path), THREADS))
+        return not content.md5.endswith(".dir") or all(ordered_map(self._holds, _listing(path), THREADS))
 
     def _holds(self, md5: str) -> bool:
         path = self._place(md5)
@@ -167,7 +176,7 @@ class Project:
             executions = []
             for name in self._names_in(commit, "dvc.lock", "pipelines"):
                 if Path(name).name == "dvc.lock":
-                    executions += locked(self.shown(commit, name).decode(errors="replace"), name)
+                    executions += parse_dvc_lock(self.shown(commit, name).decode(errors="replace"), name)
             if any(out.md5 == md5 for execution in executions for out in execution.outs):
                 yield LineageSource(f"dvc.lock of commit {commit[:12]}", executions, today=False)
 

@@ -10,7 +10,7 @@ from typing import Any
 from stpp.audit.contents import examine
 from stpp.audit.project import CHANGED, LineageSource, Project
 from stpp.params.file import flatten, read_yaml
-from stpp.run.lineage import Content, Execution, maker
+from stpp.run.lineage import Content, Execution, producer_of
 from stpp.store.files import StppError
 
 PERSONS = ("splits", "weights")
@@ -75,7 +75,7 @@ def _link(project: Project, source: LineageSource, content: Content, since: str,
     link = Link(content, verdict, where)
     if verdict == CHANGED:
         link.problems.append(f"{content.path}: was changed since {since}: {where}, then it was {content.md5[:12]}")
-    made = maker(content.path, source.executions)
+    made = producer_of(content.path, source.executions)
     if made is not None and made[1].path == content.path and made[1].md5 != content.md5:
         said = f"{made[0].stage} has made {made[1].md5[:12]}, but {content.md5[:12]} was used"
         link.problems.append(f"{content.path}: {said}; run `dvc repro`, or look at what was edited in {source.name}")

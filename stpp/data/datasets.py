@@ -27,13 +27,13 @@ from stpp.params.models import Augment
 from stpp.store import manifest
 from stpp.store.files import StppError
 from stpp.store.masks import IGNORE, Mask, MaskSet
-from stpp.store.packed import Strings
+from stpp.store.packed import PackedStrings
 
 Draw = tuple[int, int]
 """The index of one training sample, as a sampler yields it: (epoch, position in the over-sampled list)."""
 
 
-class Photos:
+class ImageReader:
     """A reader of the data set's images and masks by id. It holds only paths, no pixels.
 
     cache: keeps decoded pixels for the next read. With None, every read decodes the file.
@@ -73,12 +73,12 @@ class Photos:
             return decode(file, path)
 
 
-class Labeled:
+class ImageMaskPairs:
     """Pairs of image x and mask y: of D_l or, if `masks` holds pseudo masks, of D_u with these as y."""
 
-    def __init__(self, photos: Photos, ids: Iterable[str], masks: MaskSet | None = None) -> None:
+    def __init__(self, photos: ImageReader, ids: Iterable[str], masks: MaskSet | None = None) -> None:
         self.photos = photos
-        self.ids = Strings(ids)
+        self.ids = PackedStrings(ids)
         self.masks = masks
 
     def read(self, index: int) -> tuple[NDArray[np.uint8], Mask]:
@@ -88,7 +88,7 @@ class Labeled:
         return self.photos.image(name), mask
 
 
-class Training(TorchDataset[tuple[Tensor, Tensor]]):
+class SelfTrainingDataset(TorchDataset[tuple[Tensor, Tensor]]):
     """The training set: D_l, over-sampled, and pseudo-labelled D_u, indexed by (epoch, position).
 
     D_l comes first, repeated `copies` times and augmented by A_w. Then comes D_u, augmented by A_w and after it A_s.
@@ -103,9 +103,9 @@ class Training(TorchDataset[tuple[Tensor, Tensor]]):
 
     def __init__(
         self,
-        labeled: Labeled,
+        labeled: ImageMaskPairs,
         copies: int,
-        pseudo: list[Labeled],
+        pseudo: list[ImageMaskPairs],
         augment: Augment,
         seed: int,
         role: str,
@@ -126,7 +126,7 @@ class Training(TorchDataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return self.ends[-1] if self.ends else 0
 
-    def source(self, position: int) -> tuple[Labeled, int]:
+    def source(self, position: int) -> tuple[ImageMaskPairs, int]:
         """Return the part that holds a position of the over-sampled list, and the index within that part.
 
         The list is D_l, `copies` times, and then D_u.
@@ -146,7 +146,7 @@ class Training(TorchDataset[tuple[Tensor, Tensor]]):
         return torch.from_numpy(normalize(image, self.normalization)), torch.from_numpy(mask.astype(np.int64))
 
 
-class WeakStrong(TorchDataset[tuple[Tensor, Tensor]]):
+class OnlineDataset(TorchDataset[tuple[Tensor, Tensor]]):
     """The training set for online labelling (paper, Appendix C): a labelled image and two views of an unlabelled one.
 
     Every unlabelled image occurs once per epoch. Its partner from D_l is drawn with a seed that depends on the epoch
@@ -157,7 +157,7 @@ class WeakStrong(TorchDataset[tuple[Tensor, Tensor]]):
 
     def __init__(
         self,
-        labeled: Labeled,
+        labeled: ImageMaskPairs,
         unlabeled: Iterable[str],
         augment: Augment,
         seed: int,
@@ -165,7 +165,7 @@ class WeakStrong(TorchDataset[tuple[Tensor, Tensor]]):
         normalization: Normalization = IMAGENET,
     ) -> None:
         self.labeled = labeled
-        self.unlabeled = Strings(unlabeled)
+        self.unlabeled = PackedStrings(unlabeled)
         self.made_of = f"{len(self.unlabeled)} unlabelled, each with one of {len(labeled.ids)} labelled"
         self.weak = weak(augment.weak)
         self.strong = strong(augment.strong)
@@ -197,12 +197,12 @@ class WeakStrong(TorchDataset[tuple[Tensor, Tensor]]):
         return torch.from_numpy(images), torch.from_numpy(masks)
 
 
-class Plain(TorchDataset[tuple[Any, ...]]):
+class ImageDataset(TorchDataset[tuple[Any, ...]]):
     """The data set for prediction: (id, RGB uint8 (H, W, 3)) for every image, at its original resolution."""
 
-    def __init__(self, photos: Photos, ids: Iterable[str]) -> None:
+    def __init__(self, photos: ImageReader, ids: Iterable[str]) -> None:
         self.photos = photos
-        self.ids = Strings(ids)
+        self.ids = PackedStrings(ids)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -212,8 +212,8 @@ class Plain(TorchDataset[tuple[Any, ...]]):
         return name, _tensor(self.photos.image(name))
 
 
-class WithTruth(Plain):
-    """As `Plain`, with the true mask as third item: uint8 (H, W), 255 everywhere if the image has no mask."""
+class ImageMaskDataset(ImageDataset):
+    """As `ImageDataset`, with the true mask as third item: uint8 (H, W), 255 everywhere if the image has no mask."""
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         name, image = super().__getitem__(index)

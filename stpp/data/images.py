@@ -87,7 +87,7 @@ def _check(header: Image.Image, file: BufferedReader, path: Path, each: int) -> 
     if pixels * each > MAX_BYTES:
         takes = f"{pixels} pixels, which take {pixels * each / 2**30:.1f} GB to read"
         raise StppError(f"{path}: too many pixels ({takes}; {MAX_BYTES / 2**30:.0f} GB may be); cut it into tiles")
-    if odd := kinds.odd(header, file):
+    if odd := kinds.why_not_one_picture(header, file):
         raise StppError(f"{path}: {odd}")
 
 
@@ -128,7 +128,7 @@ def decode_image(file: BufferedReader, path: Path, strictly: bool = False) -> tu
         pixels = _fast(header, file, strictly) if header.mode == "RGB" else None
         if pixels is not None:
             return pixels, notes
-        deep = kinds.deep(header, file)
+        deep = kinds.bands_of_16_bits(header, file)
         _sound(header, file)
         image, turned = _upright(header)
     notes += ["EXIF orientation: turned upright"] if turned else []
@@ -158,7 +158,7 @@ def _doubts(header: Image.Image, file: BufferedReader) -> list[str]:
     if header.format not in ("JPEG", "MPO") or header.mode not in ("RGB", "L"):
         return []
     data = _whole(header, file)
-    doubtful = bool(data) and decoding.doubtful_jpeg(data)
+    doubtful = bool(data) and decoding.jpeg_is_damaged(data)
     return ["JPEG data that is damaged or cut: what is missing was made up by the decoder"] if doubtful else []
 
 
@@ -221,11 +221,11 @@ def _fast(image: Image.Image, file: BufferedReader, strictly: bool) -> NDArray[n
         return None
     data = _whole(image, file)
     if image.format == "PNG":
-        return decoding.png(data, image, strictly)
+        return decoding.decode_png(data, image, strictly)
     upright = UPRIGHT.get(image.getexif().get(0x0112, 1)) is None
     # A JPEG must have its end marker: OpenCV would make up the missing part of a truncated file.
     plain = image.mode == "RGB" and upright and data.endswith(b"\xff\xd9")
-    return decoding.opencv(data, image.size) if plain else None
+    return decoding.decode_opencv(data, image.size) if plain else None
 
 
 def _whole(image: Image.Image, file: BufferedReader) -> bytes:
@@ -258,11 +258,11 @@ def decode_mask(file: BufferedReader, path: Path, strictly: bool = False) -> NDA
     start = file.read(26)
     file.seek(0)
     with Image.open(file, formats=kinds.FORMATS) as header:
-        if lossy := kinds.lossy(header, file):
+        if lossy := kinds.lossy_compression(header, file):
             what = f"{lossy}, which changes values: what is read would not be what was drawn"
             raise StppError(f"{path}: {what}; save the mask as PNG anew from where it was drawn")
         _check(header, file, path, BYTES_OF_MASK if header.mode in ("L", "P", "1") else BYTES_OF_DEEP_MASK)
-        scaled = kinds.scaled(start, header)
+        scaled = kinds.changes_grey_values(start, header)
         pixels = _fast(header, file, strictly) if header.mode in ("L", "P") else None
         if pixels is not None:
             return pixels
@@ -292,7 +292,7 @@ def palette_of(path: Path) -> list[Rgb]:
     return [(r, g, b) for r, g, b in zip(numbers[::3], numbers[1::3], numbers[2::3], strict=False)]
 
 
-def present(values: NDArray[np.uint8] | NDArray[np.int32]) -> list[int]:
+def values_in(values: NDArray[np.uint8] | NDArray[np.int32]) -> list[int]:
     """Return the values that occur in a mask, in ascending order."""
     if values.dtype != np.uint8:
         return [int(value) for value in np.unique(values)]

@@ -122,7 +122,7 @@ def bands(count: int) -> str:
     return f"{count} bands" if count != 1 else "1 band"
 
 
-def odd(header: Image.Image, file: BufferedReader) -> str:
+def why_not_one_picture(header: Image.Image, file: BufferedReader) -> str:
     """Return why a file cannot be read as one grey or colour picture, and what to do; "" if it can."""
     if header.format == "TIFF":
         at = file.tell()
@@ -138,7 +138,7 @@ def odd(header: Image.Image, file: BufferedReader) -> str:
 
 
 def _odd_page(page: ImageFileDirectory_v2, number: int) -> str:
-    """Return the same text as `odd` for one page of a TIFF.
+    """Return the same text as `why_not_one_picture` for one page of a TIFF.
 
     number: 0 for the first page. Other pages may only be smaller copies of the first, or masks.
     """
@@ -160,7 +160,7 @@ def _odd_page(page: ImageFileDirectory_v2, number: int) -> str:
     return why
 
 
-def deep(header: Image.Image, file: BufferedReader) -> int:
+def bands_of_16_bits(header: Image.Image, file: BufferedReader) -> int:
     """Return how many bands of 16 bits a TIFF, PNG or PPM has; 0 if it has fewer bits or another format.
 
     Pillow reads several such bands as 8 bits.
@@ -178,7 +178,7 @@ def deep(header: Image.Image, file: BufferedReader) -> int:
     return 3 if isinstance(args, tuple) and isinstance(args[-1], int) and args[-1] > 255 else 0
 
 
-def lossy(header: Image.Image, file: BufferedReader) -> str:
+def lossy_compression(header: Image.Image, file: BufferedReader) -> str:
     """Return the name of a file's compression if it changes values (lossy), else ""."""
     if header.format in ("JPEG", "MPO"):
         return "JPEG"
@@ -198,10 +198,10 @@ def lossy(header: Image.Image, file: BufferedReader) -> str:
         size = int.from_bytes(head[4:], "little")
         place += 8 + size + size % 2
     file.seek(at)
-    return "" if kind in (b"VP8L", b"ANMF") else "lossy WebP"  # an animation is refused elsewhere (`odd`)
+    return "" if kind in (b"VP8L", b"ANMF") else "lossy WebP"  # an animation is refused elsewhere
 
 
-def scaled(start: bytes, image: Image.Image) -> bool:
+def changes_grey_values(start: bytes, image: Image.Image) -> bool:
     """Return whether Pillow changes the values of a grey file.
 
     Pillow stretches values to the range of its mode, or inverts them where 0 is white. start: the file's first bytes.

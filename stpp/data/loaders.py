@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from stpp.data.datasets import Draw, Plain, Training, WeakStrong
+from stpp.data.datasets import Draw, ImageDataset, OnlineDataset, SelfTrainingDataset
 from stpp.data.seeds import seed_of
 from stpp.params.models import Runtime
 from stpp.run.distributed import rank, shard
@@ -18,7 +18,7 @@ Batch = tuple[list[str], *tuple[Tensor, ...]]
 """Image ids, images uint8 (B, H, W, 3) and, if the data set has them, true masks uint8 (B, H, W)."""
 
 
-class Batches(Sampler[list[Draw]]):
+class TrainingBatchSampler(Sampler[list[Draw]]):
     """A batch sampler for training: batches of (epoch, position), from iteration `start` up to `total`.
 
     Every epoch has its own random order; its last batch is dropped if it is incomplete. With several processes, each
@@ -47,7 +47,7 @@ class Batches(Sampler[list[Draw]]):
 
 
 def training_loader(
-    data: Training | WeakStrong, batches: Batches, runtime: Runtime, device: torch.device
+    data: SelfTrainingDataset | OnlineDataset, batches: TrainingBatchSampler, runtime: Runtime, device: torch.device
 ) -> DataLoader[tuple[Tensor, Tensor]]:
     return DataLoader(
         data,
@@ -57,7 +57,7 @@ def training_loader(
     )
 
 
-def seeded(batches: Iterable[T], seed: int, role: str, start: int) -> Iterator[T]:
+def seed_each_batch(batches: Iterable[T], seed: int, role: str, start: int) -> Iterator[T]:
     """Yield batches, and seed torch's generator before each one, for dropout.
 
     start: the iteration of the first batch. The seed depends on the iteration and on the process's rank.
@@ -67,7 +67,7 @@ def seeded(batches: Iterable[T], seed: int, role: str, start: int) -> Iterator[T
         yield batch
 
 
-def equal_sized(data: Plain, batch_size: int, max_pixels: int) -> list[list[int]]:
+def batches_of_equal_size(data: ImageDataset, batch_size: int, max_pixels: int) -> list[list[int]]:
     """Return batches of indices for prediction; a batch holds neighbours in the list that have equal size.
 
     So a batch never depends on anything outside its list of ids. A batch has at most `batch_size` images, and at most
@@ -82,7 +82,9 @@ def equal_sized(data: Plain, batch_size: int, max_pixels: int) -> list[list[int]
     return batches
 
 
-def prediction_loader(data: Plain, batches: list[list[int]], runtime: Runtime, device: torch.device) -> Iterable[Batch]:
+def prediction_loader(
+    data: ImageDataset, batches: list[list[int]], runtime: Runtime, device: torch.device
+) -> Iterable[Batch]:
     loader: Iterable[Batch] = DataLoader(
         data,
         batch_sampler=batches,

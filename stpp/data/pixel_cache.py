@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from stpp.data import images
 from stpp.params.models import Runtime
-from stpp.run.code import closure, source
+from stpp.run.code import import_closure, source_path
 from stpp.store import decoding
 from stpp.store.files import StppError, atomic_write, sha256
 
@@ -110,7 +110,7 @@ def _way() -> str:
 
     It names the cache's folder, since pixels that were decoded in another way must not be used.
     """
-    code = (sha256(source(name)) for name in sorted(closure("stpp.data.images")))
+    code = (sha256(source_path(name)) for name in sorted(import_closure("stpp.data.images")))
     return hashlib.sha256(" ".join((*code, *decoding.versions())).encode()).hexdigest()[:16]
 
 

@@ -15,7 +15,7 @@ from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from stpp.models.build import About
+from stpp.models.build import CheckpointMetadata
 from stpp.store.files import StppError, atomic_write
 
 INPUT, OUTPUT = "image", "logits"
@@ -107,7 +107,7 @@ def _exportable(network: nn.Module) -> nn.Module:
     return network
 
 
-def to_torch(network: nn.Module, about: About, path: Path) -> float:
+def to_torch_export(network: nn.Module, about: CheckpointMetadata, path: Path) -> float:
     """Write the network as a torch.export program (.pt2); return the largest difference of its logits.
 
     The difference is taken between the loaded file and the network. Raises StppError, and writes nothing, if it is more
@@ -122,7 +122,7 @@ def to_torch(network: nn.Module, about: About, path: Path) -> float:
         return _compared(network, loaded, path)
 
 
-def to_onnx(network: nn.Module, about: About, path: Path) -> float:
+def to_onnx(network: nn.Module, about: CheckpointMetadata, path: Path) -> float:
     """Write the network as ONNX (opset 20); return the largest difference of its logits.
 
     The difference is taken between ONNX Runtime and the network. Raises StppError, and writes nothing, if it is more
@@ -157,7 +157,7 @@ def _program(network: nn.Module) -> ExportedProgram:
         return torch.export.export(FromPixels(network), (torch.rand(2, 3, 96, 128),), dynamic_shapes=shapes)
 
 
-def _described(about: About) -> dict[str, object]:
+def _described(about: CheckpointMetadata) -> dict[str, object]:
     """Return the metadata that is stored in an exported file: classes, palette, network, weights, input and output."""
     return {
         "classes": about.classes,

@@ -7,9 +7,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stpp.engine.device import precision
+from stpp.engine.device import autocast
 from stpp.engine.evaluate import NOT_FINITE
-from stpp.engine.predict import LARGE, augmented, folded, mask_predictor, normalized, plain, sliding, step_of, window_of
+from stpp.engine.predict import (
+    LARGE,
+    fold_batch_norms,
+    mask_predictor,
+    normalized,
+    single_pass,
+    step_of,
+    window_of,
+    with_tta,
+    with_windows,
+)
 from stpp.models import build
 from stpp.params.models import Label
 from stpp.store.files import StppError
@@ -24,19 +34,19 @@ class Predictor:
     """
 
     def __init__(self, model: Path, device: torch.device, *, window: int | None = None, tta: bool = False) -> None:
-        self.about = build.about(model)
-        network = build.of_checkpoint(model, self.about.model, len(self.about.classes))
-        self.network = folded(network.to(device), self.about.model)
+        self.about = build.read_metadata(model)
+        network = build.load_checkpoint(model, self.about.model, len(self.about.classes))
+        self.network = fold_batch_norms(network.to(device), self.about.model)
         self.device = device
         self.window = window
-        self.way = augmented(plain, Label().scales, flip=True) if tta else plain
+        self.way = with_tta(single_pass, Label().scales, flip=True) if tta else single_pass
 
     def mask(self, image: NDArray[np.uint8]) -> Tensor:
         """Return the class ids, uint8 (H, W) on the CPU, of an RGB image (H, W, 3), 0 to 255.
 
         Raises StppError if the probabilities are not finite, because the network's numbers overflow.
         """
-        with torch.inference_mode(), precision(self.about.model, self.device):
+        with torch.inference_mode(), autocast(self.about.model, self.device):
             mask, confidence, _ = mask_predictor(self.way, LARGE, self.window)(self.network, self._pixels(image))
         _check(confidence)
         return mask[0].cpu()
@@ -47,8 +57,8 @@ class Predictor:
         Raises StppError if they are not finite, because the network's numbers overflow.
         """
         side = self.window or window_of(image.shape[0], image.shape[1], LARGE)
-        way = sliding(side, step_of(side), self.way) if side else self.way
-        with torch.inference_mode(), precision(self.about.model, self.device):
+        way = with_windows(side, step_of(side), self.way) if side else self.way
+        with torch.inference_mode(), autocast(self.about.model, self.device):
             found = (
                 way(self.network, normalized(self._pixels(image).permute(0, 3, 1, 2), self.network))[0].float().cpu()
             )

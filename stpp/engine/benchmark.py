@@ -7,7 +7,7 @@ import torch
 from stpp.engine import device as devices
 from stpp.engine.fit import supervised
 from stpp.engine.optim import optimizer
-from stpp.engine.predict import folded, normalized, plain
+from stpp.engine.predict import fold_batch_norms, normalized, single_pass
 from stpp.models.build import build
 from stpp.params.models import Model, Params
 
@@ -22,7 +22,7 @@ def seconds_of_an_iteration(params: Params) -> float:
     Without a GPU, a large batch is not measured whole. Instead, as many images as take about a second are measured,
     with half the crop's sides, and the time is scaled by pixels. That is an estimate, not a benchmark.
     """
-    where = devices.start(params.runtime)
+    where = devices.setup_device(params.runtime)
     whole = params.train.batch_size
     small = where.type == "cuda" or whole * params.augment.weak.crop**2 <= SMALL
     images, side = (whole, 1) if small else (2, 2)
@@ -41,7 +41,7 @@ def _iteration(
     crop = max(32, params.augment.weak.crop // side)
     x, y = torch.randn(images, 3, crop, crop, device=where), torch.zeros(images, crop, crop, dtype=torch.long)
     began = time.monotonic()
-    with devices.precision(params.model, where):
+    with devices.autocast(params.model, where):
         loss = supervised(network, x, y.to(where))
     sgd.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
@@ -55,17 +55,17 @@ def seconds_of_an_image(params: Params, width: int, height: int) -> float:
 
     Larger images are measured at one megapixel, and the time is scaled by pixels.
     """
-    where = devices.start(params.runtime)
+    where = devices.setup_device(params.runtime)
     scale = min(1.0, (2**20 / (width * height)) ** 0.5)
     size = (max(32, round(height * scale)), max(32, round(width * scale)))
     images = max(1, min(params.evaluate.batch_size, 2**20 // (size[0] * size[1])))
-    network = folded(build(params.model, CLASSES).to(where), params.model)
+    network = fold_batch_norms(build(params.model, CLASSES).to(where), params.model)
     x = torch.zeros(images, 3, *size, dtype=torch.uint8, device=where)
 
     def once() -> float:
         began = time.monotonic()
-        with torch.inference_mode(), devices.precision(params.model, where):
-            float(plain(network, normalized(x, network)).sum())  # waits until a GPU is done
+        with torch.inference_mode(), devices.autocast(params.model, where):
+            float(single_pass(network, normalized(x, network)).sum())  # waits until a GPU is done
         return time.monotonic() - began
 
     return float(min(once() for _ in range(2)) / images / scale**2)

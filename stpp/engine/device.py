@@ -13,13 +13,13 @@ from stpp.store.files import StppError
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as in GNU's malloc.h
 
 
-def start(runtime: Runtime) -> torch.device:
+def setup_device(runtime: Runtime) -> torch.device:
     """Return the device that `runtime` asks for, and set torch's threads and this process's use of memory.
 
     With several processes, each gets the GPU with the number of its local rank. Raises StppError if `runtime` asks for
     CUDA, but there is no CUDA device.
     """
-    keep_memory()
+    keep_freed_memory()
     if runtime.threads:
         torch.set_num_threads(runtime.threads)
     if runtime.device == "cuda" and not torch.cuda.is_available():
@@ -30,7 +30,7 @@ def start(runtime: Runtime) -> torch.device:
     return torch.device(f"cuda:{local_rank()}" if name == "cuda" and world_size() > 1 else name)
 
 
-def keep_memory(block: int = 2**26, free: int = 2**28) -> None:
+def keep_freed_memory(block: int = 2**26, free: int = 2**28) -> None:
     """Let this process keep memory that it frees, if the C library is GNU's.
 
     block: the memory of tensors below this size in bytes is kept. free: bytes that may stay unused at the end of the
@@ -43,6 +43,6 @@ def keep_memory(block: int = 2**26, free: int = 2**28) -> None:
         mallopt(M_TRIM_THRESHOLD, free)
 
 
-def precision(model: Model, device: torch.device) -> AbstractContextManager[object]:
+def autocast(model: Model, device: torch.device) -> AbstractContextManager[object]:
     """Return a context for forward passes: autocast to bfloat16 if the model asks for it, else one without effect."""
     return torch.autocast(device.type, torch.bfloat16) if model.precision == "bfloat16" else nullcontext()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from stpp.data.loaders import Batch
-from stpp.engine.device import precision
+from stpp.engine.device import autocast
 from stpp.engine.metrics import confusions, iou, miou, pixel_accuracy
 from stpp.engine.predict import MaskPredictor
 from stpp.params.models import Model
@@ -72,7 +72,7 @@ def predict_batches(
     for ids, *tensors in loader:
         # These contexts must not stay open over the yield. They would apply to the caller's code, too, and could stay
         # on for good if two generators were read in turn.
-        with torch.inference_mode(), precision(model, device):
+        with torch.inference_mode(), autocast(model, device):
             pixels = tensors[0].to(device, non_blocking=True)
             found = [decide(network, pixels) for network in networks]
             sound = torch.stack([one.confidence.isfinite().all((1, 2)) for one in found]).all(0)

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stpp.data.datasets import Training, WeakStrong
-from stpp.data.loaders import Batches, seeded, training_loader
-from stpp.engine.device import precision
+from stpp.data.datasets import OnlineDataset, SelfTrainingDataset
+from stpp.data.loaders import TrainingBatchSampler, seed_each_batch, training_loader
+from stpp.engine.device import autocast
 from stpp.engine.evaluate import Scores
 from stpp.engine.optim import optimizer, schedule
-from stpp.models.build import not_finite
+from stpp.models.build import first_non_finite
 from stpp.params.models import Model, Runtime, Train
 from stpp.run.distributed import all_reduce, is_main, world_size
 from stpp.run.progress import progress
@@ -31,11 +31,11 @@ SAVING = 0.05
 
 State = dict[str, Any]
 Step = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""(network, x, y) -> the loss; x and y are a batch of the data set's samples. For a step with state, see `Keeping`."""
+"""(network, x, y) -> the loss; x and y are a batch of samples. A step with state is a `StatefulStep`."""
 
 
 @runtime_checkable
-class Keeping(Protocol):
+class StatefulStep(Protocol):
     """A step with its own state, such as an averaged teacher; the state is saved and restored with the network's."""
 
     def __call__(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor: ...
@@ -68,7 +68,7 @@ class Hooks:
         """
 
     def log(self, row: dict[str, float], step: int) -> None:
-        """Log metrics by name at a step of the curve (see `measured_after`).
+        """Log metrics by name at a step of the curve (see `validation_points`).
 
         When a trainer resumes from a saved state, the points in that state are logged once more.
         """
@@ -97,7 +97,7 @@ def mean_over(total: Tensor, shown: Tensor) -> Tensor:
     return total / (all_reduce(shown.sum()) / world_size()).clamp(min=1 / world_size())
 
 
-def evenly(count: int, length: int) -> list[int]:
+def evenly_spaced(count: int, length: int) -> list[int]:
     """Return floor(j E / K) for j = 1..K: the epochs, counted from 1, after which f_1..f_K are kept (paper, 4.1).
 
     count: K. length: E.
@@ -105,7 +105,7 @@ def evenly(count: int, length: int) -> list[int]:
     return [j * length // count for j in range(1, count + 1)]
 
 
-def measured_after(train: Train, per_epoch: int) -> dict[int, int]:
+def validation_points(train: Train, per_epoch: int) -> dict[int, int]:
     """Return the iterations after which val is measured, each with its step on the curve; all are counted from 1.
 
     There are `train.val_points` such points, evenly spaced. Without it, there is one after every epoch, or POINTS if
@@ -118,7 +118,7 @@ def measured_after(train: Train, per_epoch: int) -> dict[int, int]:
     points, k = train.val_points or (POINTS if train.epochs is None else length), train.checkpoints
     if points < length:
         points = max(k, points // k * k)
-    ends = [at * unit for at in evenly(min(points, length), length)]
+    ends = [at * unit for at in evenly_spaced(min(points, length), length)]
     whole = not any(end % per_epoch for end in ends)
     return {end: end // per_epoch if whole else end for end in ends}
 
@@ -147,7 +147,7 @@ class Trainer:
         network.to(device)
         self.replica = data_parallel(network, device)
         self.sgd = optimizer(network, train, started)
-        self.steps = measured_after(train, per_epoch)
+        self.steps = validation_points(train, per_epoch)
         self.ends = list(self.steps)
         self.poly = schedule(self.sgd, self.ends[-1])
         self.iteration = 0
@@ -155,7 +155,7 @@ class Trainer:
         self.curve = list[dict[str, float]]()
 
     def state_dict(self) -> State:
-        kept = {"step": self.step.state_dict()} if isinstance(self.step, Keeping) else {}
+        kept = {"step": self.step.state_dict()} if isinstance(self.step, StatefulStep) else {}
         return {
             "network": self.network.state_dict(),
             "optimizer": self.sgd.state_dict(),
@@ -172,7 +172,7 @@ class Trainer:
         self.poly.load_state_dict(state["schedule"])
         self.iteration, self.loss_sum = state["iteration"], state["loss_sum"].to(self.device)
         self.curve = state["curve"]
-        if isinstance(self.step, Keeping):
+        if isinstance(self.step, StatefulStep):
             self.step.load_state_dict(state["step"])
 
     def fit(self, batches: Iterable[Sequence[Tensor]], hooks: Hooks) -> list[dict[str, float]]:
@@ -207,13 +207,13 @@ class Trainer:
         """Run one training iteration. Return its learning rate."""
         self.network.train()
         lr = float(self.sgd.param_groups[0]["lr"])
-        with precision(self.model, self.device):
+        with autocast(self.model, self.device):
             loss = self.step(self.replica, x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True))
         self.sgd.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.sgd.step()
         self.poly.step()
-        if isinstance(self.step, Keeping):
+        if isinstance(self.step, StatefulStep):
             self.step.after(self.network)
         self.loss_sum += all_reduce(loss.detach()) / world_size()
         self.iteration += 1
@@ -223,13 +223,13 @@ class Trainer:
         """Measure val, keep checkpoints, and add a row to the curve. Return the row."""
         mean_loss = float(self.loss_sum) / (self.iteration - (self.ends[len(self.curve) - 1] if self.curve else 0))
         self.loss_sum.zero_()
-        align(self.network)
+        broadcast_buffers(self.network)
         scores = hooks.validate(self.network)
         best = max((row["val/miou"] for row in self.curve if "val/miou" in row), default=-1.0)
         length = {"epoch": self.iteration / self.per_epoch, "iteration": float(self.iteration)}
         row = {**length, "train/loss": mean_loss, "train/lr": lr, **(_named(scores) if scores else {})}
         self.curve.append(row)
-        keep_after = [self.ends[at - 1] for at in evenly(self.train.checkpoints, len(self.ends))]
+        keep_after = [self.ends[at - 1] for at in evenly_spaced(self.train.checkpoints, len(self.ends))]
         if self.iteration in keep_after:
             hooks.checkpoint(str(keep_after.index(self.iteration) + 1), self.network)
         if scores and scores.miou > best:
@@ -238,7 +238,7 @@ class Trainer:
 
     def _check(self, lr: float) -> None:
         """Raise StppError if the loss or a weight is not finite."""
-        loss, odd = float(self.loss_sum), not_finite(self.network.state_dict())
+        loss, odd = float(self.loss_sum), first_non_finite(self.network.state_dict())
         if odd or not math.isfinite(loss):
             what = f"{odd} has NaN or infinite values" if math.isfinite(loss) else f"the loss is {loss}"
             epoch = -(-self.iteration // self.per_epoch)
@@ -253,17 +253,21 @@ class _Validation(Hooks):
         self.validate = hooks.validate  # type: ignore[method-assign]
 
 
-def fit(trainer: Trainer, data: Training | WeakStrong, runtime: Runtime, hooks: Hooks) -> list[dict[str, float]]:
+def fit(
+    trainer: Trainer, data: SelfTrainingDataset | OnlineDataset, runtime: Runtime, hooks: Hooks
+) -> list[dict[str, float]]:
     """Train on `data` from the trainer's current iteration to its end. Return the curve's rows (see `Trainer.fit`).
 
     Every random draw of an iteration has its own seed. So a run that resumes from a saved state ends in the same
     weights as a run that was never stopped, on a CPU with the same thread count.
     """
     train, role, total = trainer.train, trainer.role, trainer.ends[-1]
-    batches = Batches(len(data), train.batch_size // data.images, total, train.seed, role, trainer.iteration)
+    batches = TrainingBatchSampler(
+        len(data), train.batch_size // data.images, total, train.seed, role, trainer.iteration
+    )
     loader = training_loader(data, batches, runtime, trainer.device)
     shown = progress(loader, f"train {role}", total, trainer.iteration)
-    return trainer.fit(seeded(shown, train.seed, role, trainer.iteration), hooks)
+    return trainer.fit(seed_each_batch(shown, train.seed, role, trainer.iteration), hooks)
 
 
 class _Pace:
@@ -299,7 +303,7 @@ def data_parallel(network: nn.Module, device: torch.device) -> nn.Module:
         return nn.parallel.DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
 
 
-def align(network: nn.Module) -> None:
+def broadcast_buffers(network: nn.Module) -> None:
     """Copy the main process's buffers (running statistics) to all processes; their parameters are equal already."""
     if world_size() > 1:
         for buffer in network.buffers():

@@ -51,7 +51,7 @@ dimension 1 first copies all scores to channels-first memory.
 """
 
 
-def folded(network: nn.Module, model: Model) -> nn.Module:
+def fold_batch_norms(network: nn.Module, model: Model) -> nn.Module:
     """Return a network for prediction, with each batch norm folded into the convolution before it.
 
     It computes the same function; logits differ only by rounding. Do not use the given network afterwards: its weights
@@ -114,7 +114,7 @@ def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     convolution.weight, convolution.bias = weight, bias
 
 
-def plain(network: nn.Module, x: Tensor) -> Tensor:
+def single_pass(network: nn.Module, x: Tensor) -> Tensor:
     """Return probabilities (B, classes, H, W) from one forward pass at the images' own size."""
     logits = network(x.contiguous(memory_format=torch.channels_last)).float()
     if logits.shape[1] < VECTOR:
@@ -122,7 +122,7 @@ def plain(network: nn.Module, x: Tensor) -> Tensor:
     return F.softmax(logits.permute(0, 2, 3, 1), dim=3).permute(0, 3, 1, 2)
 
 
-def augmented(predict: Predict, scales: Sequence[float], flip: bool) -> Predict:
+def with_tta(predict: Predict, scales: Sequence[float], flip: bool) -> Predict:
     """Return test-time augmentation of `predict`: it predicts at every scale, resizes back and averages.
 
     flip: also predict every scale flipped horizontally. The paper uses 5 scales and a flip. The published code sums;
@@ -146,7 +146,7 @@ def _resized(x: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(x, size=(height, width), mode="bilinear", align_corners=True)
 
 
-def sliding(window: int, stride: int, predict: Predict = plain) -> Predict:
+def with_windows(window: int, stride: int, predict: Predict = single_pass) -> Predict:
     """Return `predict` over square windows; probabilities are averaged where windows overlap.
 
     stride: step of the windows in pixels. The last windows end at the image's border. Images are not padded: along a
@@ -263,16 +263,16 @@ def starts(side: int, window: int, stride: int) -> list[int]:
 
 def label_predictor(label: Label) -> MaskPredictor:
     """Return the predictor of pseudo masks that the parameters describe (paper, 4.1: test-time augmentation)."""
-    return mask_predictor(augmented(plain, label.scales, label.flip), label.max_pixels)
+    return mask_predictor(with_tta(single_pass, label.scales, label.flip), label.max_pixels)
 
 
-def evaluation(evaluate: Evaluate) -> MaskPredictor:
+def evaluation_predictor(evaluate: Evaluate) -> MaskPredictor:
     """Return the predictor for evaluation that the parameters describe; in the paper, whole images at one scale."""
     window, stride = evaluate.window, _stride(evaluate)
     if evaluate.scales == (1.0,) and not evaluate.flip:
-        return mask_predictor(plain, evaluate.max_pixels, window, stride)
-    one = plain if window is None or stride is None else sliding(window, stride)
-    return mask_predictor(augmented(one, evaluate.scales, evaluate.flip), evaluate.max_pixels)
+        return mask_predictor(single_pass, evaluate.max_pixels, window, stride)
+    one = single_pass if window is None or stride is None else with_windows(window, stride)
+    return mask_predictor(with_tta(one, evaluate.scales, evaluate.flip), evaluate.max_pixels)
 
 
 def _stride(evaluate: Evaluate) -> int | None:
@@ -280,7 +280,7 @@ def _stride(evaluate: Evaluate) -> int | None:
     return None if evaluate.window is None else evaluate.stride or step_of(evaluate.window)
 
 
-def described(evaluate: Evaluate) -> str:
+def describe(evaluate: Evaluate) -> str:
     """Return a text for users that says how an evaluation predicts: windows, scales and flip."""
     words = ["original resolution"]
     if evaluate.window is None:

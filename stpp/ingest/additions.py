@@ -8,10 +8,10 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from stpp.data.images import palette_of, present, read_mask, to_classes
-from stpp.ingest.catalog import discover, layout, mask_of
-from stpp.ingest.names import stray
-from stpp.ingest.palettes import Palettes, shown_in
+from stpp.data.images import palette_of, read_mask, to_classes, values_in
+from stpp.ingest.catalog import layout, list_images, mask_of
+from stpp.ingest.names import is_stray
+from stpp.ingest.palettes import PaletteCheck, shown_in
 from stpp.params.models import Data
 from stpp.store.files import StppError, read_bytes
 from stpp.store.manifest import Dataset
@@ -34,7 +34,7 @@ class Addition:
     reading: Reading
 
 
-def additions(
+def read_additions(
     folder: Path, data: Data, dataset: Dataset, unlabeled: set[str], reading: Reading | None = None
 ) -> tuple[list[Addition], list[str]]:
     """Read the new masks in `folder`; return those that are right, and all problems.
@@ -43,10 +43,10 @@ def additions(
     in the one way that makes sense; it is a problem if both ways do and give different classes.
     """
     known = layout(data)
-    found, problems, _ = discover(data, known)
+    found, problems, _ = list_images(data, known)
     added: list[Addition] = []
-    palettes = Palettes(known, Path())
-    for file in sorted(path for path in folder.rglob("*") if path.is_file() and not stray(path.name)):
+    palettes = PaletteCheck(known, Path())
+    for file in sorted(path for path in folder.rglob("*") if path.is_file() and not is_stray(path.name)):
         name = file.relative_to(folder).with_suffix("").as_posix()
         if file.suffix.lower() != ".png":
             problems.append(f"{file}: masks are PNGs; export it as PNG, or move it away")
@@ -59,7 +59,7 @@ def additions(
                 target = Path(data.root) / mask_of(found[name].image, known)
                 one = _addition(file, target, name, dataset, reading)
                 if one.reading == "values":
-                    shown = shown_in(file, present(read_mask(file)), dataset.values)
+                    shown = shown_in(file, values_in(read_mask(file)), dataset.values)
                     problems += palettes.compared(str(file), shown)
                 added.append(one)
             except StppError as error:

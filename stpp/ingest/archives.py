@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from stpp.ingest.catalog import voc_palette
-from stpp.ingest.names import READ, stray
+from stpp.ingest.names import READ, is_stray
 from stpp.run.progress import progress
 from stpp.store.files import StppError, alive, digest, read_bytes, sha256
 from stpp.store.masks import encode_mask
@@ -179,7 +179,7 @@ def _own_place(name: str) -> Place:
     """Return the place of a member of an archive without a known layout: a file that is safe to take keeps its path."""
     path = Path(name)
     if (
-        any(map(stray, path.parts))
+        any(map(is_stray, path.parts))
         or path.suffix.lower() not in SUFFIXES
         or path.is_absolute()
         or ".." in path.parts

@@ -13,13 +13,12 @@ from pkgutil import resolve_name
 
 from stpp.ingest import toy
 from stpp.ingest.layouts import LAYOUTS
-from stpp.ingest.names import READ, UNREAD, ending
-from stpp.ingest.names import stray as is_stray
+from stpp.ingest.names import READ, UNREAD, ending, is_stray
 from stpp.params.models import Data
 from stpp.store.files import ID, StppError, printable, read_text
 from stpp.store.manifest import Rgb
 from stpp.store.masks import IGNORE
-from stpp.store.packed import Rows, Spool, Table
+from stpp.store.packed import MappedRows, MappedTable, RowWriter
 
 LINK = "a link, behind which DVC does not look; copy the folder, or make data.root its target"
 
@@ -46,7 +45,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Found:
+class ImagePair:
     """The paths of an image and its mask below the data set's root; the mask is empty if there is none."""
 
     image: str
@@ -172,7 +171,7 @@ def layout(data: Data) -> Layout:
     return found
 
 
-def discover(data: Data, known: Layout) -> tuple[Table[Found], list[str], list[str]]:
+def list_images(data: Data, known: Layout) -> tuple[MappedTable[ImagePair], list[str], list[str]]:
     """List all images of a data set; return them by id in ascending order, problems, and notes on files passed over.
 
     With a pattern, an id joins the values of the placeholders: `{set}/{name}.jpg` gives `train/0001` (`{ext}` is left
@@ -183,7 +182,7 @@ def discover(data: Data, known: Layout) -> tuple[Table[Found], list[str], list[s
     if not root.is_dir():
         raise StppError(f"data.root: {data.root} is no folder; is the path right, and is the data there?")
     problems: list[str] = []
-    others = Others(known, {"imported.json", *([data.list] if data.list else [])})
+    others = PassedOver(known, {"imported.json", *([data.list] if data.list else [])})
     pairs = _matched(root, known, others, problems) if known.images else []
     if data.list:
         pairs = _listed(root, data.list, pairs if known.images else None, problems)
@@ -196,7 +195,7 @@ def discover(data: Data, known: Layout) -> tuple[Table[Found], list[str], list[s
                 what = f"`{name}` cannot be an id: rename it without spaces, commas and quotes"
                 problems.append(f"{root / image}: {what}")
 
-    def once(rows: Rows) -> Iterator[Sequence[str]]:
+    def once(rows: MappedRows) -> Iterator[Sequence[str]]:
         before = ["", "", ""]
         for row in rows:
             if row[0] != before[0]:
@@ -207,17 +206,17 @@ def discover(data: Data, known: Layout) -> tuple[Table[Found], list[str], list[s
             else:
                 problems.append(f"{root / row[1]}: id {row[0]} stands also for {root / before[1]}: rename one")
 
-    found = Rows.spooled(named()).ordered()
+    found = MappedRows.spooled(named()).ordered()
     if any(one == other for one, other in pairwise(found.keys())):
-        found = Rows.spooled(once(found))
+        found = MappedRows.spooled(once(found))
     if not len(pairs) and not problems:
         where = f"the list {data.list}" if data.list else f"the pattern {known.images}"
         problems.append(f"{root}: no image found by {where}; compare it with the names of the files there")
-    return Table(found, _found), problems, others.said()
+    return MappedTable(found, _found), problems, others.said()
 
 
-def _found(row: list[str]) -> Found:
-    return Found(*row[1:])
+def _found(row: list[str]) -> ImagePair:
+    return ImagePair(*row[1:])
 
 
 def mask_of(image: str, known: Layout) -> str:
@@ -231,7 +230,7 @@ def mask_of(image: str, known: Layout) -> str:
     return _fill(known.masks[0], match.groupdict())
 
 
-class Others:
+class PassedOver:
     """Counts of the files that the listing passes over, by folder and by ending.
 
     The memory it takes is bounded: it keeps FOLDERS folders by name, and EXAMPLES file names of each.
@@ -303,7 +302,7 @@ def _before_names(pattern: str) -> str:
     return pattern[: pattern.find("{")].rpartition("/")[0]
 
 
-def _matched(root: Path, known: Layout, others: Others, problems: list[str]) -> Sequence[Sequence[str]]:
+def _matched(root: Path, known: Layout, others: PassedOver, problems: list[str]) -> Sequence[Sequence[str]]:
     """Return id, image and mask of every image that the patterns find, in the order of folders and names.
 
     Broken links become problems. Raises StppError for a pattern that leads out of the root, has no placeholder, or
@@ -346,7 +345,7 @@ def _matched(root: Path, known: Layout, others: Others, problems: list[str]) -> 
             doubtful = doubtful or as_mask is not None
             yield "/".join(parts[n] for n in names if n != "ext"), image, mask
 
-    def settled(pairs: Rows) -> Iterator[Sequence[str]]:
+    def settled(pairs: MappedRows) -> Iterator[Sequence[str]]:
         """Add masks whose endings differ from the pattern in case, and drop the images that are masks themselves.
 
         A file that also matches a pattern for masks stays only if it has another file as its mask and is no mask of
@@ -362,9 +361,9 @@ def _matched(root: Path, known: Layout, others: Others, problems: list[str]) -> 
             if of_image or not any(of.fullmatch(image) for _, of in of_masks):
                 yield name, image, mask
 
-    pairs = Rows.spooled(images())
+    pairs = MappedRows.spooled(images())
     if doubtful or named.spelled_otherwise:
-        pairs = Rows.spooled(settled(pairs))
+        pairs = MappedRows.spooled(settled(pairs))
     for mask in named.without(row[2] for row in pairs if row[2]):
         others.orphan(mask)
     return pairs
@@ -374,8 +373,8 @@ class _Masks:
     """The files that match a pattern for masks, kept on disk: there may be as many masks as images."""
 
     def __init__(self) -> None:
-        self._spool = Spool()
-        self._otherwise = Spool()
+        self._spool = RowWriter()
+        self._otherwise = RowWriter()
         self.spelled_otherwise = 0
 
     def add(self, path: str, pattern: str) -> None:
@@ -386,18 +385,18 @@ class _Masks:
             self.spelled_otherwise += 1
             self._otherwise.add([f"{path[: -len(written)]}{written}", path])
 
-    def spelled(self) -> Table[str] | None:
+    def spelled(self) -> MappedTable[str] | None:
         """Return the files whose endings differ from the pattern in case, by their name with the pattern's ending.
 
         Returns None if there are no such files.
         """
         rows = self._otherwise.rows().ordered()
         first = (row for at, row in enumerate(rows) if not at or rows.key(at - 1) != rows.key(at))
-        return Table(Rows.spooled(first), itemgetter(1)) if len(rows) else None
+        return MappedTable(MappedRows.spooled(first), itemgetter(1)) if len(rows) else None
 
     def without(self, used: Iterable[str]) -> Iterator[str]:
         """Yield the files that are not among `used`."""
-        there, taken = self._spool.rows().ordered(), Rows.spooled([one, ""] for one in used).ordered()
+        there, taken = self._spool.rows().ordered(), MappedRows.spooled([one, ""] for one in used).ordered()
         keys = taken.keys()
         key = next(keys, None)
         for row, own in zip(there, there.keys(), strict=True):

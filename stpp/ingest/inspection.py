@@ -5,17 +5,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stpp.data.images import present, read_image, read_mask, to_classes
-from stpp.ingest.catalog import Found, Layout, discover, layout
-from stpp.ingest.palettes import Palettes, shown_in
-from stpp.ingest.seen import Memory, Seen, Shown, States, settled, state_of
+from stpp.data.images import read_image, read_mask, to_classes, values_in
+from stpp.ingest.catalog import ImagePair, Layout, layout, list_images
+from stpp.ingest.palettes import PaletteCheck, shown_in
+from stpp.ingest.seen import InspectionCache, Seen, Shown, States, old_enough, state_of
 from stpp.params.models import Data
-from stpp.run.parallel import in_order
+from stpp.run.parallel import ordered_map
 from stpp.run.progress import progress
 from stpp.store.files import StppError, sha256
-from stpp.store.manifest import Dataset, Record, as_row, record_of, twins
+from stpp.store.manifest import Dataset, Record, as_row, record_of, repeated_hashes
 from stpp.store.masks import IGNORE
-from stpp.store.packed import Rows, Table
+from stpp.store.packed import MappedRows, MappedTable
 
 Looked = tuple[Record | None, list[str], list[str], Shown]
 """The result for one image: a record (None after a problem), problems, notes on conversions, and the mask's values."""
@@ -29,7 +29,7 @@ def inspect(data: Data, workers: int, memory: Path | None = None) -> tuple[Datas
     results for unchanged files are taken; None: read all files. Raises StppError if the data set cannot be listed.
     """
     known = layout(data)
-    found, problems, passed = discover(data, known)
+    found, problems, passed = list_images(data, known)
     root = Path(data.root)
     remedy = (
         "name it in data.values (`{value}: ignore`, or a class id)"
@@ -38,29 +38,29 @@ def inspect(data: Data, workers: int, memory: Path | None = None) -> tuple[Datas
     )
     notes: dict[str, list[Any]] = {}  # note -> [number of images with it, id of the first one]
     classes: set[int] = set()
-    palettes = Palettes(known, root)
+    palettes = PaletteCheck(known, root)
     masks = 0
 
-    with Memory(memory, root, [len(known.classes), sorted(known.values.items())]) as seen:
+    with InspectionCache(memory, root, [len(known.classes), sorted(known.values.items())]) as seen:
 
-        def asked() -> Iterator[tuple[str, Found, States, Seen | None]]:
+        def asked() -> Iterator[tuple[str, ImagePair, States, Seen | None]]:
             for name, one in found.items():
                 states = state_of(root / one.image), state_of(root / one.mask) if one.mask else ""
                 yield name, one, states, seen.find(name, one.image, one.mask, states)
 
-        def look(item: tuple[str, Found, States, Seen | None]) -> tuple[Looked, States | None]:
+        def look(item: tuple[str, ImagePair, States, Seen | None]) -> tuple[Looked, States | None]:
             name, one, states, before = item
             if before:
                 return (before[0], [], *before[1:]), states
             start = time.time_ns()
             looked = _look(root, known, remedy, name, one)
             after = state_of(root / one.image), state_of(root / one.mask) if one.mask else ""
-            return looked, states if states == after and settled(states, start) else None
+            return looked, states if states == after and old_enough(states, start) else None
 
         def rows() -> Iterator[tuple[Any, ...]]:
             nonlocal masks
             for (record, wrong, said, shown), states in progress(
-                in_order(look, asked(), workers), "prepare", len(found)
+                ordered_map(look, asked(), workers), "prepare", len(found)
             ):
                 problems.extend(wrong)
                 if record is None:
@@ -74,7 +74,7 @@ def inspect(data: Data, workers: int, memory: Path | None = None) -> tuple[Datas
                 masks += bool(record.mask)
                 yield as_row(record)
 
-        records = Table(Rows.spooled(rows()), record_of)
+        records = MappedTable(MappedRows.spooled(rows()), record_of)
     dataset = Dataset(data.name, known.classes, known.palette, known.values, records)
     problems += _twice(dataset, root)
     problems += _absent(classes, palettes.values, masks, known, data, all_read=not problems)
@@ -82,7 +82,7 @@ def inspect(data: Data, workers: int, memory: Path | None = None) -> tuple[Datas
     return dataset, passed + warnings, problems
 
 
-def _look(root: Path, known: Layout, remedy: str, name: str, found: Found) -> Looked:
+def _look(root: Path, known: Layout, remedy: str, name: str, found: ImagePair) -> Looked:
     """Read one image and its mask, and check them. remedy: the advice for a mask value without a class."""
     try:
         image, notes = read_image(root / found.image)
@@ -97,7 +97,7 @@ def _look(root: Path, known: Layout, remedy: str, name: str, found: Found) -> Lo
         try:
             values = read_mask(path)
             mask = to_classes(values, known.values)
-            shown = shown_in(path, present(values), known.values)
+            shown = shown_in(path, values_in(values), known.values)
         except StppError as error:
             return None, [str(error)], [], {}
         except KeyError as error:
@@ -115,7 +115,7 @@ def _look(root: Path, known: Layout, remedy: str, name: str, found: Found) -> Lo
 
 def _twice(dataset: Dataset, root: Path) -> list[str]:
     """Return a problem for every image whose bytes equal those of an earlier one."""
-    twice = twins(record.image_sha256 for record in dataset.records.values())
+    twice = repeated_hashes(record.image_sha256 for record in dataset.records.values())
     first: dict[str, str] = {}
     problems = []
     for record in dataset.records.values() if twice else ():
@@ -126,7 +126,7 @@ def _twice(dataset: Dataset, root: Path) -> list[str]:
     return problems
 
 
-def _absent(present: set[int], values: set[int], masks: int, known: Layout, data: Data, all_read: bool) -> list[str]:
+def _absent(values_in: set[int], values: set[int], masks: int, known: Layout, data: Data, all_read: bool) -> list[str]:
     """Return a problem for every class without a pixel in any mask, or one problem if there are no masks.
 
     present, values: class ids and values in the masks. masks: the number of masks. all_read: no file had a problem.
@@ -138,7 +138,7 @@ def _absent(present: set[int], values: set[int], masks: int, known: Layout, data
     absent = [
         f"class {label} ({c}) has no pixel in any {where}; check data.classes and data.values"
         for c, label in enumerate(known.classes)
-        if c not in present
+        if c not in values_in
     ]
     if absent and values <= {0, 255} and known.values.get(255) == IGNORE and data.kind == "folder":
         found = "0 and 255" if 0 in values else "255"

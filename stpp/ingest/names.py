@@ -38,6 +38,6 @@ def ending(name: str) -> str:
     return f".{last.lower()}" if dot and stem else ""
 
 
-def stray(name: str) -> bool:
+def is_stray(name: str) -> bool:
     """Return whether a file or folder of this name is hidden, or is left behind by an operating system."""
     return name.startswith(".") or name.lower() in _JUNK

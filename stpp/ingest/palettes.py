@@ -34,7 +34,7 @@ def shown_in(path: Path, values: Iterable[int], meaning: dict[int, int]) -> Show
     }
 
 
-class Palettes:
+class PaletteCheck:
     """The values of all masks so far and, for each value, its first colour and the mask that has it."""
 
     def __init__(self, known: Layout, root: Path) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from stpp.store.files import StppError, raise_all, read_text
+from stpp.store.files import StppError, raise_problems, read_text
 
 LABELED = {
     "pascal": {
@@ -28,13 +28,13 @@ FOLDERS = {"1464": "1.4k"}
 SPLITS = ("split_0", "split_1", "split_2")
 
 
-def place(data: str, labels: str, split: str = SPLITS[0]) -> str:
+def lists_folder(data: str, labels: str, split: str = SPLITS[0]) -> str:
     """Return the folder below splits/ for a setting's lists; the whole original set (1464) has one split only."""
     return f"{data}/{labels}" if labels in FOLDERS else f"{data}/{labels}/{split}"
 
 
 @dataclass(frozen=True)
-class Lists:
+class PublishedLists:
     """The lines of the three published lists; a line names an image and its mask."""
 
     labeled: list[str]
@@ -42,7 +42,7 @@ class Lists:
     val: list[str]
 
 
-def read_lists(folder: Path, data: str, labels: str, split: str) -> Lists:
+def read_lists(folder: Path, data: str, labels: str, split: str) -> PublishedLists:
     """Read and check the published lists of a setting; `folder` holds `pascal/1_8/split_0/labeled.txt` and so on.
 
     Raises StppError for an unknown setting or split. Raises one StppError with all problems of the lists: files that
@@ -82,8 +82,8 @@ def read_lists(folder: Path, data: str, labels: str, split: str) -> Lists:
                 where = "twice" if taken[stem] == name else f"and in {paths[taken[stem]]}"
                 problems.append(f"{path}: {image} is listed {where}")
             taken[stem] = name
-    raise_all(problems, f"{data} {labels} {split}")
-    return Lists(**lists)
+    raise_problems(problems, f"{data} {labels} {split}")
+    return PublishedLists(**lists)
 
 
 def _lines(path: Path, problems: list[str]) -> list[str]:

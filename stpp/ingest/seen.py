@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from stpp.run.code import closure, source
+from stpp.run.code import import_closure, source_path
 from stpp.store import decoding
 from stpp.store.files import atomic_write, sha256
 from stpp.store.manifest import RECORD, Record, as_row, record_of
@@ -44,13 +44,13 @@ def state_of(path: Path) -> str:
     return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
 
 
-def settled(states: States, now: int) -> bool:
+def old_enough(states: States, now: int) -> bool:
     """Return whether any change after `now` (ns) is sure to change the states, because the files are old enough."""
     times = [int(word) for state in states if state for word in state.split()[1:3]]
     return max(times, default=now) < now - RACY
 
 
-class Memory:
+class InspectionCache:
     """The cache of one data set: the old table is read and a new one written at once, both in ascending order of ids.
 
     Use it in a `with` block. At its end the new table replaces the old one; after an error the old one stays. An error
@@ -62,14 +62,14 @@ class Memory:
 
         about: JSON data; everything beside the file's content that decides the result. It is hashed into the key.
         """
-        code = [(name, sha256(source(name))) for name in sorted(closure("stpp.ingest.inspection"))]
+        code = [(name, sha256(source_path(name))) for name in sorted(import_closure("stpp.ingest.inspection"))]
         key = hashlib.sha256(json.dumps([about, code, decoding.versions()], sort_keys=True).encode()).hexdigest()
         self._first = ["stpp seen", "2", key]
         place = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
         self._path = folder / f"seen-{place}.csv" if folder else None
         self._writer: Any = None
 
-    def __enter__(self) -> "Memory":
+    def __enter__(self) -> "InspectionCache":
         self._stack, self._sum = ExitStack(), hashlib.sha256()
         self._old = self._rows()
         self._next = next(self._old, None)

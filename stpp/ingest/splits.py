@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from stpp.data.oversampling import copies
 from stpp.data.seeds import seed_of
 from stpp.params.models import Split, Subset
-from stpp.store.manifest import Dataset, listed, twins
-from stpp.store.packed import Strings
+from stpp.store.manifest import Dataset, read_user_list, repeated_hashes
+from stpp.store.packed import PackedStrings
 
 SETS = ("test", "val", "labeled", "unlabeled")
 """The sets in the order in which they take their images; sets that are given as lists come before all others."""
@@ -31,10 +31,10 @@ class _Images:
     def __init__(self, dataset: Dataset) -> None:
         self.records = dataset.records
         self.classes = len(dataset.classes)
-        self.ids = Strings(dataset.records)
+        self.ids = PackedStrings(dataset.records)
         masked = bytearray(bool(record.mask) for record in dataset.records.values())
         order = self.ids.order()
-        self.ids, masked = Strings(self.ids[at] for at in order), bytearray(masked[at] for at in order)
+        self.ids, masked = PackedStrings(self.ids[at] for at in order), bytearray(masked[at] for at in order)
         self.masked = np.frombuffer(masked, np.bool_)
         self.taken = np.zeros(len(self.ids), np.uint8)
         """For each image 0, or 1 + the position in SETS of the set that has taken it."""
@@ -44,10 +44,10 @@ class _Images:
         return bisect_left(self.ids, name)
 
 
-def draw(dataset: Dataset, split: Split, folder: Path) -> tuple[dict[str, Strings], list[str]]:
+def draw(dataset: Dataset, split: Split, folder: Path) -> tuple[dict[str, PackedStrings], list[str]]:
     """Return the sorted ids of every set that `split` names, and all problems. Lists lie below `folder`."""
     images = _Images(dataset)
-    sets: dict[str, Strings] = {}
+    sets: dict[str, PackedStrings] = {}
     problems: list[str] = []
     asked: dict[str, Subset] = {name: getattr(split, name) for name in SETS if getattr(split, name) is not None}
     # Sets listed by the user take their images first, so that no drawn set can collide with them.
@@ -62,7 +62,7 @@ def draw(dataset: Dataset, split: Split, folder: Path) -> tuple[dict[str, String
             order = candidates[np.argsort(np.fromiter(lots, np.int64, len(candidates)), kind="stable")]
             even = split.stratify and name == "labeled"
             chosen = _evenly(order, images, size) if even else order[:size]
-        sets[name] = Strings(images.ids[at] for at in np.sort(chosen).tolist())
+        sets[name] = PackedStrings(images.ids[at] for at in np.sort(chosen).tolist())
         images.taken[chosen] = 1 + SETS.index(name)
         if not len(chosen):
             problems.append(f"split.{name}: no image; check its `list` or `ids`, or give the other sets fewer")
@@ -96,7 +96,7 @@ def _candidates(
     if Path(subset.list).is_absolute() or ".." in Path(subset.list).parts or not path.is_file():
         problems.append(f"split.{name}.list: {path}: no such file; lists lie in {folder}/, where DVC watches them")
         return np.empty(0, np.int64)
-    ids, wrong = listed(path, dataset)
+    ids, wrong = read_user_list(path, dataset)
     problems += wrong
     places = np.fromiter(map(images.at, ids), np.int64, len(ids))
     owner = images.taken[places]
@@ -194,7 +194,7 @@ def check(
 def _shared(sets: Mapping[str, Sequence[str]], dataset: Dataset) -> list[str]:
     """Return a problem for every image whose content already occurs in the sets under another id."""
     problems = []
-    twice = twins(record.image_sha256 for record in dataset.records.values())
+    twice = repeated_hashes(record.image_sha256 for record in dataset.records.values())
     seen: dict[str, tuple[str, str]] = {}
     for name, ids in sets.items() if twice else ():
         for i in ids:

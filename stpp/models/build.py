@@ -39,7 +39,7 @@ class Start:
 
 
 @dataclass(frozen=True)
-class About:
+class CheckpointMetadata:
     """The metadata of a checkpoint: what is needed to predict with it."""
 
     model: Model
@@ -55,7 +55,7 @@ def build(model: Model, classes: int, normalization: Normalization = IMAGENET) -
     The buffers `pixel_mean` and `pixel_std` say how its images are normalised; they are not in its state dict.
     """
     network = network_class(model.network)(model.backbone, classes, model.output_stride)
-    return normalizing(network.to(memory_format=torch.channels_last), normalization)
+    return set_normalization(network.to(memory_format=torch.channels_last), normalization)
 
 
 class Network(Protocol):
@@ -77,20 +77,20 @@ def network_class(name: str) -> Network:
     return found
 
 
-def normalizing(network: nn.Module, normalization: Normalization) -> nn.Module:
+def set_normalization(network: nn.Module, normalization: Normalization) -> nn.Module:
     """Store in a network, as buffers, how its images are normalised. Return the network."""
     for name, values in zip(("pixel_mean", "pixel_std"), normalization, strict=True):
         network.register_buffer(name, torch.tensor(values).reshape(1, 3, 1, 1), persistent=False)
     return network
 
 
-def save(path: Path, state: dict[str, torch.Tensor], about: About | Start | None = None) -> None:
+def save(path: Path, state: dict[str, torch.Tensor], about: CheckpointMetadata | Start | None = None) -> None:
     """Write tensors by name, and metadata, to a safetensors file; equal content gives equal bytes.
 
     about: what the tensors belong to (About), or where they come from (Start). Raises StppError that names the file
     and the tensor if a value is not finite.
     """
-    if odd := not_finite(state):
+    if odd := first_non_finite(state):
         raise StppError(f"{path}: not written: {odd} has NaN or infinite values: training diverged; lower train.lr")
     text = TypeAdapter(type(about)).dump_json(about).decode() if about else ""
     with atomic_write(path) as partial:
@@ -99,10 +99,10 @@ def save(path: Path, state: dict[str, torch.Tensor], about: About | Start | None
         partial.write_bytes(to_bytes(dense, {ABOUT: text} if about else None))
 
 
-def about(path: Path) -> About:
+def read_metadata(path: Path) -> CheckpointMetadata:
     """Return the metadata of a checkpoint. Raises StppError that names the file if it has no valid metadata."""
     try:
-        found = TypeAdapter(About).validate_json(_metadata(path) or "null", strict=True)
+        found = TypeAdapter(CheckpointMetadata).validate_json(_metadata(path) or "null", strict=True)
     except ValidationError:
         what = "does not say which network and classes it is of: no checkpoint of `stpp train`, or of an older one"
         raise StppError(f"{path}: {what}") from None
@@ -145,14 +145,14 @@ def load(model: Model, classes: int, path: Path, normalization: Normalization = 
         network.to_empty(device="cpu")
         for buffer in network.buffers():
             buffer.zero_()  # torch accepts a file without batch norm's counters
-        normalizing(network, normalization)
+        set_normalization(network, normalization)
     else:  # some networks of timm have buffers that are in no checkpoint
         network = build(model, classes, normalization)
     _fill(network, _read(path), path)
     return network
 
 
-def of_checkpoint(path: Path, model: Model, classes: int) -> nn.Module:
+def load_checkpoint(path: Path, model: Model, classes: int) -> nn.Module:
     """Return the network that a checkpoint's metadata describes, with the checkpoint's weights.
 
     If the file has no metadata, the network is that of `model`. Raises StppError that names the file if it is for
@@ -160,20 +160,20 @@ def of_checkpoint(path: Path, model: Model, classes: int) -> nn.Module:
     """
     if not _metadata(path):
         return load(model, classes, path)
-    said = about(path)
+    said = read_metadata(path)
     if len(said.classes) != classes:
         what = f"is of {len(said.classes)} classes ({', '.join(said.classes)}), but the data set has {classes}"
         raise StppError(f"{path}: {what}: evaluate it on data of its own classes")
     return load(said.model, classes, path, said.start.normalization)
 
 
-def start(network: nn.Module, model: Model, path: Path) -> frozenset[str]:
+def load_start_weights(network: nn.Module, model: Model, path: Path) -> frozenset[str]:
     """Fill `network` from a file that `stpp backbone` wrote. Return the names of the filled tensors.
 
     There are no names if the file holds no tensors. A classifier for another number of classes stays random. The
     network's normalisation becomes that of the weights. Raises StppError that names the file if it does not fit.
     """
-    normalizing(network, start_of(path).normalization)
+    set_normalization(network, start_of(path).normalization)
     own, state = network.state_dict(), _read(path)
     classifier = network_class(model.network).CLASSIFIER
     state = {k: v for k, v in state.items() if not (k.startswith(classifier) and k in own and v.shape != own[k].shape)}
@@ -196,12 +196,12 @@ def _fill(module: nn.Module, state: dict[str, torch.Tensor], path: Path) -> None
         said = " ".join(str(error).split())[:300]
         remedy = "is it of other model.* parameters or classes, or of other code (`stpp weights import`)?"
         raise StppError(f"{path}: not a checkpoint of this network: {said}; {remedy}") from None
-    if odd := not_finite(module.state_dict()):
+    if odd := first_non_finite(module.state_dict()):
         what = f"{odd} has NaN or infinite values: its training diverged, or the file was changed"
         raise StppError(f"{path}: {what}; train it again, with a lower train.lr")
 
 
-def not_finite(state: dict[str, torch.Tensor]) -> str:
+def first_non_finite(state: dict[str, torch.Tensor]) -> str:
     """Return the name of a tensor that has a NaN or infinite value; "" if there is no such tensor."""
     floating = {name: value for name, value in state.items() if value.is_floating_point() and value.numel()}
     if not floating:

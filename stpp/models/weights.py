@@ -27,7 +27,7 @@ from stpp.models.backbone import RESNETS, Timm
 from stpp.models.backbone import backbone as backbone_of
 from stpp.models.build import Start, network_class
 from stpp.params.models import Model
-from stpp.store.files import StppError, open_regular, raise_all, regular, sha256
+from stpp.store.files import StppError, open_regular, raise_problems, regular, sha256
 
 # What the readers of torch and safetensors raise for a cut or changed file, depending on the place of the damage.
 # OSError is also raised offline.
@@ -50,13 +50,13 @@ COUNTER = "num_batches_tracked"
 
 
 @dataclass(frozen=True)
-class Placed:
+class ConvertedWeights:
     """A state dict with the keys of this project's networks, which are those of the paper's public code."""
 
     state: dict[str, Tensor]
     """The tensors of a whole network, or only of its backbone: float32, and int64 for batch norm's counters."""
     layout: str
-    """The layout of the file's keys, as messages name it (see `place`)."""
+    """The layout of the file's keys, as messages name it (see `convert_keys`)."""
     dropped: dict[str, str]
     """The keys of the file that were dropped, each with the reason."""
 
@@ -84,36 +84,36 @@ PACKAGED = {
 """Weights from packages, by backbone. All were trained on ImageNet."""
 
 
-def named(backbone: str) -> list[str]:
+def weight_names(backbone: str) -> list[str]:
     """Return the names that `model.weights` accepts for a backbone besides a file: none, package, published weights."""
     published = [w.name for w in RESNETS[backbone][1]] if backbone in RESNETS else _tags(backbone)
     return ["none", *(["package"] if backbone in PACKAGED else []), *published]
 
 
-def start_of(model: Model, folder: Path) -> tuple[Placed, Start]:
+def start_of(model: Model, folder: Path) -> tuple[ConvertedWeights, Start]:
     """Return the weights that every training of `model` starts from, and their source; no weights for `none`.
 
-    `model.weights` is a name that `named` returns, or a file below `folder`. torchvision and timm download published
-    weights once. Raises StppError that names the choices if `model.weights` is neither, and StppError that names every
-    key that fits nowhere.
+    `model.weights` is a name that `weight_names` returns, or a file below `folder`. torchvision and timm download
+    published weights once. Raises StppError that names the choices if `model.weights` is neither, and StppError that
+    names every key that fits nowhere.
     """
     name, weights = model.backbone, model.weights
     backbone_of(name, model.output_stride)  # raises StppError if the backbone does not suit
     if weights == "none":
-        return Placed({}, "none", {}), Start()
+        return ConvertedWeights({}, "none", {}), Start()
     state: Mapping[str, Tensor]
     if weights == "package" and name in PACKAGED:
         known = PACKAGED[name]
         state = _packaged(name, known)
         start = Start(weights, known.package, known.licence, known.normalization)
-    elif weights in named(name):
+    elif weights in weight_names(name):
         state, start = _published(name, weights, f"model.weights is {_choices(name, folder)}")
     else:
         path = folder / weights
         if Path(weights).is_absolute() or ".." in Path(weights).parts or not path.is_file():
             raise StppError(f"{path}: no such file; model.weights is {_choices(name, folder)}")
         state, start = read_state(path), Start(weights, str(path), "", normalization_of(name))
-    return place(state, model.network, name, weights), start
+    return convert_keys(state, model.network, name, weights), start
 
 
 def normalization_of(backbone: str) -> Normalization:
@@ -128,7 +128,7 @@ def normalization_of(backbone: str) -> Normalization:
 
 
 def _choices(name: str, folder: Path) -> str:
-    words = [f"`{word}`" for word in named(name)]
+    words = [f"`{word}`" for word in weight_names(name)]
     return f"{', '.join(words)} (downloaded once, but for none and package), or a file in {folder}/"
 
 
@@ -213,7 +213,7 @@ def _reason(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def place(given: Mapping[str, Tensor], network: str, backbone: str, source: str) -> Placed:
+def convert_keys(given: Mapping[str, Tensor], network: str, backbone: str, source: str) -> ConvertedWeights:
     """Convert a state dict of a known layout to the keys of this project, which are the public code's.
 
     Known layouts: torchvision's ResNets, timm's networks, the public code's networks (also as DataParallel saves them),
@@ -259,10 +259,10 @@ def place(given: Mapping[str, Tensor], network: str, backbone: str, source: str)
     wrong = {"missing": missing, "unknown": unknown, "of another shape": misshapen}
     said = [f"{len(keys)} {what}: {', '.join(written.get(k, k) for k in keys)}" for what, keys in wrong.items() if keys]
     if said:
-        named = f"{network} on {backbone} ({layout} layout)"
-        raise StppError("\n".join([f"{source} does not fit {named}:", *said]))
+        fitted = f"{network} on {backbone} ({layout} layout)"
+        raise StppError("\n".join([f"{source} does not fit {fitted}:", *said]))
     state = {k: v.long() if k.endswith(COUNTER) else v.float() for k, v in state.items()}
-    return Placed(state, layout, dropped)
+    return ConvertedWeights(state, layout, dropped)
 
 
 def _features(given: Mapping[str, Tensor], name: str) -> tuple[dict[str, Tensor], dict[str, str], dict[str, str]]:
@@ -280,7 +280,7 @@ def _features(given: Mapping[str, Tensor], name: str) -> tuple[dict[str, Tensor]
     keys = list(whole)
     written = {f"backbone.{key}": keys[int(value.flatten()[0])] for key, value in shown.items()}
     dropped = {key: "no feature of the backbone" for key in given if key in whole and key not in written.values()}
-    written |= {f"backbone.{key}": key for key in given if key not in whole}  # `place` will report them as unknown
+    written |= {f"backbone.{key}": key for key in given if key not in whole}  # reported as unknown later
     return {key: given[theirs] for key, theirs in written.items() if theirs in given}, written, dropped
 
 
@@ -302,7 +302,7 @@ def _check_kinds(given: Mapping[str, Tensor], source: str) -> None:
             problems.append(f"{key}: {value.numel()} values of fewer in the file; save a copy of it (`.clone()`)")
         elif not value.numel() or not bool(torch.isfinite(value).all()):
             problems.append(f"{key}: {'NaN or infinite values' if value.numel() else 'is empty'}")
-    raise_all(problems, source)
+    raise_problems(problems, source)
 
 
 def _of_advsemiseg(key: str) -> str:

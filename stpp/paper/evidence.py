@@ -8,10 +8,10 @@ from statistics import mean, stdev
 from stpp.paper.results import Numbers, Result
 from stpp.report.grid import Grid
 from stpp.report.labels import LABELS
-from stpp.report.statistics import paired
-from stpp.report.verdict import known_of
+from stpp.report.statistics import paired_t
+from stpp.report.verdict import read_facts
 from stpp.store.files import read_csv
-from stpp.store.records import Evaluation, read
+from stpp.store.records import MetricsJson, read
 
 SETS = ("val", "test", "masks")
 BOTH = ("val", "test")
@@ -37,14 +37,14 @@ def numbers_of(evaluation: Path, scores: Path | None) -> Numbers:
 
     evaluation: folder that `stpp evaluate` wrote. scores: folder that `stpp score` wrote, if there is one.
     """
-    metrics = read(evaluation / "metrics.json", Evaluation)
+    metrics = read(evaluation / "metrics.json", MetricsJson)
     parts = {"val": "val", "test": "test", "masks": "pseudo"}
     miou = {on: {name: one["miou"] for name, one in metrics.get(part, {}).items()} for on, part in parts.items()}
     classes: dict[str, dict[str, dict[str, float]]] = {}
     for row in read_csv(evaluation / "per_class.csv", ("set", "model", "class", "iou")):
         if not math.isnan(iou := float(row["iou"])):
             classes.setdefault(row["set"], {}).setdefault(row["model"], {})[row["class"]] = iou
-    return Numbers(miou=miou, correlation=known_of({}, scores, ()).correlation, classes=classes)
+    return Numbers(miou=miou, correlation=read_facts({}, scores, ()).correlation, classes=classes)
 
 
 def by_seed(results: Iterable[Result]) -> dict[int, Numbers]:
@@ -121,7 +121,7 @@ def _claims(seeds: Mapping[int, Numbers], systems: Sequence[str]) -> Grid:
             pairs = [(100 * one[first], 100 * one[second]) for one in of_set if {first, second} <= one.keys()]
             if len(pairs) < 2:
                 continue
-            found = paired(*zip(*pairs, strict=True))
+            found = paired_t(*zip(*pairs, strict=True))
             verdict = {1: "holds", 0: "open", -1: "does not hold: the reverse does"}[found.sign]
             ahead = f"{sum(after > before for before, after in pairs)} of {len(pairs)}"
             interval = f"{found.low:+.1f} to {found.high:+.1f}"

@@ -109,9 +109,9 @@ def seeded_with(params: Params, seed: int) -> Params:
 def expected_of(params: Params, files: results_.Result, name: str) -> results_.Result:
     """Return the values that a result of a cell must share: parameters, overlay, and `files_of`.
 
-    The parameters are those of `flat` without `data.root`. files: the result of `files_of`. name: the system.
+    The parameters are those of `setting_params` without `data.root`. files: the result of `files_of`. name: the system.
     """
-    chosen = {key: value for key, value in flat(params).items() if key != "data.root"}
+    chosen = {key: value for key, value in setting_params(params).items() if key != "data.root"}
     return {"params": chosen, "overlay": overlays_of(system(name).target), **files}
 
 
@@ -137,12 +137,12 @@ def files_of(params: Params, contents: dict[str, str]) -> results_.Result:
     return {"files": {path.as_posix(): sha256(path) for path in paths if path.is_file()}, "data": data}
 
 
-def missing(params: Params) -> list[str]:
+def missing_inputs(params: Params) -> list[str]:
     """Return a message for each file that a setting reads and a run would not find, with the remedy.
 
     A run works in a copy of the project, which has only what git and DVC track.
     """
-    from stpp.models.weights import named
+    from stpp.models.weights import weight_names
 
     data, weights, found = params.data, params.model.weights, []
     root = Path(data.root)
@@ -163,7 +163,7 @@ def missing(params: Params) -> list[str]:
             found.append(f"{path}: the list of split.{name} is not in git, and a run works in a copy: `git add splits`")
     path = Path("weights") / weights
     added = f"`dvc add {path} && git add {path}.dvc`"
-    known = weights in named(params.model.backbone)
+    known = weights in weight_names(params.model.backbone)
     if not known and not path.is_file() and not Path(f"{path}.dvc").is_file():
         found.append(f"{path}: the start of the network (model.weights); `stpp weights import`, or put it there")
     elif not known and not _is_copied(path):
@@ -182,7 +182,7 @@ def _is_copied(path: Path) -> bool:
     return bool(known or git("grep", "--cached", "-l", "-F", "-e", str(path), "--", "*dvc.yaml"))
 
 
-def flat(params: Params) -> dict[str, Any]:
+def setting_params(params: Params) -> dict[str, Any]:
     """Return the parameters that make a setting, by dotted name: all but the sections `runtime` and `toy`."""
     return flatten(json.loads(params.model_dump_json(exclude={"runtime", "toy"})))
 

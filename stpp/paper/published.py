@@ -7,7 +7,7 @@ the paper's Tables 1 to 6 and Appendix B. A cell without a number in the paper h
 from dataclasses import dataclass
 from typing import Any
 
-from stpp.ingest.published import LABELED, place
+from stpp.ingest.published import LABELED, lists_folder
 from stpp.paper.systems import ABLATIONS
 from stpp.store.files import StppError
 
@@ -205,7 +205,7 @@ def params_of(setting: Setting) -> dict[str, Any]:
     """
     network, backbone = setting.network.split("-")
     pascal = setting.data == "pascal"
-    lists = place(setting.data, setting.labels)
+    lists = lists_folder(setting.data, setting.labels)
     return {
         "data": {"name": setting.data, "kind": setting.data, "root": f"data/{setting.data}"},
         "split": {

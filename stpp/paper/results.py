@@ -15,7 +15,7 @@ from stpp.paper.published import table
 from stpp.params.file import flatten
 from stpp.params.models import Params
 from stpp.store.files import StppError, read_json
-from stpp.store.records import Ratio, Record
+from stpp.store.records import JsonFile, Ratio
 
 SEEDS = ("train.seed", "select.seed")
 """Parameters that differ between the seeds of a cell."""
@@ -33,7 +33,7 @@ class _Scores(BaseModel):
     miou: Annotated[float, Field(ge=0, le=1)]
 
 
-class Numbers(Record):
+class Numbers(JsonFile):
     """The numbers that were measured in one run; mIoU and IoU are in [0, 1] or NaN."""
 
     miou: dict[str, dict[str, Ratio]] = Field(default_factory=dict)

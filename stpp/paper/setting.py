@@ -9,7 +9,7 @@ from typing import Any
 from stpp.engine import device as devices
 from stpp.engine.benchmark import seconds_of_an_image, seconds_of_an_iteration
 from stpp.engine.fit import POINTS
-from stpp.paper.systems import iterations, of_an_epoch, system
+from stpp.paper.systems import iterations, iterations_per_epoch, system
 from stpp.params.models import Params
 
 PAPER, FEW = 80, 10
@@ -102,7 +102,7 @@ def fitted(params: Params, images: Images, hours: float) -> tuple[list[Choice], 
 
     params: the present parameters; those without a choice keep their values. hours: time that all of ST++ may take.
     """
-    where = devices.start(params.runtime)
+    where = devices.setup_device(params.runtime)
     chosen = choices(images, Machine(where.type == "cuda", len(os.sched_getaffinity(0))))
     params = _with(params, chosen)
     seconds = {
@@ -117,7 +117,7 @@ def fitted(params: Params, images: Images, hours: float) -> tuple[list[Choice], 
     evaluate = 3 * (images.val + images.test) * image
     val, counts = images.val * image, (images.labeled, images.unlabeled)
     outs = system("stpp").trains
-    per_epoch = sum(of_an_epoch(out, *counts, params.train.batch_size, params.select.ratio) for out in outs)
+    per_epoch = sum(iterations_per_epoch(out, *counts, params.train.batch_size, params.select.ratio) for out in outs)
     chosen += length(per_epoch, iteration, val, score + label + evaluate, hours)
     train = _with(params, chosen[-2:]).train
     lengths = [iterations(out, *counts, train, params.select.ratio) for out in outs]

@@ -94,10 +94,10 @@ def iterations(out: str, labeled: int, unlabeled: int, train: Train, ratio: floa
     """Return the iterations of the training of a model. out: its folder, one of `System.trains`."""
     if train.epochs is None:
         return train.iterations or 0
-    return of_an_epoch(out, labeled, unlabeled, train.batch_size, ratio) * train.epochs
+    return iterations_per_epoch(out, labeled, unlabeled, train.batch_size, ratio) * train.epochs
 
 
-def of_an_epoch(out: str, labeled: int, unlabeled: int, batch: int, ratio: float) -> int:
+def iterations_per_epoch(out: str, labeled: int, unlabeled: int, batch: int, ratio: float) -> int:
     """Return the iterations in an epoch of a model's training, counted as `stpp train` counts them.
 
     An epoch has the over-sampled labelled images and the pseudo-labelled images. D_l is doubled below 200 images for

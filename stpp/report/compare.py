@@ -19,7 +19,7 @@ Metrics = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Known:
+class Measured:
     """The measured numbers that the figures use, of all given systems."""
 
     miou: dict[str, float] = field(default_factory=dict)
@@ -30,7 +30,7 @@ class Known:
     """Rows of curve.csv by model."""
 
 
-def known(metrics: list[Metrics], curves: dict[str, list[dict[str, str]]]) -> Known:
+def merge_metrics(metrics: list[Metrics], curves: dict[str, list[dict[str, str]]]) -> Measured:
     """Merge the numbers of several metrics.json. If two of them have the same model or mask set, the first counts."""
     miou: dict[str, float] = {}
     pseudo: dict[str, float] = {}
@@ -39,26 +39,26 @@ def known(metrics: list[Metrics], curves: dict[str, list[dict[str, str]]]) -> Kn
             miou.setdefault(model, scores["miou"])
         for group, scores in one.get("pseudo", {}).items():
             pseudo.setdefault(group, scores["miou"])
-    return Known(miou, pseudo, curves)
+    return Measured(miou, pseudo, curves)
 
 
-def draw(name: str, what: Known, path: Path) -> None:
+def draw(name: str, what: Measured, path: Path) -> None:
     """Draw the figure `name` (a key of FIGURES) and write it to `path` as a PNG."""
     save(partial(FIGURES[name], what), path)
 
 
-def _sda_curves(what: Known) -> Figure:
+def _sda_curves(what: Measured) -> Figure:
     """Figure 1: loss and mIoU with and without A_s."""
     return curves_figure(what.curves, {"plain": "without A_s (plain self-training)", "st": "with A_s (ST)"})
 
 
-def _sda_sets(what: Known) -> Figure:
+def _sda_sets(what: Measured) -> Figure:
     """Figure 3a: A_s on no set, on the unlabelled set, and on both sets."""
     bars = {"suponly": "SupOnly", "plain": "on none", "st": "on unlabelled\n(ST)", "both_sets": "on both"}
     return _bars(what.miou, bars, "Strong augmentation, by the images that get it")
 
 
-def _sda_parts(what: Known) -> Figure:
+def _sda_parts(what: Measured) -> Figure:
     """Figure 3b: each part of A_s alone, each part left out, and CutOut on labelled images, too."""
     bars = {"plain": "none"}
     bars |= {f"only_{part}": f"{shown}\nalone" for part, shown in PARTS.items()}
@@ -67,25 +67,25 @@ def _sda_parts(what: Known) -> Figure:
     return _bars(what.miou, bars, "Parts of the strong augmentation of unlabelled images")
 
 
-def _boosted(what: Known) -> Figure:
+def _boosted(what: Measured) -> Figure:
     """Figures 4 and 5: quality of the masks of reliable and of unreliable images, the latter also by student 1."""
     bars = {"reliable": "reliable,\nby the teacher", "unreliable": "unreliable,\nby the teacher"}
     return _bars(what.pseudo, bars | {"boosted": "unreliable,\nby student 1"}, "Pseudo masks against true ones", on="")
 
 
-def _stages(what: Known) -> Figure:
+def _stages(what: Measured) -> Figure:
     """Figure 6: mIoU after each stage of ST++, compared with ST."""
     steps = {"suponly": "teacher\n(SupOnly)", "student_1": "student 1", "stpp": "student 2\n(ST++)"}
     return _steps(what.miou, steps, "st", "ST", "ST++ stage by stage")
 
 
-def _iterations(what: Known) -> Figure:
+def _iterations(what: Measured) -> Figure:
     """Figure 8: mIoU after extra rounds of re-training that follow ST++."""
     steps = {"stpp": "ST++"} | {f"round_{n}": f"{n} round{'s' if n > 1 else ''}\nmore" for n in (1, 2, 3)}
     return _steps(what.miou, steps, "suponly", "SupOnly", "Iterative re-training")
 
 
-FIGURES: dict[str, Callable[[Known], Figure]] = {
+FIGURES: dict[str, Callable[[Measured], Figure]] = {
     "figure_1": _sda_curves,
     "figure_3a": _sda_sets,
     "figure_3b": _sda_parts,

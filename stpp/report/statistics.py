@@ -42,7 +42,7 @@ def in_points(interval: Interval) -> str:
     return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
-def paired(first: Sequence[float], second: Sequence[float]) -> Interval:
+def paired_t(first: Sequence[float], second: Sequence[float]) -> Interval:
     """Return the mean of second - first over seeds, with its interval by the paired Student's t.
 
     first, second: one value per seed, in the same order of seeds. There must be at least two seeds.
@@ -68,7 +68,7 @@ def miou(counts: NDArray[np.number]) -> NDArray[np.float64]:
     return mean
 
 
-def resampled(first: Counts, second: Counts) -> Interval:
+def bootstrap_gain(first: Counts, second: Counts) -> Interval:
     """Return how far the second model's mIoU is above the first model's, with its interval by a bootstrap over images.
 
     Both models were measured on the same n images. Each resample draws n images with replacement, the same images for
@@ -93,7 +93,9 @@ def gains(counts: Mapping[str, Counts]) -> dict[str, Interval]:
     counts: by model, all of the same images. The result leaves out SupOnly, and is empty if SupOnly is missing.
     """
     base = counts.get("suponly")
-    return {} if base is None else {name: resampled(base, one) for name, one in counts.items() if name != "suponly"}
+    return (
+        {} if base is None else {name: bootstrap_gain(base, one) for name, one in counts.items() if name != "suponly"}
+    )
 
 
 def write_counts(path: Path, lists: Mapping[str, Sequence[str]], counts: Mapping[tuple[str, str], Counts]) -> None:

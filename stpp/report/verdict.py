@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 
 from stpp.report.labels import LABELS, teacher_of
-from stpp.report.statistics import Counts, Interval, in_points, iou, miou, rank_correlation, resampled
+from stpp.report.statistics import Counts, Interval, bootstrap_gain, in_points, iou, miou, rank_correlation
 from stpp.store.files import read_csv
 
 SHORT = 2000
@@ -21,7 +21,7 @@ UNRELATED = 0.2
 
 
 @dataclass(frozen=True)
-class Known:
+class Facts:
     """Facts about a run besides its scores. Unknown facts are empty or None."""
 
     classes: Sequence[str]
@@ -33,7 +33,7 @@ class Known:
     """Median val mIoU in the last third of the teacher's training minus the median in its middle third, in points."""
 
 
-def known_of(models: Mapping[str, Path], scores: Path | None, classes: Sequence[str]) -> Known:
+def read_facts(models: Mapping[str, Path], scores: Path | None, classes: Sequence[str]) -> Facts:
     """Read the facts about a run from its files. Files that are missing leave facts unknown.
 
     models: by model, the folder that `stpp train` wrote. scores: the folder that `stpp score` wrote. classes: names.
@@ -42,7 +42,7 @@ def known_of(models: Mapping[str, Path], scores: Path | None, classes: Sequence[
     curves = {name: read_csv(file, ("iteration", "val/miou")) for name, file in files.items() if file.is_file()}
     iterations = {name: int(float(rows[-1]["iteration"])) for name, rows in curves.items()}
     rise = _rise([100 * float(row["val/miou"]) for row in curves.get("suponly", ())])
-    return Known(classes, iterations, _correlation(scores) if scores else None, rise)
+    return Facts(classes, iterations, _correlation(scores) if scores else None, rise)
 
 
 def _rise(miou: Sequence[float]) -> float | None:
@@ -63,7 +63,7 @@ def _correlation(scores: Path) -> float | None:
     return None if math.isnan(rho) else rho
 
 
-def verdict(val: Mapping[str, Counts], known: Known) -> list[str]:
+def verdict(val: Mapping[str, Counts], known: Facts) -> list[str]:
     """Return sentences about the models of a run: the best one on val, then what went wrong and the likely reasons.
 
     val: counts of the images of val, by model.
@@ -78,7 +78,7 @@ def verdict(val: Mapping[str, Counts], known: Known) -> list[str]:
         if best == base:
             lines.append(f"best on val: {_label(best)} ({100 * value[best]:.1f}); self-training gained nothing here")
         else:
-            gain = resampled(val[base], val[best])
+            gain = bootstrap_gain(val[base], val[best])
             sure = "more than" if gain.sign > 0 else "no more than"
             lines.append(
                 f"best on val: {_label(best)}, {in_points(gain)} above {_label(base)}: {sure} the choice of "
@@ -92,12 +92,12 @@ def verdict(val: Mapping[str, Counts], known: Known) -> list[str]:
             lines.append(f"{what}labels are its limit, not its length (stpp suggest)")
     for student in names:
         teacher = teacher_of(student)
-        if teacher in val and (gain := resampled(val[teacher], val[student])).sign < 0:
+        if teacher in val and (gain := bootstrap_gain(val[teacher], val[student])).sign < 0:
             lines += _below(teacher, student, gain, val, known)
     return lines
 
 
-def _below(teacher: str, student: str, loss: Interval, val: Mapping[str, Counts], known: Known) -> list[str]:
+def _below(teacher: str, student: str, loss: Interval, val: Mapping[str, Counts], known: Facts) -> list[str]:
     """Return a warning about a student that is worse than its teacher, and the likely reasons.
 
     loss: the student's mIoU minus the teacher's, which is below 0.

@@ -21,7 +21,7 @@ UNWATCHED = {
 """Modules and packages that cannot change a result. DVC watches parameters by value, so `params` is one of them."""
 
 
-def closure(module: str) -> set[str]:
+def import_closure(module: str) -> set[str]:
     """Return `module` and all project modules it imports, directly or indirectly, at its top or inside functions.
 
     Modules in `UNWATCHED` and their imports are left out.
@@ -41,16 +41,16 @@ def closure(module: str) -> set[str]:
 def imports(module: str) -> frozenset[str]:
     """Return the project modules that `module` names in an import statement, or in a table as "MODULE:OBJECT"."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(source(module).read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(source_path(module).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and ENTRY.fullmatch(node.value):
             names.add(node.value.partition(":")[0])
-    return frozenset(n for n in names if n.startswith("stpp.") and source(n).is_file())
+    return frozenset(n for n in names if n.startswith("stpp.") and source_path(n).is_file())
 
 
-def source(module: str) -> Path:
+def source_path(module: str) -> Path:
     """Return the path of a module's .py file; it need not exist."""
     return (PACKAGE / Path(*module.split(".")[1:])).with_suffix(".py")

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stpp.run.parallel import THREADS, in_order
+from stpp.run.parallel import THREADS, ordered_map
 from stpp.store.files import StppError, digest, open_regular, parse_yaml, read_bytes, sha256, walk
 
 CHECKED = "runs/checked.txt"
@@ -69,7 +69,7 @@ def contents_of(paths: Sequence[Path], root: Path) -> list[Content]:
     """Hash several files and folders in parallel, as `content_of` does one."""
     names = [path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix() for path in paths]
     work = [*(partial(md5_of, path, root) for path in paths), *(partial(sha256_of, path) for path in paths)]
-    hashes = list(in_order(lambda one: one(), work, THREADS))
+    hashes = list(ordered_map(lambda one: one(), work, THREADS))
     return [Content(*three) for three in zip(names, hashes[: len(paths)], hashes[len(paths) :], strict=True)]
 
 
@@ -87,14 +87,14 @@ def md5_of(path: Path, root: Path) -> str:
             return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     # DVC hashes the JSON of the whole listing. It is built entry by entry here, since there may be 10^6 entries.
     total, between = hashlib.md5(b"[", usedforsecurity=False), ""
-    for name, md5 in in_order(lambda name: (name, md5_of(path / name, root)), counted(path, root), THREADS):
+    for name, md5 in ordered_map(lambda name: (name, md5_of(path / name, root)), hashed_files(path, root), THREADS):
         total.update(f"{between}{json.dumps({'md5': md5, 'relpath': name}, sort_keys=True)}".encode())
         between = ", "
     total.update(b"]")
     return f"{total.hexdigest()}.dir"
 
 
-def counted(folder: Path, root: Path) -> Iterator[str]:
+def hashed_files(folder: Path, root: Path) -> Iterator[str]:
     """Return the relative names of the files below a folder that DVC hashes, sorted as text.
 
     Files of git, Mercurial and DVC themselves are left out, and files that the project's .dvcignore names.
@@ -114,7 +114,7 @@ def lock_files(root: Path) -> list[Path]:
     return [path for path in (root / "dvc.lock", *sorted(root.glob("pipelines/*/dvc.lock"))) if path.is_file()]
 
 
-def locked(text: str, where: str) -> list[Execution]:
+def parse_dvc_lock(text: str, where: str) -> list[Execution]:
     """Return the executions that the text of a dvc.lock records, without that of `check`, which makes no result.
 
     where: the path of the dvc.lock in the project. Raises StppError naming it if the text is not a dvc.lock.
@@ -157,15 +157,15 @@ def _params(raw: Any) -> dict[str, Any]:
     return found
 
 
-def locked_now(root: Path) -> list[Execution]:
+def read_dvc_locks(root: Path) -> list[Execution]:
     """Return the executions that all dvc.lock files of a project record now."""
     found = []
     for path in lock_files(root):
-        found += locked(read_bytes(path).decode(errors="replace"), path.relative_to(root).as_posix())
+        found += parse_dvc_lock(read_bytes(path).decode(errors="replace"), path.relative_to(root).as_posix())
     return found
 
 
-def maker(path: str, executions: Iterable[Execution]) -> tuple[Execution, Content] | None:
+def producer_of(path: str, executions: Iterable[Execution]) -> tuple[Execution, Content] | None:
     """Return the execution that made a path, with its out: the path itself or a folder that contains it.
 
     Returns None if no execution made it.
@@ -177,7 +177,7 @@ def maker(path: str, executions: Iterable[Execution]) -> tuple[Execution, Conten
     return None
 
 
-def behind(deps: Iterable[Content], executions: list[Execution]) -> list[Execution]:
+def upstream(deps: Iterable[Content], executions: list[Execution]) -> list[Execution]:
     """Return the executions that made `deps`, directly or indirectly, each once, the nearest first.
 
     An execution whose out has another hash than the dep did not make the dep, and is left out.
@@ -186,7 +186,7 @@ def behind(deps: Iterable[Content], executions: list[Execution]) -> list[Executi
     open_ = list(deps)
     while open_:
         dep = open_.pop(0)
-        made = maker(dep.path, executions)
+        made = producer_of(dep.path, executions)
         if made is None or made[0] in found or (made[1].path == dep.path and made[1].md5 != dep.md5):
             continue
         found.append(made[0])

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from stpp.run.git import git
-from stpp.run.lineage import lock_files, locked
+from stpp.run.lineage import lock_files, parse_dvc_lock
 from stpp.store.files import StppError, write_text
 
 OPEN = re.compile(r"^(?:    (?:deps|outs|params)|      \S.*):\n\Z", re.MULTILINE)
@@ -30,7 +30,7 @@ def damaged(root: Path) -> dict[Path, str]:
     return {path: wrong for path, wrong in found.items() if wrong}
 
 
-def mend(root: Path) -> list[str]:
+def repair(root: Path) -> list[str]:
     """Repair what a kill has damaged, and renew the copies of complete dvc.lock files.
 
     Returns one line of text for each repair.
@@ -46,13 +46,13 @@ def mend(root: Path) -> list[str]:
     return said
 
 
-def stage_begins(root: Path) -> None:
-    """Call `mend` before a stage that DVC has started. Raises StppError if something was repaired.
+def repair_before_stage(root: Path) -> None:
+    """Call `repair` before a stage that DVC has started. Raises StppError if something was repaired.
 
     The running DVC has read the damaged dvc.lock, and would repeat stages that are missing there. So it must be started
     again.
     """
-    if said := mend(root):
+    if said := repair(root):
         raise StppError("\n".join([*said, "run the same command again: what is done is found again"]))
 
 
@@ -96,7 +96,7 @@ def _wrong(path: Path, root: Path) -> str:
 def _broken(text: str, name: str) -> str:
     """Return why a text is not a complete dvc.lock, or "" if it is one."""
     try:
-        if not locked(text, name) and not ENTRY.search(text):
+        if not parse_dvc_lock(text, name) and not ENTRY.search(text):
             return "is empty"
     except StppError:
         return "is not readable"

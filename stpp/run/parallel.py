@@ -15,7 +15,7 @@ TOGETHER = 16
 """Items per task when there are many: submitting a task costs more than hashing a small file."""
 
 
-def in_order(function: Callable[[A], B], items: Iterable[A], workers: int) -> Iterator[B]:
+def ordered_map(function: Callable[[A], B], items: Iterable[A], workers: int) -> Iterator[B]:
     """Yield `function(item)` for each item, in order, computed by `workers` threads.
 
     It suits functions that release the GIL (reading, hashing, decoding). Unlike `Executor.map`, it holds a bounded

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from stpp.run import distributed, launch
-from stpp.run.code import closure, source
+from stpp.run.code import import_closure, source_path
 from stpp.run.lineage import Content, contents_of, lock_files
 from stpp.store.files import StppError, alive, atomic_write, publish, read_bytes, sha256, write_json
 
@@ -53,7 +53,7 @@ class Job:
 
 
 @contextmanager
-def job_of(
+def open_job(
     stage: str, *, module: str, sections: dict[str, Any], inputs: Iterable[Path], outs: dict[str, Path]
 ) -> Iterator[Job]:
     """Open the stage's job, and copy its results to their final paths at the end of the block.
@@ -116,7 +116,7 @@ def _key(module: str, sections: dict[str, Any], inputs: Iterable[Content]) -> st
 
 def recipe_hash(module: str, sections: dict[str, Any]) -> str:
     """Return a hash of what turns a stage's inputs into its results: its parameters and code."""
-    code = [(name, sha256(source(name))) for name in sorted(closure(module))]
+    code = [(name, sha256(source_path(name))) for name in sorted(import_closure(module))]
     return hashlib.sha256(json.dumps([sections, code], sort_keys=True).encode()).hexdigest()
 
 

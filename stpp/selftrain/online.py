@@ -19,7 +19,7 @@ def online(params: Online) -> Step:
     """
 
     def step(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """Return the loss of a batch of `stpp.data.datasets.WeakStrong`.
+        """Return the loss of a batch of `stpp.data.datasets.OnlineDataset`.
 
         x (B, 3, 3, H, W): A_w(x_i), A_w(u_i), A_s(A_w(u_i)). y int64 (B, 2, H, W): y_i, and a mask that is 255 where
         the strong view shows nothing of u_i.

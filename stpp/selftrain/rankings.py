@@ -6,9 +6,9 @@ against it. A name that is added here becomes valid in params.yaml.
 
 RANKINGS = {
     "stability": "stpp.selftrain.selection:by_stability",
-    "random": "stpp.selftrain.selection:by_chance",
+    "random": "stpp.selftrain.selection:by_random",
     "confidence": "stpp.selftrain.selection:by_confidence",
-    "inverse": "stpp.selftrain.selection:by_instability",
-    "oracle": "stpp.selftrain.selection:by_quality",
+    "inverse": "stpp.selftrain.selection:by_inverse",
+    "oracle": "stpp.selftrain.selection:by_oracle",
 }
 """Each function maps (known scores by name and image id, seed) to a score by image id; the highest ranks first."""

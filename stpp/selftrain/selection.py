@@ -21,7 +21,7 @@ def by_stability(known: Mapping[str, Scores], seed: int) -> Scores:
     return known["stability"]
 
 
-def by_instability(known: Mapping[str, Scores], seed: int) -> Scores:
+def by_inverse(known: Mapping[str, Scores], seed: int) -> Scores:
     """Rank by s_i, the lowest first."""
     return {name: -s for name, s in known["stability"].items()}
 
@@ -31,7 +31,7 @@ def by_confidence(known: Mapping[str, Scores], seed: int) -> Scores:
     return known["confidence"]
 
 
-def by_quality(known: Mapping[str, Scores], seed: int) -> Scores:
+def by_oracle(known: Mapping[str, Scores], seed: int) -> Scores:
     """Rank by the true mIoU of M_iK; NaN ranks last.
 
     This is not a method, but the upper bound of one: it needs the true masks.
@@ -39,7 +39,7 @@ def by_quality(known: Mapping[str, Scores], seed: int) -> Scores:
     return {name: -1.0 if isnan(q) else q for name, q in known["quality"].items()}
 
 
-def by_chance(known: Mapping[str, Scores], seed: int) -> Scores:
+def by_random(known: Mapping[str, Scores], seed: int) -> Scores:
     """Rank at random: the blind selection of the paper's Table 4."""
     return {name: float(seed_of(seed, "select", name)) for name in known["stability"]}
 

@@ -7,14 +7,14 @@ from typing import Annotated, Literal
 
 from typer import Argument, Option
 
-from stpp.ingest.additions import additions
+from stpp.ingest.additions import read_additions
 from stpp.params.file import edited, load
 from stpp.stages import options
 from stpp.store.files import (
     StppError,
     atomic_folder,
     atomic_write,
-    raise_all,
+    raise_problems,
     read_ids,
     read_json,
     write_ids,
@@ -60,11 +60,11 @@ def add(
     if name in (p.split.name, "pinned") or (lists / "pinned" / f"{name}.csv").exists():
         raise taken
     sets = {one: read_ids(split / f"{one}.txt") for one in SETS if one != "test" or (split / "test.txt").is_file()}
-    added, problems = additions(masks, p.data, read_dataset(data), set(sets["unlabeled"]), as_)
+    added, problems = read_additions(masks, p.data, read_dataset(data), set(sets["unlabeled"]), as_)
     new = {one.id for one in added}
     if len(sets["unlabeled"]) - len(new) < 2:
         problems.append(f"{masks}: fewer than two images would stay unlabelled; ST++ needs them")
-    raise_all(problems, "label add")
+    raise_problems(problems, "label add")
 
     parent = {
         "parent": p.split.name,

@@ -17,7 +17,7 @@ from stpp.run.locks import damaged
 from stpp.run.resume import root
 from stpp.store.files import StppError, read_ids, write_json, write_text
 from stpp.store.manifest import read_dataset, split_digest
-from stpp.store.packed import Strings
+from stpp.store.packed import PackedStrings
 from stpp.tracking.read import artifact_of, datasets_of, run_of, runs_like, splits_named, tags_of
 
 Models = Annotated[
@@ -222,7 +222,7 @@ def _alike(split: Path, data: Path, images: Path) -> list[tuple[Pair, Path, Path
     """
     records = read_dataset(data).records
     files = {
-        path.stem: Files(images, records, Strings(i for i in read_ids(path) if i in records))
+        path.stem: Files(images, records, PackedStrings(i for i in read_ids(path) if i in records))
         for path in sorted(split.glob("*.txt"))
     }
     return [

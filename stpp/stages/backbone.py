@@ -11,7 +11,7 @@ from typer import Argument, Option
 from stpp.models.backbone import RESNETS
 from stpp.models.backbone import backbone as backbone_of
 from stpp.models.build import save
-from stpp.models.weights import PACKAGED, named, start_of
+from stpp.models.weights import PACKAGED, start_of, weight_names
 from stpp.params.file import load
 from stpp.stages import options
 from stpp.store.files import StppError
@@ -61,7 +61,7 @@ def list_(
             continue
         size = f"{sum(one.numel() for one in network.parameters()) / 1e6:7.1f} M"
         rate = f"{_images_per_second(network):7.1f} images/s" if speed else ""
-        print(f"{name:40}{size}  {rate}  {', '.join(named(name))}")
+        print(f"{name:40}{size}  {rate}  {', '.join(weight_names(name))}")
     if refused:
         print(f"{len(refused)} of {len(names)} do not suit, such as {refused[0].removeprefix('model.backbone: ')}")
     if not names:

@@ -10,7 +10,7 @@ from typing import Annotated
 from typer import Option
 
 from stpp.params.file import load
-from stpp.run.locks import mend
+from stpp.run.locks import repair
 from stpp.run.resume import root
 from stpp.stages import options
 from stpp.store.files import StppError, write_text
@@ -27,7 +27,7 @@ def check(
     Mending it puts the last complete version back.
     """
     if "DVC_STAGE" not in os.environ:  # under DVC, every stage has mended it already
-        for line in mend(root()):
+        for line in repair(root()):
             print(line)
     files, problems = options.params_files(params), dict[str, None]()
     load(files)

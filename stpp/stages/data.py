@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from typer import Argument, Option
 
 from stpp.ingest.archives import import_archive
-from stpp.ingest.published import place, read_lists
+from stpp.ingest.published import lists_folder, read_lists
 from stpp.store.files import StppError, atomic_folder, read_json, sha256, write_json, write_text
 
 Archive = Annotated[Path, Argument(help="Archive (tar, zip) or unpacked folder, as it was downloaded.")]
@@ -68,7 +68,7 @@ def lists(
     if not source.strip():
         raise StppError("--source: say where the lists come from (an address and a commit): a split has a source")
     published = read_lists(from_, data, labels, split)
-    name = place(data, labels, split)
+    name = lists_folder(data, labels, split)
     with atomic_folder(out / name) as partial:
         for which in ("labeled", "unlabeled", "val"):
             write_text(partial / f"{which}.txt", "".join(f"{line}\n" for line in getattr(published, which)))

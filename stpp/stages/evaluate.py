@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from typer import Option
 
-from stpp.data.datasets import Photos, WithTruth
-from stpp.data.loaders import equal_sized, prediction_loader
+from stpp.data.datasets import ImageMaskDataset, ImageReader
+from stpp.data.loaders import batches_of_equal_size, prediction_loader
 from stpp.data.pixel_cache import open_cache
 from stpp.engine import device as devices
 from stpp.engine.evaluate import BatchMasks, Scores
 from stpp.engine.evaluate import evaluate as measured
 from stpp.engine.metrics import confusion
-from stpp.engine.predict import described, evaluation, folded
+from stpp.engine.predict import describe, evaluation_predictor, fold_batch_norms
 from stpp.models import build
 from stpp.params.models import Params
 from stpp.report.statistics import Counts, gains, write_counts
@@ -26,8 +26,8 @@ from stpp.run.progress import progress
 from stpp.run.resume import Job
 from stpp.stages import options
 from stpp.stages.stage import Inputs, Recipe, Stage, open_stage
-from stpp.store.files import StppError, atomic_write, raise_all, read_json, write_csv, write_json
-from stpp.store.manifest import Dataset, digest_of, listed, read_dataset
+from stpp.store.files import StppError, atomic_write, raise_problems, read_json, write_csv, write_json
+from stpp.store.manifest import Dataset, digest_of, read_dataset, read_user_list
 from stpp.store.masks import IGNORE, MaskSet, encode_mask
 
 RECIPE = Recipe(__name__, ("model", "evaluate", "label"))
@@ -68,9 +68,9 @@ def evaluate(
 def _evaluate(stage: Stage, models: dict[str, Path], sets: dict[str, Path], lists: dict[str, Path], data: Path) -> None:
     p, job, run = stage.params, stage.job, stage.run
     dataset = read_dataset(data)
-    photos = Photos(dataset, Path(p.data.root), open_cache(p.runtime, job.folder.parent))
+    photos = ImageReader(dataset, Path(p.data.root), open_cache(p.runtime, job.folder.parent))
     subsets = {name: _with_masks(path, dataset) for name, path in lists.items()}
-    print(f"evaluation: {described(p.evaluate)}", flush=True)
+    print(f"evaluation: {describe(p.evaluate)}", flush=True)
     _count(job, p, photos, models, subsets)
     distributed.barrier()  # every process writes the panels of its own images
     if not distributed.is_main():
@@ -80,10 +80,10 @@ def _evaluate(stage: Stage, models: dict[str, Path], sets: dict[str, Path], list
     matrices = {subset: {name: read_json(_counted(job, subset, name)) for name in models} for subset in subsets}
     scores = {(s, name): Scores(torch.tensor(m)) for s, by_model in matrices.items() for name, m in by_model.items()}
     metrics: dict[str, Any] = {
-        "evaluation": described(p.evaluate),
+        "evaluation": describe(p.evaluate),
         "lists": {subset: digest_of(dataset, ids) for subset, ids in subsets.items()},
     }
-    run.tag("stpp.evaluation", described(p.evaluate))
+    run.tag("stpp.evaluation", describe(p.evaluate))
     by_image = {(s, name): np.load(_counted(job, s, name).with_suffix(".npy")) for s, name in scores}
     write_counts(job.folder / "images.npz", subsets, by_image)
     above = {subset: gains({name: by_image[subset, name] for name in models}) for subset in subsets}
@@ -114,7 +114,7 @@ def _evaluate(stage: Stage, models: dict[str, Path], sets: dict[str, Path], list
     run.table({name: [row[at] for row in per_class] for at, name in enumerate(PER_CLASS)}, "per_class.json")
 
 
-def _count(job: Job, p: Params, photos: Photos, models: dict[str, Path], subsets: dict[str, list[str]]) -> None:
+def _count(job: Job, p: Params, photos: ImageReader, models: dict[str, Path], subsets: dict[str, list[str]]) -> None:
     """Write the confusion matrix and the counts by image of every model on every set, unless they exist.
 
     Also writes the masks of up to `evaluate.panels` images of the first set as PNGs.
@@ -140,17 +140,17 @@ def _counted(job: Job, subset: str, model: str) -> Path:
 
 
 def _confusion_matrix(
-    p: Params, photos: Photos, model: Path, ids: list[str], panels: dict[str, Path], what: str
+    p: Params, photos: ImageReader, model: Path, ids: list[str], panels: dict[str, Path], what: str
 ) -> tuple[list[list[int]], Counts]:
     """Return a model's confusion matrix over `ids`, and int64 counts (len(ids), 3, classes) by image.
 
     Both cover the images of all processes. panels: the path of a PNG by id, for the images whose masks are written.
     """
-    where = devices.start(p.runtime)
+    where = devices.setup_device(p.runtime)
     classes = len(photos.dataset.classes)
-    network = folded(build.of_checkpoint(model, p.model, classes).to(where), p.model)
-    images = WithTruth(photos, ids)
-    mine = distributed.shard(equal_sized(images, p.evaluate.batch_size, p.evaluate.max_pixels))
+    network = fold_batch_norms(build.load_checkpoint(model, p.model, classes).to(where), p.model)
+    images = ImageMaskDataset(photos, ids)
+    mine = distributed.shard(batches_of_equal_size(images, p.evaluate.batch_size, p.evaluate.max_pixels))
     loader = prediction_loader(images, mine, p.runtime, where)
 
     counts = torch.zeros(len(ids), 3, classes, dtype=torch.int64, device=where)
@@ -164,7 +164,9 @@ def _confusion_matrix(
                 with atomic_write(panels[i]) as partial:
                     partial.write_bytes(encode_mask(mask.cpu().numpy(), photos.dataset.palette))
 
-    scores = measured(network, progress(loader, what, len(mine)), classes, p.model, where, evaluation(p.evaluate), seen)
+    scores = measured(
+        network, progress(loader, what, len(mine)), classes, p.model, where, evaluation_predictor(p.evaluate), seen
+    )
     return scores.matrix.tolist(), distributed.all_reduce(counts).cpu().numpy()
 
 
@@ -183,14 +185,14 @@ def _lists(paths: list[Path]) -> dict[str, Path]:
 
 def _with_masks(path: Path, dataset: Dataset) -> list[str]:
     """Return the ids of a list. Raises StppError naming all problems of the list, such as images without a mask."""
-    ids, problems = listed(path, dataset)
+    ids, problems = read_user_list(path, dataset)
     bare = "has no mask, without which it cannot be evaluated"
     problems += [f"{path}:{number}: {i} {bare}" for i, number in ids.items() if not dataset.records[i].mask]
-    raise_all(problems, "evaluate")
+    raise_problems(problems, "evaluate")
     return list(ids)
 
 
-def _quality(masks: MaskSet, photos: Photos, group: str) -> tuple[list[tuple[str, str, float]], Scores]:
+def _quality(masks: MaskSet, photos: ImageReader, group: str) -> tuple[list[tuple[str, str, float]], Scores]:
     """Return the mIoU of every pseudo mask whose true mask is known, and the scores over all of them.
 
     A row is (id, group, mIoU). Only pixels that have a pseudo label count.

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from typer import Option
 
-from stpp.deploy.export import INPUT, OUTPUT, to_onnx, to_torch
+from stpp.deploy.export import INPUT, OUTPUT, to_onnx, to_torch_export
 from stpp.models import build
 from stpp.store.files import StppError
 from stpp.tracking.package import package
@@ -38,14 +38,14 @@ def export(
         raise StppError(f"{model}: no such file; name a checkpoint, such as runs/student/model.safetensors")
     if out.exists():
         raise StppError(f"{out}: is there already; remove it, or give another name")
-    about = build.about(model)
-    network = build.of_checkpoint(model, about.model, len(about.classes)).eval()
+    about = build.read_metadata(model)
+    network = build.load_checkpoint(model, about.model, len(about.classes)).eval()
     if kind is Format.mlflow:
         package(model, about.classes, str(about.start), out)
         print(f"{out}: an MLflow model; `mlflow models serve --env-manager local --model-uri {out}` answers with masks")
         return
 
-    worst = (to_onnx if kind is Format.onnx else to_torch)(network, about, out)
+    worst = (to_onnx if kind is Format.onnx else to_torch_export)(network, about, out)
     sizes = (
         f"{INPUT} (batch, 3, height, width), RGB from 0 to 1 -> {OUTPUT} (batch, {len(about.classes)}, height, width)"
     )

@@ -8,12 +8,12 @@ from typing import Annotated
 import numpy as np
 from typer import Option
 
-from stpp.data.datasets import Photos, Plain
-from stpp.data.loaders import equal_sized, prediction_loader
+from stpp.data.datasets import ImageDataset, ImageReader
+from stpp.data.loaders import batches_of_equal_size, prediction_loader
 from stpp.data.pixel_cache import open_cache
 from stpp.engine import device as devices
 from stpp.engine.evaluate import predict_batches
-from stpp.engine.predict import folded, label_predictor, window_of
+from stpp.engine.predict import fold_batch_norms, label_predictor, window_of
 from stpp.models import build
 from stpp.run import distributed
 from stpp.run.lineage import from_json, sha256_of
@@ -22,17 +22,17 @@ from stpp.run.resume import Job, recipe_hash
 from stpp.selftrain.pseudo import fill, pseudo_masks
 from stpp.stages import options
 from stpp.stages.stage import Inputs, Recipe, Stage, open_stage
-from stpp.store.files import StppError, raise_all, read_json, sha256
-from stpp.store.manifest import Dataset, listed, read_dataset
+from stpp.store.files import StppError, raise_problems, read_json, sha256
+from stpp.store.manifest import Dataset, read_dataset, read_user_list
 from stpp.store.masks import (
     MaskSet,
     ShardWriter,
+    copy_shard,
     merge_manifests,
-    read_shards,
+    read_shard_keys,
     shard_name,
     shards_of,
-    take_over,
-    write_shards,
+    write_shard_keys,
 )
 
 RECIPE = Recipe(__name__, ("model", "label"))
@@ -66,16 +66,16 @@ def _label(stage: Stage, model: Path, ids: Path, data: Path, keep: Path | None) 
     """Label the images shard by shard on all processes; the main process (rank 0) then merges the manifests."""
     p, job, out = stage.params, stage.job, stage.out
     dataset = read_dataset(data)
-    found, problems = listed(ids, dataset)
-    raise_all(problems, "label")
-    photos = Photos(dataset, Path(p.data.root), open_cache(p.runtime, job.folder.parent))
-    where = devices.start(p.runtime)
-    network = folded(build.of_checkpoint(model, p.model, len(dataset.classes)).to(where), p.model)
+    found, problems = read_user_list(ids, dataset)
+    raise_problems(problems, "label")
+    photos = ImageReader(dataset, Path(p.data.root), open_cache(p.runtime, job.folder.parent))
+    where = devices.setup_device(p.runtime)
+    network = fold_batch_norms(build.load_checkpoint(model, p.model, len(dataset.classes)).to(where), p.model)
     kept = MaskSet(keep) if keep else None
 
     def label_shard(shard: Path, part: Path, ids: Sequence[str]) -> None:
-        images = Plain(photos, ids)
-        batches = equal_sized(images, p.label.batch_size, p.label.max_pixels)
+        images = ImageDataset(photos, ids)
+        batches = batches_of_equal_size(images, p.label.batch_size, p.label.max_pixels)
         loader = prediction_loader(images, batches, p.runtime, where)
         with ShardWriter(shard, part, dataset.palette) as writer:
             for batch in predict_batches([network], loader, p.model, where, label_predictor(p.label)):
@@ -97,7 +97,7 @@ def _label(stage: Stage, model: Path, ids: Path, data: Path, keep: Path | None) 
         if part.exists():  # the part takes its final name after the shard, so both are complete
             continue
         if earlier is not None and name in same:
-            take_over(earlier, shard, job.folder / "masks" / name, part)
+            copy_shard(earlier, shard, job.folder / "masks" / name, part)
         else:
             label_shard(job.folder / "masks" / name, part, shard)
     distributed.barrier()
@@ -107,7 +107,7 @@ def _label(stage: Stage, model: Path, ids: Path, data: Path, keep: Path | None) 
     if same:
         print(f"label: {len(same)} of {len(names)} shards stay as they were: the same images, labelled in the same way")
     merge_manifests(parts, job.folder / "masks" / "manifest.csv")
-    write_shards(job.folder / "masks", keys)
+    write_shard_keys(job.folder / "masks", keys)
     rows = MaskSet(job.folder / "masks").rows.values()
     confidence, labelled = 0.0, np.zeros(len(dataset.classes), np.int64)
     for row in rows:
@@ -139,6 +139,6 @@ def _before(job: Job, out: Path) -> dict[str, str]:
     try:
         about = read_json(record)
         own = next(content for content in from_json(about["lineage"])[0].outs if Path(content.path).name == "masks")
-        return read_shards(masks) if about["key"] != job.key and own.sha256 == sha256_of(masks) else {}
+        return read_shard_keys(masks) if about["key"] != job.key and own.sha256 == sha256_of(masks) else {}
     except (StppError, KeyError, IndexError, StopIteration, TypeError, ValueError):
         return {}  # written by another version of stpp, or damaged

@@ -6,7 +6,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from stpp.stages import options
-from stpp.store.files import atomic_write, raise_all
+from stpp.store.files import atomic_write, raise_problems
 from stpp.store.manifest import read_dataset
 from stpp.store.masks import MaskSet, encode_mask
 
@@ -37,7 +37,7 @@ def extract(
     problems = [f"{name}: {remedy}" for name in names if name not in masks.rows]
     paths = {name: out / f"{name}.png" for name in names}
     problems += [f"{path}: is there already; give another --out" for path in paths.values() if path.exists()]
-    raise_all(problems, "masks extract")
+    raise_problems(problems, "masks extract")
     for name, path in paths.items():
         with atomic_write(path) as partial:
             partial.write_bytes(encode_mask(masks.read(name), palette))

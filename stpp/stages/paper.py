@@ -12,7 +12,7 @@ from typer import Argument, Option
 from stpp.paper import report as reports
 from stpp.paper import results as results_
 from stpp.paper.evidence import numbers_of
-from stpp.paper.plan import Job, estimate, flat, jobs_of, missing
+from stpp.paper.plan import Job, estimate, jobs_of, missing_inputs, setting_params
 from stpp.paper.published import TABLES, table
 from stpp.paper.results import Result
 from stpp.paper.systems import system
@@ -21,7 +21,7 @@ from stpp.params.models import Params
 from stpp.run.git import git
 from stpp.run.resume import root
 from stpp.stages import options
-from stpp.store.files import StppError, raise_all, read_json, write_json, write_text
+from stpp.store.files import StppError, raise_problems, read_json, write_json, write_text
 from stpp.tracking.attach import publish
 
 FOLDER = Path("results")
@@ -65,7 +65,7 @@ def run(
     if not git("rev-parse", "HEAD"):
         raise StppError("a table runs as DVC experiments, which start from a commit: `git add . && git commit` first")
     jobs = jobs_of(name, cell or ["*"], seed or range(seeds), own, results)
-    raise_all(_missing(jobs), "not here, and needed before anything is run")
+    raise_problems(_missing(jobs), "not here, and needed before anything is run")
     _plan(jobs)
     failed = []
     for job in jobs:
@@ -109,7 +109,7 @@ def report(
 
 def _missing(jobs: list[Job]) -> list[str]:
     """Return the inputs that unfinished runs need and that are missing here, each with what brings it."""
-    return list(dict.fromkeys(problem for job in jobs if job.open for problem in missing(job.params)))
+    return list(dict.fromkeys(problem for job in jobs if job.open for problem in missing_inputs(job.params)))
 
 
 def _plan(jobs: list[Job]) -> None:
@@ -163,7 +163,7 @@ def _changes(params: Params) -> list[str]:
     A value that already means the same is left as it is written, because DVC would take another spelling for another
     run. A section that must be removed is set to null as a whole.
     """
-    wanted, present = flat(params), flat(load(options.params_files(None)))
+    wanted, present = setting_params(params), setting_params(load(options.params_files(None)))
     different = {key: value for key, value in wanted.items() if key not in present or present[key] != value}
     return [f"++{key}={json.dumps(value)}" for key, value in different.items()]
 

@@ -21,8 +21,8 @@ from stpp.data.images import read_image
 from stpp.data.kinds import HEAD, kind_of
 from stpp.deploy.predictor import Predictor
 from stpp.engine import device as devices
-from stpp.ingest.names import READ, UNREAD, ending, stray
-from stpp.models.build import About
+from stpp.ingest.names import READ, UNREAD, ending, is_stray
+from stpp.models.build import CheckpointMetadata
 from stpp.params.models import Runtime
 from stpp.run.progress import progress
 from stpp.store.files import (
@@ -30,7 +30,7 @@ from stpp.store.files import (
     StppError,
     atomic_write,
     parse_json,
-    raise_all,
+    raise_problems,
     read_bytes,
     read_json,
     sha256,
@@ -76,7 +76,7 @@ def predict(
     if not model.is_file():
         raise StppError(f"{model}: no such file; name a checkpoint, such as runs/student/model.safetensors")
     found, unread = _found(images, out)
-    predictor = Predictor(model, devices.start(Runtime(device=device)), window=window, tta=tta)
+    predictor = Predictor(model, devices.setup_device(Runtime(device=device)), window=window, tta=tta)
     kinds = list(dict.fromkeys(kind or [Kind.mask]))
     how = {"model": sha256(model), "as": kinds, "tta": tta, "window": window}
     done = _begin(out, how, predictor.about)
@@ -108,7 +108,7 @@ def predict(
         print(f"warning: {note}: {len(of)} image(s), such as {of[0]}")
     count = len(found) + len(unread)
     print(f"{out}: {count - len(problems)} of {count} images; {', '.join(predictor.about.classes)}")
-    raise_all(problems, "predict")
+    raise_problems(problems, "predict")
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def _found(words: list[str], out: Path) -> tuple[list[Photo], list[str]]:
                 problems.append(f"{word}: {image}: no such file")
             elif named.setdefault(name, image).resolve() != image.resolve():
                 problems.append(f"{image}: its results would be named as those of {named[name]}: predict them apart")
-    raise_all(problems, "predict")
+    raise_problems(problems, "predict")
     return [Photo(path, name) for name, path in named.items()], list(dict.fromkeys(unread))
 
 
@@ -169,16 +169,18 @@ def _in_folder(folder: Path, out: Path) -> tuple[list[Path], list[str]]:
         unread.append(f"{error.filename}: not readable: {error.strerror}")
 
     for inside, folders, files in os.walk(folder, onerror=refuse):
-        links = [name for name in folders if (Path(inside) / name).is_symlink() and not stray(name)]
+        links = [name for name in folders if (Path(inside) / name).is_symlink() and not is_stray(name)]
         unread += [
             f"{Path(inside) / name}: a link to a folder, which is not followed; name it by itself" for name in links
         ]
-        passed["hidden"] += sum(map(stray, folders))
-        folders[:] = [name for name in folders if not stray(name) and (Path(inside) / name).resolve() != out.resolve()]
+        passed["hidden"] += sum(map(is_stray, folders))
+        folders[:] = [
+            name for name in folders if not is_stray(name) and (Path(inside) / name).resolve() != out.resolve()
+        ]
         for path in (Path(inside) / name for name in files):
             kind = ending(path.name)
-            if stray(path.name) or not path.is_file():
-                passed["hidden" if stray(path.name) else "no file"] += 1
+            if is_stray(path.name) or not path.is_file():
+                passed["hidden" if is_stray(path.name) else "no file"] += 1
             elif kind in READ:
                 found.append(path)
             elif kind in UNREAD:
@@ -221,7 +223,7 @@ def _note(out: Path, entry: dict[str, str], state: str) -> None:
         file.write(json.dumps({**entry, "state": state}) + "\n")
 
 
-def _begin(out: Path, how: dict[str, Any], about: About) -> dict[str, dict[str, str]]:
+def _begin(out: Path, how: dict[str, Any], about: CheckpointMetadata) -> dict[str, dict[str, str]]:
     """Prepare the folder, and return by name what an earlier call of the same kind has noted in done.jsonl.
 
     Raises StppError if the folder holds other things, or predictions of another model or kind.
@@ -271,7 +273,7 @@ def _predict(path: Path, predictor: Predictor, written: dict[Kind, Path]) -> lis
     return notes
 
 
-def _overlay(image: NDArray[np.uint8], mask: NDArray[np.uint8], about: About) -> bytes:
+def _overlay(image: NDArray[np.uint8], mask: NDArray[np.uint8], about: CheckpointMetadata) -> bytes:
     """Return a PNG of the image blended, half and half, with the colours of its classes."""
     colours = np.array(about.palette, np.uint16)[mask]
     out = io.BytesIO()

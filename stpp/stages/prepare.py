@@ -4,7 +4,7 @@ from stpp.ingest.inspection import inspect
 from stpp.params.file import load
 from stpp.run.resume import root
 from stpp.stages import options
-from stpp.store.files import atomic_folder, raise_all, write_text
+from stpp.store.files import atomic_folder, raise_problems, write_text
 from stpp.store.manifest import write_dataset
 
 
@@ -18,7 +18,7 @@ def prepare(out: options.Out, params: options.Params = None) -> None:
     dataset, warnings, problems = inspect(p.data, p.runtime.workers, root() / ".stpp")
     for warning in warnings:
         print(f"warning: {warning}")
-    raise_all(problems, p.data.root)
+    raise_problems(problems, p.data.root)
     with atomic_folder(out) as partial:
         write_dataset(partial, dataset)
         write_text(partial / "warnings.txt", "".join(f"{w}\n" for w in warnings))

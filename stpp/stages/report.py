@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import torch
 from typer import Option
 
-from stpp.data.datasets import Photos
+from stpp.data.datasets import ImageReader
 from stpp.engine.evaluate import Scores
 from stpp.params.file import load
 from stpp.report import plots
@@ -16,14 +16,14 @@ from stpp.report.labels import LABELS
 from stpp.report.panels import Cell, panel
 from stpp.report.statistics import gains, read_counts
 from stpp.report.table import table
-from stpp.report.verdict import known_of, verdict
+from stpp.report.verdict import read_facts, verdict
 from stpp.run.lineage import from_json
 from stpp.run.resume import root
 from stpp.stages import options
 from stpp.store.files import atomic_folder, read_csv, read_ids, sha256
 from stpp.store.manifest import Dataset, read_dataset
 from stpp.store.masks import MaskSet, read_png
-from stpp.store.records import Evaluation, Matrices, Run, read
+from stpp.store.records import MetricsJson, RunJson, ScoresJson, read
 from stpp.tracking.attach import attach, describe, link
 from stpp.tracking.champion import Measured, register
 from stpp.tracking.client import run_ids_of
@@ -51,14 +51,14 @@ def report(
     """
     p = load(options.params_files(params))
     dataset = read_dataset(data)
-    photos = Photos(dataset, Path(p.data.root))
-    metrics = read(evaluation / "metrics.json", Evaluation)
+    photos = ImageReader(dataset, Path(p.data.root))
+    metrics = read(evaluation / "metrics.json", MetricsJson)
     models = options.named(model)
     folders = [*models.values(), *([scores] if scores else []), *(masks or []), evaluation]
     members = [folder / "run.json" for folder in folders]
     run_ids_of(members)  # reports a wrong run.json before anything is written
     stability = _stability(scores)
-    matrices = read(evaluation / "scores.json", Matrices)["val"]
+    matrices = read(evaluation / "scores.json", ScoresJson)["val"]
     only = {name: _only(matrix, dataset.classes) for name, matrix in matrices.items()}
     checkpoints = {name: _checkpoints(folder, name, metrics, only) for name, folder in models.items()}
     with atomic_folder(out) as partial:
@@ -85,7 +85,7 @@ def report(
             register(models[name] / "run.json", dataset.name, checkpoints[name][-1], root())
     by_image = {subset: read_counts(evaluation / "images.npz", subset) for subset in ("val", "test")}
     shown = table([metrics], dataset.name, {subset: gains(counts) for subset, counts in by_image.items()})
-    said = verdict(by_image["val"], known_of(models, scores, dataset.classes))
+    said = verdict(by_image["val"], read_facts(models, scores, dataset.classes))
     describe(evaluation / "run.json", "\n".join(["```", shown, "```", *said]), root())
     print(shown, *said, sep="\n")
 
@@ -125,7 +125,7 @@ def _plots(
         if row["set"] == "val":
             per_class.setdefault(row["model"], []).append(float(row["iou"]))
     plots.per_class(per_class, dataset.classes, out / "per_class.png")
-    *_, final = read(evaluation / "scores.json", Matrices)["val"].values()
+    *_, final = read(evaluation / "scores.json", ScoresJson)["val"].values()
     plots.confusion(final, dataset.classes, out / "confusion.png")
 
 
@@ -140,14 +140,14 @@ def _checkpoints(folder: Path, name: str, metrics: dict[str, Any], only: dict[st
 
     only: by model, the class that it predicts for every pixel of val; empty if it predicts several.
     """
-    about, val = read(folder / "run.json", Run), metrics["lists"]["val"]
+    about, val = read(folder / "run.json", RunJson), metrics["lists"]["val"]
     rows = read_csv(folder / "curve.csv", ("epoch", "iteration", "val/miou"))
     whole = all(float(row["epoch"]).is_integer() for row in rows)  # the step is chosen as in MLflow's curves
     steps = [int(float(row["epoch" if whole else "iteration"])) for row in rows]
     kept = sorted((folder / "checkpoints").glob("*.safetensors"), key=lambda file: int(file.stem))
     found = []
     for j, file in enumerate(kept, 1):
-        at = j * len(rows) // len(kept) - 1  # the row of f_j, see `engine.fit.evenly`
+        at = j * len(rows) // len(kept) - 1  # the row of f_j, see `engine.fit.evenly_spaced`
         on = {"val/miou_checkpoint": float(rows[at]["val/miou"])}
         found.append(Checkpoint(f"{about['stage']}_f{j}", file, sha256(file), on, steps[at], val))
     if name in metrics["val"]:
@@ -159,7 +159,7 @@ def _checkpoints(folder: Path, name: str, metrics: dict[str, Any], only: dict[st
     return found
 
 
-def _predictions(photos: Photos, folder: Path, models: list[str], path: Path) -> None:
+def _predictions(photos: ImageReader, folder: Path, models: list[str], path: Path) -> None:
     """Draw validation images beside their true masks and the predicted masks of every model."""
     first = folder / models[0]
     ids = sorted(file.relative_to(first).with_suffix("").as_posix() for file in first.rglob("*.png"))
@@ -171,7 +171,7 @@ def _predictions(photos: Photos, folder: Path, models: list[str], path: Path) ->
     panel(rows, titles, photos.dataset.palette, photos.dataset.classes, path)
 
 
-def _pseudo_masks(photos: Photos, folder: Path, stability: dict[str, float], path: Path) -> None:
+def _pseudo_masks(photos: ImageReader, folder: Path, stability: dict[str, float], path: Path) -> None:
     """Draw the most and the least stable images of a mask set, beside their true masks where these exist.
 
     If no stability is known, draw the first and the last images by id.
@@ -185,6 +185,6 @@ def _pseudo_masks(photos: Photos, folder: Path, stability: dict[str, float], pat
     panel(rows, ["image", "ground truth", "pseudo mask"], photos.dataset.palette, photos.dataset.classes, path, note)
 
 
-def _known(photos: Photos, name: str) -> list[Cell]:
+def _known(photos: ImageReader, name: str) -> list[Cell]:
     """Return an image and its true mask; the mask is None if the image has none."""
     return [photos.image(name), photos.mask(name) if photos.dataset.records[name].mask else None]

@@ -8,13 +8,13 @@ from typing import Annotated
 
 from typer import Option
 
-from stpp.data.datasets import Photos, WithTruth
-from stpp.data.loaders import equal_sized, prediction_loader
+from stpp.data.datasets import ImageMaskDataset, ImageReader
+from stpp.data.loaders import batches_of_equal_size, prediction_loader
 from stpp.data.pixel_cache import open_cache
 from stpp.engine import device as devices
 from stpp.engine.evaluate import predict_batches
 from stpp.engine.metrics import confusions, iou
-from stpp.engine.predict import folded, mask_predictor, plain
+from stpp.engine.predict import fold_batch_norms, mask_predictor, single_pass
 from stpp.models import build
 from stpp.run import distributed
 from stpp.run.progress import progress
@@ -53,8 +53,8 @@ def score(
 def _score(stage: Stage, checkpoints: Path, data: Path, split: Path) -> None:
     p, job, run = stage.params, stage.job, stage.run
     dataset = read_dataset(data)
-    photos = Photos(dataset, Path(p.data.root), open_cache(p.runtime, job.folder.parent))
-    where = devices.start(p.runtime)
+    photos = ImageReader(dataset, Path(p.data.root), open_cache(p.runtime, job.folder.parent))
+    where = devices.setup_device(p.runtime)
     classes = len(dataset.classes)
     # Sort f_1 .. f_K by number, not by name: "10" comes after "9".
     files = sorted((f for f in checkpoints.glob("*.safetensors") if f.stem.isdecimal()), key=lambda f: int(f.stem))
@@ -62,15 +62,15 @@ def _score(stage: Stage, checkpoints: Path, data: Path, split: Path) -> None:
         raise StppError(
             f"{checkpoints}: {len(files)} checkpoints 1.safetensors, 2.safetensors, ...; stability needs two"
         )
-    networks = [folded(build.of_checkpoint(file, p.model, classes).to(where), p.model) for file in files]
+    networks = [fold_batch_norms(build.load_checkpoint(file, p.model, classes).to(where), p.model) for file in files]
 
     columns = ("id", "stability", "confidence", *p.score.criteria, "quality")
     criteria = [resolve_name(CRITERIA[name]) for name in p.score.criteria]
-    decide = mask_predictor(plain, p.score.max_pixels, criteria=criteria)
+    decide = mask_predictor(single_pass, p.score.max_pixels, criteria=criteria)
 
     def score_shard(ids: Sequence[str], path: Path) -> None:
-        images = WithTruth(photos, ids)
-        batches = equal_sized(images, p.score.batch_size, p.score.max_pixels)
+        images = ImageMaskDataset(photos, ids)
+        batches = batches_of_equal_size(images, p.score.batch_size, p.score.max_pixels)
         loader = prediction_loader(images, batches, p.runtime, where)
         rows: list[tuple[str | float, ...]] = []
         for batch in predict_batches(networks, loader, p.model, where, decide):

@@ -8,9 +8,9 @@ from typer import Option
 from stpp.paper.systems import folder_of
 from stpp.report.statistics import Counts, gains, read_counts
 from stpp.report.table import table
-from stpp.report.verdict import Known, known_of, verdict
+from stpp.report.verdict import Facts, read_facts, verdict
 from stpp.store.files import StppError
-from stpp.store.records import DataSet, Evaluation, Run, read
+from stpp.store.records import DatasetJson, MetricsJson, RunJson, read
 
 
 def show(runs: Annotated[Path, Option(help="Folder of the runs.")] = Path("runs")) -> None:
@@ -26,11 +26,11 @@ def show(runs: Annotated[Path, Option(help="Folder of the runs.")] = Path("runs"
     for path in [p for p in found if _setting(p) != base]:
         print(f"{path.parent} is of other data or parameters than {found[0].parent}, and left out: run it again")
     found = [path for path in found if _setting(path) == base]
-    dataset = read(runs / "data" / "dataset.json", DataSet)
+    dataset = read(runs / "data" / "dataset.json", DatasetJson)
     counts = {subset: _counts(found, subset) for subset in ("val", "test")}
     print(
         table(
-            [read(path, Evaluation) for path in found],
+            [read(path, MetricsJson) for path in found],
             dataset["name"],
             {subset: gains(models) for subset, models in counts.items() if models},
         )
@@ -58,12 +58,12 @@ def _counts(found: list[Path], subset: str) -> dict[str, Counts]:
     return counts
 
 
-def _known(runs: Path, models: list[str], classes: list[str]) -> Known:
+def _known(runs: Path, models: list[str], classes: list[str]) -> Facts:
     """Return what else the files of the runs say about the models, for the verdict."""
     folders = {name: runs / Path(folder).relative_to("runs") for name in models if (folder := folder_of(name))}
-    return known_of(folders, runs / "score", classes)
+    return read_facts(folders, runs / "score", classes)
 
 
 def _setting(metrics: Path) -> str:
     """Return the setting of an evaluation, which two evaluations must share to stand in one table."""
-    return str(read(metrics.parent / "run.json", Run).get("stpp.setting", ""))
+    return str(read(metrics.parent / "run.json", RunJson).get("stpp.setting", ""))

@@ -12,7 +12,16 @@ from stpp.ingest.splits import SETS, check, draw
 from stpp.params.file import load
 from stpp.run.git import git
 from stpp.stages import options
-from stpp.store.files import StppError, atomic_folder, publish, raise_all, scan_csv, write_csv, write_ids, write_text
+from stpp.store.files import (
+    StppError,
+    atomic_folder,
+    publish,
+    raise_problems,
+    scan_csv,
+    write_csv,
+    write_ids,
+    write_text,
+)
 from stpp.store.manifest import read_dataset, split_digest
 
 Lists = Annotated[Path, Option(help="Folder that holds lists given by a person, and pinned splits.")]
@@ -33,7 +42,7 @@ def split(data: options.Data, lists: Lists, out: options.Out, params: options.Pa
     dataset = read_dataset(data)
     sets, problems = draw(dataset, p.split, lists)
     more, warnings = check(sets, dataset, p.split, p.train.batch_size)
-    raise_all([*dict.fromkeys(problems + more)], f"split {p.split.name}")
+    raise_problems([*dict.fromkeys(problems + more)], f"split {p.split.name}")
     for warning in warnings:
         print(f"warning: {warning}")
     rows = (

@@ -12,10 +12,10 @@ from uuid import uuid4
 from stpp.params.file import code_deps, load, read_yaml
 from stpp.params.models import Params
 from stpp.run import distributed, launch
-from stpp.run.code import PACKAGE, closure, source
+from stpp.run.code import PACKAGE, import_closure, source_path
 from stpp.run.git import git
-from stpp.run.lineage import Content, Execution, as_json, behind, command, contents_of, locked_now
-from stpp.run.resume import Job, job_of, root
+from stpp.run.lineage import Content, Execution, as_json, command, contents_of, read_dvc_locks, upstream
+from stpp.run.resume import Job, open_job, root
 from stpp.store.files import write_json
 from stpp.store.manifest import split_digest
 from stpp.store.records import Digested, read
@@ -114,7 +114,7 @@ def open_stage(
     places = {file: out / file for file in [*outs, "run.json"]}
     with (
         distributed.process_group(),
-        job_of(job_name, module=recipe.module, sections=sections, inputs=inputs.paths, outs=places) as job,
+        open_job(job_name, module=recipe.module, sections=sections, inputs=inputs.paths, outs=places) as job,
     ):
         run = Run(name, job.key, params, tags, root(), job.folder / "mlflow_run")
         stage = Stage(name, recipe, files, params, out, job, run)
@@ -160,7 +160,7 @@ def _lineage(stage: Stage, made: list[Content]) -> list[dict[str, Any]]:
         run_id=stage.run.run_id or "",
         commit=git("rev-parse", "HEAD"),
     )
-    return as_json([own, *behind(own.deps, locked_now(Path()))])
+    return as_json([own, *upstream(own.deps, read_dvc_locks(Path()))])
 
 
 def _code(stage: Stage) -> list[Content]:
@@ -168,6 +168,6 @@ def _code(stage: Stage) -> list[Content]:
 
     If DVC does not run the stage, return the files of its modules.
     """
-    modules = [source(name) for name in sorted(closure(stage.recipe.module))]
+    modules = [source_path(name) for name in sorted(import_closure(stage.recipe.module))]
     named = [PACKAGE.parent / path for path in code_deps(os.environ.get("DVC_STAGE", ""))]
     return contents_of(named or modules, PACKAGE.parent)

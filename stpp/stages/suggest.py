@@ -6,8 +6,8 @@ from typing import Annotated
 
 from typer import Option
 
-from stpp.audit.duplicates import Looks
-from stpp.data.datasets import Photos
+from stpp.audit.duplicates import SeenImages
+from stpp.data.datasets import ImageReader
 from stpp.params.file import load
 from stpp.report.panels import contact_sheet
 from stpp.selftrain.suggestion import Suggestion
@@ -39,7 +39,7 @@ def suggest(
     if out.exists():
         raise StppError(f"{out}: is there already; remove it, or give another folder")
     dataset = read_dataset(data)
-    photos = Photos(dataset, Path(load(options.params_files(params)).data.root))
+    photos = ImageReader(dataset, Path(load(options.params_files(params)).data.root))
     stability = read_table(scores / "scores.csv", ("id", "stability"), lambda row: float(row[1]))
     sets = [MaskSet(folder) for folder in (masks or map(Path, MASKS))]
     for name in stability:
@@ -59,7 +59,7 @@ def suggest(
     labeled = read_ids(split / "labeled.txt")
     known = Counter(c for i in labeled for c in dataset.records[i].classes)
     shown = [known[c] for c in range(len(dataset.classes))]
-    looks = Looks({i: photos.root / dataset.records[i].image for i in labeled})
+    looks = SeenImages({i: photos.root / dataset.records[i].image for i in labeled})
     taken = choose(stability, shares, shown, n, lambda i: looks.alike(photos.root / dataset.records[i].image))
     with atomic_folder(out) as partial:
         write_ids(partial / LIST, [one.id for one in taken])

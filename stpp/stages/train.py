@@ -5,7 +5,7 @@ from typing import Annotated
 
 from typer import Option
 
-from stpp.data.datasets import Labeled, Training
+from stpp.data.datasets import ImageMaskPairs, SelfTrainingDataset
 from stpp.data.oversampling import copies
 from stpp.engine.fit import supervised
 from stpp.models.build import start_of
@@ -40,7 +40,9 @@ def train(
             return
         p, photos, start = stage.params, photos_of(stage, data), start_of(backbone)
         labeled = read_ids(split / "labeled.txt")
-        parts = [Labeled(photos, masks.ids, masks) for masks in map(MaskSet, pseudo or [])]
+        parts = [ImageMaskPairs(photos, masks.ids, masks) for masks in map(MaskSet, pseudo or [])]
         repeat = copies(len(labeled), sum(len(part.ids) for part in parts))  # over-sampling of D_l
-        samples = Training(Labeled(photos, labeled), repeat, parts, p.augment, p.train.seed, name, start.normalization)
+        samples = SelfTrainingDataset(
+            ImageMaskPairs(photos, labeled), repeat, parts, p.augment, p.train.seed, name, start.normalization
+        )
         train_network(stage, photos, samples, split, backbone, supervised, checkpoints=not pseudo)

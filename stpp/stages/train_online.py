@@ -1,6 +1,6 @@
 """The `train-online` stage: replaces the three stages of self-training by one (paper, Appendix C)."""
 
-from stpp.data.datasets import Labeled, WeakStrong
+from stpp.data.datasets import ImageMaskPairs, OnlineDataset
 from stpp.models.build import start_of
 from stpp.params.file import load
 from stpp.selftrain.online import online
@@ -37,7 +37,7 @@ def train_online(
         if stage.finished:
             return
         p, photos, start = stage.params, photos_of(stage, data), start_of(backbone)
-        labeled = Labeled(photos, read_ids(split / "labeled.txt"))
+        labeled = ImageMaskPairs(photos, read_ids(split / "labeled.txt"))
         unlabeled = read_ids(split / "unlabeled.txt")
-        samples = WeakStrong(labeled, unlabeled, p.augment, p.train.seed, name, start.normalization)
+        samples = OnlineDataset(labeled, unlabeled, p.augment, p.train.seed, name, start.normalization)
         train_network(stage, photos, samples, split, backbone, online(p.online), checkpoints=False)

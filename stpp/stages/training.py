@@ -7,17 +7,17 @@ from pathlib import Path
 
 import torch
 
-from stpp.data.datasets import Photos, Plain, Training, WeakStrong, WithTruth
-from stpp.data.loaders import Batch, equal_sized, prediction_loader
+from stpp.data.datasets import ImageDataset, ImageMaskDataset, ImageReader, OnlineDataset, SelfTrainingDataset
+from stpp.data.loaders import Batch, batches_of_equal_size, prediction_loader
 from stpp.data.pixel_cache import open_cache
 from stpp.data.seeds import seed_of
 from stpp.engine import device as devices
 from stpp.engine.evaluate import Scores, evaluate, predict_batches
-from stpp.engine.fit import Hooks, State, Step, Trainer, evenly, fit
+from stpp.engine.fit import Hooks, State, Step, Trainer, evenly_spaced, fit
 from stpp.engine.optim import scaled_lr
-from stpp.engine.predict import LARGE, mask_predictor, plain
+from stpp.engine.predict import LARGE, mask_predictor, single_pass
 from stpp.models import build
-from stpp.models.build import About, Start
+from stpp.models.build import CheckpointMetadata, Start
 from stpp.params.models import Params
 from stpp.run import distributed
 from stpp.run.distributed import is_main, world_size
@@ -31,16 +31,16 @@ SHOWN_IMAGES, SHOWN_TIMES = 4, 10
 """How many val images have their predictions logged to MLflow, and at how many evenly spaced points of the curve."""
 
 
-def photos_of(stage: Stage, data: Path) -> Photos:
+def photos_of(stage: Stage, data: Path) -> ImageReader:
     """Return the images and masks of the data set, with the pixel cache."""
     p = stage.params
-    return Photos(read_dataset(data), Path(p.data.root), open_cache(p.runtime, stage.folder.parent))
+    return ImageReader(read_dataset(data), Path(p.data.root), open_cache(p.runtime, stage.folder.parent))
 
 
 def train_network(
     stage: Stage,
-    photos: Photos,
-    samples: Training | WeakStrong,
+    photos: ImageReader,
+    samples: SelfTrainingDataset | OnlineDataset,
     split: Path,
     backbone: Path,
     step: Step,
@@ -56,10 +56,10 @@ def train_network(
     dataset, start = photos.dataset, build.start_of(backbone)
     per_epoch = _say(p, name, samples)
 
-    where = devices.start(p.runtime)
+    where = devices.setup_device(p.runtime)
     torch.manual_seed(seed_of(p.train.seed, name, "init"))
     network = build.build(p.model, len(dataset.classes))
-    started = build.start(network, p.model, backbone)
+    started = build.load_start_weights(network, p.model, backbone)
     how = f"{where}, {torch.get_num_threads()} threads, {p.model.precision}"
     print(f"{name}: {_start(start, network, started)}; {how}", flush=True)
     stage.run.tag("stpp.start", str(start))
@@ -68,7 +68,7 @@ def train_network(
     if state := _state_of(stage):
         trainer.load_state_dict(state)
     steps = list(trainer.steps.values())
-    about = About(p.model, dataset.classes, dataset.palette, start)
+    about = CheckpointMetadata(p.model, dataset.classes, dataset.palette, start)
     hooks = _World(stage, photos, read_ids(split / "val.txt"), about, steps, keep=checkpoints)
     curve = fit(trainer, samples, p.runtime, hooks)
     if not is_main():
@@ -91,13 +91,13 @@ def _state_of(stage: Stage) -> State | None:
     if not file.exists():
         return None
     state: State = torch.load(file, map_location="cpu", weights_only=True)
-    if odd := build.not_finite({**state["network"], "the loss": state["loss_sum"]}):
+    if odd := build.first_non_finite({**state["network"], "the loss": state["loss_sum"]}):
         remedy = "lower train.lr, or remove the file to begin anew"
         raise StppError(f"{file}: {odd} has NaN or infinite values: training diverged; {remedy}")
     return state
 
 
-def _say(p: Params, name: str, samples: Training | WeakStrong) -> int:
+def _say(p: Params, name: str, samples: SelfTrainingDataset | OnlineDataset) -> int:
     """Print the length of the training and its learning rate; return the iterations of an epoch, at least one.
 
     Raises StppError if the batch does not divide into equal parts of at least two samples for all processes, or if an
@@ -142,19 +142,26 @@ class _World(Hooks):
     """
 
     def __init__(
-        self, stage: Stage, photos: Photos, val: list[str], about: About, steps: list[int], *, keep: bool
+        self,
+        stage: Stage,
+        photos: ImageReader,
+        val: list[str],
+        about: CheckpointMetadata,
+        steps: list[int],
+        *,
+        keep: bool,
     ) -> None:
         self.stage, self.photos, self.about, self.keep = stage, photos, about, keep
-        self.where = devices.start(stage.params.runtime)
-        self.decide = mask_predictor(plain, LARGE)
-        self.loader = self._loader(WithTruth(photos, val), share=True)
-        self.shown = Plain(photos, val[:SHOWN_IMAGES] if stage.run.enabled else [])
-        self.shown_after = {steps[at - 1] for at in evenly(min(SHOWN_TIMES, len(steps)), len(steps))}
+        self.where = devices.setup_device(stage.params.runtime)
+        self.decide = mask_predictor(single_pass, LARGE)
+        self.loader = self._loader(ImageMaskDataset(photos, val), share=True)
+        self.shown = ImageDataset(photos, val[:SHOWN_IMAGES] if stage.run.enabled else [])
+        self.shown_after = {steps[at - 1] for at in evenly_spaced(min(SHOWN_TIMES, len(steps)), len(steps))}
         self.predicted: list[tuple[str, torch.Tensor]] = []
 
-    def _loader(self, data: Plain, share: bool) -> Iterable[Batch]:
+    def _loader(self, data: ImageDataset, share: bool) -> Iterable[Batch]:
         p = self.stage.params
-        batches = equal_sized(data, p.evaluate.batch_size, LARGE)
+        batches = batches_of_equal_size(data, p.evaluate.batch_size, LARGE)
         return prediction_loader(data, distributed.shard(batches) if share else batches, p.runtime, self.where)
 
     def validate(self, network: torch.nn.Module) -> Scores:

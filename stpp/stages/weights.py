@@ -8,7 +8,7 @@ import torch
 from typer import Argument, Option
 
 from stpp.models.build import save
-from stpp.models.weights import Placed, place, read_state
+from stpp.models.weights import ConvertedWeights, convert_keys, read_state
 from stpp.store.files import StppError, atomic_write
 
 File = Annotated[Path, Argument(help="File of weights: .pth, .pt or .safetensors.")]
@@ -27,7 +27,7 @@ def import_(
     """
     if out.suffix != ".safetensors":
         raise StppError(f"{out}: the name has to end in .safetensors")
-    placed = place(read_state(file), network, backbone, str(file))
+    placed = convert_keys(read_state(file), network, backbone, str(file))
     save(out, placed.state)
     _say_dropped(placed)
     print(f"{out}: {len(placed.state)} tensors of {network} on {backbone}, read from the {placed.layout} layout")
@@ -39,7 +39,7 @@ def export(
     """Write a checkpoint as a state dict in the public ST++ code's layout."""
     if out.suffix not in (".pth", ".pt"):
         raise StppError(f"{out}: the name has to end in .pth or .pt")
-    placed = place(read_state(file), network, backbone, str(file))
+    placed = convert_keys(read_state(file), network, backbone, str(file))
     held = BytesIO()  # torch's own writer raises an unclear error if the disk is full
     torch.save(placed.state, held)
     with atomic_write(out) as partial:
@@ -48,6 +48,6 @@ def export(
     print(f"{out}: {len(placed.state)} tensors of {network} on {backbone}")
 
 
-def _say_dropped(placed: Placed) -> None:
+def _say_dropped(placed: ConvertedWeights) -> None:
     for key, reason in placed.dropped.items():
         print(f"dropped {key}: {reason}")

@@ -1,7 +1,7 @@
 """Fast decoders for PNG and JPEG of 8 bits per channel, the commonest image files.
 
-`png` and `opencv` are faster than Pillow and return the same values. For a file that they cannot decode they return
-None, and the caller uses Pillow.
+`decode_png` and `decode_opencv` are faster than Pillow and return the same values. For a file that they cannot decode
+they return None, and the caller uses Pillow.
 """
 
 import zlib
@@ -33,7 +33,7 @@ def versions() -> list[str]:
     return [PIL.__version__, cv2.__version__, KORNIA]
 
 
-def png(data: bytes, header: Image.Image, strictly: bool = False) -> NDArray[np.uint8] | None:
+def decode_png(data: bytes, header: Image.Image, strictly: bool = False) -> NDArray[np.uint8] | None:
     """Decode a PNG, or return None if it is damaged or of an unsupported kind.
 
     An RGB image gives uint8 (H, W, 3). A grey or palette image gives the values stored in the file, uint8 (H, W).
@@ -43,14 +43,14 @@ def png(data: bytes, header: Image.Image, strictly: bool = False) -> NDArray[np.
     if data[24:29] != HEADERS.get(header.mode) or not _chunks(data) <= PLAIN:
         return None
     if strictly and header.mode == "RGB":  # OpenCV alone checks all checksums, so no second pass is needed
-        return opencv(data, header.size)
+        return decode_opencv(data, header.size)
     try:
         if strictly:
             check_png(BytesIO(data))
     except ValueError:
         return None
     if decode_image_png_u8 is None:
-        return opencv(data, header.size) if header.mode == "RGB" else None
+        return decode_opencv(data, header.size) if header.mode == "RGB" else None
     try:
         pixels = decode_image_png_u8(data, header.size[::-1], "rgb" if header.mode == "RGB" else "mono")
     except Exception:  # noqa: BLE001 - the file is damaged; Pillow will say how
@@ -58,7 +58,7 @@ def png(data: bytes, header: Image.Image, strictly: bool = False) -> NDArray[np.
     return np.asarray(pixels if header.mode == "RGB" else pixels[:, :, 0], dtype=np.uint8)
 
 
-def opencv(data: bytes, size: tuple[int, int]) -> NDArray[np.uint8] | None:
+def decode_opencv(data: bytes, size: tuple[int, int]) -> NDArray[np.uint8] | None:
     """Decode an image with OpenCV to RGB (H, W, 3), or return None if it cannot be read or is not of `size`, (W, H)."""
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
@@ -67,7 +67,7 @@ def opencv(data: bytes, size: tuple[int, int]) -> NDArray[np.uint8] | None:
     return pixels if pixels is not None and pixels.shape == (*size[::-1], 3) else None  # type: ignore[return-value]
 
 
-def doubtful_jpeg(data: bytes) -> bool:
+def jpeg_is_damaged(data: bytes) -> bool:
     """Return whether the data of a JPEG is cut or damaged, which other decoders fill with made-up pixels silently.
 
     Returns False without a check if kornia-rs is not installed.

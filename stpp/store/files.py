@@ -49,7 +49,7 @@ PROBLEMS = Path(".stpp/problems.txt")
 """The file that holds the whole list when only a part is shown."""
 
 
-def raise_all(problems: Sequence[str], where: str) -> None:
+def raise_problems(problems: Sequence[str], where: str) -> None:
     """Raise one StppError that lists all problems, if there are any.
 
     The message shows the first three problems of each kind and the number of the others, for at most 20 kinds. If it

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stpp.store.files import ID, StppError, digest, read_text, write_csv, write_json
-from stpp.store.packed import Table
+from stpp.store.packed import MappedTable
 
 Rgb = tuple[int, int, int]
 T = TypeVar("T")
@@ -47,7 +47,7 @@ class Dataset:
     values: dict[int, int]
     """Mask value -> class id, or 255 for ignore. A mask value that is not a key is invalid."""
     records: Mapping[str, Record]
-    """Records by id. Read from a file, this is a `Table`, which leaves the records on disk."""
+    """Records by id. Read from a file, this is a `MappedTable`, which leaves the records on disk."""
 
     @cached_property
     def digest(self) -> str:
@@ -70,7 +70,7 @@ def _digest(dataset: Dataset, records: Iterable[Record]) -> str:
     return total.hexdigest()
 
 
-def twins(hashes: Iterable[str]) -> set[int]:
+def repeated_hashes(hashes: Iterable[str]) -> set[int]:
     """Return the built-in `hash` of every string that occurs more than once, using 8 bytes of memory per string.
 
     Two different strings may have the same `hash`, so the caller must compare the strings themselves. The hashes are
@@ -110,25 +110,25 @@ def read_dataset(folder: Path) -> Dataset:
 
     Raises StppError naming the folder or file if it is damaged, or if a path leads out of the data set.
     """
-    from stpp.store.records import DataSet, read
+    from stpp.store.records import DatasetJson, read
 
-    about = read(folder / "dataset.json", DataSet)
+    about = read(folder / "dataset.json", DatasetJson)
     try:
         return Dataset(
             name=about["name"],
             classes=tuple(about["classes"]),
             palette=tuple((r, g, b) for r, g, b in about["palette"]),
             values={int(k): v for k, v in about["values"].items()},
-            records=Table.read(folder / "manifest.csv", RECORD, record_of),
+            records=MappedTable.read(folder / "manifest.csv", RECORD, record_of),
         )
     except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
         raise StppError(f"{folder}: not what `stpp prepare` writes ({error}); run `dvc repro` again") from None
 
 
-def read_table(path: Path, columns: Sequence[str], row_of: Callable[[list[str]], T]) -> Table[T]:
+def read_table(path: Path, columns: Sequence[str], row_of: Callable[[list[str]], T]) -> MappedTable[T]:
     """Open a CSV table that a stage wrote, keyed by its first column. Raises StppError naming a bad or missing file."""
     try:
-        return Table.read(path, columns, row_of)
+        return MappedTable.read(path, columns, row_of)
     except (OSError, ValueError) as error:
         raise StppError(f"{path}: not readable: {error}; run the stage that makes it again") from None
 
@@ -148,7 +148,7 @@ def record_of(row: list[str]) -> Record:
     return Record(name, image, mask, int(width), int(height), image_sha256, mask_sha256, shown)
 
 
-def listed(path: Path, dataset: Dataset) -> tuple[dict[str, int], list[str]]:
+def read_user_list(path: Path, dataset: Dataset) -> tuple[dict[str, int], list[str]]:
     """Read a list of images written by a person, and return its ids with their line numbers, and its problems.
 
     A line holds an id or an image's path. A second column is allowed, since published lists have one. Each problem is

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from stpp.store.files import ID, StppError, atomic_write, lines_of, open_regular, read_bytes, scan_csv, write_csv
 from stpp.store.manifest import Rgb, read_table
-from stpp.store.packed import Strings
+from stpp.store.packed import PackedStrings
 
 IGNORE = 255
 """The class id of ignored pixels, in masks and losses."""
@@ -47,13 +47,13 @@ def shard_of(name: str, shards: int) -> int:
     return zlib.crc32(name.encode()) % shards
 
 
-def shards_of(ids: Iterable[str], shards: int) -> list[Strings]:
+def shards_of(ids: Iterable[str], shards: int) -> list[PackedStrings]:
     """Return the list of ids of every shard, each in the given order; a list may be empty."""
-    ids = Strings(ids)
+    ids = PackedStrings(ids)
     of = np.fromiter((shard_of(name, shards) for name in ids), np.int64, len(ids))
     by_shard = np.argsort(of, kind="stable")
     ends = np.searchsorted(of[by_shard], np.arange(1, shards))
-    return [Strings(ids[at] for at in part.tolist()) for part in np.split(by_shard, ends)]
+    return [PackedStrings(ids[at] for at in part.tolist()) for part in np.split(by_shard, ends)]
 
 
 def shard_name(index: int, shards: int) -> str:
@@ -95,7 +95,7 @@ def decode_mask(data: bytes) -> Mask:
     with opened as image:
         if image.width * image.height > LARGEST:
             raise ValueError(f"{image.width} x {image.height} pixels are more than an image may have")
-        soon = decoding.png(data, image)
+        soon = decoding.decode_png(data, image)
         return np.asarray(image, dtype=np.uint8) if soon is None else soon
 
 
@@ -159,17 +159,17 @@ SHARDS = "shards.csv"
 OF_SHARD = ("shard", "key")
 
 
-def write_shards(folder: Path, keys: Mapping[str, str]) -> None:
+def write_shard_keys(folder: Path, keys: Mapping[str, str]) -> None:
     """Write the `SHARDS` file of a mask set. keys: shard name -> hash of what the shard was made from."""
     write_csv(folder / SHARDS, OF_SHARD, keys.items())
 
 
-def read_shards(folder: Path) -> dict[str, str]:
-    """Return the shard hashes that `write_shards` wrote, by shard name; empty for an older mask set without them."""
+def read_shard_keys(folder: Path) -> dict[str, str]:
+    """Return what `write_shard_keys` wrote, by shard name; nothing for an older mask set without it."""
     return {row[0]: row[1] for row in scan_csv(folder / SHARDS, OF_SHARD)} if (folder / SHARDS).exists() else {}
 
 
-def take_over(earlier: "MaskSet", ids: Iterable[str], shard: Path, part: Path) -> None:
+def copy_shard(earlier: "MaskSet", ids: Iterable[str], shard: Path, part: Path) -> None:
     """Copy a shard and its part of the manifest from an earlier mask set, as `ShardWriter` would write them.
 
     ids: the ids of the shard, in order.
@@ -243,8 +243,8 @@ class MaskSet:
         self._places = np.full(len(self.rows), UNKNOWN, np.int64)
 
     @cached_property
-    def ids(self) -> Strings:
-        return Strings(self.rows)
+    def ids(self) -> PackedStrings:
+        return PackedStrings(self.rows)
 
     def read(self, name: str) -> Mask:
         """Return the mask of an id, uint8 (H, W).

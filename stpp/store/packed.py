@@ -25,13 +25,13 @@ FEW = 1 << 16
 """The number of rows that are iterated before their memory pages are released."""
 
 
-class Strings(Sequence[str]):
+class PackedStrings(Sequence[str]):
     """An immutable list of str in one block of memory; each takes 8 bytes and its UTF-8 text."""
 
     def __init__(self, items: Iterable[str]) -> None:
-        self._text: bytearray = items._text if isinstance(items, Strings) else bytearray()
-        self._ends: array[int] = items._ends if isinstance(items, Strings) else array("Q", [0])
-        for item in () if isinstance(items, Strings) else items:
+        self._text: bytearray = items._text if isinstance(items, PackedStrings) else bytearray()
+        self._ends: array[int] = items._ends if isinstance(items, PackedStrings) else array("Q", [0])
+        for item in () if isinstance(items, PackedStrings) else items:
             self._text += item.encode()
             self._ends.append(len(self._text))
 
@@ -58,7 +58,7 @@ class Strings(Sequence[str]):
         return array("Q", sorted(range(len(self)), key=self.__getitem__))
 
     def __eq__(self, other: object) -> bool:
-        if isinstance(other, Strings):
+        if isinstance(other, PackedStrings):
             return self._text == other._text and self._ends == other._ends
         return isinstance(other, list | tuple) and [*self] == [*other]
 
@@ -68,7 +68,7 @@ class Strings(Sequence[str]):
         return f"Strings({list(self)!r})"
 
 
-class Rows(Sequence[list[str]]):
+class MappedRows(Sequence[list[str]]):
     """The rows of a memory-mapped CSV file, each a list of str; the first column is the key."""
 
     def __init__(self, file: IO[bytes], starts: "array[int]") -> None:
@@ -77,9 +77,9 @@ class Rows(Sequence[list[str]]):
         self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if os.fstat(file.fileno()).st_size else b""
 
     @classmethod
-    def spooled(cls, rows: Iterable[Sequence[Any]]) -> "Rows":
+    def spooled(cls, rows: Iterable[Sequence[Any]]) -> "MappedRows":
         """Write `rows` into a nameless temporary file, which the system removes when the process ends."""
-        spool = Spool()
+        spool = RowWriter()
         spool.extend(rows)
         return spool.rows()
 
@@ -120,14 +120,14 @@ class Rows(Sequence[list[str]]):
                 self._give_back()
             yield self.key(at)
 
-    def ordered(self) -> "Rows":
+    def ordered(self) -> "MappedRows":
         """Return the rows sorted by key; rows with equal keys keep their order."""
         if all(one <= other for one, other in pairwise(self.keys())):
             return self
-        return Rows.spooled(self[at] for at in sorted(range(len(self)), key=self.key))
+        return MappedRows.spooled(self[at] for at in sorted(range(len(self)), key=self.key))
 
 
-class Spool:
+class RowWriter:
     """A writer of CSV rows, one by one, into a nameless temporary file; `rows` then reads them."""
 
     def __init__(self) -> None:
@@ -142,24 +142,24 @@ class Spool:
         self._file.write(data)
         self._starts.append(self._starts[-1] + len(data))
 
-    def rows(self) -> Rows:
+    def rows(self) -> MappedRows:
         """Return the rows written so far and close the file; no row can be added after that."""
         with self._file as file:
             file.flush()
-            return Rows(file, self._starts)
+            return MappedRows(file, self._starts)
 
     def __del__(self) -> None:
         self._file.close()
 
 
-class Table(Mapping[str, T], Generic[T]):
+class MappedTable(Mapping[str, T], Generic[T]):
     """A read-only mapping from key to row that leaves the rows in their file and finds one by binary search.
 
     It is iterated in the order of the file. Unpickling opens the file again by its name, and raises ValueError if the
     file has changed. A table without a file name cannot be pickled: TypeError.
     """
 
-    def __init__(self, rows: Rows, row_of: Callable[[list[str]], T], path: Path | None = None) -> None:
+    def __init__(self, rows: MappedRows, row_of: Callable[[list[str]], T], path: Path | None = None) -> None:
         """row_of: turns a row's columns into a value. path: the file of the rows; None if it has no name.
 
         Raises ValueError if a key occurs twice.
@@ -174,7 +174,7 @@ class Table(Mapping[str, T], Generic[T]):
                     raise ValueError(f"{rows[one][0]} stands there twice")
 
     @classmethod
-    def read(cls, path: Path, columns: Sequence[str], row_of: Callable[[list[str]], T]) -> "Table[T]":
+    def read(cls, path: Path, columns: Sequence[str], row_of: Callable[[list[str]], T]) -> "MappedTable[T]":
         """Open a CSV file as a table: its first columns must be `columns`, the first of them is the key.
 
         Every row is passed to `row_of` once now, as a check. Raises ValueError if the file is malformed, OSError if it
@@ -205,7 +205,7 @@ class Table(Mapping[str, T], Generic[T]):
             except csv.Error as error:
                 raise ValueError(str(error)) from None
             starts.append(end)
-            return cls(Rows(file, starts[1:]), row_of, path)
+            return cls(MappedRows(file, starts[1:]), row_of, path)
 
     def find(self, key: object) -> int | None:
         """Return the index of the row with a key, or None if there is no such row."""
@@ -257,18 +257,18 @@ class Table(Mapping[str, T], Generic[T]):
         with open_regular(self._path) as file:
             if _state(self._path) != self._state:
                 raise ValueError(f"{self._path}: was changed while it was in use")
-            self._rows = Rows(file, state["_rows"])
+            self._rows = MappedRows(file, state["_rows"])
 
 
 class _Items(ItemsView[str, T]):
-    _mapping: Table[T]
+    _mapping: MappedTable[T]
 
     def __iter__(self) -> Iterator[tuple[str, T]]:
         return self._mapping.walk()
 
 
 class _Values(ValuesView[T]):
-    _mapping: Table[T]
+    _mapping: MappedTable[T]
 
     def __iter__(self) -> Iterator[T]:
         return (row for _, row in self._mapping.walk())

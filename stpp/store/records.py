@@ -22,19 +22,19 @@ Ratio = Annotated[float, AfterValidator(_ratio)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
-class Record(BaseModel):
+class JsonFile(BaseModel):
     """The fields of a JSON file that are read and checked; the file may hold more."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
 
 
-class Digested(Record):
+class Digested(JsonFile):
     """A JSON file that identifies a content by its digest."""
 
     digest: str
 
 
-class DataSet(Digested):
+class DatasetJson(Digested):
     """runs/data/dataset.json, written by `stpp prepare`."""
 
     name: str
@@ -43,7 +43,7 @@ class DataSet(Digested):
     values: dict[str, Count]
 
 
-class Run(Record):
+class RunJson(JsonFile):
     """run.json of a stage that trains, scores, labels or evaluates."""
 
     run_id: str | None
@@ -54,13 +54,13 @@ class Run(Record):
     split_digest: Annotated[str, Field(alias="stpp.split.digest")] = ""
 
 
-class Score(Record):
+class Score(JsonFile):
     """The metrics of one model or mask set on one set of images."""
 
     miou: Ratio
 
 
-class Evaluation(Record):
+class MetricsJson(JsonFile):
     """metrics.json of `stpp evaluate`: scores by model for val and for every other evaluated set."""
 
     model_config = ConfigDict(extra="allow")
@@ -72,27 +72,27 @@ class Evaluation(Record):
     pseudo: dict[str, Score] = {}
 
 
-class Matrices(Record):
+class ScoresJson(JsonFile):
     """scores.json of `stpp evaluate`: one confusion matrix per model, for val."""
 
     val: Annotated[dict[str, list[list[Count]]], Field(min_length=1)]
 
 
-class Finished(Record):
+class Finished(JsonFile):
     """finished.json in a job's folder below `.stpp`, written once the job's work is complete."""
 
     key: str
     run_json: str
 
 
-def read(path: Path, kind: type[Record]) -> dict[str, Any]:
+def read(path: Path, kind: type[JsonFile]) -> dict[str, Any]:
     """Read a stage's JSON file into a dict. Raises StppError naming the file and the first field `kind` refuses."""
     raw = read_json(path)
     check(raw, kind, path)
     return dict(raw)
 
 
-def check(raw: Any, kind: type[Record], where: Path | str) -> None:
+def check(raw: Any, kind: type[JsonFile], where: Path | str) -> None:
     """Raise StppError naming the first field of `raw` that `kind` refuses. where: the file's name in the message."""
     try:
         kind.model_validate(raw)

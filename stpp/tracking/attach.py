@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from stpp.store.files import sha256
-from stpp.tracking.client import Client, client, experiment_of, in_run, reason
+from stpp.tracking.client import Client, client, get_or_create_experiment, in_run, reason
 
 NOTE, OURS = "mlflow.note.content", "stpp.verdict"
 """Tags of a run: the description that MLflow's UI shows, and the last description that stpp wrote."""
@@ -61,7 +61,7 @@ def publish(experiment: str, name: str, files: list[Path], root: Path) -> None:
         return
     try:
         mlflow = client(root)
-        run_id = mlflow.create_run(experiment_of(mlflow, experiment, root), run_name=name).info.run_id
+        run_id = mlflow.create_run(get_or_create_experiment(mlflow, experiment, root), run_name=name).info.run_id
         for file in files:
             mlflow.log_artifact(run_id, str(file))
         mlflow.set_terminated(run_id)
@@ -76,12 +76,12 @@ def link(run_json: Path, members: list[Path], root: Path) -> None:
     teacher that several systems share keeps its first parent, and the parents of the other systems name it by this tag.
     An error of MLflow is printed and stops nothing.
     """
-    from stpp.store.records import Run, read
+    from stpp.store.records import RunJson, read
 
     def name(mlflow: Client, run_id: str) -> None:
         parent = mlflow.get_run(run_id).data.tags["mlflow.parentRunId"]
         for member in members:
-            other = read(member, Run)
+            other = read(member, RunJson)
             if other["run_id"] is None:  # it ran while MLflow was not reached
                 continue
             mlflow.set_tag(parent, f"stpp.run.{other['stage']}", other["run_id"])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stpp.tracking.client import Client, in_run
-from stpp.tracking.models import Checkpoint, logged
+from stpp.tracking.models import Checkpoint, get_or_log_model
 
 ALIAS = "champion"
 VAL, HOW, MIOU, ONLY = "stpp.val.digest", "stpp.evaluation", "stpp.val.miou", "stpp.val.only"
@@ -58,7 +58,7 @@ def _version(mlflow: Client, run_id: str, name: str, checkpoint: Checkpoint) -> 
     for known in mlflow.search_model_versions(f"name = '{name}'"):
         if known.run_id == run_id and checkpoint.tags.items() <= known.tags.items():
             return known
-    model_id = logged(mlflow, run_id, checkpoint, name)
+    model_id = get_or_log_model(mlflow, run_id, checkpoint, name)
     return mlflow.create_model_version(
         name, f"models:/{model_id}", run_id=run_id, model_id=model_id, tags=checkpoint.tags
     )

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from stpp.store.files import StppError
-from stpp.tracking.moved import FOLDER, bring_along, of_another, others
+from stpp.tracking.moved import FOLDER, foreign_root, foreign_roots, repair_locations
 from stpp.tracking.secrets import hide_in_logs, without_secrets
 
 LIMIT = "10"
@@ -33,7 +33,7 @@ WRITES = ("log_artifact", "log_text", "log_image")
 """Methods of MlflowClient that write artifacts."""
 
 
-class LeftAloneError(Exception):
+class PausedError(Exception):
     """MLflow was not called, because a call failed a short while ago."""
 
 
@@ -62,15 +62,15 @@ class Client:
         return bounded
 
     def call(self, do: Callable[[], Any], seconds: float, stop: bool = True) -> Any:
-        """Call `do` with a time limit (`in_time`) and return its result.
+        """Call `do` with a time limit (`with_timeout`) and return its result.
 
-        Raises what `in_time` raises, and LeftAloneError during the pause after a failed call.
+        Raises what `with_timeout` raises, and PausedError during the pause after a failed call.
         """
         begun = time.monotonic()
         if begun < self._rests_until:
-            raise LeftAloneError(f"{self._why} (left alone for a while)")
+            raise PausedError(f"{self._why} (left alone for a while)")
         try:
-            found = in_time(do, seconds, stop)
+            found = with_timeout(do, seconds, stop)
         except Exception as error:
             # Other error codes are answers of a server that works: they start no pause.
             if getattr(error, "error_code", "INTERNAL_ERROR") in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE"):
@@ -116,7 +116,7 @@ def _mebibytes(name: str, args: tuple[Any, ...]) -> float:
     return float(size) / 2**20
 
 
-def in_time(do: Callable[[], Any], seconds: float, stop: bool = True) -> Any:
+def with_timeout(do: Callable[[], Any], seconds: float, stop: bool = True) -> Any:
     """Call `do` and return its result, but wait at most `seconds`.
 
     Raises TimeoutError if the call takes longer or adds more than MEMORY to the peak memory; the call is then stopped
@@ -166,7 +166,7 @@ def tracking_uri(root: Path) -> str:
 def client(root: Path) -> Client:
     """Return the client of a project, with MLflow's own messages turned off.
 
-    If the project was copied or moved, its database is repaired first (`moved.bring_along`).
+    If the project was copied or moved, its database is repaired first (`moved.repair_locations`).
     """
     _be_quiet()
     return _client(tracking_uri(root), root)
@@ -193,7 +193,7 @@ def _be_quiet() -> None:
 @cache
 def _client(uri: str, root: Path) -> Client:
     database = _database(uri, root)
-    for other in bring_along(database, root) if database else ():
+    for other in repair_locations(database, root) if database else ():
         print(f"{database}: was made in {other}; its artifacts are {root / FOLDER} from now on", file=sys.stderr)
     return Client(uri)
 
@@ -201,14 +201,14 @@ def _client(uri: str, root: Path) -> Client:
 @cache
 def _reader(uri: str, root: Path) -> Client:
     database = _database(uri, root)
-    if database is None or not others(database, root):
+    if database is None or not foreign_roots(database, root):
         return Client(uri)
     folder = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     copy = folder / database.name
     with closing(sqlite3.connect(database)) as found, closing(sqlite3.connect(copy)) as db:
         found.backup(db)
-    bring_along(copy, root)
+    repair_locations(copy, root)
     return Client(f"sqlite:///{copy}")
 
 
@@ -220,7 +220,7 @@ def _database(uri: str, root: Path) -> Path | None:
 
 
 @contextmanager
-def by_default(uri: str) -> Iterator[None]:
+def default_tracking_uri(uri: str) -> Iterator[None]:
     """Set MLFLOW_TRACKING_URI to `uri` inside the block.
 
     Functions of MLflow that make their own client know only this variable.
@@ -235,11 +235,11 @@ def by_default(uri: str) -> Iterator[None]:
             os.environ["MLFLOW_TRACKING_URI"] = before
 
 
-def experiment_of(mlflow: Client, name: str, root: Path) -> str:
-    """Return the id of an experiment; create it if it does not exist. Raises StppError as `usable` does."""
+def get_or_create_experiment(mlflow: Client, name: str, root: Path) -> str:
+    """Return the id of an experiment, created if it does not exist. Raises what `checked_experiment_id` raises."""
     known = mlflow.get_experiment_by_name(name)
     if known is not None:
-        return usable(mlflow, known, root)
+        return checked_experiment_id(mlflow, known, root)
     # A server chooses the place of artifacts itself. With a database, MLflow would take the working directory.
     place = None if mlflow.uri.startswith("http") else (root / FOLDER / name).as_uri()
     # With this tag, the UI opens in its view for model training.
@@ -247,7 +247,7 @@ def experiment_of(mlflow: Client, name: str, root: Path) -> str:
     return str(mlflow.create_experiment(name, artifact_location=place, tags=tags))
 
 
-def usable(mlflow: Client, experiment: Any, root: Path) -> str:
+def checked_experiment_id(mlflow: Client, experiment: Any, root: Path) -> str:
     """Return the id of an experiment, after checking that it can be written to.
 
     If its artifacts lie in another project, `mlflow` writes no artifacts from now on, and a warning is printed. Raises
@@ -255,7 +255,7 @@ def usable(mlflow: Client, experiment: Any, root: Path) -> str:
     """
     number, name = str(experiment.experiment_id), experiment.name
     _not_deleted(mlflow, experiment, f"experiment {name}", f"experiments restore --experiment-id {number}")
-    other = of_another(experiment.artifact_location or "", root)
+    other = foreign_root(experiment.artifact_location or "", root)
     elsewhere = f"artifacts of experiment {name} lie in another project ({other}): none is written" if other else ""
     if elsewhere and not mlflow.elsewhere:
         print(f"MLflow: {elsewhere}; choose another data.name or MLFLOW_TRACKING_URI", flush=True)
@@ -269,7 +269,7 @@ def _not_deleted(mlflow: Client, one: Any, what: str, restore: str) -> None:
         raise StppError(f"{what} is deleted; `{where}mlflow {restore}` restores it")
 
 
-def asked(root: Path, ask: Callable[[Client], Any]) -> Any:
+def query(root: Path, ask: Callable[[Client], Any]) -> Any:
     """Call `ask` with a client for reading and return its answer. Raises StppError with the reason if it fails."""
     uri = tracking_uri(root)
     if uri == f"sqlite:///{root / 'mlflow.db'}" and not (root / "mlflow.db").is_file():
@@ -285,9 +285,9 @@ def run_ids_of(files: list[Path]) -> list[str | None]:
 
     Raises StppError if a file is not a run.json.
     """
-    from stpp.store.records import Run, read
+    from stpp.store.records import RunJson, read
 
-    return [read(file, Run)["run_id"] for file in files]
+    return [read(file, RunJson)["run_id"] for file in files]
 
 
 def in_run(run_json: Path, root: Path, failed: str, do: Callable[[Client, str], None]) -> None:
@@ -301,9 +301,9 @@ def in_run(run_json: Path, root: Path, failed: str, do: Callable[[Client, str], 
         return
     try:
         mlflow = client(root)
-        with by_default(mlflow.uri):
+        with default_tracking_uri(mlflow.uri):
             run = mlflow.get_run(run_id).info
-            usable(mlflow, mlflow.get_experiment(run.experiment_id), root)
+            checked_experiment_id(mlflow, mlflow.get_experiment(run.experiment_id), root)
             _not_deleted(mlflow, run, f"run {run_id}", f"runs restore --run-id {run_id}")
             do(mlflow, run_id)
     except Exception as error:  # noqa: BLE001 - a failure of tracking must not stop the stage

@@ -36,12 +36,12 @@ def log_checkpoints(run_json: Path, checkpoints: Sequence[Checkpoint], data: str
 
     def send(mlflow: Client, run_id: str) -> None:
         for one in checkpoints:
-            logged(mlflow, run_id, one, data)
+            get_or_log_model(mlflow, run_id, one, data)
 
     in_run(run_json, root, "its checkpoints were not logged in MLflow", send)
 
 
-def logged(mlflow: Client, run_id: str, one: Checkpoint, data: str) -> str:
+def get_or_log_model(mlflow: Client, run_id: str, one: Checkpoint, data: str) -> str:
     """Return the id of the logged model that has the checkpoint's name and tags; create it if it does not exist.
 
     Call it inside `in_run`, which sets MLFLOW_TRACKING_URI. Raises StppError if a new model's files would lie in

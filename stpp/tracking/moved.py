@@ -18,7 +18,7 @@ NAMED = {
 """Columns of MLflow's tables that hold locations of artifacts."""
 
 
-def of_another(location: str, root: Path) -> str | None:
+def foreign_root(location: str, root: Path) -> str | None:
     """Return the root (file:///...) of the other project in whose mlartifacts/ a location lies, or None."""
     other, found, _ = location.rpartition(f"/{FOLDER}/")
     if not found or not other.startswith("file:///") or other == root.as_uri():
@@ -29,21 +29,21 @@ def of_another(location: str, root: Path) -> str | None:
     return other
 
 
-def others(database: Path, root: Path) -> list[str]:
+def foreign_roots(database: Path, root: Path) -> list[str]:
     """Return the roots (file:///...) of other projects whose artifacts a project's database names."""
     with closing(sqlite3.connect(database, timeout=30)) as db:
         if not any(row[1] == "artifact_location" for row in db.execute("PRAGMA table_info(experiments)")):
             return []
         places = [place for (place,) in db.execute("SELECT artifact_location FROM experiments") if place]
-    return sorted({other for place in places if (other := of_another(place, root))})
+    return sorted({other for place in places if (other := foreign_root(place, root))})
 
 
-def bring_along(database: Path, root: Path) -> list[Path]:
+def repair_locations(database: Path, root: Path) -> list[Path]:
     """Change locations of artifacts in other projects to this project's mlartifacts/, and return the other projects.
 
     All changes are made in one transaction. A second call finds nothing to change.
     """
-    elsewhere = others(database, root)
+    elsewhere = foreign_roots(database, root)
     with closing(sqlite3.connect(database, timeout=30)) as db, db:
         columns = {table: {row[1] for row in db.execute(f"PRAGMA table_info({table})")} for table in NAMED}
         for other in elsewhere:

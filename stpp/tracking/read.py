@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from stpp.tracking.client import Client, asked
+from stpp.tracking.client import Client, query
 
 
 def run_of(name: str, root: Path) -> str:
@@ -12,19 +12,19 @@ def run_of(name: str, root: Path) -> str:
         return name.removeprefix("runs:/").partition("/")[0]
     model, at, alias = name.removeprefix("models:/").partition("@")
     if at:
-        return str(asked(root, lambda mlflow: mlflow.get_model_version_by_alias(model, alias)).run_id)
+        return str(query(root, lambda mlflow: mlflow.get_model_version_by_alias(model, alias)).run_id)
     model, _, version = model.partition("/")
-    return str(asked(root, lambda mlflow: mlflow.get_model_version(model, version)).run_id)
+    return str(query(root, lambda mlflow: mlflow.get_model_version(model, version)).run_id)
 
 
 def tags_of(run_id: str, root: Path) -> dict[str, str]:
     """Return the tags of a run. Raises StppError if the run does not exist or MLflow does not answer."""
-    return dict(asked(root, lambda mlflow: mlflow.get_run(run_id)).data.tags)
+    return dict(query(root, lambda mlflow: mlflow.get_run(run_id)).data.tags)
 
 
 def datasets_of(run_id: str, root: Path) -> dict[str, str]:
     """Return the digests of a run's input datasets, by context (data, split)."""
-    inputs = asked(root, lambda mlflow: mlflow.get_run(run_id)).inputs.dataset_inputs
+    inputs = query(root, lambda mlflow: mlflow.get_run(run_id)).inputs.dataset_inputs
     return {tag.value: one.dataset.digest for one in inputs for tag in one.tags if tag.key == "mlflow.data.context"}
 
 
@@ -36,7 +36,7 @@ def runs_like(tag: str, value: str, root: Path) -> list[str]:
         found = mlflow.search_runs(experiments, f"tags.`{tag}` = '{value}'", max_results=100)
         return [run.info.run_id for run in found]
 
-    return list(asked(root, ask))
+    return list(query(root, ask))
 
 
 def splits_named(experiment: str, name: str, root: Path) -> dict[str, str]:
@@ -50,7 +50,7 @@ def splits_named(experiment: str, name: str, root: Path) -> dict[str, str]:
         runs = mlflow.search_runs([found.experiment_id], f"params.`split.name` = '{quoted}'", max_results=1000)
         return {tag: run.info.run_id for run in runs if (tag := run.data.tags.get("stpp.split.digest"))}
 
-    return dict(asked(root, ask))
+    return dict(query(root, ask))
 
 
 def artifact_of(run_id: str, name: str, root: Path) -> Any:
@@ -63,7 +63,7 @@ def artifact_of(run_id: str, name: str, root: Path) -> Any:
     from stpp.store.files import read_json
 
     with tempfile.TemporaryDirectory() as folder:
-        return read_json(Path(asked(root, lambda mlflow: mlflow.download_artifacts(run_id, name, folder))))
+        return read_json(Path(query(root, lambda mlflow: mlflow.download_artifacts(run_id, name, folder))))
 
 
 def evaluation_of(run_id: str, root: Path) -> str:
@@ -81,4 +81,4 @@ def evaluation_of(run_id: str, root: Path) -> str:
         children = mlflow.search_runs([run.info.experiment_id], wanted, max_results=1)
         return str(children[0].info.run_id) if children else run_id
 
-    return str(asked(root, ask))
+    return str(query(root, ask))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from stpp.run.distributed import is_main
 from stpp.run.git import git
 from stpp.store.files import StppError, write_text
-from stpp.tracking.client import client, experiment_of, limit, reason, tracking_uri
+from stpp.tracking.client import client, get_or_create_experiment, limit, reason, tracking_uri
 from stpp.tracking.secrets import link, without_secrets
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ class Run:
     def _open(self) -> None:
         """Create the run and its parent, or continue the run that an earlier attempt of the stage began."""
         self._client = client(self.root)
-        experiment = experiment_of(self._client, self.params.data.name, self.root)
+        experiment = get_or_create_experiment(self._client, self.params.data.name, self.root)
         self.parent_id = self._group(experiment)
         earlier = self._client.search_runs([experiment], f"tags.`stpp.key` = '{self.key}'", max_results=10)
         tags = self.tags | {"stpp.key": self.key, "mlflow.parentRunId": self.parent_id, "mlflow.source.name": "stpp"}

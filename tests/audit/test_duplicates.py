@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from stpp.audit import duplicates
-from stpp.audit.duplicates import BITS, COMPARED, Fingerprints, Looks, suspects
+from stpp.audit.duplicates import BITS, COMPARED, Fingerprints, SeenImages, suspects
 
 
 @settings(max_examples=40, deadline=None)
@@ -55,14 +55,14 @@ def test_pictures_of_one_grey_are_alike_and_unreadable_ones_are_not(tmp_path: Pa
     files = {name: tmp_path / f"{name}.png" for name in "abcd"}
     images = {"val": {"a": files["a"], "c": files["c"]}, "labeled": {"b": files["b"], "d": files["d"]}}
     assert [(pair.held_out, pair.trained_on) for pair in suspects(images)] == [("a", "b")]
-    assert not Looks({"c": files["c"]}).alike(files["d"])
+    assert not SeenImages({"c": files["c"]}).alike(files["d"])
 
 
 def test_what_was_looked_at_once_is_known_from_then_on(tmp_path: Path) -> None:
     drawn = np.random.default_rng(1).integers(0, 255, (3, 6, 6, 3), dtype=np.uint8)
     for at, one in enumerate(drawn):
         Image.fromarray(one).resize((64, 48), Image.Resampling.BICUBIC).save(tmp_path / f"{at}.png")
-    looks = Looks({"0": tmp_path / "0.png"})
+    looks = SeenImages({"0": tmp_path / "0.png"})
     said = [looks.alike(tmp_path / f"{at}.png") for at in (0, 1, 1, 2, 1, 2)]
     assert said == [True, False, True, False, True, True]
 

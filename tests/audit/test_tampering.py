@@ -15,7 +15,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 from small import ROOT, Project
 
-from stpp.run.lineage import lock_files, locked_now, md5_of
+from stpp.run.lineage import lock_files, md5_of, read_dvc_locks
 from stpp.store.files import digest
 from stpp.tracking.client import client
 
@@ -127,7 +127,7 @@ def a_hash_in_dvc_lock_edited_to_fit_another_list(project: Project) -> str:
     left = [row for row in rows if ",labeled," not in row or row.split(",")[0] in kept]
     assert len(left) == len(rows) - 1
     manifest.write_text("\n".join(left) + "\n")
-    old = next(c.md5 for e in locked_now(project.folder) for c in e.outs if c.path == "runs/split")
+    old = next(c.md5 for e in read_dvc_locks(project.folder) for c in e.outs if c.path == "runs/split")
     for lock in lock_files(project.folder):
         lock.write_text(lock.read_text().replace(old, md5_of(project.folder / "runs/split", project.folder)))
     return "by runs/student/run.json, of train_student: one of the two was edited"

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from stpp.data.datasets import Photos
+from stpp.data.datasets import ImageReader
 from stpp.store.manifest import Dataset, Record
 
 Content = NDArray[np.generic] | str | bytes
@@ -41,7 +41,7 @@ SIZES = [(24, 20), (24, 20), (18, 26), (24, 20)]
 
 
 @pytest.fixture
-def photos(tree: Tree) -> Photos:
+def photos(tree: Tree) -> ImageReader:
     """Four photographs with masks of three classes, l/0 .. l/3, and six without, u/0 .. u/5."""
     rng = np.random.default_rng(0)
     names = [f"l/{i}" for i in range(4)] + [f"u/{i}" for i in range(6)]
@@ -57,4 +57,4 @@ def photos(tree: Tree) -> Photos:
         classes = (0, 1, 2) if mask else ()
         records[name] = Record(name, f"images/{name}.png", mask, width, height, image_hash, mask_hash, classes)
     palette = ((0, 0, 0), (255, 0, 0), (0, 255, 0))
-    return Photos(Dataset("small", ("a", "b", "c"), palette, {0: 0, 1: 1, 2: 2, 255: 255}, records), tree(files))
+    return ImageReader(Dataset("small", ("a", "b", "c"), palette, {0: 0, 1: 1, 2: 2, 255: 255}, records), tree(files))

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from stpp.ingest.additions import additions
+from stpp.ingest.additions import read_additions
 from stpp.ingest.inspection import inspect
 from stpp.params.models import Data
 
@@ -32,8 +32,8 @@ def test_new_masks_whose_palettes_permute_the_classes_are_refused_and_hidden_fil
     painted(new / "b.png", *COLOURS)
     for name in ("._b.png", "Thumbs.db"):
         (new / name).write_bytes(b"")
-    added, problems = additions(new, data, dataset, set("bcd"))
+    added, problems = read_additions(new, data, dataset, set("bcd"))
     assert ([one.id for one in added], problems) == (["b"], [])
     painted(new / "c.png", *COLOURS[::-1])
-    _, (problem,) = additions(new, data, dataset, set("bcd"))
+    _, (problem,) = read_additions(new, data, dataset, set("bcd"))
     assert problem.startswith(f"{new}/c.png: 0 is sky by its value, and road by its colour #008000")

@@ -20,7 +20,7 @@ from scipy.io import savemat
 from stpp.data.images import read_mask, to_classes
 from stpp.ingest import archives
 from stpp.ingest.archives import import_archive
-from stpp.ingest.catalog import discover, layout
+from stpp.ingest.catalog import layout, list_images
 from stpp.params.models import Data
 from stpp.store.files import StppError
 
@@ -109,7 +109,7 @@ def test_voc_with_sbd_becomes_the_augmented_set(tmp_path: Path, way: Callable[[P
     assert second.counts == {"SBD masks": 2}
 
     data = Data(name="voc", kind="pascal", root=str(out))
-    found, problems, _ = discover(data, layout(data))
+    found, problems, _ = list_images(data, layout(data))
     assert not problems
     assert {name: bool(f.mask) for name, f in found.items()} == {
         "2007_000000": True,
@@ -140,7 +140,7 @@ def test_cityscapes_keeps_train_and_val_and_its_label_ids_become_train_ids(
     assert import_archive(way(tmp_path / "gtFine_trainvaltest.zip", masks), out).counts == {"Cityscapes masks": 2}
     data = Data(name="cityscapes", kind="cityscapes", root=str(out))
     known = layout(data)
-    found, problems, _ = discover(data, known)
+    found, problems, _ = list_images(data, known)
     assert not problems
     assert len(found) == 2
     mask = to_classes(read_mask(out / next(iter(found.values())).mask), known.values)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stpp.data.images import to_classes
-from stpp.ingest.catalog import Found, Layout, discover, layout, voc_palette
+from stpp.ingest.catalog import ImagePair, Layout, layout, list_images, voc_palette
 from stpp.params.models import Data
 from stpp.store.files import StppError
 
@@ -22,21 +22,21 @@ def described(root: Path, **kwargs: Any) -> Data:
     return Data(**({"name": "mine", "kind": "folder", "root": str(root), "classes": ("a", "b")} | kwargs))
 
 
-def found(root: Path, **kwargs: Any) -> dict[str, Found]:
+def found(root: Path, **kwargs: Any) -> dict[str, ImagePair]:
     data = described(root, **kwargs)
-    images, problems, _ = discover(data, layout(data))
+    images, problems, _ = list_images(data, layout(data))
     assert problems == []
     return images
 
 
 def problems_of(root: Path, **kwargs: Any) -> list[str]:
     data = described(root, **kwargs)
-    return discover(data, layout(data))[1]
+    return list_images(data, layout(data))[1]
 
 
 def passed_over(root: Path, **kwargs: Any) -> list[str]:
     data = described(root, **kwargs)
-    return [line.removeprefix("passed over: ") for line in discover(data, layout(data))[2]]
+    return [line.removeprefix("passed over: ") for line in list_images(data, layout(data))[2]]
 
 
 # -- Pascal -----------------------------------------------------------------------------------------------------------
@@ -98,9 +98,9 @@ def test_pascal_is_found_as_it_is_published(tree: Any) -> None:
     )
     images = found(root, kind="pascal", classes=None)
     assert images == {
-        "2007_000027": Found("JPEGImages/2007_000027.jpg", "SegmentationClassAug/2007_000027.png"),
-        "2007_000032": Found("JPEGImages/2007_000032.jpg", "SegmentationClass/2007_000032.png"),
-        "2007_000033": Found("JPEGImages/2007_000033.jpg", "SegmentationClass/2007_000033.png"),
+        "2007_000027": ImagePair("JPEGImages/2007_000027.jpg", "SegmentationClassAug/2007_000027.png"),
+        "2007_000032": ImagePair("JPEGImages/2007_000032.jpg", "SegmentationClass/2007_000032.png"),
+        "2007_000033": ImagePair("JPEGImages/2007_000033.jpg", "SegmentationClass/2007_000033.png"),
     }
 
 
@@ -171,8 +171,10 @@ def test_cityscapes_is_found_as_it_is_published(kind: str, tree: Any) -> None:
         }
     )
     assert found(root, kind="cityscapes", classes=None) == {
-        "test/berlin/berlin_000000_000019": Found("leftImg8bit/test/berlin/berlin_000000_000019_leftImg8bit.png", ""),
-        f"train/aachen/{CITY}": Found(f"leftImg8bit/train/aachen/{CITY}_leftImg8bit.png", mask),
+        "test/berlin/berlin_000000_000019": ImagePair(
+            "leftImg8bit/test/berlin/berlin_000000_000019_leftImg8bit.png", ""
+        ),
+        f"train/aachen/{CITY}": ImagePair(f"leftImg8bit/train/aachen/{CITY}_leftImg8bit.png", mask),
     }
 
 
@@ -209,7 +211,9 @@ def test_cityscapes_classes_are_named_and_coloured_as_published(tmp_path: Path) 
 
 def test_the_embedded_set_is_found(tree: Any) -> None:
     root = tree({"images/toy_00000.png": b"", "masks/toy_00000.png": b"", "images/.hidden.txt": b""})
-    assert found(root, kind="toy", classes=None) == {"toy_00000": Found("images/toy_00000.png", "masks/toy_00000.png")}
+    assert found(root, kind="toy", classes=None) == {
+        "toy_00000": ImagePair("images/toy_00000.png", "masks/toy_00000.png")
+    }
 
 
 # -- patterns ---------------------------------------------------------------------------------------------------------
@@ -230,23 +234,23 @@ def test_two_placeholders_find_every_image_and_its_mask_and_nothing_else(files: 
     assert list(images) == sorted(f"{set_}/{name}" for set_, name in files)
     for (set_, name), masked in files.items():
         mask = f"masks-{set_}/{name}.png" if masked else ""
-        assert images[f"{set_}/{name}"] == Found(f"{set_}/photo/{name}.jpg", mask)
+        assert images[f"{set_}/{name}"] == ImagePair(f"{set_}/photo/{name}.jpg", mask)
 
 
 def test_a_mask_that_the_pattern_of_images_matches_too_is_no_image(tree: Any) -> None:
     root = tree({"train/1.png": b"", "trainannot/1.png": b"", "test/2.png": b""})
     assert found(root, images="{set}/{name}.png", masks="{set}annot/{name}.png") == {
-        "test/2": Found("test/2.png", ""),
-        "train/1": Found("train/1.png", "trainannot/1.png"),
+        "test/2": ImagePair("test/2.png", ""),
+        "train/1": ImagePair("train/1.png", "trainannot/1.png"),
     }
 
 
 def test_an_extension_may_vary_and_is_no_part_of_the_id(tree: Any) -> None:
     root = tree({"i/a.jpg": b"", "i/b.JPG": b"", "i/c.png": b"", "m/a.png": b"", "m/c.png": b""})
     assert found(root, images="i/{name}.{ext}", masks="m/{name}.png") == {
-        "a": Found("i/a.jpg", "m/a.png"),
-        "b": Found("i/b.JPG", ""),
-        "c": Found("i/c.png", "m/c.png"),
+        "a": ImagePair("i/a.jpg", "m/a.png"),
+        "b": ImagePair("i/b.JPG", ""),
+        "c": ImagePair("i/c.png", "m/c.png"),
     }
 
 
@@ -257,12 +261,12 @@ def test_endings_match_in_any_case_and_files_of_other_endings_are_counted_and_na
     root = tree(ENDINGS | {"masks/a.PNG": b"", "masks/b.png": b"", "masks/d.Png": b""})
     kwargs = {"images": "images/{name}.jpg", "masks": "masks/{name}.png"}
     assert found(root, **kwargs) == {
-        "a": Found("images/a.jpg", "masks/a.PNG"),
-        "b": Found("images/b.JPG", "masks/b.png"),
-        "d": Found("images/d.Jpg", "masks/d.Png"),
-        "e": Found("images/e.jpg", ""),
-        "f": Found("images/f.JPG", ""),
-        "h": Found("images/h.Jpg", ""),
+        "a": ImagePair("images/a.jpg", "masks/a.PNG"),
+        "b": ImagePair("images/b.JPG", "masks/b.png"),
+        "d": ImagePair("images/d.Jpg", "masks/d.Png"),
+        "e": ImagePair("images/e.jpg", ""),
+        "f": ImagePair("images/f.JPG", ""),
+        "h": ImagePair("images/h.Jpg", ""),
     }
     (said,) = passed_over(root, **kwargs)
     assert said == (
@@ -357,8 +361,8 @@ def test_a_list_does_not_lead_through_a_link_to_a_folder_either(tree: Any, tmp_p
 def test_a_repeated_placeholder_stands_for_the_same_part(tree: Any) -> None:
     root = tree({"x/x.jpg": b"", "x/y.jpg": b"", "z/z.jpg": b"", "m/z-z.png": b""})
     assert found(root, images="{name}/{name}.jpg", masks="m/{name}-{name}.png") == {
-        "x": Found("x/x.jpg", ""),
-        "z": Found("z/z.jpg", "m/z-z.png"),
+        "x": ImagePair("x/x.jpg", ""),
+        "z": ImagePair("z/z.jpg", "m/z-z.png"),
     }
 
 
@@ -418,7 +422,7 @@ def test_no_image_at_all_is_a_problem_that_names_root_and_pattern_or_list(kwargs
 def test_a_file_whose_name_cannot_be_an_id_is_named_and_the_others_are_found(name: str, tree: Any) -> None:
     root = tree({f"i/{name}.jpg": b"", "i/good.jpg": b""})
     data = described(root, images="i/{name}.jpg")
-    images, problems, _ = discover(data, layout(data))
+    images, problems, _ = list_images(data, layout(data))
     assert list(images) == ["good"]
     assert len(problems) == 1
     assert problems[0].startswith(f"{root}/i/{name}.jpg: ")
@@ -438,9 +442,9 @@ def test_two_files_with_one_id_are_both_named(tree: Any) -> None:
 def test_a_list_has_an_image_or_an_image_and_its_mask_a_line(start: str, tree: Any) -> None:
     root = tree({"list.txt": f"{start}p/a.jpg m/a.png\n\n  p/b.c.jpg\np/ü.jpg\tm/1.png\n"})
     assert found(root, list="list.txt") == {
-        "p/a": Found("p/a.jpg", "m/a.png"),
-        "p/b.c": Found("p/b.c.jpg", ""),
-        "p/ü": Found("p/ü.jpg", "m/1.png"),
+        "p/a": ImagePair("p/a.jpg", "m/a.png"),
+        "p/b.c": ImagePair("p/b.c.jpg", ""),
+        "p/ü": ImagePair("p/ü.jpg", "m/1.png"),
     }
 
 
@@ -463,9 +467,9 @@ def test_with_patterns_a_list_picks_by_id_or_image_what_they_find(tree: Any) -> 
     root = tree(dict.fromkeys(files, b"") | {"photos/d.jpg": b"", "list.txt": lines})
     kwargs = {"images": "photos/{name}.jpg", "masks": "masks/{name}.png", "list": "list.txt"}
     assert found(root, **kwargs) == {
-        "a": Found("photos/a.jpg", "masks/a.png"),
-        "b": Found("photos/b.jpg", "masks/b.png"),
-        "c": Found("photos/c.jpg", "other/c.png"),
+        "a": ImagePair("photos/a.jpg", "masks/a.png"),
+        "b": ImagePair("photos/b.jpg", "masks/b.png"),
+        "c": ImagePair("photos/c.jpg", "other/c.png"),
     }
     (root / "list.txt").write_text(lines + "nobody\nphotos/z.jpg\n")
     assert [p.split(":")[1] for p in problems_of(root, **kwargs)] == ["4", "5"]
@@ -474,7 +478,7 @@ def test_with_patterns_a_list_picks_by_id_or_image_what_they_find(tree: Any) -> 
 def test_every_line_of_a_list_that_is_wrong_is_said_and_the_others_are_found(tree: Any) -> None:
     root = tree({"list.txt": "p/good.jpg\na b c\n../x.jpg\n2007_000032\np/fine.jpg\n"})
     data = described(root, list="list.txt")
-    images, problems, _ = discover(data, layout(data))
+    images, problems, _ = list_images(data, layout(data))
     assert list(images) == ["p/fine", "p/good"]
     assert [p.split(": ")[0] for p in problems] == [f"{root}/list.txt:{n}" for n in (2, 3, 4)]
 

@@ -13,13 +13,21 @@ from small import mask_set
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from stpp.data.datasets import Draw, Labeled, Photos, Plain, Training, WeakStrong, WithTruth
+from stpp.data.datasets import (
+    Draw,
+    ImageDataset,
+    ImageMaskDataset,
+    ImageMaskPairs,
+    ImageReader,
+    OnlineDataset,
+    SelfTrainingDataset,
+)
 from stpp.data.transforms import normalize
 from stpp.params.models import Augment, Strong, Weak
 from stpp.store.files import StppError
 from stpp.store.masks import MaskSet
 
-Make = Callable[..., Training]
+Make = Callable[..., SelfTrainingDataset]
 
 WEAK = Weak(base=24, crop=16)
 ALWAYS = Augment(weak=WEAK, strong=Strong(jitter=1.0, grayscale=1.0, blur=1.0, cutout=1.0))
@@ -30,7 +38,7 @@ COPIES = 2
 
 
 @pytest.fixture
-def pseudo_masks(photos: Photos, tmp_path: Path) -> MaskSet:
+def pseudo_masks(photos: ImageReader, tmp_path: Path) -> MaskSet:
     """Pseudo masks of all unlabelled images, nothing but class 2."""
     masks = {}
     for name in UNLABELED:
@@ -40,12 +48,15 @@ def pseudo_masks(photos: Photos, tmp_path: Path) -> MaskSet:
 
 
 @pytest.fixture
-def make(photos: Photos, pseudo_masks: MaskSet) -> Make:
+def make(photos: ImageReader, pseudo_masks: MaskSet) -> Make:
     """Training data of four labelled images twice, then six pseudo-labelled ones in two parts."""
 
-    def training(augment: Augment = ALWAYS, seed: int = 0, role: str = "student") -> Training:
-        parts = [Labeled(photos, UNLABELED[:2], pseudo_masks), Labeled(photos, UNLABELED[2:], pseudo_masks)]
-        return Training(Labeled(photos, LABELED), COPIES, parts, augment, seed, role)
+    def training(augment: Augment = ALWAYS, seed: int = 0, role: str = "student") -> SelfTrainingDataset:
+        parts = [
+            ImageMaskPairs(photos, UNLABELED[:2], pseudo_masks),
+            ImageMaskPairs(photos, UNLABELED[2:], pseudo_masks),
+        ]
+        return SelfTrainingDataset(ImageMaskPairs(photos, LABELED), COPIES, parts, augment, seed, role)
 
     return training
 
@@ -113,10 +124,10 @@ def test_labelled_images_are_never_strongly_augmented(make: Make) -> None:
         assert same == (position < COPIES * 4)
 
 
-def test_a_labelled_sample_is_its_photograph_and_its_mask(photos: Photos) -> None:
+def test_a_labelled_sample_is_its_photograph_and_its_mask(photos: ImageReader) -> None:
     still = Augment(weak=Weak(base=24, crop=24, scale=(1.0, 1.0), flip=0.0))
     ids = ["l/3", "l/0", "l/1"]  # 24 x 20: neither resized nor cropped, but padded below
-    data = Training(Labeled(photos, ids), COPIES, [], still, 0, "teacher")
+    data = SelfTrainingDataset(ImageMaskPairs(photos, ids), COPIES, [], still, 0, "teacher")
     for position, name in enumerate(ids * COPIES):
         image, mask = data[5, position]
         assert np.array_equal(image[:, :20], normalize(photos.image(name)))
@@ -156,22 +167,22 @@ def test_where_cutout_put_noise_the_mask_is_ignored(make: Make) -> None:
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_value_that_lost_its_meaning_since_prepare_is_named(photos: Photos) -> None:
+def test_a_value_that_lost_its_meaning_since_prepare_is_named(photos: ImageReader) -> None:
     path = photos.root / "masks/l/0.png"
-    changed = Photos(photos.dataset, photos.root)
+    changed = ImageReader(photos.dataset, photos.root)
     changed.dataset.values.pop(2)
     with pytest.raises(StppError, match=rf"{path}: value 2 is no class"):
-        Labeled(changed, LABELED).read(0)
+        ImageMaskPairs(changed, LABELED).read(0)
 
 
-def test_a_photograph_that_is_gone_is_named(photos: Photos) -> None:
+def test_a_photograph_that_is_gone_is_named(photos: ImageReader) -> None:
     (photos.root / "images/u/3.png").unlink()
     with pytest.raises(StppError, match=r"images/u/3\.png: no such file"):
-        Plain(photos, UNLABELED)[3]
+        ImageDataset(photos, UNLABELED)[3]
 
 
-def test_plain_images_are_whole_and_named(photos: Photos) -> None:
-    plain = Plain(photos, [*UNLABELED, *LABELED])
+def test_plain_images_are_whole_and_named(photos: ImageReader) -> None:
+    plain = ImageDataset(photos, [*UNLABELED, *LABELED])
     assert len(plain) == 10
     for index, name in enumerate([*UNLABELED, *LABELED]):
         record = photos.dataset.records[name]
@@ -182,8 +193,8 @@ def test_plain_images_are_whole_and_named(photos: Photos) -> None:
         assert (image.numpy() == photos.image(name)).all()
 
 
-def test_the_true_mask_goes_along_where_there_is_one(photos: Photos) -> None:
-    for name, image, truth in map(WithTruth(photos, [*UNLABELED, *LABELED]).__getitem__, range(10)):
+def test_the_true_mask_goes_along_where_there_is_one(photos: ImageReader) -> None:
+    for name, image, truth in map(ImageMaskDataset(photos, [*UNLABELED, *LABELED]).__getitem__, range(10)):
         assert truth.dtype == torch.uint8
         assert truth.shape == image.shape[:2]
         if photos.dataset.records[name].mask:
@@ -207,14 +218,14 @@ def test_strong_labeled_is_put_on_labelled_images_alone_and_by_its_own_values(ma
 
 
 @pytest.fixture
-def pairs(photos: Photos) -> Callable[..., WeakStrong]:
-    def of(augment: Augment = ALWAYS, role: str = "online") -> WeakStrong:
-        return WeakStrong(Labeled(photos, LABELED), UNLABELED, augment, 0, role)
+def pairs(photos: ImageReader) -> Callable[..., OnlineDataset]:
+    def of(augment: Augment = ALWAYS, role: str = "online") -> OnlineDataset:
+        return OnlineDataset(ImageMaskPairs(photos, LABELED), UNLABELED, augment, 0, role)
 
     return of
 
 
-def test_a_pair_is_three_views_and_two_masks(pairs: Callable[..., WeakStrong]) -> None:
+def test_a_pair_is_three_views_and_two_masks(pairs: Callable[..., OnlineDataset]) -> None:
     data = pairs()
     assert len(data) == len(UNLABELED)
     for position in range(len(data)):
@@ -224,7 +235,7 @@ def test_a_pair_is_three_views_and_two_masks(pairs: Callable[..., WeakStrong]) -
         assert set(y[1].unique().tolist()) <= {0, 255}
 
 
-def test_the_strong_view_is_the_weak_one_but_for_a_s(pairs: Callable[..., WeakStrong]) -> None:
+def test_the_strong_view_is_the_weak_one_but_for_a_s(pairs: Callable[..., OnlineDataset]) -> None:
     for position in range(len(UNLABELED)):
         x, y = pairs(NEVER)[3, position]
         strong, hidden = pairs()[3, position]
@@ -234,7 +245,7 @@ def test_the_strong_view_is_the_weak_one_but_for_a_s(pairs: Callable[..., WeakSt
         assert ((hidden[1] == 255) | (y[1] == 0)).all(), "what is padded stays hidden, CutOut hides more"
 
 
-def test_every_labelled_image_is_some_partner_and_epochs_pair_anew(pairs: Callable[..., WeakStrong]) -> None:
+def test_every_labelled_image_is_some_partner_and_epochs_pair_anew(pairs: Callable[..., OnlineDataset]) -> None:
     still = pairs(Augment(weak=Weak(base=24, crop=24, scale=(1.0, 1.0), flip=0.0)))
     partners = [[still[e, p][0][0].numpy().tobytes() for p in range(len(still))] for e in range(12)]
     assert len({view for epoch in partners for view in epoch}) == len(LABELED)

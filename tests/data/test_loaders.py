@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stpp.data.datasets import Labeled, Photos, Plain, Training, WithTruth
-from stpp.data.loaders import Batch, Batches, equal_sized, prediction_loader, training_loader
+from stpp.data.datasets import ImageDataset, ImageMaskDataset, ImageMaskPairs, ImageReader, SelfTrainingDataset
+from stpp.data.loaders import Batch, TrainingBatchSampler, batches_of_equal_size, prediction_loader, training_loader
 from stpp.params.models import Augment, Runtime, Weak
 from stpp.store.manifest import Dataset
 
@@ -26,8 +26,12 @@ def test_every_epoch_is_a_permutation_without_its_incomplete_last_batch(
 ) -> None:
     samples, size, epochs = counts
     per_epoch = samples // size
-    batches = list(Batches(samples, size, per_epoch * epochs, seed, "teacher"))
-    assert len(batches) == len(Batches(samples, size, per_epoch * epochs, seed, "teacher")) == per_epoch * epochs
+    batches = list(TrainingBatchSampler(samples, size, per_epoch * epochs, seed, "teacher"))
+    assert (
+        len(batches)
+        == len(TrainingBatchSampler(samples, size, per_epoch * epochs, seed, "teacher"))
+        == per_epoch * epochs
+    )
     for epoch in range(epochs):
         of_epoch = batches[epoch * per_epoch : (epoch + 1) * per_epoch]
         assert all(len(batch) == size for batch in of_epoch)
@@ -44,9 +48,9 @@ def test_started_at_any_iteration_the_sequence_continues(
 ) -> None:
     samples, size, epochs = counts
     total = samples // size * epochs
-    whole = list(Batches(samples, size, total, seed, "teacher"))
+    whole = list(TrainingBatchSampler(samples, size, total, seed, "teacher"))
     start = data.draw(st.integers(0, len(whole)))
-    rest = Batches(samples, size, total, seed, "teacher", start)
+    rest = TrainingBatchSampler(samples, size, total, seed, "teacher", start)
     assert len(rest) == len(whole) - start
     assert list(rest) == whole[start:]
     assert list(rest) == whole[start:]
@@ -54,7 +58,7 @@ def test_started_at_any_iteration_the_sequence_continues(
 
 def test_epochs_roles_and_seeds_have_orders_of_their_own() -> None:
     def order(seed: int, role: str, epoch: int) -> tuple[int, ...]:
-        batches = list(Batches(20, 4, 15, seed, role))
+        batches = list(TrainingBatchSampler(20, 4, 15, seed, role))
         return tuple(p for batch in batches[epoch * 5 : epoch * 5 + 5] for _, p in batch)
 
     orders = {order(seed, role, epoch) for seed in (0, 1) for role in ("teacher", "student") for epoch in range(3)}
@@ -62,21 +66,23 @@ def test_epochs_roles_and_seeds_have_orders_of_their_own() -> None:
 
 
 def test_a_longer_training_does_not_change_the_first_batches() -> None:
-    assert list(Batches(20, 4, 25, 0, "teacher"))[:12] == list(Batches(20, 4, 12, 0, "teacher"))
+    assert list(TrainingBatchSampler(20, 4, 25, 0, "teacher"))[:12] == list(
+        TrainingBatchSampler(20, 4, 12, 0, "teacher")
+    )
 
 
 def test_every_position_is_left_out_about_equally_often() -> None:
     seen = torch.zeros(10)
-    for batch in Batches(10, 4, 1000, 0, "teacher"):
+    for batch in TrainingBatchSampler(10, 4, 1000, 0, "teacher"):
         seen[[p for _, p in batch]] += 1
     assert (seen - 400).abs().max() < 4.5 * (500 * 0.8 * 0.2) ** 0.5
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_training_loader_gives_the_samples_of_its_batches_in_order(workers: int, photos: Photos) -> None:
-    labeled = Labeled(photos, NAMES[:4])
-    data = Training(labeled, 2, [], Augment(weak=Weak(base=24, crop=16)), 0, "teacher")
-    batches = Batches(len(data), 3, 4, 0, "teacher", start=1)
+def test_a_training_loader_gives_the_samples_of_its_batches_in_order(workers: int, photos: ImageReader) -> None:
+    labeled = ImageMaskPairs(photos, NAMES[:4])
+    data = SelfTrainingDataset(labeled, 2, [], Augment(weak=Weak(base=24, crop=16)), 0, "teacher")
+    batches = TrainingBatchSampler(len(data), 3, 4, 0, "teacher", start=1)
     loader = training_loader(data, batches, Runtime(workers=workers), torch.device("cpu"))
     assert len(loader) == 3
     for (images, masks), batch in zip(loader, batches, strict=True):
@@ -88,15 +94,17 @@ def test_a_training_loader_gives_the_samples_of_its_batches_in_order(workers: in
 # -- prediction -------------------------------------------------------------------------------------------------------
 
 
-def batches_of(photos: Photos, ids: list[str], size: int, workers: int = 0, max_pixels: int = 2**22) -> list[Batch]:
-    data = Plain(photos, ids)
-    batches = equal_sized(data, size, max_pixels)
+def batches_of(
+    photos: ImageReader, ids: list[str], size: int, workers: int = 0, max_pixels: int = 2**22
+) -> list[Batch]:
+    data = ImageDataset(photos, ids)
+    batches = batches_of_equal_size(data, size, max_pixels)
     return list(prediction_loader(data, batches, Runtime(workers=workers), torch.device("cpu")))
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_batches_hold_every_id_once_in_order_and_equal_sizes_only(size: int, workers: int, photos: Photos) -> None:
+def test_batches_hold_every_id_once_in_order_and_equal_sizes_only(size: int, workers: int, photos: ImageReader) -> None:
     batches = batches_of(photos, NAMES, size, workers)
     assert [name for names, _ in batches for name in names] == NAMES
     for names, images in batches:
@@ -104,33 +112,33 @@ def test_batches_hold_every_id_once_in_order_and_equal_sizes_only(size: int, wor
         sizes = {(photos.dataset.records[n].height, photos.dataset.records[n].width) for n in names}
         assert sizes == {tuple(images.shape[1:3])}
         for name, image in zip(names, images, strict=True):
-            assert torch.equal(image, Plain(photos, [name])[0][1])
+            assert torch.equal(image, ImageDataset(photos, [name])[0][1])
 
 
-def test_neighbours_of_equal_size_fill_a_batch(photos: Photos) -> None:
+def test_neighbours_of_equal_size_fill_a_batch(photos: ImageReader) -> None:
     alike = [n for n in NAMES if photos.dataset.records[n].width == 24]
     assert [len(names) for names, _ in batches_of(photos, alike, 3)] == [3, 3, 2]
 
 
-def test_a_batch_has_no_more_pixels_than_the_bound_unless_it_is_one_image(photos: Photos) -> None:
+def test_a_batch_has_no_more_pixels_than_the_bound_unless_it_is_one_image(photos: ImageReader) -> None:
     alike = [n for n in NAMES if photos.dataset.records[n].width == 24]
     pixels = 24 * photos.dataset.records[alike[0]].height
     assert [len(names) for names, _ in batches_of(photos, alike, 8, max_pixels=2 * pixels)] == [2, 2, 2, 2]
     assert [len(names) for names, _ in batches_of(photos, alike, 8, max_pixels=pixels - 1)] == [1] * 8
 
 
-def test_true_masks_make_a_third_part_of_a_batch(photos: Photos) -> None:
-    data = WithTruth(photos, NAMES)
+def test_true_masks_make_a_third_part_of_a_batch(photos: ImageReader) -> None:
+    data = ImageMaskDataset(photos, NAMES)
     for names, images, truths in prediction_loader(
-        data, equal_sized(data, 3, 2**22), Runtime(workers=0), torch.device("cpu")
+        data, batches_of_equal_size(data, 3, 2**22), Runtime(workers=0), torch.device("cpu")
     ):
         assert truths.shape == (len(names), *images.shape[1:3])
 
 
-def test_batches_depend_on_the_list_of_ids_and_on_nothing_beyond(photos: Photos) -> None:
+def test_batches_depend_on_the_list_of_ids_and_on_nothing_beyond(photos: ImageReader) -> None:
     ids = ["u/3", "l/1", "u/0", "u/1", "l/0"]
     few = {name: photos.dataset.records[name] for name in reversed(ids)}
-    alone = Photos(dataclasses.replace(photos.dataset, records=few), photos.root)
+    alone = ImageReader(dataclasses.replace(photos.dataset, records=few), photos.root)
     assert isinstance(alone.dataset, Dataset)
     for (names, images), (expected_names, expected) in zip(
         batches_of(alone, ids, 2), batches_of(photos, ids, 2), strict=True
@@ -139,5 +147,5 @@ def test_batches_depend_on_the_list_of_ids_and_on_nothing_beyond(photos: Photos)
         assert torch.equal(images, expected)
 
 
-def test_no_ids_make_no_batches(photos: Photos) -> None:
+def test_no_ids_make_no_batches(photos: ImageReader) -> None:
     assert batches_of(photos, [], 4, workers=2) == []

@@ -17,19 +17,19 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from stpp.data import pixel_cache as module
-from stpp.data.datasets import Labeled, Photos, Plain, Training
+from stpp.data.datasets import ImageDataset, ImageMaskPairs, ImageReader, SelfTrainingDataset
 from stpp.data.pixel_cache import PixelCache, open_cache
 from stpp.params.models import Augment, Runtime, Weak
 from stpp.store.files import StppError, sha256
 
-Cached = Callable[..., Photos]
+Cached = Callable[..., ImageReader]
 AMPLE = 10**8
 LABELED = [f"l/{i}" for i in range(4)]
 UNLABELED = [f"u/{i}" for i in range(6)]
 
 
 @pytest.fixture
-def plain(photos: Photos) -> Photos:
+def plain(photos: ImageReader) -> ImageReader:
     """The photographs of `photos`, with their true hashes."""
     records = {}
     for name, record in photos.dataset.records.items():
@@ -37,13 +37,13 @@ def plain(photos: Photos) -> Photos:
         if record.mask:
             hashes["mask_sha256"] = sha256(photos.root / record.mask)
         records[name] = dataclasses.replace(record, **hashes)
-    return Photos(dataclasses.replace(photos.dataset, records=records), photos.root)
+    return ImageReader(dataclasses.replace(photos.dataset, records=records), photos.root)
 
 
 @pytest.fixture
-def cached(plain: Photos, tmp_path: Path) -> Cached:
-    def of(limit: int = AMPLE, folder: str = "decoded") -> Photos:
-        return Photos(plain.dataset, plain.root, PixelCache(tmp_path / folder, limit))
+def cached(plain: ImageReader, tmp_path: Path) -> Cached:
+    def of(limit: int = AMPLE, folder: str = "decoded") -> ImageReader:
+        return ImageReader(plain.dataset, plain.root, PixelCache(tmp_path / folder, limit))
 
     return of
 
@@ -52,7 +52,7 @@ def files(tmp_path: Path) -> list[Path]:
     return sorted((tmp_path / "decoded").rglob("*.npy"))
 
 
-def read_all(photos: Photos) -> list[bytes]:
+def read_all(photos: ImageReader) -> list[bytes]:
     return [photos.image(i).tobytes() for i in LABELED + UNLABELED] + [photos.mask(i).tobytes() for i in LABELED]
 
 
@@ -60,7 +60,7 @@ def read_all(photos: Photos) -> list[bytes]:
 
 
 def test_what_is_read_is_the_same_without_a_cache_when_it_is_made_and_from_it(
-    plain: Photos, cached: Cached, tmp_path: Path
+    plain: ImageReader, cached: Cached, tmp_path: Path
 ) -> None:
     photos = cached()
     assert read_all(photos) == read_all(plain)
@@ -71,10 +71,12 @@ def test_what_is_read_is_the_same_without_a_cache_when_it_is_made_and_from_it(
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_training_samples_are_the_same_bits_in_any_number_of_workers(
-    workers: int, plain: Photos, cached: Cached
+    workers: int, plain: ImageReader, cached: Cached
 ) -> None:
-    def samples(photos: Photos) -> list[torch.Tensor]:
-        data = Training(Labeled(photos, LABELED), 2, [], Augment(weak=Weak(base=24, crop=16)), 0, "teacher")
+    def samples(photos: ImageReader) -> list[torch.Tensor]:
+        data = SelfTrainingDataset(
+            ImageMaskPairs(photos, LABELED), 2, [], Augment(weak=Weak(base=24, crop=16)), 0, "teacher"
+        )
         draws = [[(epoch, p) for p in range(8)] for epoch in range(4)]
         loader = DataLoader(data, batch_sampler=draws, num_workers=workers)
         return [part for batch in loader for part in batch]
@@ -83,18 +85,18 @@ def test_training_samples_are_the_same_bits_in_any_number_of_workers(
         assert torch.equal(a, b)
 
 
-def test_whole_images_for_prediction_come_from_it_too(plain: Photos, cached: Cached) -> None:
+def test_whole_images_for_prediction_come_from_it_too(plain: ImageReader, cached: Cached) -> None:
     photos = cached()
     for _ in ("made", "read"):
         for index in range(6):
-            assert torch.equal(Plain(photos, UNLABELED)[index][1], Plain(plain, UNLABELED)[index][1])
+            assert torch.equal(ImageDataset(photos, UNLABELED)[index][1], ImageDataset(plain, UNLABELED)[index][1])
 
 
 def test_masks_of_other_meaning_are_other_masks(cached: Cached) -> None:
     photos = cached()
     before = photos.mask("l/0")
     dataset = dataclasses.replace(photos.dataset, values={0: 2, 1: 1, 2: 0, 255: 255})
-    other = Photos(dataset, photos.root, photos.cache)
+    other = ImageReader(dataset, photos.root, photos.cache)
     assert np.array_equal(other.mask("l/0"), 2 - before)
     assert np.array_equal(photos.mask("l/0"), before)
 
@@ -145,7 +147,7 @@ def test_a_file_that_is_gone_or_no_image_is_named_as_without_a_cache(cached: Cac
 
 @pytest.mark.parametrize("damage", [b"", b"\x93NUMPY", None])
 def test_a_kept_file_that_is_not_whole_is_made_again(
-    damage: bytes | None, plain: Photos, cached: Cached, tmp_path: Path
+    damage: bytes | None, plain: ImageReader, cached: Cached, tmp_path: Path
 ) -> None:
     photos = cached()
     expected = photos.image("l/0").copy()
@@ -161,7 +163,7 @@ def test_a_kept_file_that_is_not_whole_is_made_again(
 
 @pytest.mark.parametrize("limit", [0, 1600, 5000, 9999])
 def test_it_never_takes_more_than_its_limit_and_keeps_what_it_has(
-    limit: int, plain: Photos, cached: Cached, tmp_path: Path
+    limit: int, plain: ImageReader, cached: Cached, tmp_path: Path
 ) -> None:
     expected = read_all(plain)
     assert read_all(cached(limit)) == expected
@@ -174,7 +176,7 @@ def test_it_never_takes_more_than_its_limit_and_keeps_what_it_has(
 
 
 def test_a_disk_that_is_full_stops_nothing(
-    plain: Photos, cached: Cached, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    plain: ImageReader, cached: Cached, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photos = cached()
     assert photos.cache is not None
@@ -187,12 +189,12 @@ def test_a_disk_that_is_full_stops_nothing(
 # -- several processes, kills, and removal ----------------------------------------------------------------------------
 
 
-def _read(photos: Photos, into: "multiprocessing.Queue[str]") -> None:
+def _read(photos: ImageReader, into: "multiprocessing.Queue[str]") -> None:
     into.put(hashlib.sha256(b"".join(read_all(photos))).hexdigest())
 
 
 def test_processes_at_once_read_the_same_and_keep_within_the_limit(
-    plain: Photos, cached: Cached, tmp_path: Path
+    plain: ImageReader, cached: Cached, tmp_path: Path
 ) -> None:
     photos = cached(8000)
     context = multiprocessing.get_context("fork")
@@ -210,7 +212,7 @@ def test_processes_at_once_read_the_same_and_keep_within_the_limit(
     assert int((photos.cache.folder / "bytes").read_text()) == sizes
 
 
-def _write_slowly(photos: Photos, here: Path) -> None:
+def _write_slowly(photos: ImageReader, here: Path) -> None:
     save = np.save
 
     def half(file: object, pixels: np.ndarray) -> None:  # type: ignore[type-arg]
@@ -224,7 +226,7 @@ def _write_slowly(photos: Photos, here: Path) -> None:
 
 
 def test_a_kill_while_a_file_is_written_leaves_nothing_that_is_read_or_counted(
-    plain: Photos, cached: Cached, tmp_path: Path
+    plain: ImageReader, cached: Cached, tmp_path: Path
 ) -> None:
     photos = cached()
     context = multiprocessing.get_context("fork")
@@ -243,7 +245,7 @@ def test_a_kill_while_a_file_is_written_leaves_nothing_that_is_read_or_counted(
     assert read_all(again) == read_all(plain)
 
 
-def test_it_may_be_removed_at_any_time(plain: Photos, cached: Cached, tmp_path: Path) -> None:
+def test_it_may_be_removed_at_any_time(plain: ImageReader, cached: Cached, tmp_path: Path) -> None:
     photos = cached()
     read_all(photos)
     held = photos.image("l/0")
@@ -269,6 +271,6 @@ def test_there_is_none_unless_asked_for(tmp_path: Path) -> None:
 
 def test_the_code_that_decodes_a_file_is_all_in_the_name_of_its_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     before = module._way()
-    changed = module.source("stpp.store.decoding")
+    changed = module.source_path("stpp.store.decoding")
     monkeypatch.setattr(module, "sha256", lambda path: "other" if path == changed else sha256(path))
     assert module._way() != before

@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from stpp.data.datasets import Photos
+from stpp.data.datasets import ImageReader
 from stpp.store.manifest import Dataset, Record
 
-MakePhotos = Callable[..., Photos]
+MakePhotos = Callable[..., ImageReader]
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +23,7 @@ def _one_thread() -> None:
 def make_photos(tmp_path_factory: pytest.TempPathFactory) -> MakePhotos:
     """(sizes [(height, width)], classes) -> photographs of noise with masks of noise, some of it ignored."""
 
-    def make(sizes: Sequence[tuple[int, int]], classes: int) -> Photos:
+    def make(sizes: Sequence[tuple[int, int]], classes: int) -> ImageReader:
         root: Path = tmp_path_factory.mktemp("photos")
         rng = np.random.default_rng(len(sizes))
         records = {}
@@ -37,6 +37,6 @@ def make_photos(tmp_path_factory: pytest.TempPathFactory) -> MakePhotos:
             records[name] = record
         values = {c: c for c in (*range(classes), 255)}
         names = tuple(f"class {c}" for c in range(classes))
-        return Photos(Dataset("noise", names, ((0, 0, 0),) * classes, values, records), root)
+        return ImageReader(Dataset("noise", names, ((0, 0, 0),) * classes, values, records), root)
 
     return make

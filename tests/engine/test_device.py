@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from stpp.engine.device import start
+from stpp.engine.device import setup_device
 from stpp.params.models import Runtime
 from stpp.store.files import StppError
 
@@ -43,4 +43,4 @@ def test_a_device_that_is_not_there_is_named() -> None:
     if torch.cuda.is_available():
         pytest.skip("it is there")
     with pytest.raises(StppError, match=r"runtime\.device is `cuda`"):
-        start(Runtime(device="cuda"))
+        setup_device(Runtime(device="cuda"))

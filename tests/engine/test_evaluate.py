@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from stpp.data.datasets import Photos, WithTruth
-from stpp.data.loaders import Batch, equal_sized, prediction_loader
+from stpp.data.datasets import ImageMaskDataset, ImageReader
+from stpp.data.loaders import Batch, batches_of_equal_size, prediction_loader
 from stpp.data.normalization import IMAGENET
 from stpp.engine.evaluate import Scores, evaluate, predict_batches
-from stpp.engine.predict import mask_predictor, plain
-from stpp.models.build import normalizing
+from stpp.engine.predict import mask_predictor, single_pass
+from stpp.models.build import set_normalization
 from stpp.params.models import Model, Runtime
 from stpp.store.files import StppError
 
@@ -31,7 +31,7 @@ class Network(nn.Module):
         torch.manual_seed(0)
         self.dropout = nn.Dropout(0.5)
         self.classifier = nn.Conv2d(3, 3, 3, padding=1)
-        normalizing(self, IMAGENET)
+        set_normalization(self, IMAGENET)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.classifier(self.dropout(x))
@@ -39,14 +39,14 @@ class Network(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def photos(make_photos: Callable[..., Photos]) -> Photos:
+def photos(make_photos: Callable[..., ImageReader]) -> ImageReader:
     return make_photos(SIZES, classes=3)
 
 
-PLAIN = mask_predictor(plain, 2**22)
+PLAIN = mask_predictor(single_pass, 2**22)
 
 
-def test_an_image_whose_probabilities_are_not_finite_is_named(photos: Photos) -> None:
+def test_an_image_whose_probabilities_are_not_finite_is_named(photos: ImageReader) -> None:
     sound, odd = Network(), Network()
     odd.classifier.bias.data[0] = float("nan")
     ids = list(photos.dataset.records)
@@ -62,20 +62,20 @@ def test_one_class_for_every_pixel_is_a_constant_unless_there_is_no_other() -> N
     assert Scores(torch.zeros(3, 3, dtype=torch.int64)).constant is None
 
 
-def loader(photos: Photos, ids: list[str], batch_size: int = 2) -> Iterable[Batch]:
-    data = WithTruth(photos, ids)
-    return prediction_loader(data, equal_sized(data, batch_size, 2**22), Runtime(workers=0), CPU)
+def loader(photos: ImageReader, ids: list[str], batch_size: int = 2) -> Iterable[Batch]:
+    data = ImageMaskDataset(photos, ids)
+    return prediction_loader(data, batches_of_equal_size(data, batch_size, 2**22), Runtime(workers=0), CPU)
 
 
 def each(
-    networks: list[Network], photos: Photos, ids: list[str], batch_size: int = 2, model: Model = MODEL
+    networks: list[Network], photos: ImageReader, ids: list[str], batch_size: int = 2, model: Model = MODEL
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Id, masks (K, H, W) and the last network's confidence (H, W), image by image."""
     for batch in predict_batches(networks, loader(photos, ids, batch_size), model, CPU, PLAIN):
         yield from zip(batch.ids, batch.masks.unbind(1), batch.confidence, strict=True)
 
 
-def by_hand(network: Network, photos: Photos, name: str) -> Tensor:
+def by_hand(network: Network, photos: ImageReader, name: str) -> Tensor:
     """One image alone, read and normalised here: probabilities (classes, H, W)."""
     pixels = np.asarray(Image.open(photos.root / photos.dataset.records[name].image), dtype=np.float64) / 255
     x = (pixels - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
@@ -84,14 +84,14 @@ def by_hand(network: Network, photos: Photos, name: str) -> Tensor:
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 8])
-def test_every_image_is_decided_once_in_the_given_order(photos: Photos, batch_size: int) -> None:
+def test_every_image_is_decided_once_in_the_given_order(photos: ImageReader, batch_size: int) -> None:
     ids = sorted(photos.dataset.records)
     assert [name for name, _, _ in each([Network()], photos, ids, batch_size)] == ids
     assert [name for name, _, _ in each([Network()], photos, ids[::-1], batch_size)] == ids[::-1]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_a_decision_is_that_of_the_image_alone_without_dropout(photos: Photos, batch_size: int) -> None:
+def test_a_decision_is_that_of_the_image_alone_without_dropout(photos: ImageReader, batch_size: int) -> None:
     network = Network().train()
     for name, masks, confidence in each([network], photos, list(photos.dataset.records), batch_size):
         expected = by_hand(network, photos, name)
@@ -102,7 +102,7 @@ def test_a_decision_is_that_of_the_image_alone_without_dropout(photos: Photos, b
         assert torch.equal(masks[0][clear].long(), expected.argmax(0)[clear])
 
 
-def test_several_networks_decide_on_the_same_images_each_for_itself(photos: Photos) -> None:
+def test_several_networks_decide_on_the_same_images_each_for_itself(photos: ImageReader) -> None:
     one, other = Network(), Network()
     other.classifier.weight.data.neg_()
     ids = list(photos.dataset.records)
@@ -113,14 +113,14 @@ def test_several_networks_decide_on_the_same_images_each_for_itself(photos: Phot
         assert torch.equal(confidence, sure)
 
 
-def test_confidence_in_bfloat16_is_float32_near_that_in_float32(photos: Photos) -> None:
+def test_confidence_in_bfloat16_is_float32_near_that_in_float32(photos: ImageReader) -> None:
     network, ids = Network(), list(photos.dataset.records)
     for name, _, confidence in each([network], photos, ids, model=Model(precision="bfloat16")):
         assert confidence.dtype == torch.float32
         assert 1e-5 < float((confidence - by_hand(network, photos, name).amax(0)).abs().max()) < 0.03
 
 
-def test_deciding_leaves_torch_as_it_was(photos: Photos) -> None:
+def test_deciding_leaves_torch_as_it_was(photos: ImageReader) -> None:
     """Neither inference mode nor autocast reaches the caller, also of generators read in turn."""
     ids = list(photos.dataset.records)
     streams = [each([Network()], photos, ids, model=Model(precision="bfloat16")) for _ in range(3)]
@@ -134,7 +134,7 @@ def test_deciding_leaves_torch_as_it_was(photos: Photos) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
-def test_evaluation_fills_one_matrix_as_a_loop_over_all_valid_pixels_does(photos: Photos, batch_size: int) -> None:
+def test_evaluation_fills_one_matrix_as_a_loop_over_all_valid_pixels_does(photos: ImageReader, batch_size: int) -> None:
     network, ids = Network(), list(photos.dataset.records)[1:]
     expected = np.zeros((3, 3), dtype=int)
     for name in ids:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from stpp.data.transforms import normalize
-from stpp.deploy.export import GridMeans, to_onnx, to_torch
+from stpp.deploy.export import GridMeans, to_onnx, to_torch_export
 from stpp.models import build
 from stpp.params.models import Model
 from stpp.store.files import StppError
@@ -23,12 +23,12 @@ CLASSES = ("sky", "road", "<b>sign</b>")
 OTHER_SIZES = ((1, 32, 32), (3, 71, 45), (1, 129, 250))
 
 
-def about(network: str, stride: int = 16) -> build.About:
+def about(network: str, stride: int = 16) -> build.CheckpointMetadata:
     model = Model.model_validate({"network": network, "backbone": "resnet18", "output_stride": stride})
-    return build.About(model, CLASSES, ((1, 2, 3), (200, 100, 0), (0, 0, 255)))
+    return build.CheckpointMetadata(model, CLASSES, ((1, 2, 3), (200, 100, 0), (0, 0, 255)))
 
 
-def small(of: build.About) -> nn.Module:
+def small(of: build.CheckpointMetadata) -> nn.Module:
     """A network whose batch norms have seen something, so that its logits are not all alike."""
     torch.manual_seed(0)
     network = build.build(of.model, len(CLASSES))
@@ -50,7 +50,7 @@ def test_onnx_runtime_and_torch_export_agree_with_the_checkpoint_on_sizes_never_
     of = about(name)
     network = small(of)
     assert to_onnx(network, of, tmp_path / "m.onnx") < 1e-4
-    assert to_torch(network, of, tmp_path / "m.pt2") < 1e-4
+    assert to_torch_export(network, of, tmp_path / "m.pt2") < 1e-4
     session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
     extra = {"stpp.json": ""}
     program = torch.export.load(str(tmp_path / "m.pt2"), extra_files=extra).module()
@@ -75,7 +75,7 @@ def test_the_network_itself_is_left_as_it_was(tmp_path: Path) -> None:
     of = about("pspnet")
     network = small(of)
     before = [type(module) for module in network.modules()]
-    to_torch(network, of, tmp_path / "m.pt2")
+    to_torch_export(network, of, tmp_path / "m.pt2")
     assert [type(module) for module in network.modules()] == before
 
 
@@ -83,5 +83,5 @@ def test_an_export_that_computes_something_else_is_not_written(tmp_path: Path, m
     monkeypatch.setattr(GridMeans, "forward", lambda self, x: F.adaptive_max_pool2d(x, self.parts))
     of = about("pspnet")
     with pytest.raises(StppError, match="differ by"):
-        to_torch(small(of), of, tmp_path / "m.pt2")
+        to_torch_export(small(of), of, tmp_path / "m.pt2")
     assert not list(tmp_path.iterdir())

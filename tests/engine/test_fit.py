@@ -17,13 +17,23 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import stpp.engine.fit as fit_module
-from stpp.data.datasets import Labeled, Photos, Training, WithTruth
-from stpp.data.loaders import Batches, equal_sized, prediction_loader
+from stpp.data.datasets import ImageMaskDataset, ImageMaskPairs, ImageReader, SelfTrainingDataset
+from stpp.data.loaders import TrainingBatchSampler, batches_of_equal_size, prediction_loader
 from stpp.data.normalization import IMAGENET
 from stpp.engine.evaluate import Scores, evaluate
-from stpp.engine.fit import Hooks, State, Step, Trainer, cross_entropy, evenly, fit, measured_after, supervised
-from stpp.engine.predict import mask_predictor, plain
-from stpp.models.build import normalizing
+from stpp.engine.fit import (
+    Hooks,
+    State,
+    Step,
+    Trainer,
+    cross_entropy,
+    evenly_spaced,
+    fit,
+    supervised,
+    validation_points,
+)
+from stpp.engine.predict import mask_predictor, single_pass
+from stpp.models.build import set_normalization
 from stpp.params.models import Augment, Model, Runtime, Strong, Train, Weak
 from stpp.store.files import StppError
 
@@ -56,7 +66,7 @@ def saved_after_every_epoch() -> Iterator[None]:
 
 def tiny(seed: int = 0) -> Tiny:
     torch.manual_seed(seed)
-    return normalizing(Tiny(), IMAGENET)
+    return set_normalization(Tiny(), IMAGENET)
 
 
 class Noise:
@@ -227,14 +237,14 @@ def test_the_loss_is_computed_in_float32_whatever_the_network_gives() -> None:
     [(3, 80, [26, 53, 80]), (3, 240, [80, 160, 240]), (3, 3, [1, 2, 3]), (4, 10, [2, 5, 7, 10])],
 )
 def test_checkpoints_are_kept_after_the_papers_epochs(checkpoints: int, epochs: int, kept: list[int]) -> None:
-    assert evenly(checkpoints, epochs) == kept
+    assert evenly_spaced(checkpoints, epochs) == kept
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(2, 40), st.integers(0, 400))
 def test_k_checkpoints_rise_evenly_to_the_last_epoch(checkpoints: int, more: int) -> None:
     epochs = checkpoints + more
-    kept = evenly(checkpoints, epochs)
+    kept = evenly_spaced(checkpoints, epochs)
     assert len(kept) == checkpoints
     assert kept[-1] == epochs
     gaps = [b - a for a, b in pairwise([0, *kept])]
@@ -249,7 +259,7 @@ def test_of_so_many_iterations_val_is_measured_evenly_and_where_a_checkpoint_is_
     checkpoints: int, more: int, per_epoch: int
 ) -> None:
     length = checkpoints + more
-    ends = measured_after(Train(iterations=length, checkpoints=checkpoints), per_epoch)
+    ends = validation_points(Train(iterations=length, checkpoints=checkpoints), per_epoch)
     gaps = [b - a for a, b in pairwise([0, *ends])]
     assert sum(gaps) == length and min(gaps) >= 1 and max(gaps) - min(gaps) <= 1
     assert checkpoints <= len(ends) <= 10 and len(ends) > min(10, length) - checkpoints
@@ -267,8 +277,8 @@ def test_val_is_measured_at_so_many_points_and_where_a_checkpoint_is_kept(
     train = Train.model_validate(
         {"epochs" if epochs else "iterations": length, "checkpoints": checkpoints, "val_points": points}
     )
-    ends = [end // per_epoch if epochs else end for end in measured_after(train, per_epoch)]
-    assert not epochs or list(measured_after(train, per_epoch).values()) == ends
+    ends = [end // per_epoch if epochs else end for end in validation_points(train, per_epoch)]
+    assert not epochs or list(validation_points(train, per_epoch).values()) == ends
     gaps = [b - a for a, b in pairwise([0, *ends])]
     assert sum(gaps) == length and min(gaps) >= 1 and max(gaps) - min(gaps) <= 1
     assert {j * length // checkpoints for j in range(1, checkpoints + 1)} <= set(ends)
@@ -300,7 +310,9 @@ def test_training_is_sgd_with_momentum_and_decay_on_the_poly_schedule_as_written
     curve = run(network, data, train, World(validate_with=validate))
 
     velocity = {name: torch.zeros_like(p) for name, p in hand.named_parameters()}
-    order = list(Batches(10, 4, 6, train.seed, "teacher"))  # 2 batches an epoch: 2 of the 10 samples are dropped
+    order = list(
+        TrainingBatchSampler(10, 4, 6, train.seed, "teacher")
+    )  # 2 batches an epoch: 2 of the 10 samples are dropped
     losses = []
     for iteration, batch in enumerate(order):
         hand.zero_grad()
@@ -463,7 +475,7 @@ AUGMENT = Augment(weak=Weak(base=32, crop=24), strong=Strong())
 
 @dataclass
 class Undisturbed:
-    data: Training
+    data: SelfTrainingDataset
     validate: Callable[[nn.Module], Scores]
     weights: dict[str, Tensor]
     curve: list[dict[str, float]]
@@ -471,17 +483,19 @@ class Undisturbed:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(make_photos: Callable[..., Photos]) -> Undisturbed:
+def undisturbed(make_photos: Callable[..., ImageReader]) -> Undisturbed:
     """Three epochs of three iterations on photographs, weakly and strongly augmented, that nothing stops."""
     torch.set_num_threads(1)
     photos = make_photos([(32, 32)] * 6, CLASSES)
     ids = list(photos.dataset.records)
-    data = Training(Labeled(photos, ids[:2]), 2, [Labeled(photos, ids[2:4])], AUGMENT, TRAIN.seed, "teacher")
-    images = WithTruth(photos, ids[4:])
-    val = prediction_loader(images, equal_sized(images, 2, 2**22), RUNTIME, CPU)
+    data = SelfTrainingDataset(
+        ImageMaskPairs(photos, ids[:2]), 2, [ImageMaskPairs(photos, ids[2:4])], AUGMENT, TRAIN.seed, "teacher"
+    )
+    images = ImageMaskDataset(photos, ids[4:])
+    val = prediction_loader(images, batches_of_equal_size(images, 2, 2**22), RUNTIME, CPU)
 
     def validate(network: nn.Module) -> Scores:
-        return evaluate(network, val, CLASSES, MODEL, CPU, mask_predictor(plain, 2**22))
+        return evaluate(network, val, CLASSES, MODEL, CPU, mask_predictor(single_pass, 2**22))
 
     network, world = tiny(), World(validate_with=validate)
     curve = run(network, data, TRAIN, world)

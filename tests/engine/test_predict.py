@@ -20,18 +20,18 @@ from stpp.data.transforms import normalize
 from stpp.engine.predict import (
     VECTOR,
     Predict,
-    augmented,
-    described,
-    evaluation,
-    folded,
+    describe,
+    evaluation_predictor,
+    fold_batch_norms,
     mask_predictor,
     normalized,
-    plain,
-    sliding,
+    single_pass,
     starts,
     window_of,
+    with_tta,
+    with_windows,
 )
-from stpp.models.build import build, normalizing
+from stpp.models.build import build, set_normalization
 from stpp.params.models import Evaluate, Label, Model
 
 Array = NDArray[np.float64]
@@ -102,15 +102,15 @@ def test_a_network_that_always_says_the_same_says_it_augmented_too(
     scores: list[float], flip: bool, height: int, width: int
 ) -> None:
     network, x = Constant(scores), torch.zeros(2, 3, height, width)
-    got = augmented(plain, SCALES, flip)(network, x)
-    torch.testing.assert_close(got, plain(network, x))
+    got = with_tta(single_pass, SCALES, flip)(network, x)
+    torch.testing.assert_close(got, single_pass(network, x))
     torch.testing.assert_close(got.sum(1), torch.ones(2, height, width))
 
 
 def test_plain_prediction_is_the_softmax_over_classes_in_float32() -> None:
     network, x = convolution(0), image(0, 5, 6)
     logits = network(x).float().numpy()
-    got = plain(network, x)
+    got = single_pass(network, x)
     assert got.dtype == torch.float32
     np.testing.assert_allclose(got.numpy(), np.exp(logits) / np.exp(logits).sum(1, keepdims=True), rtol=1e-5)
 
@@ -120,7 +120,7 @@ def test_plain_prediction_is_the_softmax_over_classes_in_float32() -> None:
 def test_augmentation_is_the_published_sum_divided_by_the_number_of_views(height: int, width: int, flip: bool) -> None:
     network, x = convolution(1), image(1, height, width)
     expected = published_sum(network, x[0].numpy(), SCALES, flip) / (10 if flip else 5)
-    got = augmented(plain, SCALES, flip)(network, x)[0]
+    got = with_tta(single_pass, SCALES, flip)(network, x)[0]
     np.testing.assert_allclose(got.numpy(), expected, atol=2e-6)
 
 
@@ -131,7 +131,7 @@ def test_the_mask_is_that_of_the_published_sum_without_an_average(seed: int, hei
     expected = published_sum(network, x[0].numpy(), SCALES, True)
     first, second = np.sort(expected, axis=0)[:-3:-1]
     clear = first - second > 1e-4  # nearer than that, the order of a sum decides
-    got = augmented(plain, SCALES, True)(network, x)[0].argmax(0).numpy()
+    got = with_tta(single_pass, SCALES, True)(network, x)[0].argmax(0).numpy()
     assert (got == expected.argmax(0))[clear].all()
 
 
@@ -142,7 +142,7 @@ def test_the_network_sees_the_published_sizes_each_with_its_mirror_image() -> No
         seen.append(x)
         return x
 
-    augmented(plain, SCALES, True)(network, image(2, 33, 50))  # type: ignore[arg-type]
+    with_tta(single_pass, SCALES, True)(network, image(2, 33, 50))  # type: ignore[arg-type]
     assert [tuple(x.shape[2:]) for x in seen[::2]] == [(16, 25), (24, 37), (33, 50), (49, 75), (66, 100)]
     assert all(torch.equal(x.flip(3), mirror) for x, mirror in zip(seen[::2], seen[1::2], strict=True))
 
@@ -152,34 +152,34 @@ def test_the_network_sees_the_published_sizes_each_with_its_mirror_image() -> No
 def test_with_flips_a_mirrored_image_gets_the_mirrored_prediction(seed: int, height: int, width: int) -> None:
     """From 4 pixels on: below, the smallest scale leaves one column, which aligned corners take from the left."""
     network, x = convolution(seed), image(seed, height, width, batch=2)
-    predict = augmented(plain, SCALES, True)
+    predict = with_tta(single_pass, SCALES, True)
     torch.testing.assert_close(predict(network, x.flip(3)), predict(network, x).flip(3), rtol=0, atol=1e-6)
 
 
 def test_without_flips_a_mirrored_image_may_get_another_prediction() -> None:
     network, x = convolution(3), image(3, 8, 8)
-    predict = augmented(plain, SCALES, False)
+    predict = with_tta(single_pass, SCALES, False)
     assert not torch.allclose(predict(network, x.flip(3)), predict(network, x).flip(3), atol=1e-2)
 
 
 def test_an_image_of_one_pixel_is_not_scaled_to_nothing() -> None:
-    got = augmented(plain, SCALES, True)(convolution(4), image(4, 1, 3))
+    got = with_tta(single_pass, SCALES, True)(convolution(4), image(4, 1, 3))
     assert got.shape == (1, 4, 1, 3)
     torch.testing.assert_close(got.sum(1), torch.ones(1, 1, 3))
 
 
 def test_images_of_a_batch_do_not_touch_each_other() -> None:
     network, x = convolution(5), image(5, 8, 9, batch=3)
-    together = augmented(plain, SCALES, True)(network, x)
+    together = with_tta(single_pass, SCALES, True)(network, x)
     for i in range(3):
         torch.testing.assert_close(
-            together[i], augmented(plain, SCALES, True)(network, x[i : i + 1])[0], rtol=0, atol=1e-6
+            together[i], with_tta(single_pass, SCALES, True)(network, x[i : i + 1])[0], rtol=0, atol=1e-6
         )
 
 
 def test_one_scale_of_one_without_flips_is_the_plain_prediction() -> None:
     network, x = convolution(6), image(6, 9, 8)
-    assert torch.equal(augmented(plain, (1.0,), False)(network, x), F.softmax(network(x).float(), dim=1))
+    assert torch.equal(with_tta(single_pass, (1.0,), False)(network, x), F.softmax(network(x).float(), dim=1))
 
 
 # -- sliding windows --------------------------------------------------------------------------------------------------
@@ -211,14 +211,14 @@ def test_a_pixel_gets_the_mean_of_all_windows_that_show_it(height: int, width: i
                 for u in range(part.shape[3]):
                     total[:, :, top + v, left + u] += scores[:, :, v, u]
                     times[top + v, left + u] += 1
-    got = sliding(window, stride)(network, x)
+    got = with_windows(window, stride)(network, x)
     np.testing.assert_allclose(got.numpy(), total / times, atol=1e-6)
     assert torch.allclose(got.sum(1), torch.ones(2, height, width))
 
 
 def test_a_window_as_large_as_the_image_is_the_plain_prediction() -> None:
     network, x = convolution(8), image(8, 6, 9)
-    assert torch.equal(sliding(9, 4)(network, x), plain(network, x))
+    assert torch.equal(with_windows(9, 4)(network, x), single_pass(network, x))
 
 
 def pixels(seed: int, height: int, width: int) -> Tensor:
@@ -228,7 +228,7 @@ def pixels(seed: int, height: int, width: int) -> Tensor:
 @pytest.mark.parametrize("by", [IMAGENET, Normalization((0.5, 0.5, 0.5), (0.5, 0.25, 0.125))])
 def test_pixels_are_normalised_as_for_training(by: Normalization) -> None:
     x = pixels(0, 5, 7)
-    found = normalized(x.permute(0, 3, 1, 2), normalizing(nn.Module(), by))
+    found = normalized(x.permute(0, 3, 1, 2), set_normalization(nn.Module(), by))
     assert (found.numpy() == np.stack([normalize(one.numpy(), by) for one in x])).all()
     exact = (x.double().numpy() / 255 - by.mean) / by.std
     np.testing.assert_allclose(found.permute(0, 2, 3, 1).numpy(), exact, atol=1e-5)
@@ -237,19 +237,19 @@ def test_pixels_are_normalised_as_for_training(by: Normalization) -> None:
 @pytest.mark.parametrize(
     ("parameters", "expected"),
     [
-        (Evaluate(), plain),
-        (Evaluate(window=32, stride=8), plain),
-        (Evaluate(window=16, stride=5), sliding(16, 5)),
-        (Evaluate(flip=True), augmented(plain, [1.0], flip=True)),
-        (Evaluate(window=16, stride=5, scales=(1.0, 1.5)), augmented(sliding(16, 5), [1.0, 1.5], flip=False)),
+        (Evaluate(), single_pass),
+        (Evaluate(window=32, stride=8), single_pass),
+        (Evaluate(window=16, stride=5), with_windows(16, 5)),
+        (Evaluate(flip=True), with_tta(single_pass, [1.0], flip=True)),
+        (Evaluate(window=16, stride=5, scales=(1.0, 1.5)), with_tta(with_windows(16, 5), [1.0, 1.5], flip=False)),
     ],
 )
 def test_evaluation_is_one_plain_pass_unless_its_parameters_say_otherwise(
     parameters: Evaluate, expected: Predict
 ) -> None:
-    network, x = normalizing(convolution(9).float(), IMAGENET), pixels(9, 27, 20)
+    network, x = set_normalization(convolution(9).float(), IMAGENET), pixels(9, 27, 20)
     confidence, mask = expected(network, normalized(x.permute(0, 3, 1, 2), network)).max(1)
-    found, sure, _ = evaluation(parameters)(network, x)
+    found, sure, _ = evaluation_predictor(parameters)(network, x)
     assert found.dtype == torch.uint8
     assert torch.equal(found.long(), mask)
     torch.testing.assert_close(sure, confidence, rtol=0, atol=1e-6)
@@ -261,8 +261,8 @@ def test_an_image_above_the_bound_is_decided_in_windows_each_at_all_scales(
     height: int, width: int, scales: tuple[float, ...]
 ) -> None:
     """Against windows put together here: one after the other, row by row, over the whole image."""
-    network, x, side, step = normalizing(convolution(3).float(), IMAGENET), pixels(3, height, width), 32, 21
-    way = augmented(plain, scales, flip=True)
+    network, x, side, step = set_normalization(convolution(3).float(), IMAGENET), pixels(3, height, width), 32, 21
+    way = with_tta(single_pass, scales, flip=True)
     assert window_of(height, width, 1024) == side
     total, times = torch.zeros(2, 4, height, width), torch.zeros(height, width)
     for top in starts(height, side, step):
@@ -283,7 +283,7 @@ def test_a_folded_network_computes_the_same_with_its_residuals_in_place(name: st
     network, x = used(model), torch.randn(2, 3, 65, 97)
     with torch.inference_mode():
         expected = network.eval()(x)
-        one = folded(network, model)
+        one = fold_batch_norms(network, model)
         found = one(x)
     in_place = [node for node in one.graph.nodes if node.target is operator.iadd]  # type: ignore[union-attr]
     assert len(in_place) >= 8, "the residuals of ResNet-18's blocks"
@@ -297,7 +297,7 @@ def test_a_folded_network_of_timm_computes_the_same(backbone: str) -> None:
     network, x = used(model), torch.randn(2, 3, 65, 97)
     with torch.inference_mode():
         expected = network.eval()(x)
-        one = folded(network, model)
+        one = fold_batch_norms(network, model)
         found = one(x)
     assert torch.equal(one.get_buffer("pixel_std"), network.get_buffer("pixel_std"))
     before = [m for m in network.modules() if isinstance(m, nn.Conv2d) and m.bias is not None]
@@ -308,7 +308,7 @@ def test_a_folded_network_of_timm_computes_the_same(backbone: str) -> None:
 def test_folded_in_bfloat16_a_network_is_cast_once_to_what_autocast_casts_it_to() -> None:
     model = Model(backbone="resnet18", output_stride=16, precision="bfloat16")
     network, x = used(model), torch.randn(1, 3, 65, 65).contiguous(memory_format=torch.channels_last)
-    one = folded(copy.deepcopy(network), model)
+    one = fold_batch_norms(copy.deepcopy(network), model)
     assert {m.weight.dtype for m in one.modules() if isinstance(m, nn.Conv2d)} == {torch.bfloat16}
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         found, expected = one(x), fuse(network.eval())(x)
@@ -322,7 +322,7 @@ def test_probabilities_are_those_of_every_pixel_alone_whatever_the_number_of_cla
     network = nn.Conv2d(3, classes, 1)
     x = 3 * torch.randn(2, 3, 5, 7)
     with torch.inference_mode():
-        found = plain(network, x)
+        found = single_pass(network, x)
         scores = network.double()(x.double()).numpy()
     for b, row, column in np.ndindex(2, 5, 7):
         powers = np.exp(scores[b, :, row, column])
@@ -357,14 +357,16 @@ def test_windows_are_no_larger_than_their_side_and_no_more_than_overlap_by_a_thi
             seen.append(tuple(x.shape[2:]))
             return x.repeat(1, 2, 1, 1)
 
-    predictor = mask_predictor(plain, bound) if way == "labelling" else evaluation(Evaluate(max_pixels=bound))
-    mask, *_ = predictor(normalizing(Spy(), IMAGENET), pixels(1, 800, 300)[:1])
+    predictor = (
+        mask_predictor(single_pass, bound) if way == "labelling" else evaluation_predictor(Evaluate(max_pixels=bound))
+    )
+    mask, *_ = predictor(set_normalization(Spy(), IMAGENET), pixels(1, 800, 300)[:1])
     assert mask.shape == (1, 800, 300)
     assert set(seen) == {(256, 256)}
     assert len(seen) == 5 * 2, "windows at 0, 170, 340, 510, 544 and at 0, 44"
 
 
 def test_what_was_evaluated_how_is_said() -> None:
-    assert described(Evaluate()) == "original resolution, whole images, one scale"
-    both = described(Evaluate(window=769, scales=(0.5, 1.0), flip=True))
+    assert describe(Evaluate()) == "original resolution, whole images, one scale"
+    both = describe(Evaluate(window=769, scales=(0.5, 1.0), flip=True))
     assert both == "original resolution, windows of 769 at 512, scales 0.5, 1 and flip"

@@ -64,8 +64,8 @@ def test_a_value_that_is_no_finite_number_is_neither_written_nor_read(name: str,
     save_file(state, tmp_path / "m.safetensors")
     for read in (
         lambda path: build.load(MODEL, 3, path),
-        lambda path: build.of_checkpoint(path, MODEL, 3),
-        lambda path: build.start(seeded(1), MODEL, path),
+        lambda path: build.load_checkpoint(path, MODEL, 3),
+        lambda path: build.load_start_weights(seeded(1), MODEL, path),
     ):
         with pytest.raises(StppError, match=f"m.safetensors: {name} has NaN or infinite values: its training diverged"):
             read(tmp_path / "m.safetensors")
@@ -138,7 +138,7 @@ def test_a_network_starts_from_a_full_backbone_file_and_keeps_its_random_head(tm
     path = tmp_path / "backbone.safetensors"
     build.save(path, start)
     network, untouched = seeded(0), seeded(0).state_dict()
-    assert build.start(network, MODEL, path) == set(start)
+    assert build.load_start_weights(network, MODEL, path) == set(start)
     for key, value in network.state_dict().items():
         assert torch.equal(value, start.get(key, untouched[key])), key
 
@@ -147,7 +147,9 @@ def test_a_backbone_file_without_counters_of_batches_starts_them_at_zero(tmp_pat
     start = {k: v + 1 for k, v in ResNet("resnet18", 16).state_dict().items() if "num_batches" not in k}
     build.save(tmp_path / "backbone.safetensors", {f"backbone.{k}": v for k, v in start.items()})
     network = seeded(0)
-    assert build.start(network, MODEL, tmp_path / "backbone.safetensors") == {f"backbone.{k}" for k in start}
+    assert build.load_start_weights(network, MODEL, tmp_path / "backbone.safetensors") == {
+        f"backbone.{k}" for k in start
+    }
     state = network.state_dict()
     assert all(torch.equal(state[f"backbone.{k}"], v) for k, v in start.items())
     assert not any(v.any() for k, v in state.items() if "num_batches" in k)
@@ -156,7 +158,7 @@ def test_a_backbone_file_without_counters_of_batches_starts_them_at_zero(tmp_pat
 def test_an_empty_backbone_file_leaves_the_network_as_it_was_drawn(tmp_path: Path) -> None:
     build.save(tmp_path / "backbone.safetensors", {})
     network = seeded(0)
-    assert not build.start(network, MODEL, tmp_path / "backbone.safetensors")
+    assert not build.load_start_weights(network, MODEL, tmp_path / "backbone.safetensors")
     assert same(network.state_dict(), seeded(0).state_dict())
 
 
@@ -173,7 +175,7 @@ def test_a_whole_network_is_a_start_and_its_classifier_stays_random_where_the_cl
         before = {k: v.clone() for k, v in ours.state_dict().items()}
         torch.manual_seed(1)
         theirs = build.build(model, 21).state_dict()
-        started = build.start(ours, model, tmp_path / "coco.safetensors")
+        started = build.load_start_weights(ours, model, tmp_path / "coco.safetensors")
         random = {k for k in before if k not in started}
         assert {v.shape[0] for k, v in before.items() if k in random} <= {19}
         assert bool(random) == (classes == 19)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stpp.models import build
-from stpp.models.weights import place, read_state
+from stpp.models.weights import convert_keys, read_state
 from stpp.params.models import Model
 from stpp.store.files import StppError
 
@@ -130,7 +130,7 @@ def test_a_loaded_network_computes_what_the_published_one_computes(
 ) -> None:
     state = published(network, backbone=backbone)
     ours = build.build(Model(network=network, backbone=backbone, output_stride=stride), 5).eval()
-    ours.load_state_dict(place(state, network, backbone, "test").state)
+    ours.load_state_dict(convert_keys(state, network, backbone, "test").state)
     x = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(5))
     with torch.inference_mode():
         expected, got = ORACLES[network](x, state, stride), ours(x)
@@ -191,7 +191,7 @@ def test_the_classifiers_of_deeplabv2_start_from_a_narrow_normal_distribution() 
 def test_a_network_saved_by_dataparallel_in_half_precision_is_placed_in_float32(network: str) -> None:
     state = published(network)
     half = {f"module.{k}": v.half() if v.is_floating_point() else v for k, v in state.items()}
-    placed = place(half, network, "resnet50", "test")
+    placed = convert_keys(half, network, "resnet50", "test")
     assert placed.layout == "public code"
     assert set(placed.state) == set(state)
     assert all(torch.equal(v, state[k].half().float()) for k, v in placed.state.items() if v.is_floating_point())
@@ -207,7 +207,7 @@ def test_the_coco_start_of_advsemiseg_is_placed_key_by_key(prefix: str) -> None:
             continue  # those files are older than the counters
         name = key.replace("classifier.", "layer5.conv2d_list.").removeprefix("backbone.")
         theirs[prefix + name] = value
-    placed = place(theirs, "deeplabv2", "resnet50", "coco.pth")
+    placed = convert_keys(theirs, "deeplabv2", "resnet50", "coco.pth")
     assert placed.layout == "AdvSemiSeg"
     assert set(placed.state) == set(state)
     assert all(torch.equal(v, state[k]) for k, v in placed.state.items() if not k.endswith("num_batches_tracked"))
@@ -228,7 +228,7 @@ def test_a_key_of_a_network_that_does_not_fit_is_named(network: str, what: str) 
     else:
         state[key] = torch.zeros(*state[key].shape, 2)
     with pytest.raises(StppError) as error:
-        place(state, network, "resnet50", "theirs.pth")
+        convert_keys(state, network, "resnet50", "theirs.pth")
     assert all(part in str(error.value) for part in ("theirs.pth", network, "public code", what, key))
 
 
@@ -236,7 +236,7 @@ def test_a_key_of_a_network_that_does_not_fit_is_named(network: str, what: str) 
 def test_one_network_is_never_taken_for_another(other: str) -> None:
     for network in set(NETWORKS) - {other}:
         with pytest.raises(StppError, match=f"does not fit {other} on resnet50"):
-            place(published(network), other, "resnet50", "theirs.pth")
+            convert_keys(published(network), other, "resnet50", "theirs.pth")
 
 
 def test_export_and_import_give_back_the_same_tensors(tmp_path: Path) -> None:
@@ -263,4 +263,4 @@ def test_a_tensor_with_and_without_its_prefix_is_an_error() -> None:
     """AdvSemiSeg's `Scale.` is removed: of two tensors for one place none is taken."""
     theirs = {"Scale.layer5.conv2d_list.0.weight": torch.zeros(1), "Scale.conv1.weight": torch.zeros(1)}
     with pytest.raises(StppError, match=r"two tensors each for backbone\.conv1\.weight"):
-        place(theirs | {"conv1.weight": torch.ones(1)}, "deeplabv2", "resnet101", "theirs.pth")
+        convert_keys(theirs | {"conv1.weight": torch.ones(1)}, "deeplabv2", "resnet101", "theirs.pth")

@@ -11,7 +11,7 @@ from torch import Tensor
 from stpp.data.normalization import IMAGENET, Normalization
 from stpp.models import build, weights
 from stpp.models.backbone import Timm
-from stpp.models.weights import PACKAGED, place, start_of
+from stpp.models.weights import PACKAGED, convert_keys, start_of
 from stpp.params.models import Model
 from stpp.store.files import StppError, sha256
 
@@ -73,7 +73,7 @@ WHOLE = timm.create_model("tf_efficientnet_lite0")
 
 def test_a_state_dict_of_timm_is_placed_key_by_key_or_named() -> None:
     state = whole()
-    placed = place(state, "deeplabv3plus", LITE.backbone, "file")
+    placed = convert_keys(state, "deeplabv3plus", LITE.backbone, "file")
     assert placed.layout == "timm"
     kept = {key.removeprefix("backbone.features."): value for key, value in placed.state.items()}
     assert all(torch.equal(value, state[key].float()) for key, value in kept.items() if "num_batches" not in key)
@@ -84,7 +84,7 @@ def test_a_state_dict_of_timm_is_placed_key_by_key_or_named() -> None:
     without = {k: v for k, v in state.items() if k != "blocks.0.0.conv_dw.weight"}
     odd = without | {"conv_stem.weight": torch.zeros(1), "strange": torch.zeros(1)}
     with pytest.raises(StppError) as error:
-        place(odd, "deeplabv3plus", LITE.backbone, "file")
+        convert_keys(odd, "deeplabv3plus", LITE.backbone, "file")
     said = str(error.value).splitlines()
     assert said[1:] == [
         "1 missing: blocks.0.0.conv_dw.weight",
@@ -95,7 +95,7 @@ def test_a_state_dict_of_timm_is_placed_key_by_key_or_named() -> None:
 
 def test_what_this_project_saved_is_placed_as_it_is() -> None:
     state = build.build(LITE, 4).state_dict()
-    assert place(state, "deeplabv3plus", LITE.backbone, "file").state.keys() == state.keys()
+    assert convert_keys(state, "deeplabv3plus", LITE.backbone, "file").state.keys() == state.keys()
 
 
 def test_the_weights_of_the_package_are_those_of_timms_network_in_its_order(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_the_weights_of_the_package_are_those_of_timms_network_in_its_order(tmp_
     assert build.start_of(tmp_path / "backbone.safetensors") == start
 
     network = build.build(LITE, 4)
-    started = build.start(network, LITE, tmp_path / "backbone.safetensors")
+    started = build.load_start_weights(network, LITE, tmp_path / "backbone.safetensors")
     assert started == set(placed.state)
     assert network.get_buffer("pixel_std").flatten().tolist() == [0.5, 0.5, 0.5]
 
@@ -150,12 +150,12 @@ def test_a_local_file_is_normalised_as_timm_says_of_its_network(tmp_path: Path) 
 def test_a_checkpoint_keeps_its_normalisation_and_one_of_before_has_imagenets(tmp_path: Path) -> None:
     by = Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     network = build.build(LITE, 2)
-    about = build.About(LITE, ("a", "b"), ((0, 0, 0), (1, 1, 1)), build.Start("x", normalization=by))
+    about = build.CheckpointMetadata(LITE, ("a", "b"), ((0, 0, 0), (1, 1, 1)), build.Start("x", normalization=by))
     build.save(tmp_path / "m.safetensors", network.state_dict(), about)
-    assert build.about(tmp_path / "m.safetensors") == about
-    loaded = build.of_checkpoint(tmp_path / "m.safetensors", Model(), 2)
+    assert build.read_metadata(tmp_path / "m.safetensors") == about
+    loaded = build.load_checkpoint(tmp_path / "m.safetensors", Model(), 2)
     torch.testing.assert_close(loaded.get_buffer("pixel_mean").flatten(), torch.tensor(by.mean))
 
     build.save(tmp_path / "old.safetensors", network.state_dict())
-    before = build.of_checkpoint(tmp_path / "old.safetensors", LITE, 2)
+    before = build.load_checkpoint(tmp_path / "old.safetensors", LITE, 2)
     torch.testing.assert_close(before.get_buffer("pixel_std").flatten(), torch.tensor(IMAGENET.std))

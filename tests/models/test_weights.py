@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision import models
 
 from stpp.models.backbone import ResNet
-from stpp.models.weights import place, start_of
+from stpp.models.weights import convert_keys, start_of
 from stpp.params.models import Model
 from stpp.store.files import StppError
 
@@ -175,7 +175,7 @@ def test_all_keys_that_do_not_fit_are_named_at_once(tmp_path: Path, published: d
 )
 def test_tensors_that_are_no_weights_are_named(published: dict[str, Tensor], value: Tensor, said: str) -> None:
     with pytest.raises(StppError, match=r"layer1\.0\.conv1\.weight: ") as error:
-        place(published | {"layer1.0.conv1.weight": value}, "deeplabv3plus", "resnet18", "a.pth")
+        convert_keys(published | {"layer1.0.conv1.weight": value}, "deeplabv3plus", "resnet18", "a.pth")
     assert said in str(error.value)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from stpp.paper import report, results
-from stpp.paper.plan import flat
+from stpp.paper.plan import setting_params
 from stpp.paper.published import TABLES, table
 from stpp.paper.systems import SYSTEMS
 from stpp.params.file import load, overlays_of, read_yaml
@@ -156,7 +156,7 @@ def test_a_name_from_outside_is_text_in_the_page(tmp_path: Path) -> None:
 
 
 def test_a_finished_cell_counts_for_every_table_but_only_with_its_parameters_and_lists(tmp_path: Path) -> None:
-    params, lists = flat(load([Path("params.yaml")])), {"splits/a.txt": "1"}
+    params, lists = setting_params(load([Path("params.yaml")])), {"splits/a.txt": "1"}
     cell(tmp_path, "table-1", "s", "st", 0, 0.7, params=params, lists=lists)
     assert results.finished(tmp_path, "s", "st", 0, {"params": params, "lists": lists}) is not None
     assert results.finished(tmp_path, "s", "st", 0, {"params": params | {"train.lr": 0.002}, "lists": lists}) is None
@@ -165,7 +165,7 @@ def test_a_finished_cell_counts_for_every_table_but_only_with_its_parameters_and
 
 
 def test_a_cell_of_before_a_parameter_was_there_has_its_default(tmp_path: Path) -> None:
-    setting, params = "own", flat(load([Path("params.yaml")]))
+    setting, params = "own", setting_params(load([Path("params.yaml")]))
     params.pop("data.root")
     old = {key: value for key, value in params.items() if key not in ("train.val_points", "split.stratify")}
     cell(tmp_path, "table-1", setting, "st", 0, 0.7, params=old)

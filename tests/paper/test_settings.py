@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stpp.engine.optim import scaled_lr
-from stpp.ingest.published import LABELED, SPLITS, TRAIN, VAL, place, read_lists
+from stpp.ingest.published import LABELED, SPLITS, TRAIN, VAL, lists_folder, read_lists
 from stpp.paper.published import SETTINGS, TABLES, cells, params_of, table
 from stpp.paper.systems import SYSTEMS, iterations
 from stpp.params.file import as_yaml, load
@@ -227,7 +227,7 @@ def test_the_published_lists_are_usable_but_for_the_empty_ones(data: str, labels
 def test_settings_read_the_lists_where_the_command_puts_them() -> None:
     for setting in SETTINGS.values():
         split = params_of(setting)["split"]
-        folder = place(setting.data, setting.labels)
+        folder = lists_folder(setting.data, setting.labels)
         assert [split[name]["list"] for name in ("labeled", "unlabeled", "val")] == [
             f"{folder}/{name}.txt" for name in ("labeled", "unlabeled", "val")
         ]

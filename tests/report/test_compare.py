@@ -9,12 +9,12 @@ from PIL import Image
 
 from stpp.paper.systems import SYSTEMS
 from stpp.report import compare
-from stpp.report.compare import FIGURES, Known, draw, known
+from stpp.report.compare import FIGURES, Measured, draw, merge_metrics
 
 MIOU = {name: 0.5 + 0.01 * i for i, name in enumerate(SYSTEMS)}
 PSEUDO = {"reliable": 0.61, "unreliable": 0.43, "boosted": 0.47}
 CURVE = [{"epoch": str(e), "train/loss": str(1 / e), "val/miou": str(0.1 * e)} for e in (1, 2, 3)]
-ALL = Known(MIOU, PSEUDO, {"plain": CURVE, "st": CURVE})
+ALL = Measured(MIOU, PSEUDO, {"plain": CURVE, "st": CURVE})
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -29,7 +29,7 @@ def test_a_figure_is_a_png_of_readable_size_with_equal_bytes_for_equal_numbers(t
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_of_nothing_says_so(name: str) -> None:
-    drawn = FIGURES[name](Known())
+    drawn = FIGURES[name](Measured())
     said = [text.get_text() for text in drawn.findobj(Text) if text.get_text()]
     assert said in (["nothing of this figure was run"], ["no epoch trained yet"])
 
@@ -51,7 +51,7 @@ def test_a_bar_is_as_high_as_its_number_and_one_that_was_not_run_is_missing(name
     for missing in (None, models[1]):
         miou = {k: v for k, v in MIOU.items() if k != missing}
         pseudo = {k: v for k, v in PSEUDO.items() if k != missing}
-        (ax,) = FIGURES[name](Known(miou, pseudo)).axes
+        (ax,) = FIGURES[name](Measured(miou, pseudo)).axes
         heights = [bar.get_height() for c in ax.containers if isinstance(c, BarContainer) for bar in c]
         expected = [100 * (MIOU | PSEUDO)[model] for model in models if model != missing]
         assert heights == pytest.approx(expected)
@@ -73,7 +73,7 @@ def test_stages_are_a_line_beside_the_other_system() -> None:
 def test_numbers_of_several_evaluations_come_together_and_the_first_counts() -> None:
     first = {"val": {"suponly": {"miou": 0.4}}, "pseudo": {"reliable": {"miou": 0.6, "images": 3}}, "evaluation": "x"}
     second = {"val": {"suponly": {"miou": 0.1}, "st": {"miou": 0.5}}}
-    assert known([first, second], {}) == Known({"suponly": 0.4, "st": 0.5}, {"reliable": 0.6}, {})
+    assert merge_metrics([first, second], {}) == Measured({"suponly": 0.4, "st": 0.5}, {"reliable": 0.6}, {})
 
 
 def test_every_look_is_of_a_name_that_a_figure_shows() -> None:

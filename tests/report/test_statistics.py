@@ -13,15 +13,15 @@ from scipy import stats
 from stpp.report.statistics import (
     Counts,
     Interval,
+    bootstrap_gain,
     gains,
     miou,
-    paired,
+    paired_t,
     rank_correlation,
     read_counts,
-    resampled,
     write_counts,
 )
-from stpp.report.verdict import Known, known_of, verdict
+from stpp.report.verdict import Facts, read_facts, verdict
 from stpp.store.files import StppError
 
 # -- over seeds -------------------------------------------------------------------------------------------------------
@@ -31,7 +31,7 @@ def test_a_paired_difference_has_the_interval_of_the_t_test() -> None:
     rng = random.Random(0)
     for n in (2, 3, 8):
         first, second = ([rng.gauss(40, 5) for _ in range(n)] for _ in "ab")
-        found = paired(first, second)
+        found = paired_t(first, second)
         low, high = stats.ttest_rel(second, first).confidence_interval(0.95)
         assert (found.low, found.high) == pytest.approx((low, high))
         assert found.mean == pytest.approx(sum(second) / n - sum(first) / n)
@@ -76,15 +76,15 @@ def test_the_bootstrap_is_that_of_a_loop_over_images_drawn_again() -> None:
         drawn = [rng.randrange(60) for _ in range(60)]
         differences.append(by_hand(second[drawn]) - by_hand(first[drawn]))
     differences.sort()
-    found = resampled(first, second)
+    found = bootstrap_gain(first, second)
     assert found.mean == pytest.approx(by_hand(second) - by_hand(first))
     assert (found.low, found.high) == pytest.approx((differences[75], differences[2924]), abs=0.006)
 
 
 def test_four_times_the_images_halve_the_interval_and_a_model_is_no_better_than_itself() -> None:
-    few, many = (resampled(counted(n, 0.5, 3), counted(n, 0.55, 4)) for n in (100, 400))
+    few, many = (bootstrap_gain(counted(n, 0.5, 3), counted(n, 0.55, 4)) for n in (100, 400))
     assert (few.high - few.low) / (many.high - many.low) == pytest.approx(2, rel=0.25)
-    assert resampled(counted(50, 0.5, 5), counted(50, 0.5, 5)) == Interval(0, 0, 0)
+    assert bootstrap_gain(counted(50, 0.5, 5), counted(50, 0.5, 5)) == Interval(0, 0, 0)
 
 
 def test_counts_come_back_and_another_file_is_named(tmp_path: Path) -> None:
@@ -112,23 +112,23 @@ GOOD, BAD = counted(80, 0.7, 6), counted(80, 0.5, 7)
 
 
 def test_the_best_on_val_is_named_with_its_gain_and_the_noise_of_the_images() -> None:
-    (line,) = verdict({"suponly": BAD, "student_1": GOOD, "stpp": GOOD}, Known(CLASSES, {}))
-    gain = resampled(BAD, GOOD)
+    (line,) = verdict({"suponly": BAD, "student_1": GOOD, "stpp": GOOD}, Facts(CLASSES, {}))
+    gain = bootstrap_gain(BAD, GOOD)
     assert line.startswith(f"best on val: Student 1, +{100 * gain.mean:.1f}") and ": more than" in line
     assert gains({"suponly": BAD, "stpp": GOOD}) == {"stpp": gain}
-    (line,) = verdict({"suponly": BAD[:5], "st": counted(80, 0.51, 7)[:5]}, Known(CLASSES, {}))
+    (line,) = verdict({"suponly": BAD[:5], "st": counted(80, 0.51, 7)[:5]}, Facts(CLASSES, {}))
     assert "no more than the choice of 5 images explains" in line or "gained nothing" in line
-    assert verdict({"st": GOOD}, Known(CLASSES, {})) == [] == list(gains({"st": GOOD}))
+    assert verdict({"st": GOOD}, Facts(CLASSES, {})) == [] == list(gains({"st": GOOD}))
 
 
 def test_a_student_below_its_teacher_is_warned_of_with_the_likely_causes() -> None:
     lost = GOOD.copy()
     lost[:, 0, 1] = lost[:, 2, 1] = 0
-    known = Known(CLASSES, {"student_1": 9000, "stpp": 150}, 0.05)
+    known = Facts(CLASSES, {"student_1": 9000, "stpp": 150}, 0.05)
     first, warning, *causes = verdict({"suponly": BAD, "student_1": GOOD, "stpp": lost}, known)
     assert "best on val: Student 1" in first and "warning: ST++ is -" in warning and "Student 1" in warning
     assert [word in cause for word, cause in zip(("150 iterations", "0.05", "pole"), causes, strict=True)] == [True] * 3
-    lines = verdict({"suponly": GOOD, "st": BAD}, Known(CLASSES, {}))
+    lines = verdict({"suponly": GOOD, "st": BAD}, Facts(CLASSES, {}))
     assert "self-training gained nothing" in lines[0] and "other seeds" in lines[2]
 
 
@@ -144,7 +144,7 @@ def test_a_student_below_its_teacher_is_warned_of_with_the_likely_causes() -> No
 def test_whether_labels_or_length_were_the_teachers_limit(tmp_path: Path, values: list[float], said: str) -> None:
     rows = "".join(f"{i},{value}\n" for i, value in enumerate(values, 1))
     (tmp_path / "curve.csv").write_text(f"iteration,val/miou\n{rows}")
-    known = known_of({"suponly": tmp_path, "st": tmp_path / "none"}, None, CLASSES)
+    known = read_facts({"suponly": tmp_path, "st": tmp_path / "none"}, None, CLASSES)
     lines = verdict({"suponly": BAD, "st": GOOD}, known)
     assert [said in line for line in lines[1:]] == [True] * bool(said)
 

@@ -101,7 +101,7 @@ def test_a_checkpoint_that_says_what_it_is_of_is_evaluated_whatever_the_paramete
     prepared: Project, checkpoint: Path
 ) -> None:
     evaluate(prepared)
-    about = build.About(MODEL, ("a", "b", "c", "d", "e", "f"), ((0, 0, 0),) * 6)
+    about = build.CheckpointMetadata(MODEL, ("a", "b", "c", "d", "e", "f"), ((0, 0, 0),) * 6)
     build.save(checkpoint, build.load(MODEL, 6, checkpoint).state_dict(), about)
     with (prepared.folder / "params.yaml").open("w") as file:
         YAML().dump(TINY | {"model": {"network": "pspnet", "output_stride": 16}}, file)
@@ -123,7 +123,7 @@ def test_a_checkpoint_that_says_what_it_is_of_is_evaluated_whatever_the_paramete
 
 
 def test_a_checkpoint_of_other_classes_is_an_error(prepared: Project, checkpoint: Path) -> None:
-    about = build.About(MODEL, ("sky", "road"), ((0, 0, 0), (1, 1, 1)))
+    about = build.CheckpointMetadata(MODEL, ("sky", "road"), ((0, 0, 0), (1, 1, 1)))
     build.save(checkpoint, build.build(MODEL, 2).state_dict(), about)
     output = evaluate(prepared, rc=2)
     assert "mine.safetensors: is of 2 classes (sky, road), but the data set has 6" in output

@@ -23,7 +23,7 @@ from stpp.models import build
 from stpp.params.models import Model
 
 MODEL = Model(backbone="resnet18", output_stride=16)
-ABOUT = build.About(MODEL, ("sky", "road", "sign"), ((1, 2, 3), (200, 100, 0), (0, 0, 255)))
+ABOUT = build.CheckpointMetadata(MODEL, ("sky", "road", "sign"), ((1, 2, 3), (200, 100, 0), (0, 0, 255)))
 
 
 @pytest.fixture

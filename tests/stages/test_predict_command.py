@@ -18,7 +18,7 @@ from stpp.params.models import Model
 from stpp.store.files import digest
 
 MODEL = Model(backbone="resnet18", output_stride=16)
-ABOUT = build.About(MODEL, ("sky", "road", "<b>sign</b>"), ((1, 2, 3), (200, 100, 0), (0, 0, 255)))
+ABOUT = build.CheckpointMetadata(MODEL, ("sky", "road", "<b>sign</b>"), ((1, 2, 3), (200, 100, 0), (0, 0, 255)))
 
 
 @pytest.fixture
@@ -252,16 +252,16 @@ def test_a_file_that_is_no_checkpoint_of_stpp_is_named(photos: Project) -> None:
 @pytest.mark.parametrize(
     "about",
     [
-        build.About(MODEL, ("a",), ((0, 0, 0),)),
-        build.About(MODEL, ("a", "b"), ((0, 0, 0),)),
-        build.About(MODEL, ("a", "b"), ((0, 0, 0), (0, 0, 256))),
-        build.About(MODEL, tuple(map(str, range(300))), ((0, 0, 0),) * 300),
+        build.CheckpointMetadata(MODEL, ("a",), ((0, 0, 0),)),
+        build.CheckpointMetadata(MODEL, ("a", "b"), ((0, 0, 0),)),
+        build.CheckpointMetadata(MODEL, ("a", "b"), ((0, 0, 0), (0, 0, 256))),
+        build.CheckpointMetadata(MODEL, tuple(map(str, range(300))), ((0, 0, 0),) * 300),
     ],
 )
-def test_a_checkpoint_that_lies_about_its_classes_is_refused(tmp_path: Path, about: build.About) -> None:
+def test_a_checkpoint_that_lies_about_its_classes_is_refused(tmp_path: Path, about: build.CheckpointMetadata) -> None:
     build.save(tmp_path / "m.safetensors", {"x": torch.zeros(1)}, about)
     with pytest.raises(Exception, match="makes no sense"):
-        build.about(tmp_path / "m.safetensors")
+        build.read_metadata(tmp_path / "m.safetensors")
 
 
 def test_a_checkpoint_says_what_it_is_of_in_equal_bytes(tmp_path: Path) -> None:
@@ -269,4 +269,4 @@ def test_a_checkpoint_says_what_it_is_of_in_equal_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         build.save(tmp_path / name, state, ABOUT)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    assert build.about(tmp_path / "a") == ABOUT
+    assert build.read_metadata(tmp_path / "a") == ABOUT
