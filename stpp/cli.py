@@ -37,24 +37,22 @@ class Command:
 
 
 COMMANDS = {
-    "check": Command(
-        "check:check", "Check all parameters with every overlay, and mend a dvc.lock that a kill has cut."
-    ),
+    "check": Command("check:check", "Check all parameters with every overlay, and repair a damaged dvc.lock."),
     "draw": Command("draw:draw", "Draw the embedded data set: the same seed gives the same bytes."),
     "prepare": Command("prepare:prepare", "Check every image and mask of the data set, and write the manifest."),
     "split": Command(
         "split:split",
         "Draw or read the split, check it, and write its lists and manifest.",
         {
-            "pin": Command("split:pin", "Freeze the present split: later runs under its name refuse another content."),
-            "diff": Command("split:diff", "Compare two splits: images that moved, came, went or changed."),
+            "pin": Command("split:pin", "Freeze the current split: later runs refuse other content under its name."),
+            "diff": Command("split:diff", "Compare two splits: images that moved, were added, removed or changed."),
         },
     ),
     "backbone": Command(
         "backbone:backbone",
-        "Find the weights that all trainings start from, and keep them in one file.",
+        "Find the weights that all trainings start from, and save them to one file.",
         {
-            "list": Command("backbone:list_", "List the backbones that suit, with parameters and weights."),
+            "list": Command("backbone:list_", "List the backbones that fit, with parameters and weights."),
         },
     ),
     "train": Command("train:train", "Train a teacher on labelled images, or a student with pseudo labels as well."),
@@ -67,22 +65,22 @@ COMMANDS = {
         "label:label",
         "Label images with a model: a mask set of zip shards and a manifest.",
         {
-            "add": Command("additions:add", "Add new masks: their images are labelled in a new split."),
+            "add": Command("additions:add", "Add new masks, and write a split in which their images are labelled."),
         },
     ),
     "evaluate": Command(
-        "evaluate:evaluate", "Evaluate models at original resolution, and pseudo masks where truth is known."
+        "evaluate:evaluate", "Evaluate models at original resolution, and pseudo masks where true masks exist."
     ),
     "report": Command("report:report", "Draw curves, stability, quality, classes and panels of a run."),
     "figure": Command("figure:figure", "Draw a figure of the paper from several systems."),
-    "show": Command("show:show", "Print mIoU of every system that was run, and what it gained over SupOnly."),
+    "show": Command("show:show", "Print the mIoU of every evaluated system, and its gain over SupOnly."),
     "audit": Command("audit:audit", "Trace models back to the images they were trained on, and check every hash."),
     "predict": Command("predict:predict", "Predict masks of any images: PNGs of class ids in the model's colours."),
     "export": Command("export:export", "Write a checkpoint for ONNX Runtime, torch.export or `mlflow models serve`."),
     "suggest": Command("suggest:suggest", "Suggest which unlabelled images are most worth a mask."),
     "masks": Command(
         "",
-        "Open mask sets (zip shards of PNGs).",
+        "Read mask sets, which are zip shards of PNGs.",
         {
             "extract": Command("masks:extract", "Write masks as palette PNGs, each under its id."),
             "ls": Command("masks:ls", "List the masks of a set: id, shard, mean confidence."),
@@ -90,7 +88,7 @@ COMMANDS = {
     ),
     "weights": Command(
         "",
-        "Weights from and for other code.",
+        "Convert weights from and for other code.",
         {
             "import": Command(
                 "weights:import_", "Read weights of the public ST++ code, torchvision or AdvSemiSeg into weights/."
@@ -100,19 +98,19 @@ COMMANDS = {
     ),
     "data": Command(
         "",
-        "What other people publish, brought into shape.",
+        "Import published data sets and splits.",
         {
             "import": Command("data:import_", "Lay out a published archive, or any images and masks, below a folder."),
-            "lists": Command("data:lists", "Take over a published split, checked."),
+            "lists": Command("data:lists", "Check a published split, and copy its lists."),
         },
     ),
     "preset": Command(
         "",
-        "Params files by name, and one that fits.",
+        "List, show and write params files.",
         {
-            "list": Command("preset:list_", "List all presets, and the numbers of the paper that each stands for."),
+            "list": Command("preset:list_", "List all presets, with the paper's numbers for each."),
             "show": Command("preset:show", "Print a preset."),
-            "use": Command("preset:use", "Make a preset the project's params.yaml."),
+            "use": Command("preset:use", "Write a preset to params.yaml."),
             "suggest": Command(
                 "preset_suggest:suggest", "Print a params file that fits the data and this machine, with reasons."
             ),
@@ -120,7 +118,7 @@ COMMANDS = {
     ),
     "runs": Command(
         "",
-        "Runs beside each other.",
+        "Compare runs.",
         {
             "compare": Command(
                 "runs:compare", "Compare two runs: parameters, data, split, code, mIoU and IoU by class."
@@ -129,7 +127,7 @@ COMMANDS = {
     ),
     "paper": Command(
         "",
-        "The paper's tables, by name.",
+        "Plan, run and report the paper's tables.",
         {
             "plan": Command("paper:plan", "Show what `stpp paper run` would do, and how long it would take."),
             "run": Command("paper:run", "Run a table: one DVC experiment for every setting and seed."),
@@ -139,7 +137,7 @@ COMMANDS = {
         },
     ),
     "cluster": Command(
-        "cluster:cluster", "Run a command on the first of several machines, and its stages on all of them."
+        "cluster:cluster", "Run a command on the first of several machines, and its stages on all machines."
     ),
     "schema": Command("schema:schema", "Write params.schema.json."),
 }

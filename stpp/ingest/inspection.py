@@ -8,7 +8,7 @@ from typing import Any
 from stpp.data.images import read_image, read_mask, to_classes, values_in
 from stpp.ingest.catalog import ImagePair, Layout, layout, list_images
 from stpp.ingest.palettes import PaletteCheck, shown_in
-from stpp.ingest.seen import InspectionCache, Seen, Shown, States, old_enough, state_of
+from stpp.ingest.inspection_cache import InspectionCache, Inspected, MaskColours, States, old_enough, state_of
 from stpp.params.models import Data
 from stpp.run.parallel import ordered_map
 from stpp.run.progress import progress
@@ -17,15 +17,15 @@ from stpp.store.manifest import Dataset, Record, as_row, record_of, repeated_has
 from stpp.store.masks import IGNORE
 from stpp.store.packed import MappedRows, MappedTable
 
-Looked = tuple[Record | None, list[str], list[str], Shown]
+Looked = tuple[Record | None, list[str], list[str], MaskColours]
 """The result for one image: a record (None after a problem), problems, notes on conversions, and the mask's values."""
 
 
-def inspect(data: Data, workers: int, memory: Path | None = None) -> tuple[Dataset, list[str], list[str]]:
+def inspect(data: Data, workers: int, cache_folder: Path | None = None) -> tuple[Dataset, list[str], list[str]]:
     """Read every image and mask of a data set; return the data set, warnings and problems.
 
     Warnings tell what is handled (grey-scale images, EXIF orientation, files passed over ...). Problems must be fixed
-    by the user. workers: threads that read files. memory: folder of the cache (see `stpp.ingest.seen`), from which the
+    by the user. workers: threads that read files. cache_folder: folder of the cache (see `stpp.ingest.inspection_cache`), from which the
     results for unchanged files are taken; None: read all files. Raises StppError if the data set cannot be listed.
     """
     known = layout(data)
@@ -41,14 +41,14 @@ def inspect(data: Data, workers: int, memory: Path | None = None) -> tuple[Datas
     palettes = PaletteCheck(known, root)
     masks = 0
 
-    with InspectionCache(memory, root, [len(known.classes), sorted(known.values.items())]) as seen:
+    with InspectionCache(cache_folder, root, [len(known.classes), sorted(known.values.items())]) as cache:
 
-        def asked() -> Iterator[tuple[str, ImagePair, States, Seen | None]]:
+        def items() -> Iterator[tuple[str, ImagePair, States, Inspected | None]]:
             for name, one in found.items():
                 states = state_of(root / one.image), state_of(root / one.mask) if one.mask else ""
-                yield name, one, states, seen.find(name, one.image, one.mask, states)
+                yield name, one, states, cache.get(name, one.image, one.mask, states)
 
-        def look(item: tuple[str, ImagePair, States, Seen | None]) -> tuple[Looked, States | None]:
+        def look(item: tuple[str, ImagePair, States, Inspected | None]) -> tuple[Looked, States | None]:
             name, one, states, before = item
             if before:
                 return (before[0], [], *before[1:]), states
@@ -60,13 +60,13 @@ def inspect(data: Data, workers: int, memory: Path | None = None) -> tuple[Datas
         def rows() -> Iterator[tuple[Any, ...]]:
             nonlocal masks
             for (record, wrong, said, shown), states in progress(
-                ordered_map(look, asked(), workers), "prepare", len(found)
+                ordered_map(look, items(), workers), "prepare", len(found)
             ):
                 problems.extend(wrong)
                 if record is None:
                     continue
                 if states:
-                    seen.keep((record, said, shown), states)
+                    cache.put((record, said, shown), states)
                 for note in said:
                     notes.setdefault(note, [0, record.id])[0] += 1
                 classes.update(record.classes)
@@ -91,7 +91,7 @@ def _look(root: Path, known: Layout, remedy: str, name: str, found: ImagePair) -
     height, width = image.shape[:2]
     mask_hash = ""
     classes: tuple[int, ...] = ()
-    shown: Shown = {}
+    shown: MaskColours = {}
     if found.mask:
         path = root / found.mask
         try:

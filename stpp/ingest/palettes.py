@@ -10,11 +10,11 @@ from pathlib import Path
 
 from stpp.data.images import palette_of
 from stpp.ingest.catalog import Layout
-from stpp.ingest.seen import Shown
+from stpp.ingest.inspection_cache import MaskColours
 from stpp.store.masks import IGNORE
 
 
-def shown_in(path: Path, values: Iterable[int], meaning: dict[int, int]) -> Shown:
+def shown_in(path: Path, values: Iterable[int], meaning: dict[int, int]) -> MaskColours:
     """Return each of a mask's `values` with its palette colour as "#rrggbb", or "" if the colour has no meaning.
 
     meaning: mask value -> class id or 255. A colour has no meaning if its value is ignored, or if the palette holds it
@@ -44,7 +44,7 @@ class PaletteCheck:
         colours = known.palette if known.colours_known else ()
         self._class_of = {"#{:02x}{:02x}{:02x}".format(*colour): c for c, colour in reversed([*enumerate(colours)])}
 
-    def compared(self, mask: str, shown: Shown) -> list[str]:
+    def compared(self, mask: str, shown: MaskColours) -> list[str]:
         """Return a problem if a mask's palette contradicts the class colours or an earlier mask, else an empty list."""
         self.values.update(shown)
         for value, colour in shown.items():

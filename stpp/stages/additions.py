@@ -40,7 +40,7 @@ def add(
     params: Annotated[Path, Option(help="The params file that is to name the new split.")] = Path("params.yaml"),
     as_: As = None,
 ) -> None:
-    """Add new masks: their images are labelled in a new split.
+    """Add new masks, and write a split in which their images are labelled.
 
     The new split is a copy of the current one, its parent. Only these images
     move: from unlabelled to labelled. parent.json, beside the new lists, names

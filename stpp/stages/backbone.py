@@ -22,7 +22,7 @@ Weights = Annotated[Path, Option(help="Folder that holds local files of weights.
 def backbone(
     weights: Weights, out: Annotated[Path, Option(help="File to write.")], params: options.Params = None
 ) -> None:
-    """Find the weights that all trainings start from, and keep them in one file.
+    """Find the weights that all trainings start from, and save them to one file.
 
     `model.weights` names them: `none`, published weights, the weights that a
     package ships, or a local file.
@@ -43,7 +43,7 @@ def list_(
     stride: Annotated[int, Option(help="model.output_stride: 8 or 16.")] = 16,
     speed: Annotated[bool, Option("--speed", help="Time each on this machine: an image of 256 x 256 pixels.")] = False,
 ) -> None:
-    """List the backbones that suit, with parameters and weights.
+    """List the backbones that fit, with parameters and weights.
 
     Without a pattern, these are torchvision's ResNets and the backbones whose
     weights a package ships.

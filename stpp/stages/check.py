@@ -20,7 +20,7 @@ def check(
     params: options.Params = None,
     out: Annotated[Path | None, Option(help="File to write if nothing is wrong.")] = None,
 ) -> None:
-    """Check all parameters with every overlay, and mend a dvc.lock that a kill has cut.
+    """Check all parameters with every overlay, and repair a damaged dvc.lock.
 
     The overlays are the params files in pipelines/, without the presets.
     If DVC is killed while it writes dvc.lock, the file is left incomplete.

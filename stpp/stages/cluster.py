@@ -10,7 +10,7 @@ from stpp.run.launch import cluster as run
 def cluster(
     command: Annotated[list[str], Argument(help="What the first machine runs, after `--`: `-- dvc repro`.")],
 ) -> None:
-    """Run a command on the first of several machines, and its stages on all of them.
+    """Run a command on the first of several machines, and its stages on all machines.
 
     Start it on every machine with the same command. All machines must see the
     same project folder. When the command ends, `stpp cluster` ends on all

@@ -59,7 +59,7 @@ def lists(
     split: Which = "split_0",
     out: Out = Path("splits"),
 ) -> None:
-    """Take over a published split, checked.
+    """Check a published split, and copy its lists.
 
     The check covers the numbers of images, images listed twice, and images in
     two lists. The command writes labeled.txt, unlabeled.txt, val.txt, and

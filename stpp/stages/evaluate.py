@@ -46,7 +46,7 @@ def evaluate(
     ids: Ids = None,
     params: options.Params = None,
 ) -> None:
-    """Evaluate models at original resolution, and pseudo masks where truth is known.
+    """Evaluate models at original resolution, and pseudo masks where true masks exist.
 
     The images are those of val and, if the split has one, of test. With --ids,
     they are those of the given lists.

@@ -16,7 +16,7 @@ Name = Annotated[str, Argument(help="Name of a preset; `stpp preset list` shows 
 
 
 def list_() -> None:
-    """List all presets, and the numbers of the paper that each stands for."""
+    """List all presets, with the paper's numbers for each."""
     for name, setting in SETTINGS.items():
         print(f"{name}\n    {'; '.join(cells(setting))}")
     for path in sorted(FOLDER.glob("*.yaml")):
@@ -34,7 +34,7 @@ def use(
     out: Annotated[Path, Option(help="File to write.")] = Path("params.yaml"),
     force: Annotated[bool, Option("--force", help="Also where changes of the file are not in git.")] = False,
 ) -> None:
-    """Make a preset the project's params.yaml.
+    """Write a preset to params.yaml.
 
     If the preset was run before, `dvc repro` restores the results from DVC's
     cache.

@@ -14,7 +14,7 @@ from stpp.store.records import DatasetJson, MetricsJson, RunJson, read
 
 
 def show(runs: Annotated[Path, Option(help="Folder of the runs.")] = Path("runs")) -> None:
-    """Print mIoU of every system that was run, and what it gained over SupOnly.
+    """Print the mIoU of every evaluated system, and its gain over SupOnly.
 
     The last lines say where to find the plots and the MLflow runs.
     """

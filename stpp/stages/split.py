@@ -81,7 +81,7 @@ def pin(
     split: options.Split = MADE,
     lists: Lists = SPLITS,
 ) -> None:
-    """Freeze the present split: later runs under its name refuse another content.
+    """Freeze the current split: later runs refuse other content under its name.
 
     The pin is a copy of the split's manifest: ids, sets, and hashes of images
     and masks. Commit it to git.
@@ -100,7 +100,7 @@ def diff(
     other: Annotated[str, Argument(help="Another one.")] = str(MADE),
     lists: Lists = SPLITS,
 ) -> None:
-    """Compare two splits: images that moved, came, went or changed."""
+    """Compare two splits: images that moved, were added, removed or changed."""
     lines = _moved(_named(one, lists), _named(other, lists), shown=None)
     print("\n".join(lines) or f"{one} and {other} are equal")
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stpp.ingest import inspection, seen
+from stpp.ingest import inspection, inspection_cache
 from stpp.ingest.inspection import inspect
 from stpp.params.models import Data
 
@@ -25,7 +25,7 @@ def photo(seed: int) -> Any:
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Data:
     """Twelve images, half of them with masks; files are trusted soon."""
-    monkeypatch.setattr(seen, "RACY", 20_000_000)
+    monkeypatch.setattr(inspection_cache, "MIN_AGE_NS", 20_000_000)
     root = tmp_path / "root"
     for folder in ("i", "m"):
         (root / folder).mkdir(parents=True)
@@ -107,7 +107,7 @@ def test_a_change_of_equal_size_with_its_time_set_back_is_seen(
 def test_what_was_written_just_before_it_was_read_is_not_trusted(
     data: Data, reads: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(seen, "RACY", 3_000_000_000)
+    monkeypatch.setattr(inspection_cache, "MIN_AGE_NS", 3_000_000_000)
     found(data, tmp_path / "memory")
     found(data, tmp_path / "memory")
     assert len(reads) == 2 * COUNT
@@ -195,4 +195,4 @@ def test_memories_of_many_places_do_not_pile_up(data: Data, tmp_path: Path) -> N
         (root / "i").mkdir(parents=True)
         Image.fromarray(photo(index)).save(root / "i/a.png")
         found(data.model_copy(update={"root": str(root)}), tmp_path / "memory")
-    assert len(list((tmp_path / "memory").iterdir())) == seen.KEPT
+    assert len(list((tmp_path / "memory").iterdir())) == inspection_cache.MAX_TABLES

@@ -23,15 +23,15 @@ from stpp.store import decoding
 from stpp.store.files import atomic_write, sha256
 from stpp.store.manifest import RECORD, Record, as_row, record_of
 
-RACY = 2_000_000_000
+MIN_AGE_NS = 2_000_000_000
 """The age in ns that a file must have when it is read; no file system in use has coarser timestamps."""
-KEPT = 4
+MAX_TABLES = 4
 """The number of tables kept in the folder, for this and other data sets; older ones are deleted."""
 States = tuple[str, str]
 """The file states (see `state_of`) of an image and of its mask."""
-Shown = dict[int, str]
+MaskColours = dict[int, str]
 """Mask value -> its palette colour as "#rrggbb"; empty if it has none or one without meaning (see `shown_in`)."""
-Seen = tuple[Record, list[str], Shown]
+Inspected = tuple[Record, list[str], MaskColours]
 """A record, notes on how its image was converted, and the values and palette colours of its mask."""
 
 
@@ -47,7 +47,7 @@ def state_of(path: Path) -> str:
 def old_enough(states: States, now: int) -> bool:
     """Return whether any change after `now` (ns) is sure to change the states, because the files are old enough."""
     times = [int(word) for state in states if state for word in state.split()[1:3]]
-    return max(times, default=now) < now - RACY
+    return max(times, default=now) < now - MIN_AGE_NS
 
 
 class InspectionCache:
@@ -64,9 +64,9 @@ class InspectionCache:
         """
         code = [(name, sha256(source_path(name))) for name in sorted(import_closure("stpp.ingest.inspection"))]
         key = hashlib.sha256(json.dumps([about, code, decoding.versions()], sort_keys=True).encode()).hexdigest()
-        self._first = ["stpp seen", "2", key]
+        self._first = ["stpp inspected", "3", key]
         place = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
-        self._path = folder / f"seen-{place}.csv" if folder else None
+        self._path = folder / f"inspected-{place}.csv" if folder else None
         self._writer: Any = None
 
     def __enter__(self) -> "InspectionCache":
@@ -92,8 +92,8 @@ class InspectionCache:
         with suppress(OSError):
             self._stack.__exit__(type(error) if error else None, error, trace)
             if self._path:
-                others = sorted(self._path.parent.glob("seen-*.csv"), key=lambda path: path.stat().st_mtime)
-                for old in others[:-KEPT]:
+                others = sorted(self._path.parent.glob("inspected-*.csv"), key=lambda path: path.stat().st_mtime)
+                for old in others[:-MAX_TABLES]:
                     old.unlink(missing_ok=True)
 
     def _write(self, row: list[Any]) -> None:
@@ -118,7 +118,7 @@ class InspectionCache:
             if next(rows) == self._first:
                 yield from (row for row in rows if row[0] != "end" or len(row) > 2)
 
-    def find(self, name: str, image: str, mask: str, states: States) -> Seen | None:
+    def get(self, name: str, image: str, mask: str, states: States) -> Inspected | None:
         """Return the cached result of an id; None if there is none or its files changed. Call with ascending ids."""
         while self._next is not None and self._next[0] < name:
             self._next = next(self._old, None)
@@ -128,9 +128,9 @@ class InspectionCache:
         notes, shown = json.loads(row[len(RECORD)])
         return record_of(row), notes, {int(value): colour for value, colour in shown.items()}
 
-    def keep(self, seen: Seen, states: States) -> None:
+    def put(self, result: Inspected, states: States) -> None:
         """Store the result for files in these states. Call it with ascending ids."""
-        self._write([*as_row(seen[0]), json.dumps(seen[1:]), *states])
+        self._write([*as_row(result[0]), json.dumps(result[1:]), *states])
 
 
 def _whole(path: Path) -> bool:
