@@ -7,8 +7,8 @@ from typing import Any
 
 from stpp.data.images import read_image, read_mask, to_classes, values_in
 from stpp.ingest.catalog import ImagePair, Layout, layout, list_images
+from stpp.ingest.inspection_cache import Inspected, InspectionCache, MaskColours, States, old_enough, state_of
 from stpp.ingest.palettes import PaletteCheck, shown_in
-from stpp.ingest.inspection_cache import InspectionCache, Inspected, MaskColours, States, old_enough, state_of
 from stpp.params.models import Data
 from stpp.run.parallel import ordered_map
 from stpp.run.progress import progress
@@ -25,8 +25,8 @@ def inspect(data: Data, workers: int, cache_folder: Path | None = None) -> tuple
     """Read every image and mask of a data set; return the data set, warnings and problems.
 
     Warnings tell what is handled (grey-scale images, EXIF orientation, files passed over ...). Problems must be fixed
-    by the user. workers: threads that read files. cache_folder: folder of the cache (see `stpp.ingest.inspection_cache`), from which the
-    results for unchanged files are taken; None: read all files. Raises StppError if the data set cannot be listed.
+    by the user. workers: threads that read files. cache_folder: where `stpp.ingest.inspection_cache` keeps the results
+    of unchanged files; None: read all files. Raises StppError if the data set cannot be listed.
     """
     known = layout(data)
     found, problems, passed = list_images(data, known)
