@@ -11,7 +11,7 @@ export USER ?= $(shell id -un 2>/dev/null)
 TEST_THREADS := OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro test test-slow check bench format lock ui
+.PHONY: help install repro test test-slow coverage check bench format lock ui
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -35,6 +35,9 @@ test: install ## The tests, in minutes
 
 test-slow: install ## Whole runs and random kills
 	$(TEST_THREADS) pytest -n 2 --dist worksteal -m slow
+
+coverage: install ## The lines of stpp that no test of `make test` runs, in processes of their own, too
+	$(TEST_THREADS) pytest -n 2 --cov=stpp --cov-report=term-missing:skip-covered
 
 check: install ## Lint, format and types
 	ruff check .

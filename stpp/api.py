@@ -57,7 +57,7 @@ def fit(network: nn.Module, batches: Batches, train: Train, *, device: str = "cp
     Raises ValueError if there are no batches, or if the loss or a weight is not finite.
     """
     if not len(batches):
-        raise ValueError("`batches` is empty: fewer images than a batch, with drop_last?")
+        raise ValueError("`batches` is empty; with drop_last, it needs at least one full batch of images")
     kept: list[nn.Module] = []
 
     class Copies(Hooks):

@@ -88,7 +88,7 @@ COMMANDS = {
     ),
     "weights": Command(
         "",
-        "Convert weights from and for other code.",
+        "Convert weights from and to the formats of other code.",
         {
             "import": Command(
                 "weights:import_", "Read weights of the public ST++ code, torchvision or AdvSemiSeg into weights/."
@@ -164,7 +164,7 @@ def _guarded(stage: Callable[..., None]) -> Callable[..., None]:
             typer.echo(f"error: {shown}", err=True)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
-            typer.echo("\ninterrupted: what is done is kept; run the same command again to go on from there", err=True)
+            typer.echo("\ninterrupted: finished work is kept; run the same command again to continue", err=True)
             raise typer.Exit(130) from None
         except OSError as error:
             if error.errno not in DISK_FULL:
@@ -172,7 +172,7 @@ def _guarded(stage: Callable[..., None]) -> Callable[..., None]:
                     raise
                 typer.echo(f"error: {error.filename}: {error.strerror}", err=True)
                 raise typer.Exit(2) from None
-            typer.echo("error: the disk is full: make room, then run the same command again", err=True)
+            typer.echo("error: the disk is full: free some space, then run the same command again", err=True)
             raise typer.Exit(2) from None
 
     return command

@@ -97,7 +97,7 @@ def test_a_wrong_parameter_is_named_with_its_section(project: Project) -> None:
 
 
 def test_a_missing_data_folder_is_named_and_nothing_is_written(project: Project) -> None:
-    assert "data.root: data/toy is no folder" in fails(project, "stpp", "prepare", "--out", "runs/data")
+    assert "data.root: data/toy is not a folder" in fails(project, "stpp", "prepare", "--out", "runs/data")
     assert not (project.folder / "runs").exists()
 
 

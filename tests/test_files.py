@@ -120,13 +120,13 @@ def test_a_new_folder_takes_the_place_of_the_whole_old_one(tmp_path: Path) -> No
 
 def test_a_folder_that_holds_anything_else_is_not_replaced(tmp_path: Path) -> None:
     write_text(tmp_path / "out" / "thesis.txt", "years of work")
-    with pytest.raises(StppError, match=r"holds thesis\.txt"), atomic_folder(tmp_path / "out") as partial:
+    with pytest.raises(StppError, match=r"contains thesis\.txt"), atomic_folder(tmp_path / "out") as partial:
         write_text(partial / "a", "1")
     assert contents(tmp_path) == {"out/thesis.txt": b"years of work"}
 
 
 def test_a_folder_without_a_name_is_refused() -> None:
-    with pytest.raises(StppError, match="name a folder"), atomic_folder(Path()):
+    with pytest.raises(StppError, match="give a separate folder"), atomic_folder(Path()):
         pass
 
 
@@ -347,7 +347,7 @@ def test_many_problems_of_one_kind_are_three_and_a_number_and_all_are_in_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    masks = [f"masks/{i}.png: value {i % 7} at ({i}, 3) is no class; name it in data.values" for i in range(1000)]
+    masks = [f"masks/{i}.png: value {i % 7} at ({i}, 3) is not a class; add it to data.values" for i in range(1000)]
     odd = f"images/a.jpg: unreadable {'x' * 10_000_000}"
     with pytest.raises(StppError) as error:
         raise_problems([*masks[:500], odd, *masks[500:]], "data")
@@ -356,7 +356,7 @@ def test_many_problems_of_one_kind_are_three_and_a_number_and_all_are_in_a_file(
     assert lines[1:5] == [*masks[:3], "... and 997 more like these"]
     assert lines[5].startswith("images/a.jpg: unreadable xxx")
     assert len(lines[5]) < 600
-    assert lines[6:] == ["all of them: .stpp/problems.txt"]
+    assert lines[6:] == ["full list: .stpp/problems.txt"]
     assert len((tmp_path / ".stpp/problems.txt").read_text().splitlines()) == 1001
 
 
@@ -364,7 +364,7 @@ def test_many_kinds_of_problems_are_cut_with_the_number_of_the_rest() -> None:
     words = [f"{a}{b}" for a in "abcdefghij" for b in "abcdefghij"]
     lines = grouped(f"file: {word} is wrong" for word in words)
     assert len(lines) == 21
-    assert lines[-1] == "... and 80 of 80 other kinds"
+    assert lines[-1] == "... and 80 more, of 80 other kinds"
 
 
 def test_a_table_without_the_columns_asked_for_is_named(tmp_path: Path) -> None:
@@ -386,7 +386,7 @@ def test_what_killed_processes_left_beside_a_name_is_removed_and_a_living_one_s_
 def test_a_file_that_the_new_folder_does_not_hold_is_never_removed(tmp_path: Path, theirs: str) -> None:
     write_text(tmp_path / "out" / theirs, "precious")
     before = contents(tmp_path)
-    with pytest.raises(StppError, match=f"out: holds {theirs}"), atomic_folder(tmp_path / "out") as partial:
+    with pytest.raises(StppError, match=f"out: contains {theirs}"), atomic_folder(tmp_path / "out") as partial:
         write_text(partial / "images/new.jpg", "new")
     assert contents(tmp_path) == before
 

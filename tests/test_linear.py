@@ -144,7 +144,7 @@ def test_eight_times_the_images_are_about_eight_times_the_work(
 WORKER = """
 import gc, os, sys
 from pathlib import Path
-from stpp.data.datasets import Labeled, Photos
+from stpp.data.datasets import ImageMaskPairs, ImageReader
 from stpp.store.manifest import read_dataset
 
 def private():
@@ -163,8 +163,8 @@ def grown(read):
     os.wait()
     return float(os.read(here, 64))
 
-photos = Photos(read_dataset(Path("data")), Path("."))
-data = Labeled(photos, photos.dataset.records)
+photos = ImageReader(read_dataset(Path("data")), Path("."))
+data = ImageMaskPairs(photos, photos.dataset.records)
 assert len(data.ids) == int(sys.argv[1])
 data.read(0)
 print(grown(range(0, len(data.ids), len(data.ids) // 3000)) - grown([]))

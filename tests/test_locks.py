@@ -71,12 +71,12 @@ def test_without_a_kept_one_the_committed_lock_is_put_back_and_without_that_none
     commit(root)
     (root / ".stpp/locks/dvc.lock").unlink()
     (root / "dvc.lock").write_text(text)
-    assert "the committed one" in repair(root)[0]
+    assert "restored the committed version" in repair(root)[0]
     assert (root / "dvc.lock").read_text() == WHOLE
     subprocess.run(["git", "update-ref", "-d", "HEAD"], cwd=root, check=True)
     (root / ".stpp/locks/dvc.lock").unlink()
     (root / "dvc.lock").write_text(text)
-    assert "nothing is put in its place" in repair(root)[0]
+    assert "removed it" in repair(root)[0]
     assert not (root / "dvc.lock").exists()
 
 
@@ -115,7 +115,7 @@ def test_a_shorter_lock_that_a_person_made_stays(root: Path) -> None:
 def test_a_merge_is_left_to_a_person(root: Path) -> None:
     text = f"{HEAD}<<<<<<< HEAD\n{entry('prepare')}=======\n{entry('prepare', 'b')}>>>>>>> other\n"
     (root / "dvc.lock").write_text(text)
-    with pytest.raises(StppError, match=r"two versions of a merge: `git checkout --ours dvc\.lock`"):
+    with pytest.raises(StppError, match=r"has merge conflicts; keep one version: `git checkout --ours dvc\.lock`"):
         repair(root)
     assert (root / "dvc.lock").read_text() == text
 
@@ -124,7 +124,7 @@ def test_a_merge_is_left_to_a_person(root: Path) -> None:
 def test_an_empty_list_of_who_uses_which_files_does_not_stop_dvc_for_ever(root: Path, text: str) -> None:
     (root / ".dvc/tmp").mkdir(parents=True)
     (root / ".dvc/tmp/rwlock").write_text(text)
-    assert ".dvc/tmp/rwlock: was not whole" in repair(root)[0]
+    assert ".dvc/tmp/rwlock: was damaged" in repair(root)[0]
     assert not (root / ".dvc/tmp/rwlock").exists()
     (root / ".dvc/tmp/rwlock").write_text("{}")
     assert repair(root) == []

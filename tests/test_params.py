@@ -284,11 +284,11 @@ FOLDER = {"name": "mine", "kind": "folder", "root": "r", "images": "{name}.png",
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"kind": "pascal"}, "kind pascal knows its own images, classes"),
-        ({"kind": "pascal", "images": None, "classes": None, "values": {"220": "ignore"}}, "knows its own values"),
-        ({"kind": "pascal", "images": None, "classes": None, "ignore": 11}, "knows its own ignore"),
+        ({"kind": "pascal"}, "kind pascal has built-in images, classes"),
+        ({"kind": "pascal", "images": None, "classes": None, "values": {"220": "ignore"}}, "has built-in values"),
+        ({"kind": "pascal", "images": None, "classes": None, "ignore": 11}, "has built-in ignore"),
         ({"images": None}, "needs `images`"),
-        ({"images": None, "list": "l.txt", "masks": "{name}.png"}, "`masks` takes its placeholders from `images`"),
+        ({"images": None, "list": "l.txt", "masks": "{name}.png"}, "`masks` uses the placeholders of `images`"),
         ({"classes": None}, "needs `classes`"),
         ({"classes": []}, "needs `classes`"),
         ({"classes": ["a", "a"]}, "twice"),
@@ -323,10 +323,10 @@ def test_mask_values_are_keys_as_numbers_or_as_text(key: str, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("section", "said"),
     [
-        ({"train": {"epochs": 2, "checkpoints": 3}}, "`checkpoints` 3 cannot be kept in 2 epochs"),
+        ({"train": {"epochs": 2, "checkpoints": 3}}, "`checkpoints` 3 is too many for 2 epochs"),
         ({"augment": {"weak": {"scale": [2.0, 0.5]}}}, "augment.weak: `scale` needs"),
         ({"augment": {"strong": {"blur_sigma": [0.0, 1.0]}}}, "augment.strong: `blur_sigma` needs"),
-        ({"augment": {"strong": {"cutout_area": [0.1, 1.5]}}}, "augment.strong: `cutout_area` is a part"),
+        ({"augment": {"strong": {"cutout_area": [0.1, 1.5]}}}, "augment.strong: `cutout_area` is a share"),
         ({"augment": {"strong": {"cutout_area": [0.9, 1.0], "cutout_aspect": [3.0, 3.3]}}}, "fits into the crop"),
         ({"augment": {"strong": {"cutout_area": [0.9, 1.0], "cutout_aspect": [0.3, 0.5]}}}, "fits into the crop"),
         ({"split": {"labeled": {"count": 3, "fraction": "1/8"}}}, "`count` or `fraction`"),
@@ -484,6 +484,6 @@ def test_a_path_with_a_zero_byte_is_none(key: str, complaint: Any) -> None:
 
 def test_100_000_unknown_keys_are_few_lines(complaint: Any) -> None:
     lines = complaint({"train": {f"epoch_{i}": 1 for i in range(20_000)}})
-    assert len(lines) == 5 and lines[4] == "all of them: .stpp/problems.txt"
+    assert len(lines) == 5 and lines[4] == "full list: .stpp/problems.txt"
     assert lines[3] == "... and 19997 more like these"
     assert len(complaint({"train": {"lr": "x" * 100_000}})[0]) < 600

@@ -213,10 +213,10 @@ def test_the_champion_is_beaten_only_by_a_better_model_on_the_same_images(
     for measured in (Measured(0.9, "w" * 32, "whole"), Measured(0.9, VAL, "sliding")):
         _, said = student(measured.how + measured.val[:1], measured)
         assert champion() == first
-        assert "was measured on another val or in another way, and stays" in said
+        assert "stays: it was measured on another val or in another way" in said
     better, said = student("better", Measured(0.6, VAL, "whole"))
     assert champion() == better
-    assert "before it was version 2 (50.0)" in said
+    assert "in place of version 2 (50.0)" in said
     register(root / "better.json", "tiny", measured_as(Measured(0.6, VAL, "whole")), root)
     assert len(client(root).search_model_versions("name = 'tiny'")) == 7, "a report drawn again registers nothing"
     assert run_of("models:/tiny/2", root) == first
@@ -348,7 +348,7 @@ def test_a_server_that_dies_in_the_middle_stops_nothing_and_is_said_once(
         for step in (2, 3):
             run.log({"train/loss": 1.0}, step)
     said = capsys.readouterr().out
-    assert said.count("going on without it") == 1
+    assert said.count("continuing without it") == 1
     assert "did not reach MLflow" in said
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert [m.step for m in client(root).get_metric_history(run.run_id, "train/loss")] == [1]
@@ -588,13 +588,13 @@ def test_a_server_whose_answer_never_ends_costs_a_stage_little(
     assert read_json(run_json)["run_id"] is None
     assert time.monotonic() - begun < 6, "once when it begins, and once at the end"
     said = capsys.readouterr().out
-    assert said.count("no whole answer within") == 1 and "stage: 24 entries did not reach MLflow" in said
+    assert said.count("no complete answer within") == 1 and "stage: 24 entries did not reach MLflow" in said
     write_json(tmp_path / "run.json", {"run_id": "a" * 32, "stage": "student"})
     begun = time.monotonic()
     for _ in range(10):
         attach(tmp_path / "run.json", [run_json], tmp_path)
     assert time.monotonic() - begun < 2, "it is left alone"
-    assert capsys.readouterr().out.count("left alone for a while") == 10
+    assert capsys.readouterr().out.count("not called again for a while") == 10
 
 
 def test_a_process_ends_at_once_whatever_a_server_still_sends(evil: str, tmp_path: Path) -> None:
@@ -616,7 +616,7 @@ for ask in (mlflow.search_experiments, lambda: mlflow.call(lambda: artifacts.dow
         assert process.stdout is not None
         said = [process.stdout.readline(), process.stdout.readline()]
         begun = time.monotonic()
-        assert all("no whole answer" in line for line in said)
+        assert all("no complete answer" in line for line in said)
         assert process.wait(20) == 0
     assert time.monotonic() - begun < 4
 
@@ -758,7 +758,7 @@ def test_a_project_that_was_copied_or_moved_writes_into_its_own_folder(
     register(run_json, "tiny", measured_as(Measured(0.6, VAL, "whole")), here)
     said = capsys.readouterr()
     assert "did not reach" not in said.out and "was not" not in said.out
-    assert said.err.count(f"its artifacts are {here}/mlartifacts from now on") == 1
+    assert said.err.count(f"its artifacts are now in {here}/mlartifacts") == 1
     assert contents(root) == (before if how is shutil.copytree else {})
     assert len([*here.glob("mlartifacts/tiny/*/artifacts/run.json")]) == 2
     assert [path.read_bytes() for path in sorted(here.glob("mlartifacts/tiny/*/artifacts/figures/*"))] == [
@@ -839,7 +839,7 @@ def test_in_a_store_of_others_no_artifact_is_written_into_another_project(
     attach(run_json, [run_json], here)
     register(run_json, "tiny", measured_as(Measured(0.6, VAL, "whole")), here)
     said = capsys.readouterr().out
-    assert said.count("choose another data.name") == 1 and "none is written" in said
+    assert said.count("choose another data.name") == 1 and "no artifacts are written" in said
     assert contents(root) == before and contents(here) == before
     assert len(client(here).get_metric_history(read_json(here / "runs/stage/run.json")["run_id"], "train/loss")) == 20
 

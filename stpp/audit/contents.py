@@ -54,7 +54,7 @@ def _images(folder: Path, project: Path, data_root: str) -> tuple[str, list[str]
         files += 1
         found += now == said
         if now is None:
-            problems.add(f"{data_root}/{name}: is gone; the manifest has it with sha256 {said[:12]}")
+            problems.add(f"{data_root}/{name}: is missing; the manifest lists it with sha256 {said[:12]}")
         elif now != said:
             problems.add(f"{data_root}/{name}: was changed: sha256 {now[:12]}, in the manifest {said[:12]}")
     return f"{about}; {found} of {files} files have the manifest's sha256", problems.lines
@@ -74,7 +74,7 @@ def _lists(folder: Path) -> tuple[str, list[str]]:
         for i in sorted(said.difference(listed)):
             problems.add(f"{path}: {i} was removed after the split was made")
     for name in sorted(set(by_set) - {path.stem for path in lists}):
-        problems.add(f"{folder / name}.txt: is gone; the split's manifest has it")
+        problems.add(f"{folder / name}.txt: is missing; the split's manifest lists it")
     return ", ".join(f"{len(ids)} {name}" for name, ids in sorted(by_set.items())), problems.lines
 
 

@@ -94,12 +94,12 @@ class Project:
             if now == content.md5 and content.sha256 in ("", self.sha256(path) if content.sha256 else ""):
                 return VERIFIED, "in place"
             if today:
-                return CHANGED, f"in place is {now[:12]}"
+                return CHANGED, f"now {now[:12]}"
         if self._in_cache(content):
             return VERIFIED, "in DVC's cache"
         if commit := self._in_git(content):
             return VERIFIED, f"in git at {commit[:12]}"
-        other = "; in place is another version" if path.exists() else ""
+        other = "; another version is in place" if path.exists() else ""
         return ABSENT, f"pinned by hash{other}"
 
     @cache  # noqa: B019 - a project lives as long as the command
@@ -205,7 +205,9 @@ def record_of(raw: Any, where: str) -> LineageSource | None:
         digests = {key: str(raw[key]) for key in ("stpp.data.digest", "stpp.split.digest") if key in raw}
         return LineageSource(where, from_json(raw["lineage"]), today=False, digests=digests)
     except (KeyError, TypeError, ValueError):
-        raise StppError(f"{where}: its lineage is damaged; it was edited: `dvc checkout {where}`") from None
+        raise StppError(
+            f"{where}: its lineage is damaged or was edited; restore it with `dvc checkout {where}`"
+        ) from None
 
 
 def sources(

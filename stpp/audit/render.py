@@ -44,16 +44,16 @@ class Audit:
         absent = len({one.content.path for one in links if one.verdict == ABSENT})
         held_out = len({pair.held_out for pair, *_ in self.suspects})
         return (
-            "nothing contradicts"
-            + (f"; {absent} files are pinned by hash, but not here" if absent else "")
+            "no contradictions"
+            + (f"; {absent} files are not here, only their hashes are known" if absent else "")
             + (f"; {held_out} held-out images look like training images" if held_out else "")
         )
 
 
 def text(audit: Audit) -> str:
     """Return the report of an audit for the terminal: verdict, tree, contradictions, and what was not checked."""
-    lines = [f"{audit.model}: {audit.verdict}", f"as {audit.source} tells it", "", *_tree(audit.link, "", set())]
-    for title, entries in (("contradictions", audit.problems), ("not looked at", audit.notes)):
+    lines = [f"{audit.model}: {audit.verdict}", f"according to {audit.source}", "", *_tree(audit.link, "", set())]
+    for title, entries in (("contradictions", audit.problems), ("not checked", audit.notes)):
         if entries:
             lines += ["", f"{title}:", *(f"  {entry}" for entry in entries)]
     return "\n".join(map(printable, lines)) + "\n"
@@ -71,10 +71,10 @@ def look_alikes(audits: list[Audit]) -> str:
     pairs = {_about(*suspect): suspect[0].held_out for audit in audits for suspect in audit.suspects}
     if not pairs:
         return ""
-    lines = [f"look alike, one held out and one trained on: {len(pairs)} pairs, {len({*pairs.values()})} held out"]
+    lines = [f"held-out images that look like training images: {len(pairs)} pairs, {len({*pairs.values()})} held out"]
     lines += [f"  {pair}" for pair in list(pairs)[:SUSPECTS]]
     if len(pairs) > SUSPECTS:
-        lines.append(f"  ... and {len(pairs) - SUSPECTS} more; `stpp audit --out FOLDER` has all of them")
+        lines.append(f"  ... and {len(pairs) - SUSPECTS} more; `stpp audit --out FOLDER` lists them all")
     return "\n".join(map(printable, lines)) + "\n"
 
 
@@ -196,15 +196,15 @@ def page(audits: list[Audit]) -> str:
 def _section(audit: Audit) -> Iterator[str]:
     bad = " bad" if audit.problems else ""
     yield f"<h1>Where <code>{_e(audit.model)}</code> comes from</h1>"
-    yield f"<p class='verdict{bad}'><b>{_e(audit.verdict.capitalize())}.</b> As {_e(audit.source)} tells it. "
+    yield f"<p class='verdict{bad}'><b>{_e(audit.verdict.capitalize())}.</b> According to {_e(audit.source)}. "
     yield "Each file below was hashed again: <b>verified</b> has the hash it had when it was used or made, "
     yield "<b>changed</b> has another one, <b>absent</b> is not here, but its hash is known.</p>"
-    for title, entries in (("What contradicts", audit.problems), ("What was not looked at", audit.notes)):
+    for title, entries in (("Contradictions", audit.problems), ("Not checked", audit.notes)):
         if entries:
             yield f"<h2>{title}</h2><ul>{''.join(f'<li>{_e(entry)}</li>' for entry in entries)}</ul>"
     if audit.suspects:
         yield "<h2>Images that look alike</h2><p>One of each pair was held out to measure the model, the other one was "
-        yield "trained on. If they show the same thing, the measurement is too good.</p>"
+        yield "trained on. If they show the same thing, the measured score is too high.</p>"
         for pair, one, other in audit.suspects:
             yield f"<div class='pair'>{_figure(one, pair.held_out, pair.held_out_set)}"
             yield f"{_figure(other, pair.trained_on, pair.trained_on_set)}</div>"
@@ -218,7 +218,7 @@ def _section(audit: Audit) -> Iterator[str]:
         yield f"<div>{_e(_code(step))}</div>"
         if step.problems:
             yield f"<ul class='changed'>{''.join(f'<li>{_e(problem)}</li>' for problem in step.problems)}</ul>"
-        yield f"<p>Made of</p>{_table(step.inputs)}<p>What came out</p>{_table(step.outs)}"
+        yield f"<p>Inputs</p>{_table(step.inputs)}<p>Outputs</p>{_table(step.outs)}"
         yield f"<details><summary>Parameters</summary><code>{_e(execution.params)}</code></details>"
         yield f"<details><summary>Code</summary>{_table(step.code)}</details></section>"
 

@@ -74,13 +74,13 @@ def _link(project: Project, source: LineageSource, content: Content, since: str,
     verdict, where = project.check(content, source.today and content.path not in PERSONS)
     link = Link(content, verdict, where)
     if verdict == CHANGED:
-        link.problems.append(f"{content.path}: was changed since {since}: {where}, then it was {content.md5[:12]}")
+        link.problems.append(f"{content.path}: was changed since {since}: md5 {where}, then {content.md5[:12]}")
     made = producer_of(content.path, source.executions)
     if made is not None and made[1].path == content.path and made[1].md5 != content.md5:
-        said = f"{made[0].stage} has made {made[1].md5[:12]}, but {content.md5[:12]} was used"
-        link.problems.append(f"{content.path}: {said}; run `dvc repro`, or look at what was edited in {source.name}")
+        said = f"{made[0].stage} wrote {made[1].md5[:12]}, but {content.md5[:12]} was used"
+        link.problems.append(f"{content.path}: {said}; run `dvc repro`, or check what was edited in {source.name}")
     if made is None and source.today and content.path.startswith("runs/"):
-        link.problems.append(f"{content.path}: {source.name} does not say who made it; was a stage removed there?")
+        link.problems.append(f"{content.path}: no stage in {source.name} writes it; was a stage removed there?")
     if made is not None:
         name = made[0].stage
         if name not in steps:
@@ -107,7 +107,7 @@ def _fill(project: Project, source: LineageSource, step: Step, steps: dict[str, 
         verdict, where = project.check(out, source.today)
         link = Link(out, verdict, where)
         if verdict == CHANGED:
-            link.problems.append(f"{out.path}: is not what {execution.stage} made: {where}, not {out.md5[:12]}")
+            link.problems.append(f"{out.path}: is not what {execution.stage} wrote: md5 {where}, then {out.md5[:12]}")
         if ((project.root / out.path).is_dir() and where == "in place") or verdict == CHANGED:
             link.about, problems = examine(project.root / out.path, project.root, parameter_of(source, "data", "root"))
             link.problems += problems
@@ -118,7 +118,7 @@ def _fill(project: Project, source: LineageSource, step: Step, steps: dict[str, 
             step.problems += _against_record(step.record, source, execution)
         elif execution.cmd.split()[3:4] and execution.cmd.split()[3] in RECORDED:
             kept = any(Path(out.path).name == RECORD for out in execution.outs)
-            why = "its record is not here" if kept else "it keeps no record (of an older stpp?)"
+            why = "its record is not here" if kept else "it has no record (written by an older stpp?)"
             step.notes.append(f"{execution.stage}: {why}, so {source.name} is not compared with it")
 
 
@@ -152,23 +152,25 @@ def _edited_params(project: Project, execution: Execution) -> list[str]:
 def _against_record(record: LineageSource, source: LineageSource, execution: Execution) -> list[str]:
     """Return the contradictions between dvc.lock and the stage's own record of the same execution."""
     own, problems = record.executions[0], list[str]()
-    edited = f"by {record.name}, of {execution.stage}: one of the two was edited, or is of another run"
+    edited = f"in {record.name}, of {execution.stage}; one of the two was edited, or belongs to another run"
     if shlex.split(execution.cmd) != shlex.split(own.cmd):
-        problems.append(f"{execution.stage}: ran `{execution.cmd}` by {source.name}, `{own.cmd}` {edited}")
+        problems.append(f"{execution.stage}: ran `{execution.cmd}` in {source.name}, but `{own.cmd}` {edited}")
     for kind in ("deps", "outs"):
         here = {c.path: c.md5 for c in getattr(execution, kind) if Path(c.path).name != RECORD}
         there = {c.path: c.md5 for c in getattr(own, kind)}
         problems += [
-            f"{path}: {here.get(path, 'nothing')[:12]} by {source.name}, {there.get(path, 'nothing')[:12]} {edited}"
+            f"{path}: {here.get(path, 'nothing')[:12]} in {source.name}, but {there.get(path, 'nothing')[:12]} {edited}"
             for path in sorted(here.keys() | there.keys())
             if here.get(path) != there.get(path)
         ]
     stages = {one.stage for one in source.executions}
     gone = [one.stage for one in record.executions[1:] if one.stage not in stages]
-    problems += [f"{stage}: is behind it by {record.name}, and not in {source.name}: was it removed?" for stage in gone]
+    problems += [
+        f"{stage}: is a stage in {record.name}, but not in {source.name}; was it removed there?" for stage in gone
+    ]
     for file, sections in execution.params.items():
         problems += [
-            f"{file}: {key} was {value!r} by {source.name}, {other!r} {edited}"
+            f"{file}: {key} is {value!r} in {source.name}, but {other!r} {edited}"
             for key, value, other in _differing(sections, own.params.get(file, {}))
         ]
     return problems

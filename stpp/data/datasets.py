@@ -63,7 +63,9 @@ class ImageReader:
         try:
             return to_classes(decode_mask(file, path), self.dataset.values)
         except KeyError as value:
-            raise StppError(f"{path}: value {value} is no class; run `dvc repro` again, the data has changed") from None
+            raise StppError(
+                f"{path}: value {value} is not a class: the data has changed; run `dvc repro` again"
+            ) from None
 
     def _read(self, name: str, digest: str, decode: Callable[[BufferedReader, Path], Mask], kind: str = "") -> Mask:
         path = self.root / name

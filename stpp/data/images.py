@@ -73,9 +73,11 @@ def open_image(path: Path) -> Iterator[BufferedReader]:
     except FileNotFoundError:
         raise StppError(f"{path}: no such file; is data.root right, and is the data complete?") from None
     except Image.DecompressionBombError:
-        raise StppError(f"{path}: more than {MAX_PIXELS} pixels are too many; cut it into tiles") from None
+        raise StppError(f"{path}: more than {MAX_PIXELS} pixels; cut it into tiles") from None
     except (OSError, SyntaxError, ValueError, struct.error) as error:
-        raise StppError(f"{path}: unreadable or truncated ({error}); replace it by a sound copy") from None
+        raise StppError(
+            f"{path}: cannot be read: damaged or truncated ({error}); replace it with an intact copy"
+        ) from None
 
 
 def _check(header: Image.Image, file: BufferedReader, path: Path, each: int) -> None:
@@ -85,8 +87,10 @@ def _check(header: Image.Image, file: BufferedReader, path: Path, each: int) -> 
     """
     pixels = header.width * header.height
     if pixels * each > MAX_BYTES:
-        takes = f"{pixels} pixels, which take {pixels * each / 2**30:.1f} GB to read"
-        raise StppError(f"{path}: too many pixels ({takes}; {MAX_BYTES / 2**30:.0f} GB may be); cut it into tiles")
+        takes = f"{pixels} need {pixels * each / 2**30:.1f} GB to read"
+        raise StppError(
+            f"{path}: too many pixels ({takes}; the limit is {MAX_BYTES / 2**30:.0f} GB); cut it into tiles"
+        )
     if odd := kinds.why_not_one_picture(header, file):
         raise StppError(f"{path}: {odd}")
 
@@ -133,17 +137,21 @@ def decode_image(file: BufferedReader, path: Path, strictly: bool = False) -> tu
         image, turned = _upright(header)
     notes += ["EXIF orientation: turned upright"] if turned else []
     if header.format == "MPO" and getattr(header, "n_frames", 1) > 1:
-        notes.append("several pictures in one JPEG (MPO): the first is taken, as viewers do")
+        notes.append("several pictures in one JPEG (MPO): the first is used, as in image viewers")
     if image.mode in DEEP:
         grey, note = _to_8_bits(image, path)
         return np.repeat(grey[:, :, None], 3, axis=2), [*notes, note]
     if image.mode != "RGB" and image.mode not in HANDLED:
-        what = "floating point values have no fixed range" if image.mode == "F" else f"{image.mode} is not read here"
+        what = (
+            "floating point values have no fixed range"
+            if image.mode == "F"
+            else f"pixel format {image.mode} is not supported"
+        )
         raise StppError(f"{path}: {what}; save it as 8-bit")
     if image.mode != "RGB":
         notes.append(HANDLED[image.mode])
     if image.has_transparency_data and _alpha(image) < 255:
-        notes.append("alpha that is not opaque: dropped, and what it hides is shown")
+        notes.append("transparent pixels: alpha dropped, the colours below it are used")
     if image.mode == "LA":
         image = image.convert("L")
     image.info.pop("transparency", None)  # alpha of a palette: Pillow would warn that it is dropped
@@ -159,7 +167,7 @@ def _doubts(header: Image.Image, file: BufferedReader) -> list[str]:
         return []
     data = _whole(header, file)
     doubtful = bool(data) and decoding.jpeg_is_damaged(data)
-    return ["JPEG data that is damaged or cut: what is missing was made up by the decoder"] if doubtful else []
+    return ["damaged or truncated JPEG data: the decoder made up the missing pixels"] if doubtful else []
 
 
 def _alpha(image: Image.Image) -> int:
@@ -206,9 +214,9 @@ def _left(path: Path, bands: int, left: int, had: int) -> str:
     """
     what = f"{kinds.bands(bands)} of 16 bits"
     if left < min(LEVELS, had / 2):
-        dark = f"{what}, of whose range {left} of 256 levels would be left in 8 bits"
+        dark = f"{what}, but only {left} of 256 levels would be left in 8 bits"
         raise StppError(f"{path}: {dark}; save it as 8-bit, with its range stretched")
-    return f"{what}: scaled to 8, with at least half of the levels left"
+    return f"{what}: scaled to 8 bits, with at least half of the levels left"
 
 
 def _fast(image: Image.Image, file: BufferedReader, strictly: bool) -> NDArray[np.uint8] | None:
@@ -259,8 +267,8 @@ def decode_mask(file: BufferedReader, path: Path, strictly: bool = False) -> NDA
     file.seek(0)
     with Image.open(file, formats=kinds.FORMATS) as header:
         if lossy := kinds.lossy_compression(header, file):
-            what = f"{lossy}, which changes values: what is read would not be what was drawn"
-            raise StppError(f"{path}: {what}; save the mask as PNG anew from where it was drawn")
+            what = f"stored as {lossy}, which changes mask values"
+            raise StppError(f"{path}: {what}; export the mask as PNG from its lossless original")
         _check(header, file, path, BYTES_OF_MASK if header.mode in ("L", "P", "1") else BYTES_OF_DEEP_MASK)
         scaled = kinds.changes_grey_values(start, header)
         pixels = _fast(header, file, strictly) if header.mode in ("L", "P") else None
@@ -269,14 +277,14 @@ def decode_mask(file: BufferedReader, path: Path, strictly: bool = False) -> NDA
         _sound(header, file)
         image, _ = _upright(header)
     if image.mode != "P" and scaled:
-        raise StppError(f"{path}: its grey values are read scaled to 8 or 16 bits; save the mask as PNG with 8 bits")
+        raise StppError(f"{path}: its grey values would be rescaled on reading; save the mask as 8-bit PNG")
     if header.format == "WEBP" and image.mode == "RGB":  # WebP has no grey mode: grey is RGB with equal bands
         bands = np.asarray(image)
         if (bands == bands[:, :, :1]).all():
             return bands[:, :, 0]
     if image.mode not in ("L", "P", "1", *DEEP):
-        remedy = "save it with whole numbers" if image.mode == "F" else "convert its colours to ids"
-        raise StppError(f"{path}: a mask has one channel of class ids, this is {image.mode}; {remedy}")
+        remedy = "save it with integer values" if image.mode == "F" else "convert its colours to ids"
+        raise StppError(f"{path}: a mask must have one channel of class ids, but this is {image.mode}; {remedy}")
     if image.mode in ("L", "P", "1"):
         return np.asarray(image).astype(np.uint8, copy=False)
     return np.asarray(image).astype(np.int32)

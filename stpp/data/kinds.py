@@ -48,8 +48,8 @@ Each copy is half as large as the one before, so there cannot be so many.
 """
 COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 4: 1, 5: 4, 6: 3, 8: 3}
 LOSSY = {6: "JPEG", 7: "JPEG", 34712: "JPEG 2000", 34887: "LERC", 34892: "JPEG", 50001: "WebP"}
-PREVIEW = "begins with a preview, as raw photos do; convert it to PNG or JPEG"
-NUMBERS = {1: "", 2: " with sign", 3: " floating point"}
+PREVIEW = "starts with a preview, like a raw photo; convert it to PNG or JPEG"
+NUMBERS = {1: "", 2: " (signed)", 3: " (floating point)"}
 
 
 def kind_of(start: bytes) -> str:
@@ -75,13 +75,13 @@ def unidentified(file: BufferedReader) -> str:
     file.seek(0)
     kind = kind_of(file.read(HEAD))
     if kind == "TIFF" and (page := next(pages(file), None)) is not None and WIDTH in page:
-        what = f"TIFF of {depth(page)}, compression {_numbers(page, COMPRESSION, 1)[0]}, which is not read here"
-        return f"{what}; convert it to 8 bits of grey or RGB, and keep the original"
+        what = f"unsupported TIFF: {depth(page)}, compression {_numbers(page, COMPRESSION, 1)[0]}"
+        return f"{what}; convert it to 8-bit grey or RGB, and keep the original"
     if kind in ("PNG", "JPEG", "GIF", "TIFF", "WebP"):
-        return f"unreadable or truncated (no whole {kind}); replace it by a sound copy"
+        return f"cannot be read: damaged or truncated {kind}; replace it with an intact copy"
     if kind:
-        return f"{kind}, which is not read here; convert it to PNG or JPEG (a mask to PNG)"
-    return f"not an image ({', '.join(FORMATS)}); replace it, or move it away"
+        return f"{kind} is not supported; convert it to PNG or JPEG (a mask to PNG)"
+    return f"not an image in a supported format ({', '.join(FORMATS)}); replace it, or move it away"
 
 
 def pages(file: BufferedReader) -> Iterator[ImageFileDirectory_v2]:
@@ -134,7 +134,7 @@ def why_not_one_picture(header: Image.Image, file: BufferedReader) -> str:
         return next((why for number, page in enumerate(pages(file)) if (why := _odd_page(page, number))), "")
     # MPO is allowed: a JPEG may carry a preview or a depth map behind its photo.
     animated = header.format != "MPO" and getattr(header, "is_animated", False)
-    return "holds several pictures (an animation); save the one that is meant as PNG" if animated else ""
+    return "contains several pictures (an animation); save the right one as PNG" if animated else ""
 
 
 def _odd_page(page: ImageFileDirectory_v2, number: int) -> str:
@@ -144,7 +144,7 @@ def _odd_page(page: ImageFileDirectory_v2, number: int) -> str:
     """
     small = _numbers(page, SUBFILE, 0)[0] & 5 or _numbers(page, OLD_SUBFILE, 0)[0] == 2
     if number:
-        return "" if small and number < SMALLER else "holds several pictures (pages); save each in a file of its own"
+        return "" if small and number < SMALLER else "contains several pictures (pages); save each as a separate file"
     colours = _numbers(page, PHOTOMETRIC, 1)[0]
     count, base, most = _numbers(page, BANDS, 1)[0], COLOURS.get(colours, 1), max(_numbers(page, BITS, 1))
     why = ""
@@ -152,11 +152,11 @@ def _odd_page(page: ImageFileDirectory_v2, number: int) -> str:
         why = PREVIEW
     elif count - base > 1 or (count - base == 1 and _numbers(page, EXTRA, 0) not in ((1,), (2,))):
         which = {2: "second", 4: "fourth", 5: "fifth"}[base + 1]
-        why = f"{depth(page)}, of which the {which} is not declared as alpha; save it as RGB or grey of 8 bits"
+        why = f"{depth(page)}, of which the {which} is not declared as alpha; save it as 8-bit RGB or grey"
     elif 2 in _numbers(page, SAMPLES, 1) and most == 8:
-        why = f"{depth(page)}; save it as 8 bits without sign"
+        why = f"{depth(page)}; save it as unsigned 8-bit"
     elif colours == 0 and most > 8:
-        why = f"{depth(page)}, of which 0 is white; save it as 8 bits with 0 as black"
+        why = f"{depth(page)}, where 0 is white; save it as 8-bit with 0 as black"
     return why
 
 

@@ -88,7 +88,7 @@ class PixelCache:
             yield
         except OSError as error:
             self.full = True
-            print(f"{self.folder}: {error}; no more decoded images are kept", flush=True)
+            print(f"{self.folder}: {error}; no more decoded images are cached", flush=True)
 
     @contextmanager
     def _total(self) -> Iterator[IO[str]]:

@@ -68,7 +68,7 @@ class SamePadding(nn.Module):
         self.convolution = convolution
         reach = [(k - 1) * d for k, d in zip(convolution.kernel_size, convolution.dilation, strict=True)]
         if convolution.stride != (2, 2) or any(r % 2 for r in reach):
-            raise StppError(f"a convolution {convolution} is padded to the size of its output: it cannot be exported")
+            raise StppError(f"{convolution}: its padding depends on the input size, which cannot be exported")
         self.below, self.right = (r // 2 for r in reach)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -185,6 +185,8 @@ def _compared(network: nn.Module, exported: Callable[[Tensor], Tensor], path: Pa
             expected, found = own(x), exported(x)
         difference = float((expected - found).abs().max())
         if not difference <= TOLERANCE * float(expected.abs().max().clamp(min=1)):
-            raise StppError(f"{path}: at {height} x {width} pixels its logits differ by {difference:g}: not written")
+            raise StppError(
+                f"{path}: not written: at {height} x {width} pixels, its logits differ by {difference:g}"
+            )
         worst = max(worst, difference)
     return worst

@@ -15,7 +15,7 @@ from stpp.run import distributed
 from stpp.store.files import StppError
 
 NOT_FINITE = (
-    "the network's probabilities are not finite: its numbers overflow; train it with a lower train.lr, or in float32"
+    "the network's probabilities are not finite (numerical overflow); train it with a lower train.lr, or in float32"
 )
 
 

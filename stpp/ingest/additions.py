@@ -49,11 +49,11 @@ def read_additions(
     for file in sorted(path for path in folder.rglob("*") if path.is_file() and not is_stray(path.name)):
         name = file.relative_to(folder).with_suffix("").as_posix()
         if file.suffix.lower() != ".png":
-            problems.append(f"{file}: masks are PNGs; export it as PNG, or move it away")
+            problems.append(f"{file}: not a PNG; export the mask as PNG, or move the file away")
         elif name not in dataset.records or name not in found:
-            problems.append(f"{file}: {name} is no image of {dataset.name}; a mask's file is named by the image's id")
+            problems.append(f"{file}: {name} is not an image of {dataset.name}; name the mask after the image's id")
         elif name not in unlabeled:
-            problems.append(f"{file}: {name} is not in D_u: only unlabelled images take new masks")
+            problems.append(f"{file}: {name} is not in D_u: only unlabelled images can get new masks")
         else:
             try:
                 target = Path(data.root) / mask_of(found[name].image, known)
@@ -65,7 +65,7 @@ def read_additions(
             except StppError as error:
                 problems.append(str(error))
     if not added and not problems:
-        problems.append(f"{folder}: no masks there; put a PNG for every image into it, named by the image's id")
+        problems.append(f"{folder}: no masks found; put a PNG for each image there, named after the image's id")
     return added, problems
 
 
@@ -78,11 +78,11 @@ def _addition(file: Path, target: Path, name: str, dataset: Dataset, reading: Re
     """
     record, pixels = dataset.records[name], read_mask(file)
     if pixels.shape != (record.height, record.width):
-        size = f"{pixels.shape[1]} x {pixels.shape[0]} pixels, its image {record.width} x {record.height}"
-        raise StppError(f"{file}: is of {size}; a mask is as large as its image")
+        size = f"{pixels.shape[1]} x {pixels.shape[0]} pixels, but its image has {record.width} x {record.height}"
+        raise StppError(f"{file}: {size}; a mask must be as large as its image")
     if target.suffix.lower() != ".png":
-        remedy = "save the data set's masks as PNG, and name them so in data.masks"
-        raise StppError(f"{file}: its place, {target}, is no PNG, which a mask is written as; {remedy}")
+        remedy = "convert the data set's masks to PNG, and set data.masks to match"
+        raise StppError(f"{file}: belongs at {target}, but masks are written as PNG only; {remedy}")
     ids: dict[Reading, dict[int, int]] = {
         "classes": {c: c for c in (*range(len(dataset.classes)), IGNORE)},
         "values": dataset.values,
@@ -95,13 +95,13 @@ def _addition(file: Path, target: Path, name: str, dataset: Dataset, reading: Re
             wrong = str(value)
     if not read:
         numbers = ", ".join(map(str, sorted(ids[reading or "values"])[:30]))
-        raise StppError(f"{file}: value {wrong} is no class; masks of {dataset.name} hold {numbers}") from None
+        raise StppError(f"{file}: value {wrong} is not a class; masks of {dataset.name} use {numbers}") from None
     way = _way(file, read, dataset)
     if (read[way] == IGNORE).all():
-        raise StppError(f"{file}: no pixel of any class; a mask that teaches nothing is none")
+        raise StppError(f"{file}: no pixel of any class; label some pixels, or remove the mask")
     written = read_bytes(file) if way == "values" else _png(read[way], dataset, file)
     if target.exists() and read_bytes(target) != written:
-        raise StppError(f"{file}: {name} has another mask, {target}; remove the one that is wrong")
+        raise StppError(f"{file}: {name} already has a different mask, {target}; remove the wrong one")
     return Addition(name, file, target, written, way)
 
 
@@ -119,8 +119,8 @@ def _way(file: Path, read: dict[Reading, Mask], dataset: Dataset) -> Reading:
     at = np.argwhere(read["classes"] != read["values"])[0]
     one, other = (_named(int(read[way][tuple(at)]), dataset) for way in READINGS)
     raise StppError(
-        f"{file}: its pixels may be class ids ({one} at {at[1]}, {at[0]}) or the data set's values ({other}); say "
-        "which: `--as classes` for corrected predictions, or `--as values`"
+        f"{file}: could hold class ids ({one} at {at[1]}, {at[0]}) or the data set's values ({other}); choose "
+        "one: `--as classes` for corrected predictions, or `--as values`"
     )
 
 
@@ -136,7 +136,7 @@ def _png(classes: Mask, dataset: Dataset, file: Path) -> bytes:
     value_of = {label: value for value, label in sorted(dataset.values.items(), reverse=True)}
     if missing := set(np.unique(classes).tolist()) - set(value_of):
         label = _named(min(missing), dataset)
-        raise StppError(f"{file}: has pixels that are {label}, for which masks of {dataset.name} have no value")
+        raise StppError(f"{file}: has {label} pixels, but masks of {dataset.name} have no value for them")
     table = np.zeros(256, np.uint16)
     for known, value in value_of.items():
         table[known] = value

@@ -59,7 +59,7 @@ def _mask_of_sbd(data: bytes) -> bytes:
     from scipy.io import loadmat
 
     if len(data) > LARGEST_MAT:
-        raise ValueError(f"not a .mat of SBD: it has {len(data) / 2**20:.0f} MB")
+        raise ValueError(f"not a .mat of SBD: too large ({len(data) / 2**20:.0f} MB)")
     try:
         mask = np.asarray(loadmat(io.BytesIO(data), squeeze_me=True, struct_as_record=False)["GTcls"].Segmentation)
     except Exception as error:  # noqa: BLE001 - scipy raises many kinds for a damaged file
@@ -67,7 +67,7 @@ def _mask_of_sbd(data: bytes) -> bytes:
     if mask.ndim != 2 or not np.issubdtype(mask.dtype, np.integer):
         raise ValueError(f"not a .mat of SBD: its mask is {mask.dtype} of shape {mask.shape}")
     if unknown := sorted(set(np.unique(mask).tolist()) - {*range(21), 255}):
-        raise ValueError(f"not a .mat of SBD: its mask has class {unknown[0]}, where 0 to 20 and 255 are known")
+        raise ValueError(f"not a .mat of SBD: its mask has class {unknown[0]}; only 0 to 20 and 255 are valid")
     return encode_mask(mask.astype(np.uint8), voc_palette(256))
 
 
@@ -130,7 +130,7 @@ def import_archive(source: Path, out: Path) -> Imported:
     Raises StppError if `out` lies inside the folder `source`.
     """
     if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
-        raise StppError(f"{out}: lies in {source}, which it is made from; give a folder outside")
+        raise StppError(f"{out}: lies inside the source {source}; give a folder outside it")
     found = Imported(source.name, sha256(source) if source.is_file() else digest([source]) if source.is_dir() else "")
     compiled = [(rule, re.compile(rule.pattern)) for rule in RULES]
     room = max(MOST, TIMES * source.stat().st_size) if source.is_file() else None
@@ -150,13 +150,13 @@ def import_archive(source: Path, out: Path) -> Imported:
     except DAMAGED as error:
         if isinstance(error, OSError) and error.errno is not None:  # an error of the disk, not of the archive
             raise
-        raise StppError(f"{source}: damaged, or no archive of a data set: {error}; download it again") from None
+        raise StppError(f"{source}: damaged, or not an archive of a data set: {error}; download it again") from None
     finally:
         partial.unlink(missing_ok=True)
     os.sync()  # once at the end: a sync after each of 17,000 files takes minutes
     if not found.counts:
         known_ = ", ".join(rule.what for rule in RULES)
-        raise StppError(f"{source}: holds neither images nor one of {known_}")
+        raise StppError(f"{source}: contains neither images nor any of: {known_}")
     for rule in RULES:
         count = found.counts.get(rule.what, rule.expected)
         if count != rule.expected:
@@ -204,7 +204,7 @@ def _put(path: Path, data: bytes, partial: Path) -> None:
         if there == data:
             return
         if not data.startswith(there):  # a power cut can leave only the beginning of a file: replace it
-            raise StppError(f"{path}: is there already with other content; remove it, or import into another folder")
+            raise StppError(f"{path}: already exists with different content; remove it, or import into another folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial.write_bytes(data)
     partial.replace(path)
@@ -239,6 +239,6 @@ def _begins_as_zip(source: Path) -> bool:
 
 def _read(file: IO[bytes] | None, size: int) -> bytes:
     if file is None or size > LARGEST:
-        raise ValueError(f"a member of {size / 2**20:.0f} MB is no image or mask of a known data set")
+        raise ValueError(f"a member of {size / 2**20:.0f} MB is too large for an image or mask")
     with file:
         return file.read()

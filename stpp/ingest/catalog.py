@@ -20,7 +20,7 @@ from stpp.store.manifest import Rgb
 from stpp.store.masks import IGNORE
 from stpp.store.packed import MappedRows, MappedTable, RowWriter
 
-LINK = "a link, behind which DVC does not look; copy the folder, or make data.root its target"
+LINK = "a symbolic link, which DVC does not follow; copy the folder, or set data.root to the link's target"
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def list_images(data: Data, known: Layout) -> tuple[MappedTable[ImagePair], list
     """
     root = Path(data.root)
     if not root.is_dir():
-        raise StppError(f"data.root: {data.root} is no folder; is the path right, and is the data there?")
+        raise StppError(f"data.root: {data.root} is not a folder; is the path right, and is the data there?")
     problems: list[str] = []
     others = PassedOver(known, {"imported.json", *([data.list] if data.list else [])})
     pairs = _matched(root, known, others, problems) if known.images else []
@@ -192,7 +192,7 @@ def list_images(data: Data, known: Layout) -> tuple[MappedTable[ImagePair], list
             if ID.match(name) and image.isprintable() and mask.isprintable():
                 yield name, image, mask
             else:
-                what = f"`{name}` cannot be an id: rename it without spaces, commas and quotes"
+                what = f"`{name}` cannot be an id: rename it without spaces, commas or quotes"
                 problems.append(f"{root / image}: {what}")
 
     def once(rows: MappedRows) -> Iterator[Sequence[str]]:
@@ -204,14 +204,14 @@ def list_images(data: Data, known: Layout) -> tuple[MappedTable[ImagePair], list
             elif row[1] == before[1]:
                 problems.append(f"{root / row[1]}: listed twice in {data.list}; remove one line")
             else:
-                problems.append(f"{root / row[1]}: id {row[0]} stands also for {root / before[1]}: rename one")
+                problems.append(f"{root / row[1]}: has the same id {row[0]} as {root / before[1]}; rename one")
 
     found = MappedRows.spooled(named()).ordered()
     if any(one == other for one, other in pairwise(found.keys())):
         found = MappedRows.spooled(once(found))
     if not len(pairs) and not problems:
         where = f"the list {data.list}" if data.list else f"the pattern {known.images}"
-        problems.append(f"{root}: no image found by {where}; compare it with the names of the files there")
+        problems.append(f"{root}: no image found with {where}; compare it with the file names there")
     return MappedTable(found, _found), problems, others.said()
 
 
@@ -226,7 +226,7 @@ def mask_of(image: str, known: Layout) -> str:
     """
     match = _compile(known.images, "data.images")[0].fullmatch(image) if known.images and known.masks else None
     if match is None:
-        raise StppError(f"{image}: no pattern says where its mask belongs; set data.images and data.masks")
+        raise StppError(f"{image}: no pattern for the path of its mask; set data.images and data.masks")
     return _fill(known.masks[0], match.groupdict())
 
 
@@ -267,7 +267,7 @@ class PassedOver:
 
     def orphan(self, path: str) -> None:
         """Count a file that is named as a mask but belongs to no image."""
-        self._add("are named as masks, and belong to no image", path, False)
+        self._add("are named like masks, but belong to no image", path, False)
 
     def _add(self, what: str, path: str, likely: bool) -> None:
         folder, _, name = path.rpartition("/")
@@ -291,10 +291,10 @@ class PassedOver:
         if self._kinds:
             kinds = [f"{count} {kind}" for kind, count in self._kinds.most_common(5)]
             more = "" if len(self._kinds) <= len(kinds) else ", ..."
-            said.append(f"{self._kinds.total()} file(s) that are no images by their names ({', '.join(kinds)}{more})")
+            said.append(f"{self._kinds.total()} file(s) without the extension of an image ({', '.join(kinds)}{more})")
         if self._strays:
-            said.append(f"{self._strays} hidden file(s) or folder(s), or left by systems, such as {self._stray}")
-        return [printable(f"passed over: {line}") for line in said]
+            said.append(f"{self._strays} hidden file(s) or folder(s), or system files, such as {self._stray}")
+        return [printable(f"skipped: {line}") for line in said]
 
 
 def _before_names(pattern: str) -> str:
@@ -334,7 +334,7 @@ def _matched(root: Path, known: Layout, others: PassedOver, problems: list[str])
                     others.unmatched(image)
                 continue
             if not os.path.isfile(f"{root}/{image}"):  # noqa: PTH113 - a Path costs more than the check
-                problems.append(f"{root}/{image}: a link to nothing; restore what it links to, or remove it")
+                problems.append(f"{root}/{image}: a broken link; restore its target, or remove it")
                 continue
             parts = match.groupdict()
             candidates = (_fill(m, parts) for m in known.masks)
@@ -442,8 +442,8 @@ def _compile(pattern: str, key: str) -> tuple[re.Pattern[str], list[str]]:
     names = re.findall(r"\{(\w+)\}", pattern)
     odd = [name for name in names if not name.isidentifier()]
     if odd or not names:
-        what = f"holds {{{odd[0]}}}, which is no name" if odd else "names one file only"
-        raise StppError(f"{key}: {pattern} {what}; put a placeholder for the part that changes: {{name}}")
+        what = f"holds {{{odd[0]}}}, which is not a valid name" if odd else "matches only one file"
+        raise StppError(f"{key}: {pattern} {what}; use a placeholder such as {{name}} for the part that changes")
     regex, seen = "", set()
     for literal, name in re.findall(r"([^{]*)(?:\{(\w+)\})?", pattern):
         regex += re.escape(literal)
@@ -496,7 +496,7 @@ def _listed(
                 f"{path}:{number}: expected an image, or an image and a mask, without spaces in their names"
             )
         elif any(_leads_out(column) for column in columns):
-            problems.append(f"{path}:{number}: leads out of data.root; give paths below it")
+            problems.append(f"{path}:{number}: points outside data.root; give a path below it")
         elif link := next(filter(None, (linked(os.path.dirname(column)) for column in columns)), ""):  # noqa: PTH120
             problems.append(f"{root / link}: {LINK}")
         elif first in known:
@@ -505,7 +505,7 @@ def _listed(
         elif matched is not None:
             problems.append(f"{path}:{number}: {first} is neither an id nor an image that data.images finds")
         elif not Path(first).suffix:
-            problems.append(f"{path}:{number}: {first} is no image's path; for ids, give data.images, too")
+            problems.append(f"{path}:{number}: {first} is not the path of an image; to list ids, set data.images too")
         else:
             pairs.append((str(Path(first).with_suffix("")), first, mask))
     return pairs
@@ -519,4 +519,4 @@ def _leads_out(name: str) -> bool:
 def _inside(name: str, where: str) -> None:
     """Raise StppError, naming the parameter `where`, if a path leads out of the root."""
     if _leads_out(name):
-        raise StppError(f"{where}: {name} leads out of data.root; give paths below it")
+        raise StppError(f"{where}: {name} points outside data.root; give a path below it")

@@ -32,9 +32,9 @@ def inspect(data: Data, workers: int, cache_folder: Path | None = None) -> tuple
     found, problems, passed = list_images(data, known)
     root = Path(data.root)
     remedy = (
-        "name it in data.values (`{value}: ignore`, or a class id)"
+        "add it to data.values (`{value}: ignore`, or a class id)"
         if data.kind == "folder"
-        else f"that of kind {data.kind} are known: mend the mask, or describe the data by kind folder and data.values"
+        else f"the values of kind {data.kind} are fixed: correct the mask, or use data.kind: folder and data.values"
     )
     notes: dict[str, list[Any]] = {}  # note -> [number of images with it, id of the first one]
     classes: set[int] = set()
@@ -102,7 +102,7 @@ def _look(root: Path, known: Layout, remedy: str, name: str, found: ImagePair) -
             return None, [str(error)], [], {}
         except KeyError as error:
             value = error.args[0]
-            what = f"value {value} is none of the {len(known.classes)} classes"
+            what = f"value {value} is not one of the {len(known.classes)} classes"
             return None, [f"{path}: {what}; {remedy.format(value=value)}"], [], {}
         if mask.shape != (height, width):
             size = f"{mask.shape[1]} x {mask.shape[0]}"
@@ -134,7 +134,7 @@ def _absent(values_in: set[int], values: set[int], masks: int, known: Layout, da
     if not masks:
         remedy = "some are needed for training and validation: check data.masks"
         return [f"no image has a mask; {remedy}"] if all_read else []
-    where = "mask" if all_read else "mask that is right"
+    where = "mask" if all_read else "valid mask"
     absent = [
         f"class {label} ({c}) has no pixel in any {where}; check data.classes and data.values"
         for c, label in enumerate(known.classes)
@@ -142,6 +142,6 @@ def _absent(values_in: set[int], values: set[int], masks: int, known: Layout, da
     ]
     if absent and values <= {0, 255} and known.values.get(255) == IGNORE and data.kind == "folder":
         found = "0 and 255" if 0 in values else "255"
-        what = f"masks hold {found} alone, and 255 is read as `ignore`"
+        what = f"masks contain only {found}, and 255 is read as `ignore`"
         return [f"{what}; for binary masks set data.values: {{255: 1}} and data.ignore: null"]
     return absent

@@ -53,14 +53,14 @@ class PaletteCheck:
             own, of = self._known.values[value], self._class_of.get(colour)
             if of is not None and self._known.palette[of] != self._known.palette[own]:
                 classes = (
-                    f"{self._known.classes[own]} by its value, and {self._known.classes[of]} by its colour {colour}"
+                    f"{self._known.classes[own]}, but its palette colour {colour} is that of {self._known.classes[of]}"
                 )
-                return [f"{self._root / mask}: {value} is {classes} in the file's palette; {REMEDY}"]
+                return [f"{self._root / mask}: value {value} is {classes}; {REMEDY}"]
             first, where = self._first.setdefault(value, (colour, mask))
             if first != colour:
-                what = f"its palette shows {value} as {colour}, that of {self._root / where} as {first}"
+                what = f"its palette shows value {value} as {colour}, but that of {self._root / where} as {first}"
                 return [f"{self._root / mask}: {what}; {REMEDY}"]
         return []
 
 
-REMEDY = "make values mean the same in all masks, or mend data.palette or the palettes of the files"
+REMEDY = "use the same values in all masks, or correct data.palette or the palettes of the files"

@@ -51,10 +51,10 @@ def read_lists(folder: Path, data: str, labels: str, split: str) -> PublishedLis
     """
     if labels not in LABELED.get(data, {}):
         known = ", ".join(f"{d} {n}" for d, names in LABELED.items() for n in names)
-        raise StppError(f"{data} {labels}: no published setting; there are {known}")
+        raise StppError(f"{data} {labels}: not a published setting; known: {known}")
     splits = SPLITS[:1] if labels in FOLDERS else SPLITS
     if split not in splits:
-        raise StppError(f"{split}: no published split of {data} {labels}; there are {', '.join(splits)}")
+        raise StppError(f"{split}: not a published split of {data} {labels}; known: {', '.join(splits)}")
     of_setting = folder / data / FOLDERS[labels] if labels in FOLDERS else folder / data / labels / split
     paths = {
         "labeled": of_setting / "labeled.txt",
@@ -75,11 +75,11 @@ def read_lists(folder: Path, data: str, labels: str, split: str) -> PublishedLis
         glued = [line for line in lists[name] if len(line.split()) > 2]
         problems += [f"{path}: {line!r} is not an image and its mask; is a line break missing?" for line in glued]
         if images and len(images) != expected[name]:
-            problems.append(f"{path}: {len(images)} images, but {data} {labels} has {expected[name]} {name}")
+            problems.append(f"{path}: {len(images)} images, but {data} {labels} has {expected[name]} {name} images")
         for image in images:
             stem = Path(image).stem  # the same for a path and for a bare id
             if stem in taken:
-                where = "twice" if taken[stem] == name else f"and in {paths[taken[stem]]}"
+                where = "twice" if taken[stem] == name else f"also in {paths[taken[stem]]}"
                 problems.append(f"{path}: {image} is listed {where}")
             taken[stem] = name
     raise_problems(problems, f"{data} {labels} {split}")
@@ -93,5 +93,5 @@ def _lines(path: Path, problems: list[str]) -> list[str]:
         problems.append(f"{path}: not readable: {error}")
         return []
     if not lines:
-        problems.append(f"{path}: the list is empty, as published: take another split")
+        problems.append(f"{path}: the published list is empty; use another split")
     return lines

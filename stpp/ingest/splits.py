@@ -55,7 +55,7 @@ def draw(dataset: Dataset, split: Split, folder: Path) -> tuple[dict[str, Packed
         candidates = _candidates(name, subset, dataset, images, folder, problems)
         size = size_of(subset, len(candidates))
         if size > len(candidates):
-            problems.append(f"split.{name}: {size} images asked for, but only {len(candidates)} are left to take")
+            problems.append(f"split.{name}: {size} images requested, but only {len(candidates)} are left")
         chosen = candidates
         if size < len(candidates):
             lots = (seed_of(split.seed, name, images.ids[at]) for at in candidates.tolist())
@@ -65,7 +65,7 @@ def draw(dataset: Dataset, split: Split, folder: Path) -> tuple[dict[str, Packed
         sets[name] = PackedStrings(images.ids[at] for at in np.sort(chosen).tolist())
         images.taken[chosen] = 1 + SETS.index(name)
         if not len(chosen):
-            problems.append(f"split.{name}: no image; check its `list` or `ids`, or give the other sets fewer")
+            problems.append(f"split.{name}: no images; check its `list` or `ids`, or give the other sets fewer images")
     return sets, problems
 
 
@@ -94,14 +94,14 @@ def _candidates(
         return np.flatnonzero(fits if whole else fits & images.masked)
     path = folder / subset.list
     if Path(subset.list).is_absolute() or ".." in Path(subset.list).parts or not path.is_file():
-        problems.append(f"split.{name}.list: {path}: no such file; lists lie in {folder}/, where DVC watches them")
+        problems.append(f"split.{name}.list: {path}: no such file; lists must lie in {folder}/, which DVC tracks")
         return np.empty(0, np.int64)
     ids, wrong = read_user_list(path, dataset)
     problems += wrong
     places = np.fromiter(map(images.at, ids), np.int64, len(ids))
     owner = images.taken[places]
     problems += [
-        f"{path}:{number}: {i} is also in {SETS[taken - 1]}: a set may not share images"
+        f"{path}:{number}: {i} is also in {SETS[taken - 1]}: sets must not share images"
         for (i, number), taken in zip(ids.items(), owner.tolist(), strict=True)
         if taken
     ]
@@ -179,14 +179,16 @@ def check(
     fits = _named(pattern) if pattern else None
     bare = [i for i, r in dataset.records.items() if not r.mask and fits(i)] if fits else []
     if bare:
-        warnings.append(f"split.labeled.ids names {len(bare)} image(s) without a mask, such as {bare[0]}: not labelled")
+        warnings.append(
+            f"split.labeled.ids matches {len(bare)} image(s) without a mask, such as {bare[0]}: not used as labelled"
+        )
     if len(sets.get("unlabeled", [])) == 1:
-        problems.append("split.unlabeled: 1 image cannot be parted into reliable and unreliable: give more")
+        problems.append("split.unlabeled: 1 image cannot be split into reliable and unreliable; add more images")
     labeled = len(sets.get("labeled", []))
     if 0 < labeled * copies(labeled, 0) < batch_size:
         problems.append(
-            f"{labeled} labelled images make {labeled * copies(labeled, 0)} samples an epoch, fewer than "
-            f"train.batch_size {batch_size}: lower it, or label more"
+            f"{labeled} labelled images give {labeled * copies(labeled, 0)} samples per epoch, fewer than "
+            f"train.batch_size {batch_size}; lower it, or label more images"
         )
     return problems + _shared(sets, dataset), warnings
 

@@ -56,17 +56,19 @@ def _places(name: str, output_stride: int) -> tuple[int, int]:
     Raises StppError that says why the network does not suit, if it does not.
     """
     if not is_model(name):
-        known = f"torchvision's {', '.join(RESNETS)}, and timm's"
-        raise StppError(f"model.backbone: {name} is no backbone; known are {known}: `stpp backbone list '*mobile*'`")
+        known = f"torchvision's {', '.join(RESNETS)}, or a network of timm"
+        raise StppError(
+            f"model.backbone: {name} is not a known backbone; use {known} (`stpp backbone list '*mobile*'`)"
+        )
     with torch.device("meta"):
         try:
             strides = _strides(name)
         except (RuntimeError, AttributeError, TypeError, AssertionError, ValueError) as error:
-            raise _unsuited(name, f"timm gives no features of it ({error})") from None
+            raise _unsuited(name, f"timm cannot extract its feature maps ({error})") from None
         if min(strides) == max(strides):
-            raise _unsuited(name, f"all its maps have stride {strides[0]}, as those of vision transformers have")
+            raise _unsuited(name, f"all its feature maps have stride {strides[0]}, as in vision transformers")
         if 4 not in strides:
-            raise _unsuited(name, f"it has no map at stride 4, but at {', '.join(map(str, strides))}")
+            raise _unsuited(name, f"it has no feature map at stride 4, only at {', '.join(map(str, strides))}")
         try:
             last = _strides(name, output_stride=output_stride)[-1]
         except (RuntimeError, AttributeError, TypeError, AssertionError, ValueError):
@@ -82,7 +84,7 @@ def _strides(name: str, **how: Any) -> list[int]:
 
 
 def _unsuited(name: str, why: str) -> StppError:
-    remedy = "`stpp backbone list` shows what does"
+    remedy = "`stpp backbone list` shows those that do"
     return StppError(f"model.backbone: {name} does not suit a convolutional head: {why}; {remedy}")
 
 

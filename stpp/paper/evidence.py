@@ -122,12 +122,12 @@ def _claims(seeds: Mapping[int, Numbers], systems: Sequence[str]) -> Grid:
             if len(pairs) < 2:
                 continue
             found = paired_t(*zip(*pairs, strict=True))
-            verdict = {1: "holds", 0: "open", -1: "does not hold: the reverse does"}[found.sign]
+            verdict = {1: "holds", 0: "open", -1: "reversed"}[found.sign]
             ahead = f"{sum(after > before for before, after in pairs)} of {len(pairs)}"
             interval = f"{found.low:+.1f} to {found.high:+.1f}"
             rows.append((claim, on, f"{found.mean:+.1f}", interval, ahead, verdict))
-    header = ("claim", "on", "mean difference", "95 % of it", "seeds for it", "")
-    return Grid("Claims, by Student's t over the seeds' pairs", header, rows)
+    header = ("claim", "on", "mean difference", "95 % interval", "seeds for it", "")
+    return Grid("Claims, by the paired Student's t over seeds", header, rows)
 
 
 def _classes(seeds: Mapping[int, Numbers], subset: str) -> Grid:

@@ -149,25 +149,25 @@ def missing_inputs(params: Params) -> list[str]:
     in_project = not root.is_absolute() and ".." not in root.parts
     added = f"`dvc add {root} && git add {root}.dvc`"
     if data.kind != "toy" and not root.is_dir() and not Path(f"{root}.dvc").is_file():
-        found.append(f"{root}: the data set; docs/data.md says how it gets there, then {added}")
+        found.append(f"{root}: data set not found; import it (docs/data.md), then {added}")
     elif data.kind != "toy" and in_project and not _is_copied(root):
-        found.append(f"{root}: the data set is not in git or DVC, and a run works in a copy: {added}")
+        found.append(f"{root}: the data set is not in git or DVC, and a run works in a copy; {added}")
     for name in ("labeled", "unlabeled", "val", "test"):
         subset = getattr(params.split, name)
         if subset is None or subset.list is None:
             continue
         path = Path("splits") / subset.list
         if not path.is_file():
-            found.append(f"{path}: the list of split.{name}; `stpp data lists` takes over the published ones")
+            found.append(f"{path}: list of split.{name} not found; `stpp data lists` imports the published ones")
         elif not _is_copied(path):
-            found.append(f"{path}: the list of split.{name} is not in git, and a run works in a copy: `git add splits`")
+            found.append(f"{path}: the list of split.{name} is not in git, and a run works in a copy; `git add splits`")
     path = Path("weights") / weights
     added = f"`dvc add {path} && git add {path}.dvc`"
     known = weights in weight_names(params.model.backbone)
     if not known and not path.is_file() and not Path(f"{path}.dvc").is_file():
-        found.append(f"{path}: the start of the network (model.weights); `stpp weights import`, or put it there")
+        found.append(f"{path}: weights (model.weights) not found; use `stpp weights import`, or put the file there")
     elif not known and not _is_copied(path):
-        found.append(f"{path}: the start of the network is not in git or DVC, and a run works in a copy: {added}")
+        found.append(f"{path}: the weights are not in git or DVC, and a run works in a copy; {added}")
     return found
 
 
@@ -201,10 +201,10 @@ def estimate(jobs: list[Job]) -> str:
         size_of(job.params.model) * (len(job.new) + (job.params.train.checkpoints if "runs/teacher" in job.new else 0))
         for job in jobs
     )
-    disk = f"{size / 1e9:.1f} GB of checkpoints in DVC's cache, and while a run lasts a copy of its own and of the data"
+    disk = f"{size / 1e9:.1f} GB of checkpoints in DVC's cache; during a run, also a copy of its own and of the data"
     counted = [(job, counts) for job in jobs if (counts := _counts(job)) is not None]
     if len(counted) < len(jobs):
-        return f"how long is told here once `dvc repro split` has counted the images; {disk}"
+        return f"training time: unknown until `dvc repro split` has counted the images; {disk}"
 
     def key(p: Params) -> str:
         return f"{p.model} {p.augment.weak} {p.train.batch_size}"
@@ -219,15 +219,15 @@ def estimate(jobs: list[Job]) -> str:
             }
         except (RuntimeError, MemoryError) as error:  # CUDA is out of memory, or the process was killed for lack of it
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            return f"how long cannot be told: two iterations of a network did not run here ({reason}); {disk}"
+            return f"training time: unknown, as two iterations of a network failed here ({reason}); {disk}"
     seconds = sum(
         iterations(out, *counts, job.params.train, job.params.select.ratio) * cost(out) * speeds[key(job.params)]
         for job, counts in counted
         for out in job.new
     )
     return (
-        f"about {seconds / 3600:.1f} h of training on this machine (labelling and evaluation not counted; less where "
-        f"DVC's cache holds it, more where it does not hold what was trained for other cells); {disk}"
+        f"about {seconds / 3600:.1f} h of training on this machine (labelling and evaluation not counted; less if "
+        f"DVC's cache holds some of it, more if it lacks models that were trained for other cells); {disk}"
     )
 
 

@@ -182,7 +182,7 @@ SETTINGS: dict[str, Setting] = {setting.name: setting for table in TABLES.values
 def table(name: str) -> Table:
     """Return a table by name. Raises StppError that names all tables if there is no such table."""
     if name not in TABLES:
-        raise StppError(f"{name}: no such table; there are {', '.join(TABLES)}")
+        raise StppError(f"{name}: no such table; choose one of {', '.join(TABLES)}")
     return TABLES[name]
 
 

@@ -140,8 +140,8 @@ STYLE = (
 def notes(results: dict[Cell, list[Result]], left_out: list[Path]) -> list[str]:
     """Return lines that explain the numbers: mean over seeds, evaluation, kept epoch, commits, and files left out."""
     every = [r for runs in results.values() for r in runs]
-    lines = ["mIoU on val in %; ours is the mean over n seeds, with the deviation of a sample."]
-    for key, what in (("evaluation", "Evaluated at"), ("keep", "Epoch that labels and is evaluated:")):
+    lines = ["mIoU on val in %; ours is the mean over n seeds, with the sample standard deviation."]
+    for key, what in (("evaluation", "Evaluated at"), ("keep", "Epoch used for labelling and evaluation:")):
         values = sorted({str(r[key]) for r in every})
         if values:
             lines.append(f"{what} {' / '.join(values)}.")
@@ -151,5 +151,5 @@ def notes(results: dict[Cell, list[Result]], left_out: list[Path]) -> list[str]:
     if left_out:
         files = ", ".join(path.as_posix() for path in left_out)
         differ = "parameters, overlay, weights, lists, split or data"
-        lines.append(f"Left out, of other {differ} than the newest of the setting: {files}.")
+        lines.append(f"Left out, as their {differ} differ from the newest result of the setting: {files}.")
     return lines

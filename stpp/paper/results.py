@@ -72,7 +72,7 @@ def read(path: Path) -> Result:
         known = _Result.model_validate(raw)
         setting, system, seed = path.parent.parent.name, path.parent.name, int(path.stem)
         if (known.setting, known.system, known.seed) != (setting, system, seed):
-            wrong = f"it is of {known.setting}/{known.system}, seed {known.seed}"
+            wrong = f"it is the result of {known.setting}/{known.system}, seed {known.seed}"
         elif known.params.get("train.seed") != seed:
             wrong = f"it was trained with train.seed {known.params.get('train.seed')}"
         elif system not in known.metrics.get("val", {}):
@@ -84,7 +84,9 @@ def read(path: Path) -> Result:
         wrong = f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}"
     except StppError:
         wrong = "not readable as JSON"
-    raise StppError(f"{path}: {wrong}; remove it (git has what was committed), and `stpp paper run` runs the cell")
+    raise StppError(
+        f"{path}: {wrong}; remove it (git keeps what was committed), and `stpp paper run` runs the cell again"
+    )
 
 
 def _complete(params: dict[str, Any]) -> dict[str, Any]:

@@ -65,34 +65,37 @@ def choices(images: Images, machine: Machine) -> list[Choice]:
     if machine.cuda:
         network = [
             Choice("model.backbone", "resnet50", "as in the paper"),
-            Choice("model.weights", "IMAGENET1K_V1", "ImageNet's, downloaded once"),
+            Choice("model.weights", "IMAGENET1K_V1", "ImageNet weights, downloaded once"),
             Choice("model.output_stride", 8, "as in the paper"),
         ]
     else:
         network = [
             Choice("model.backbone", "tf_efficientnet_lite0", "no GPU: several times as fast as ResNet-50"),
-            Choice("model.weights", "package", "ImageNet's, installed with stpp"),
-            Choice("model.output_stride", 16, "no GPU: a fourth of the features that 8 would give"),
+            Choice("model.weights", "package", "ImageNet weights, installed with stpp"),
+            Choice("model.output_stride", 16, "no GPU: a fourth of the features of stride 8"),
         ]
     scales, whole = [0.5, 0.75, 1.0, 1.5, 2.0], machine.cuda or images.tiny
     return [
         *network,
         Choice(
-            "train.batch_size", max(2, min(batch, images.labeled)), f"16 in the paper; {images.labeled} are labelled"
+            "train.batch_size", max(2, min(batch, images.labeled)), f"16 in the paper; {images.labeled} labelled images"
         ),
-        Choice("train.lr", 0.03, "from ImageNet's features; scaled by batch_size / 16"),
+        Choice("train.lr", 0.03, "for ImageNet weights; scaled by batch_size / 16"),
         Choice("train.head_lr_factor", 10.0, "as in the paper: the head starts at random"),
         Choice("train.val_points", POINTS, "how often val is measured"),
-        Choice("augment.weak.base", images.long, "the median image's long side: the size at which it is labelled"),
-        Choice("augment.weak.scale", [0.75, 1.5] if images.tiny else [0.5, 2.0], f"a short side of {images.short}"),
-        Choice("augment.weak.crop", crop, "321 in the paper; no more than the short side, without a GPU than 144"),
+        Choice("augment.weak.base", images.long, "long side of the median image, as in labelling"),
+        Choice("augment.weak.scale", [0.75, 1.5] if images.tiny else [0.5, 2.0], f"short side: {images.short} pixels"),
+        Choice("augment.weak.crop", crop, "321 in the paper; at most the short side, and at most 144 without a GPU"),
         Choice(
             "label.scales",
             scales if whole else scales[:3],
             "as in the paper" if whole else "no GPU: a fourth of the time",
         ),
-        *(Choice(f"{name}.batch_size", at_once, "about a megapixel") for name in ("score", "label", "evaluate")),
-        *(Choice(f"{name}.shards", shards, "a killed run loses one") for name in ("score", "label")),
+        *(
+            Choice(f"{name}.batch_size", at_once, "about a megapixel per batch")
+            for name in ("score", "label", "evaluate")
+        ),
+        *(Choice(f"{name}.shards", shards, "a killed run loses at most one") for name in ("score", "label")),
         Choice("runtime.workers", 0 if images.tiny else max(1, min(8, machine.cores - 1)), f"{machine.cores} cores"),
     ]
 
@@ -155,8 +158,10 @@ def length(per_epoch: int, iteration: float, val: float, other: float, hours: fl
         why = "as in the paper" if epochs == PAPER else fits
         return Choice("train.epochs", epochs, why), Choice("train.iterations", None, "epochs are given")
     count = max(SHORTEST, int((left / 3 - POINTS * val) / iteration))
-    few = f"in {hours:g} hours there are {max(0, epochs)}, too few for the teacher"
-    return Choice("train.epochs", None, few), Choice("train.iterations", count, fits if count > SHORTEST else "least")
+    few = f"{hours:g} hours allow {max(0, epochs)}, too few for the teacher"
+    return Choice("train.epochs", None, few), Choice(
+        "train.iterations", count, fits if count > SHORTEST else "the minimum"
+    )
 
 
 def _with(params: Params, chosen: Iterable[Choice]) -> Params:

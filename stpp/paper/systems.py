@@ -65,7 +65,7 @@ SYSTEMS: dict[str, System] = {
 def system(name: str) -> System:
     """Return a system by name. Raises StppError that names all systems if there is no such system."""
     if name not in SYSTEMS:
-        raise StppError(f"{name}: no such system; there are {', '.join(SYSTEMS)}")
+        raise StppError(f"{name}: no such system; choose one of {', '.join(SYSTEMS)}")
     return SYSTEMS[name]
 
 

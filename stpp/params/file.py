@@ -186,7 +186,7 @@ def _explain(paths: list[Path], merged: dict[str, Any], errors: list[Any]) -> li
         key = ".".join(_place(error, merged)) or "the file"
         message = error["msg"].removeprefix("Value error, ")
         if error["type"] == "extra_forbidden":
-            message = "no such parameter; see params.schema.json for those there are"
+            message = "no such parameter; params.schema.json lists all parameters"
         elif not isinstance(error["input"], dict):
             found[key] = f" (found {repr(error['input'])[:100]})"
         wrong.setdefault(key, []).append(message)

@@ -98,7 +98,7 @@ class Data(Section):
     palette: Annotated[tuple[tuple[Level, Level, Level], ...], Field(max_length=IGNORE)] | None = None
     """Kind folder: colour of every class as red, green, blue. Default: the colours of Pascal VOC."""
     values: Annotated[dict[str, Level | Literal["ignore"]], Field(max_length=65536)] | None = None
-    """Kind folder: class id or `ignore` by mask value (`11: ignore`, `255: 1`). Other values mean themselves."""
+    """Kind folder: class id or `ignore` by mask value (`11: ignore`, `255: 1`). Other values are class ids."""
     ignore: Annotated[int, Field(ge=0, le=65535)] | None = IGNORE
     """Mask value of pixels without a class. They never enter a loss or a score. `null`: there is no such value."""
 
@@ -121,12 +121,14 @@ class Data(Section):
         if self.kind != "folder":
             given = [k for k, v in described.items() if v is not None]
             if given:
-                raise ValueError(f"kind {self.kind} knows its own {', '.join(given)}: remove them, or use kind folder")
+                raise ValueError(f"kind {self.kind} has built-in {', '.join(given)}: remove them, or use kind folder")
             return self
         if self.images is None and self.list is None:
             raise ValueError("kind folder needs `images` (a pattern), or `list` (a file of images)")
         if self.masks is not None and self.images is None:
-            raise ValueError("`masks` takes its placeholders from `images`: give that too, or masks in the `list`")
+            raise ValueError(
+                "`masks` uses the placeholders of `images`: give `images` too, or name the masks in `list`"
+            )
         if not self.classes:
             raise ValueError("kind folder needs `classes`, the class names in the order of their ids")
         if not all(name.strip() for name in self.classes):
@@ -184,9 +186,9 @@ class Subset(Section):
                 raise ValueError
             part = Fraction(text)
         except (ValueError, ZeroDivisionError):
-            raise ValueError(f'`fraction` {self.fraction!r} is neither a number nor like "1/8"') from None
+            raise ValueError(f'`fraction` {self.fraction!r} is neither a number nor a fraction such as "1/8"') from None
         if not 0 < part <= 1:
-            raise ValueError(f"`fraction` {self.fraction} is not above 0 and at most 1")
+            raise ValueError(f"`fraction` {self.fraction} must be above 0 and at most 1")
         return part
 
 
@@ -263,7 +265,9 @@ class Train(Section):
             raise ValueError("give `epochs` or `iterations`, and null for the other")
         for length, unit in ((self.epochs, "epochs"), (self.iterations, "iterations")):
             if length is not None and self.checkpoints > length:
-                raise ValueError(f"`checkpoints` {self.checkpoints} cannot be kept in {length} {unit}")
+                raise ValueError(
+                    f"`checkpoints` {self.checkpoints} is too many for {length} {unit}; give at most {length}"
+                )
         return self
 
 
@@ -332,9 +336,9 @@ class Strong(Section):
         _ordered("cutout_area", self.cutout_area)
         _ordered("cutout_aspect", self.cutout_aspect)
         if self.cutout_area[1] > 1:
-            raise ValueError("`cutout_area` is a part of the crop, at most 1")
+            raise ValueError("`cutout_area` is a share of the crop, so it must be at most 1")
         if self.cutout_aspect[1] > 1000:
-            raise ValueError("`cutout_aspect` is at most 1000")
+            raise ValueError("`cutout_aspect` must be at most 1000")
         area, (low, high) = self.cutout_area[0], self.cutout_aspect
         if low > 1 / area or high < area:
             raise ValueError("no rectangle of `cutout_area` and `cutout_aspect` fits into the crop")
@@ -431,7 +435,7 @@ class Evaluate(Section):
     @model_validator(mode="after")
     def _windows_leave_no_gap(self) -> Self:
         if self.stride is not None and self.window is None:
-            raise ValueError("`stride` is the step of a `window`: give that, too")
+            raise ValueError("`stride` is the step of `window`: give `window` too")
         if self.window is not None and (self.stride or 1) > self.window:
             raise ValueError(f"`stride` {self.stride} leaves gaps between windows of {self.window}")
         return self

@@ -114,7 +114,7 @@ def _bars(values: dict[str, float], names: dict[str, str], title: str, on: str =
     """
     shown = {key: name for key, name in names.items() if key in values}
     if not shown:
-        return empty("nothing of this figure was run")
+        return empty("no results for this figure yet")
     drawn = figure(4.4)
     ax = drawn.subplots()
     first = values[next(iter(shown))]
@@ -141,7 +141,7 @@ def _steps(values: dict[str, float], names: dict[str, str], other: str, other_na
     """
     shown = {key: name for key, name in names.items() if key in values}
     if not shown:
-        return empty("nothing of this figure was run")
+        return empty("no results for this figure yet")
     drawn = figure(4.4)
     ax = drawn.subplots()
     y = 100 * np.array([values[key] for key in shown])

@@ -87,9 +87,9 @@ def verdict(val: Mapping[str, Counts], known: Facts) -> list[str]:
     if known.rise is not None:
         what = f"SupOnly on val: {known.rise:+.1f} points in the last third of its training: "
         if known.rise > RISING:
-            lines.append(f"{what}it was not at its end; a longer one comes before more labels")
+            lines.append(f"{what}it had not converged; train longer before you label more images")
         else:
-            lines.append(f"{what}labels are its limit, not its length (stpp suggest)")
+            lines.append(f"{what}more labels would help it, longer training would not (stpp suggest)")
     for student in names:
         teacher = teacher_of(student)
         if teacher in val and (gain := bootstrap_gain(val[teacher], val[student])).sign < 0:
@@ -102,27 +102,29 @@ def _below(teacher: str, student: str, loss: Interval, val: Mapping[str, Counts]
 
     loss: the student's mIoU minus the teacher's, which is below 0.
     """
-    lines = [f"warning: {_label(student)} is {in_points(loss)} from {_label(teacher)}, whose masks it learnt; likely:"]
+    lines = [
+        f"warning: {_label(student)} is worse than {_label(teacher)}, its teacher: {in_points(loss)}; likely reasons:"
+    ]
     length = known.iterations.get(student)
     if length is not None and length < SHORT:
         lines.append(
-            f"  - it had {length} iterations, the paper's students 39,000 and more: strong augmentation learns "
-            "slowly; raise train.epochs, or give train.iterations"
+            f"  - it was trained for {length} iterations, the paper's students for 39,000 and more: strong "
+            "augmentation makes learning slow; raise train.epochs, or set train.iterations"
         )
     if known.correlation is not None and known.correlation < UNRELATED:
         lines.append(
-            f"  - stability says little of the masks' quality here (rank correlation {known.correlation:.2f}): "
+            f"  - stability says little about the masks' quality here (rank correlation {known.correlation:.2f}): "
             "train the teacher for longer, or compare with ST (pipelines/st)"
         )
     before, after = (iou(val[name].sum(0)).tolist() for name in (teacher, student))
     lost = [c for c, b, a in zip(known.classes, before, after, strict=True) if b > KNOWN and a < LOST]
     if lost:
         lines.append(
-            f"  - {', '.join(lost)}: known to {_label(teacher)}, lost by {_label(student)}; label images that show "
-            "more of it (stpp suggest)"
+            f"  - {', '.join(lost)}: known to {_label(teacher)}, lost by {_label(student)}; label more images that "
+            "show it (stpp suggest)"
         )
     if len(lines) == 1:
-        lines.append("  - one run among many: other seeds say whether it is chance (train.seed)")
+        lines.append("  - chance: run other seeds to check (train.seed)")
     return lines
 
 

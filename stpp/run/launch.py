@@ -92,7 +92,7 @@ def _node() -> int:
 def _number(name: str, default: int) -> int:
     text = os.environ.get(name) or str(default)
     if not text.isdecimal():
-        raise StppError(f"{name}={text}: a whole number is needed")
+        raise StppError(f"{name}={text}: expected a whole number")
     return int(text)
 
 
@@ -119,7 +119,7 @@ def _store(listen: bool = False, patience: timedelta = timedelta(minutes=10)) ->
             break
         except OSError as error:
             if time.monotonic() > until:
-                asked = "nobody is there; is `stpp cluster` running on the first machine?"
+                asked = "no answer; is `stpp cluster` running on the first machine?"
                 raise StppError(f"{MASTER}={host}:{port}: {asked} ({error})") from None
             time.sleep(0.5)
     try:
@@ -143,7 +143,7 @@ def _wait(store: "TCPStore", key: str, limit: timedelta | None = None) -> dict[s
             time.sleep(0.5)
         value: dict[str, Any] = json.loads(store.get(key))
     except DistNetworkError:
-        raise StppError(f"{MASTER}: the first machine is gone; start again") from None
+        raise StppError(f"{MASTER}: lost the connection to the first machine; start again on all machines") from None
     return value
 
 
@@ -212,12 +212,12 @@ def _run(arguments: list[str], endpoint: str) -> int:
         number, failure = error.get_first_failure()
         if failure.exitcode < 0:
             name = signal.Signals(-failure.exitcode).name
-            ended = f"process {number} (pid {failure.pid}) was ended by {name}, and the others with it"
-            print(f"error: {ended}; run the same command again to go on", file=sys.stderr, flush=True)
+            ended = f"process {number} (pid {failure.pid}) was killed by {name}, and the other processes were stopped"
+            print(f"error: {ended}; run the same command again to continue", file=sys.stderr, flush=True)
         return failure.exitcode if failure.exitcode > 0 else 1
     except SignalException as error:
         if error.sigval is signal.SIGINT:
             raise KeyboardInterrupt from None
-        print("error: stopped, since it failed on another machine, or by a signal", file=sys.stderr, flush=True)
+        print("error: stopped by a signal, or because another machine failed", file=sys.stderr, flush=True)
         return 1
     return 0

@@ -135,14 +135,16 @@ def parse_dvc_lock(text: str, where: str) -> list[Execution]:
         ]
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         what = " ".join(str(error).split())[:200]
-        raise StppError(f"{where}: not a dvc.lock ({what}); `git checkout {where}` brings the committed one") from None
+        raise StppError(
+            f"{where}: not a dvc.lock ({what}); restore the committed one with `git checkout {where}`"
+        ) from None
 
 
 def _contents(entries: Iterable[dict[str, Any]]) -> tuple[Content, ...]:
     """Read deps or outs from JSON or dvc.lock. Raises ValueError for a path with a zero byte."""
     found = tuple(Content(str(e["path"]), str(e.get("md5", "")), str(e.get("sha256", ""))) for e in entries)
     if any("\0" in content.path for content in found):
-        raise ValueError("a path with a zero byte")
+        raise ValueError("a path contains a null byte")
     return found
 
 
@@ -153,7 +155,7 @@ def _params(raw: Any) -> dict[str, Any]:
     """
     found = json.loads(json.dumps(raw or {}))
     if not isinstance(found, dict) or not all(isinstance(sections, dict) for sections in found.values()):
-        raise TypeError("params are no sections by file")
+        raise TypeError("params must hold sections by file")
     return found
 
 

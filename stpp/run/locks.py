@@ -53,7 +53,7 @@ def repair_before_stage(root: Path) -> None:
     again.
     """
     if said := repair(root):
-        raise StppError("\n".join([*said, "run the same command again: what is done is found again"]))
+        raise StppError("\n".join([*said, "run the same command again; finished work is kept"]))
 
 
 def _kept(path: Path, root: Path) -> Path:
@@ -75,7 +75,7 @@ def _wrong(path: Path, root: Path) -> str:
     if kept and text == kept:
         return ""
     if "\n<<<<<<< " in f"\n{text}":
-        raise StppError(f"{name}: holds two versions of a merge: `git checkout --ours {name}`, or --theirs")
+        raise StppError(f"{name}: has merge conflicts; keep one version: `git checkout --ours {name}`, or `--theirs`")
     if wrong := _broken(text, name):
         return wrong
     now, then = dict(ENTRY.findall(text)), dict(ENTRY.findall(kept))
@@ -90,7 +90,7 @@ def _wrong(path: Path, root: Path) -> str:
     stages = read_yaml(path.with_name("dvc.yaml")).get("stages", {})
     if any(stage.partition("@")[0] not in stages for stage in gone) or _in_git(path, root):
         return ""
-    return f"ends with {last}, and held {', '.join(gone) or 'more of it'}"
+    return f"ends with {last}; missing: {', '.join(gone) or 'the rest of it'}"
 
 
 def _broken(text: str, name: str) -> str:
@@ -100,7 +100,7 @@ def _broken(text: str, name: str) -> str:
             return "is empty"
     except StppError:
         return "is not readable"
-    return "" if text.endswith("\n") and not OPEN.search(text) else "is cut"
+    return "" if text.endswith("\n") and not OPEN.search(text) else "is truncated"
 
 
 def _in_git(path: Path, root: Path) -> bool:
@@ -119,15 +119,18 @@ def _put_back(path: Path, wrong: str, root: Path) -> str:
     aside = _kept(path, root).with_name("damaged.lock")
     write_text(aside, _text(path))
     committed = git("-C", str(root), "show", f"HEAD:./{name}") + "\n"
-    candidates = {"the last whole one": _text(_kept(path, root)), "the committed one": committed}
+    candidates = {
+        "restored the last complete version": _text(_kept(path, root)),
+        "restored the committed version": committed,
+    }
     whole = {whose: text for whose, text in candidates.items() if text.strip() and not _broken(text, name)}
-    whose, text = next(iter(whole.items()), ("nothing", ""))
+    whose, text = next(iter(whole.items()), ("removed it", ""))
     if text:
         write_text(path, text)
     else:
         path.unlink()
-    said = f"{name}: {wrong}, as a kill leaves it while DVC writes it; {whose} is put in its place"
-    return f"{said} (the damaged one: {aside.relative_to(root)})"
+    said = f"{name}: {wrong} (DVC was probably killed while writing it); {whose}"
+    return f"{said} (the damaged file: {aside.relative_to(root)})"
 
 
 def _mend_rwlock(root: Path) -> list[str]:
@@ -144,7 +147,7 @@ def _mend_rwlock(root: Path) -> list[str]:
             json.loads(path.read_bytes())
         except ValueError:
             path.unlink()
-            return [f"{path.relative_to(root)}: was not whole, and is removed; DVC makes it anew"]
+            return [f"{path.relative_to(root)}: was damaged, and was removed; DVC creates it again"]
     return []
 
 
@@ -165,6 +168,6 @@ def _held(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print("a command of DVC is at work; waiting for it", flush=True)
+            print("another DVC command is running; waiting for it", flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -89,13 +89,13 @@ def open_job(
         job = Job(stage, key, folder, tuple(contents), finished=record.exists())
         distributed.broadcast((key, job.finished))
         if job.finished:
-            print(f"{stage}: finished before it was recorded; its results are put back", flush=True)
+            print(f"{stage}: already finished, but not recorded in dvc.lock; restoring its results", flush=True)
         yield job
         if not job.finished:
             # run.json names exactly this execution: once dvc.lock holds its md5, this execution is recorded.
             write_json(record, {"key": key, "run_json": _md5(folder / "run.json")})
         if "DVC_STAGE" in os.environ and _caller() != parent:
-            print(f"{stage}: dvc is gone; the next `dvc repro` will put the results in place", flush=True)
+            print(f"{stage}: dvc has exited; the next `dvc repro` will restore the results", flush=True)
             return
         ours = outs["run.json"].exists()  # then an earlier run of the stage wrote these outs
         for name, out in outs.items():
@@ -134,11 +134,11 @@ def _lock(path: Path, stage: str, key: str) -> Iterator[None]:
             pid, _, held = file.read().partition(" ")
             if alive(pid) and held != key:
                 raise StppError(
-                    f"{stage}: process {pid} still runs this stage with other inputs or parameters: "
+                    f"{stage}: process {pid} is still running this stage with other inputs or parameters: "
                     f"wait for it, or stop it with `kill {pid}`"
                 )
             if alive(pid) and not waited:
-                print(f"{stage}: process {pid} runs this stage already; waiting for it", flush=True)
+                print(f"{stage}: process {pid} is already running this stage; waiting for it", flush=True)
                 waited = True
             time.sleep(0.2)
         file.seek(0)

@@ -25,7 +25,7 @@ from stpp.store.manifest import read_dataset, split_digest
 
 As = Annotated[
     Literal["classes", "values"] | None,
-    Option("--as", help="What the pixels are: class ids, as of corrected predictions, or values of the data set."),
+    Option("--as", help="Pixels are class ids (as in corrected predictions), or mask values of the data set."),
 ]
 SETS = ("labeled", "unlabeled", "val", "test")
 PARENT = "parent.json"
@@ -37,7 +37,7 @@ def add(
     data: options.Data = Path("runs/data"),
     split: options.Split = Path("runs/split"),
     lists: Annotated[Path, Option(help="Folder for the lists of the new split.")] = Path("splits"),
-    params: Annotated[Path, Option(help="The params file that is to name the new split.")] = Path("params.yaml"),
+    params: Annotated[Path, Option(help="Params file in which the new split is set.")] = Path("params.yaml"),
     as_: As = None,
 ) -> None:
     """Add new masks, and write a split in which their images are labelled.
@@ -51,19 +51,21 @@ def add(
     After an interruption, run the same command again to go on.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", name):
-        raise StppError(f"{name}: a split's name is of letters, digits, and . _ -, and begins with no dot")
+        raise StppError(
+            f"{name}: not a valid split name; use at most 100 letters, digits and . _ -, not beginning with a dot"
+        )
     if not masks.is_dir():
         raise StppError(f"{masks}: no such folder; name the one with the new masks")
     p = load([params])
     folder = lists / name
-    taken = StppError(f"{name}: is the name of another split already; give the new one a name of its own")
+    taken = StppError(f"{name}: another split already has this name; choose another --name")
     if name in (p.split.name, "pinned") or (lists / "pinned" / f"{name}.csv").exists():
         raise taken
     sets = {one: read_ids(split / f"{one}.txt") for one in SETS if one != "test" or (split / "test.txt").is_file()}
     added, problems = read_additions(masks, p.data, read_dataset(data), set(sets["unlabeled"]), as_)
     new = {one.id for one in added}
     if len(sets["unlabeled"]) - len(new) < 2:
-        problems.append(f"{masks}: fewer than two images would stay unlabelled; ST++ needs them")
+        problems.append(f"{masks}: fewer than two images would stay unlabelled; ST++ needs at least two")
     raise_problems(problems, "label add")
 
     parent = {
@@ -86,9 +88,11 @@ def add(
         write_json(partial / PARENT, parent)
     write_text(params, text)
     if converted := sum(one.reading == "classes" for one in added):
-        print(f"{converted} of {len(added)} masks hold class ids; the data set gets its own values for them")
+        print(
+            f"{converted} of {len(added)} masks hold class ids; they were converted to the mask values of the data set"
+        )
     print(
-        f"split {name}: {len(new)} images more than {p.split.name}, {len(sets['labeled'])} labelled; "
-        f"{params} names it, and `dvc repro` uses it\n"
-        f"where {p.data.root} is tracked: `dvc add {p.data.root}`; and `git add {folder} {params}`"
+        f"split {name}: {len(new)} more labelled images than {p.split.name}, {len(sets['labeled'])} in all; "
+        f"set in {params}, so the next `dvc repro` uses it\n"
+        f"next: `git add {folder} {params}`; if DVC tracks {p.data.root}, also `dvc add {p.data.root}`"
     )

@@ -22,7 +22,7 @@ from stpp.tracking.read import artifact_of, datasets_of, run_of, runs_like, spli
 
 Models = Annotated[
     list[str] | None,
-    Argument(help="Files, runs:/ID or models:/NAME@ALIAS of MLflow; all that dvc.lock knows, if none is named."),
+    Argument(help="Files, or runs:/ID or models:/NAME@ALIAS in MLflow (default: all models in dvc.lock)."),
 ]
 MODEL = "model.safetensors"
 T = TypeVar("T")
@@ -39,12 +39,14 @@ def audit(
     file, and 0 if it finds none.
     """
     for path, wrong in damaged(root()).items():
-        raise StppError(f"{path}: {wrong}, as a kill leaves it while DVC writes it; `stpp check` mends it")
+        raise StppError(
+            f"{path}: {wrong}; DVC was probably killed while it wrote the file; run `stpp check` to repair it"
+        )
     project, server = Project(root()), Server(asked=not offline)
     try:
         audits = [_audit(project, server, model) for model in models or _models(project)]
     except RecursionError:
-        raise StppError(f"{project.lock.name}: a chain of so many stages is no pipeline of stpp") from None
+        raise StppError(f"{project.lock.name}: the chain of stages is too long for a pipeline of stpp") from None
     for one in audits:
         print(text(one))
     if alike := look_alikes(audits):
@@ -106,7 +108,7 @@ def _record(run_id: str, root: Path) -> LineageSource | None:
 def _models(project: Project) -> list[str]:
     found = [o.path for e in project.lock.executions for o in e.outs if Path(o.path).name == MODEL]
     if not found:
-        raise StppError("no dvc.lock here names a model: run `dvc repro` first, or name a file or a run of MLflow")
+        raise StppError("no dvc.lock lists a model; run `dvc repro` first, or name a file or an MLflow run")
     return found
 
 
@@ -120,11 +122,11 @@ def _audit(project: Project, server: Server, model: str) -> Audit:
         if said is None:
             continue
         if said.md5 != found.link.content.md5:
-            found.more.append(f"{model}: {record.name} says that {own.stage} made another one there")
+            found.more.append(f"{model}: differs from the file that {own.stage} wrote according to {record.name}")
         elif not source.today and own.run_id:  # no dvc.lock holds this record's hash: compare it with MLflow's copy
             kept = server.kept(own.run_id)
             if kept is not None and kept.executions != record.executions:
-                found.more.append(f"{record.name}: is not {kept.name}: it was edited, or is of another run")
+                found.more.append(f"{record.name}: differs from {kept.name}; it was edited, or belongs to another run")
     for step in steps_of(found.link):
         found.notes += step.notes
         found.more += _logged_otherwise(server, step)
@@ -151,15 +153,15 @@ def _start(project: Project, server: Server, model: str) -> tuple[LineageSource,
         for source in sources(project, content, server.record):
             return source, next(o for execution in source.executions for o in execution.outs if o.md5 == content.md5)
         raise StppError(
-            f"{model}: no dvc.lock, run.json, commit or MLflow run here names a file with its hash "
-            f"(md5 {content.md5}): it was not made in this project, or was changed since"
+            f"{model}: no dvc.lock, run.json, commit or MLflow run lists a file with its hash "
+            f"(md5 {content.md5}); it was not made in this project, or it was changed since"
         )
     if not server.asked:
-        raise StppError(f"{model}: no such file; without --offline, MLflow is asked for a run of that name")
+        raise StppError(f"{model}: no such file; to look for it in MLflow, leave out --offline")
     run_id = run_of(model, root())
     record = _record(run_id, root())
     if record is None or not (outs := record.executions[0].outs):
-        raise StppError(f"MLflow run {run_id}: keeps no record of what it made; name one of a training")
+        raise StppError(f"MLflow run {run_id}: has no record of its outputs; name the run of a training")
     return record, next((one for one in outs if Path(one.path).name == MODEL), outs[0])
 
 
@@ -174,8 +176,8 @@ def _logged_otherwise(server: Server, step: Step) -> list[str]:
     outs = {f"stpp.out.{Path(out.path).name}": out.sha256 for out in step.record.executions[0].outs}
     datasets = {f"the dataset `{key.split('.')[1]}`": digest for key, digest in step.record.digests.items()}
     return [
-        f"{step.execution.stage}: MLflow run {step.run_id} was logged against another content: "
-        f"{key} {said[key][:12]} by MLflow, {value[:12]} by {step.record.name}"
+        f"{step.execution.stage}: MLflow run {step.run_id} was logged with other content: "
+        f"{key} is {said[key][:12]} in MLflow, but {value[:12]} in {step.record.name}"
         for key, value in (step.record.digests | datasets | outs).items()
         if said.get(key, value) != value
     ]
@@ -191,7 +193,7 @@ def _look_at_split(project: Project, server: Server, source: LineageSource, foun
     dataset = next((folder for folder in outs if (folder / "dataset.json").is_file()), None)
     if split is None:
         found.notes.append(
-            "the history of the split's name, and held-out images that look like others: no split is here"
+            "history of the split's name, and held-out images that look like training images: the split is not here"
         )
         return
     try:
@@ -202,7 +204,7 @@ def _look_at_split(project: Project, server: Server, source: LineageSource, foun
         runs = server.splits_named(data, name).items()
         then |= {f"MLflow run {run}": one for one, run in runs if one != digest}
         found.more += [
-            f"split {name}: had another content ({one[:12]}) in {where}: give each content its own name"
+            f"split {name}: had other content ({one[:12]}) in {where}; give each content its own split.name"
             for where, one in then.items()
         ]
         images = project.root / parameter_of(source, "data", "root")

@@ -16,7 +16,7 @@ from stpp.params.file import load
 from stpp.stages import options
 from stpp.store.files import StppError
 
-Weights = Annotated[Path, Option(help="Folder that holds local files of weights.")]
+Weights = Annotated[Path, Option(help="Folder of local weights files.")]
 
 
 def backbone(
@@ -39,9 +39,11 @@ SIDE, TIMES = 256, 3
 
 
 def list_(
-    pattern: Annotated[str, Argument(help="Names of timm like this, such as '*mobilenet*'.")] = "",
+    pattern: Annotated[str, Argument(help="Pattern of timm names, such as '*mobilenet*'.")] = "",
     stride: Annotated[int, Option(help="model.output_stride: 8 or 16.")] = 16,
-    speed: Annotated[bool, Option("--speed", help="Time each on this machine: an image of 256 x 256 pixels.")] = False,
+    speed: Annotated[
+        bool, Option("--speed", help="Measure the speed of each here, on an image of 256 x 256 pixels.")
+    ] = False,
 ) -> None:
     """List the backbones that fit, with parameters and weights.
 
@@ -49,7 +51,7 @@ def list_(
     weights a package ships.
     """
     if stride not in (8, 16):
-        raise StppError(f"--stride {stride}: model.output_stride is 8 or 16")
+        raise StppError(f"--stride {stride}: must be 8 or 16")
     names = timm.list_models(pattern) if pattern else [*RESNETS, *PACKAGED]
     refused: list[str] = []
     for name in names:
@@ -63,11 +65,11 @@ def list_(
         rate = f"{_images_per_second(network):7.1f} images/s" if speed else ""
         print(f"{name:40}{size}  {rate}  {', '.join(weight_names(name))}")
     if refused:
-        print(f"{len(refused)} of {len(names)} do not suit, such as {refused[0].removeprefix('model.backbone: ')}")
+        print(f"{len(refused)} of {len(names)} cannot be used, such as {refused[0].removeprefix('model.backbone: ')}")
     if not names:
-        raise StppError(f"{pattern}: no network of timm is called so")
+        raise StppError(f"{pattern}: no timm network matches this pattern")
     if not pattern:
-        print("and networks of timm: `stpp backbone list '*mobilenet*'`, say")
+        print("for timm networks, give a pattern: `stpp backbone list '*mobilenet*'`")
 
 
 def _images_per_second(network: torch.nn.Module) -> float:

@@ -18,15 +18,15 @@ from stpp.store.files import StppError, write_text
 
 def check(
     params: options.Params = None,
-    out: Annotated[Path | None, Option(help="File to write if nothing is wrong.")] = None,
+    out: Annotated[Path | None, Option(help="File to write if all parameters are valid.")] = None,
 ) -> None:
     """Check all parameters with every overlay, and repair a damaged dvc.lock.
 
     The overlays are the params files in pipelines/, without the presets.
     If DVC is killed while it writes dvc.lock, the file is left incomplete.
-    Mending it puts the last complete version back.
+    The repair restores the last complete version.
     """
-    if "DVC_STAGE" not in os.environ:  # under DVC, every stage has mended it already
+    if "DVC_STAGE" not in os.environ:  # under DVC, every stage has repaired it already
         for line in repair(root()):
             print(line)
     files, problems = options.params_files(params), dict[str, None]()

@@ -8,7 +8,7 @@ from stpp.run.launch import cluster as run
 
 
 def cluster(
-    command: Annotated[list[str], Argument(help="What the first machine runs, after `--`: `-- dvc repro`.")],
+    command: Annotated[list[str], Argument(help="Command for the first machine, after `--`, such as `-- dvc repro`.")],
 ) -> None:
     """Run a command on the first of several machines, and its stages on all machines.
 

@@ -10,9 +10,11 @@ from stpp.ingest.published import lists_folder, read_lists
 from stpp.store.files import StppError, atomic_folder, read_json, sha256, write_json, write_text
 
 Archive = Annotated[Path, Argument(help="Archive (tar, zip) or unpacked folder, as it was downloaded.")]
-Root = Annotated[Path, Option(help="Folder of the data set: what data.root will name.")]
+Root = Annotated[Path, Option(help="Folder of the data set, for data.root.")]
 Data = Annotated[Literal["pascal", "cityscapes"], Argument(help="Data set.")]
-Labels = Annotated[str, Argument(help="Setting: 92, 183, 366, 732, 1464, 1_16, 1_8, 1_4; or 1_30, 1_8, 1_4.")]
+Labels = Annotated[
+    str, Argument(help="Labelled part: 92, 183, 366, 732, 1464, 1_16, 1_8, 1_4 (pascal); 1_30, 1_8, 1_4 (cityscapes).")
+]
 From = Annotated[Path, Option("--from", help="Folder of the published lists; holds pascal/ and cityscapes/.")]
 Which = Annotated[str, Option(help="Which of the published draws.")]
 Source = Annotated[str, Option(help="Where the lists come from, for the record: an address and a commit.")]
@@ -39,7 +41,7 @@ def import_(archive: Archive, out: Root) -> None:
     counts = ", ".join(f"{count} {what}" for what, count in found.counts.items())
     print(f"{out}: {counts}; {found.left_out} other files left out")
     print(
-        f"next: `dvc add {out}` to store it, data.root: {out} in params.yaml, `dvc repro prepare` to check every file"
+        f"next: `dvc add {out}` to store it; set data.root: {out} in params.yaml; `dvc repro prepare` checks every file"
     )
 
 
@@ -47,7 +49,7 @@ def _recorded(record: Path) -> list[dict[str, Any]]:
     """Return the entries of imported.json, one for each archive. Raises StppError if it is another kind of file."""
     before = read_json(record) if record.exists() else []
     if not isinstance(before, list) or not all(isinstance(one, dict) and "sha256" in one for one in before):
-        raise StppError(f"{record}: is not the record of an import; move it away, or import into another folder")
+        raise StppError(f"{record}: not the record of an import; move it away, or import into another folder")
     return before
 
 
@@ -66,7 +68,7 @@ def lists(
     source.json with their source and hashes.
     """
     if not source.strip():
-        raise StppError("--source: say where the lists come from (an address and a commit): a split has a source")
+        raise StppError("--source: empty; say where the lists come from (an address and a commit)")
     published = read_lists(from_, data, labels, split)
     name = lists_folder(data, labels, split)
     with atomic_folder(out / name) as partial:

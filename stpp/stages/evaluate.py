@@ -33,8 +33,10 @@ from stpp.store.masks import IGNORE, MaskSet, encode_mask
 RECIPE = Recipe(__name__, ("model", "evaluate", "label"))
 PER_CLASS = ("set", "model", "class", "iou")
 
-Ids = Annotated[list[Path] | None, Option(help="List of images in place of val and test, once for each.")]
-Masks = Annotated[list[str] | None, Option(help="GROUP=FOLDER of a mask set, once for each.")]
+Ids = Annotated[
+    list[Path] | None, Option(help="List of images to use instead of val and test; may be given several times.")
+]
+Masks = Annotated[list[str] | None, Option(help="Mask set as GROUP=FOLDER; may be given several times.")]
 
 
 def evaluate(
@@ -54,7 +56,7 @@ def evaluate(
     models, sets = options.named(model), options.named(masks or [])
     lists = _lists(ids or [])
     if not lists and split is None:
-        raise StppError("name the images: --split for its val and test, or --ids LIST")
+        raise StppError("no images given; use --split for its val and test, or --ids LIST")
     if not lists and split is not None:
         lists = {name: split / f"{name}.txt" for name in ("val", "test") if (split / f"{name}.txt").exists()}
     inputs = Inputs(data, split, [*models.values(), *sets.values(), *(ids or [])])
@@ -178,7 +180,7 @@ def _lists(paths: list[Path]) -> dict[str, Path]:
     lists: dict[str, Path] = {}
     for path in paths:
         if path.stem in lists or path.stem in ("evaluation", "lists", "pseudo"):
-            raise StppError(f"{path}: its name stands for something else in the results; give it another")
+            raise StppError(f"{path}: this name is already used in the results; rename the list")
         lists[path.stem] = path
     return lists
 
@@ -186,7 +188,7 @@ def _lists(paths: list[Path]) -> dict[str, Path]:
 def _with_masks(path: Path, dataset: Dataset) -> list[str]:
     """Return the ids of a list. Raises StppError naming all problems of the list, such as images without a mask."""
     ids, problems = read_user_list(path, dataset)
-    bare = "has no mask, without which it cannot be evaluated"
+    bare = "has no mask, so it cannot be evaluated"
     problems += [f"{path}:{number}: {i} {bare}" for i, number in ids.items() if not dataset.records[i].mask]
     raise_problems(problems, "evaluate")
     return list(ids)

@@ -24,7 +24,7 @@ Formats = Annotated[Format, Option("--as", help="onnx: a file; torch: a .pt2 fil
 
 
 def export(
-    model: Annotated[Path, Option(help="Checkpoint of `stpp train`; it says which network and classes it is of.")],
+    model: Annotated[Path, Option(help="Checkpoint that `stpp train` wrote; it names its network and classes.")],
     out: Annotated[Path, Option(help="File to write, or folder for mlflow.")],
     kind: Formats = Format.onnx,
 ) -> None:
@@ -37,12 +37,12 @@ def export(
     if not model.is_file():
         raise StppError(f"{model}: no such file; name a checkpoint, such as runs/student/model.safetensors")
     if out.exists():
-        raise StppError(f"{out}: is there already; remove it, or give another name")
+        raise StppError(f"{out}: already exists; remove it, or give another name")
     about = build.read_metadata(model)
     network = build.load_checkpoint(model, about.model, len(about.classes)).eval()
     if kind is Format.mlflow:
         package(model, about.classes, str(about.start), out)
-        print(f"{out}: an MLflow model; `mlflow models serve --env-manager local --model-uri {out}` answers with masks")
+        print(f"{out}: an MLflow model; to serve it, run `mlflow models serve --env-manager local --model-uri {out}`")
         return
 
     worst = (to_onnx if kind is Format.onnx else to_torch_export)(network, about, out)

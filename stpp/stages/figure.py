@@ -14,8 +14,13 @@ from stpp.tracking.attach import attach
 from stpp.tracking.client import run_ids_of
 
 Name = Annotated[str, Argument(help="figure_1, figure_3a, figure_3b, figure_4, figure_6 or figure_8.")]
-Evaluations = Annotated[list[Path] | None, Option(help="Folder that `stpp evaluate` wrote, once for each.")]
-Models = Annotated[list[str] | None, Option(help="NAME=FOLDER that `stpp train` wrote, for its curve, once for each.")]
+Evaluations = Annotated[
+    list[Path] | None, Option(help="Folder that `stpp evaluate` wrote; may be given several times.")
+]
+Models = Annotated[
+    list[str] | None,
+    Option(help="Model whose curve is drawn: NAME=FOLDER that `stpp train` wrote; may be given several times."),
+]
 
 
 def figure(
@@ -29,7 +34,7 @@ def figure(
     The figure is also added to the MLflow runs of the evaluations.
     """
     if name not in FIGURES:
-        raise StppError(f"{name}: not among {', '.join(FIGURES)}; those of one run are in runs/report (docs/paper.md)")
+        raise StppError(f"{name}: no such figure; choose one of {', '.join(FIGURES)} (docs/paper.md lists the others)")
     folders = evaluation or []
     run_ids_of([folder / "run.json" for folder in folders])  # reports a wrong run.json before anything is written
     columns = ("epoch", "train/loss", "val/miou")

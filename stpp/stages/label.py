@@ -37,8 +37,10 @@ from stpp.store.masks import (
 
 RECIPE = Recipe(__name__, ("model", "label"))
 Ids = Annotated[Path, Option(help="List of the images to label.")]
-Keep = Annotated[Path | None, Option(help="Mask set whose pixels stay: only those it ignores are labelled.")]
-Labeller = Annotated[Path, Option(help="Checkpoint that labels.")]
+Keep = Annotated[
+    Path | None, Option(help="Mask set whose labels are kept; only the pixels that it ignores are labelled.")
+]
+Labeller = Annotated[Path, Option(help="Checkpoint of the model that labels the images.")]
 
 
 def label(
@@ -105,7 +107,7 @@ def _label(stage: Stage, model: Path, ids: Path, data: Path, keep: Path | None) 
         return
 
     if same:
-        print(f"label: {len(same)} of {len(names)} shards stay as they were: the same images, labelled in the same way")
+        print(f"label: {len(same)} of {len(names)} shards are reused: the same images, labelled in the same way")
     merge_manifests(parts, job.folder / "masks" / "manifest.csv")
     write_shard_keys(job.folder / "masks", keys)
     rows = MaskSet(job.folder / "masks").rows.values()
@@ -115,7 +117,7 @@ def _label(stage: Stage, model: Path, ids: Path, data: Path, keep: Path | None) 
         labelled += np.array(row["classes"].split(), np.int64)
     if np.count_nonzero(labelled) == 1:
         only = dataset.classes[int(labelled.argmax())]
-        print(f"warning: {model} calls every pixel of {len(found)} images {only}: it has learnt nothing")
+        print(f"warning: {model} labels every pixel of {len(found)} images as {only}: it has learnt nothing")
     stage.run.log({"pseudo/images": float(len(found)), "pseudo/confidence": confidence / len(found)}, 0)
 
 

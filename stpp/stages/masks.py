@@ -36,7 +36,7 @@ def extract(
     remedy = f"no such mask in {folder}; `stpp masks ls {folder}` lists them"
     problems = [f"{name}: {remedy}" for name in names if name not in masks.rows]
     paths = {name: out / f"{name}.png" for name in names}
-    problems += [f"{path}: is there already; give another --out" for path in paths.values() if path.exists()]
+    problems += [f"{path}: already exists; give another --out" for path in paths.values() if path.exists()]
     raise_problems(problems, "masks extract")
     for name, path in paths.items():
         with atomic_write(path) as partial:

@@ -10,14 +10,19 @@ from stpp.store.files import StppError
 
 Params = Annotated[
     list[Path] | None,
-    Option(help="params.yaml; once more for an overlay with the differing keys only.", show_default="params.yaml"),
+    Option(
+        help="Params file; give it again for an overlay, which has only the keys that differ.",
+        show_default="params.yaml",
+    ),
 ]
 Data = Annotated[Path, Option(help="Folder that `stpp prepare` wrote.")]
 Split = Annotated[Path, Option(help="Folder that `stpp split` wrote.")]
 Role = Annotated[str, Option(help="Role of the model: teacher, student_1, student. Part of every seed.")]
 Backbone = Annotated[Path, Option(help="File that `stpp backbone` wrote.")]
-Out = Annotated[Path, Option(help="Folder to write, at the end; what it holds of other origin is never replaced.")]
-Named = Annotated[list[str], Option(help="NAME=PATH, once for each.")]
+Out = Annotated[
+    Path, Option(help="Folder for the results, written at the end; files of other origin in it are never replaced.")
+]
+Named = Annotated[list[str], Option(help="Model as NAME=PATH; may be given several times.")]
 
 
 def params_files(given: list[Path] | None) -> list[Path]:
@@ -36,6 +41,6 @@ def named(pairs: list[str]) -> dict[str, Path]:
         if not equals or not path or not re.fullmatch(r"\w[\w.-]*", name):
             raise StppError(f"{pair}: expected NAME=PATH, with a name of letters, digits and _ . -")
         if name in result:
-            raise StppError(f"{pair}: {name} is named twice; give each a name of its own")
+            raise StppError(f"{pair}: the name {name} is given twice; give each path its own name")
         result[name] = Path(path)
     return result

@@ -27,16 +27,17 @@ from stpp.tracking.attach import publish
 FOLDER = Path("results")
 
 Name = Annotated[str, Argument(help="Table: table-1 .. table-6, appendix-b, figure-3.")]
-Names = Annotated[list[str] | None, Argument(help="Tables; all, if none is named.")]
+Names = Annotated[list[str] | None, Argument(help="Tables (default: all).")]
 Cells = Annotated[
-    list[str] | None, Option("--cell", help="Only cells SETTING/SYSTEM like this pattern; may be given several times.")
+    list[str] | None,
+    Option("--cell", help="Only cells SETTING/SYSTEM that match this pattern; may be given several times."),
 ]
 Seeds = Annotated[int, Option(min=1, help="Runs of every cell, with train.seed and select.seed 0, 1, ...")]
 Seed = Annotated[
-    list[int] | None, Option("--seed", min=0, help="Only this seed, in place of --seeds; may be given several times.")
+    list[int] | None, Option("--seed", min=0, help="Only this seed, instead of --seeds; may be given several times.")
 ]
-Own = Annotated[bool, Option("--own", help="The table's systems on the data and setting of params.yaml.")]
-Results = Annotated[Path, Option(help="Folder of finished cells, in git.")]
+Own = Annotated[bool, Option("--own", help="Use the data and setting of params.yaml instead of the table's.")]
+Results = Annotated[Path, Option(help="Folder of finished cells, kept in git.")]
 
 
 def plan(
@@ -50,7 +51,7 @@ def plan(
     jobs = jobs_of(name, cell or ["*"], seed or range(seeds), own, results)
     _plan(jobs)
     for problem in _missing(jobs):
-        print(f"not here, and needed: {problem}")
+        print(f"missing: {problem}")
 
 
 def run(
@@ -63,9 +64,11 @@ def run(
     parameters.
     """
     if not git("rev-parse", "HEAD"):
-        raise StppError("a table runs as DVC experiments, which start from a commit: `git add . && git commit` first")
+        raise StppError(
+            "the project has no commit, from which DVC experiments start; run `git add . && git commit` first"
+        )
     jobs = jobs_of(name, cell or ["*"], seed or range(seeds), own, results)
-    raise_problems(_missing(jobs), "not here, and needed before anything is run")
+    raise_problems(_missing(jobs), "missing, needed before anything is run")
     _plan(jobs)
     failed = []
     for job in jobs:
@@ -74,7 +77,9 @@ def run(
         if job.open and not _run(name, job, results):
             failed.append(f"{job.setting}, seed {job.seed}")
     if failed:
-        raise StppError(f"{'; '.join(failed)}: did not finish (see above); what is done is kept: run it again to go on")
+        raise StppError(
+            f"{'; '.join(failed)}: not finished (see above); finished work is kept; run it again to continue"
+        )
 
 
 def report(
@@ -122,7 +127,7 @@ def _plan(jobs: list[Job]) -> None:
             new = f"{len(job.new)} trainings ({', '.join(job.new)})" if job.new else "nothing to train"
             shown += f"to run: {', '.join(job.open)}, {new}"
             trained = [out for out in job.trains if out in job.trained]
-            shown += f"; trained for other cells: {', '.join(trained)}" if trained else ""
+            shown += f"; already trained for other cells: {', '.join(trained)}" if trained else ""
         print(shown)
     if any(job.open for job in jobs):
         print(estimate([job for job in jobs if job.open]), flush=True)

@@ -52,20 +52,22 @@ FILES = {
     Kind.overlay: "overlays/{}.png",
     Kind.probabilities: "probabilities/{}.npz",
 }
-Kinds = Annotated[list[Kind] | None, Option("--as", help="What to write; several times for several. [default: mask]")]
+Kinds = Annotated[list[Kind] | None, Option("--as", help="What to write; may be given several times (default: mask).")]
 Tta = Annotated[bool, Option("--tta", help="Test-time augmentation: five scales and their mirror images; slow.")]
-Window = Annotated[int | None, Option(min=32, help="Predict in windows of so many pixels. [above 4 megapixels: 1024]")]
+Window = Annotated[
+    int | None, Option(min=32, help="Side of a sliding window in pixels (default: 1024 above 4 megapixels, else none).")
+]
 RECORD, DONE = "predictions.json", "done.jsonl"
 
 
 def predict(
     images: Annotated[list[str], Argument(help="Images, folders of them, patterns in quotes, or lists (.txt).")],
-    model: Annotated[Path, Option(help="Checkpoint of `stpp train`; it says which network and classes it is of.")],
+    model: Annotated[Path, Option(help="Checkpoint that `stpp train` wrote; it names its network and classes.")],
     out: Annotated[Path, Option(help="Folder for the results: masks/, overlays/, probabilities/.")],
     kind: Kinds = None,
     tta: Tta = False,
     window: Window = None,
-    device: Annotated[Literal["auto", "cpu", "cuda"], Option(help="Where to compute.")] = "auto",
+    device: Annotated[Literal["auto", "cpu", "cuda"], Option(help="Device to compute on.")] = "auto",
 ) -> None:
     """Predict masks of any images: PNGs of class ids in the model's colours.
 
@@ -146,12 +148,14 @@ def _found(words: list[str], out: Path) -> tuple[list[Photo], list[str]]:
         several = [(p, name) for p, name in several if not p.resolve().is_relative_to(out.resolve())]
         unread += others
         if not several and not others:
-            problems.append(f"{word}: no images there")
+            problems.append(f"{word}: no images found")
         for image, name in several:
             if not image.is_file():
                 problems.append(f"{word}: {image}: no such file")
             elif named.setdefault(name, image).resolve() != image.resolve():
-                problems.append(f"{image}: its results would be named as those of {named[name]}: predict them apart")
+                problems.append(
+                    f"{image}: its results would have the same name as those of {named[name]}; predict them separately"
+                )
     raise_problems(problems, "predict")
     return [Photo(path, name) for name, path in named.items()], list(dict.fromkeys(unread))
 
@@ -171,7 +175,7 @@ def _in_folder(folder: Path, out: Path) -> tuple[list[Path], list[str]]:
     for inside, folders, files in os.walk(folder, onerror=refuse):
         links = [name for name in folders if (Path(inside) / name).is_symlink() and not is_stray(name)]
         unread += [
-            f"{Path(inside) / name}: a link to a folder, which is not followed; name it by itself" for name in links
+            f"{Path(inside) / name}: a link to a folder, which is not followed; name it separately" for name in links
         ]
         passed["hidden"] += sum(map(is_stray, folders))
         folders[:] = [
@@ -180,19 +184,17 @@ def _in_folder(folder: Path, out: Path) -> tuple[list[Path], list[str]]:
         for path in (Path(inside) / name for name in files):
             kind = ending(path.name)
             if is_stray(path.name) or not path.is_file():
-                passed["hidden" if is_stray(path.name) else "no file"] += 1
+                passed["hidden" if is_stray(path.name) else "not a file"] += 1
             elif kind in READ:
                 found.append(path)
             elif kind in UNREAD:
-                unread.append(f"{path}: {kind} is not read here; convert it to PNG or JPEG")
+                unread.append(f"{path}: {kind} cannot be read; convert it to PNG or JPEG")
             elif picture := _picture(path, kind_of, HEAD):
-                unread.append(f"{path}: {picture} by its content, but not by its name; rename or convert it")
+                unread.append(f"{path}: its content is {picture}, but its name does not say so; rename or convert it")
             else:
                 passed[kind or "no ending"] += 1
     if passed := +passed:
-        print(
-            f"{folder}: passed over, for they are no images: {', '.join(f'{n} {kind}' for kind, n in passed.items())}"
-        )
+        print(f"{folder}: skipped, not images: {', '.join(f'{n} {kind}' for kind, n in passed.items())}")
     return sorted(found), sorted(unread)
 
 
@@ -208,10 +210,10 @@ def _picture(path: Path, kind_of: Callable[[bytes], str], head: int) -> str:
 def _keep_apart(entry: dict[str, str], before: dict[str, str] | None, written: dict[Kind, Path]) -> None:
     """Raise StppError if a result would replace that of another image, or a file that stpp did not write."""
     if before is not None and before["image"] != entry["image"]:
-        raise StppError(f"{entry['image']}: its results would take the place of those of {before['image']}")
+        raise StppError(f"{entry['image']}: its results would replace those of {before['image']}; give another --out")
     theirs = [path for path in written.values() if path.exists()] if before is None else []
     if theirs:
-        raise StppError(f"{theirs[0]}: is there already, and was not written by stpp; move it away")
+        raise StppError(f"{theirs[0]}: already exists and was not written by stpp; move it away")
 
 
 def _note(out: Path, entry: dict[str, str], state: str) -> None:
@@ -232,11 +234,13 @@ def _begin(out: Path, how: dict[str, Any], about: CheckpointMetadata) -> dict[st
     if record.is_file():
         before = read_json(record)
         if not isinstance(before, dict) or before.get("how") != how:
-            raise StppError(f"{out}: holds predictions of another model or kind; give another folder, or remove it")
+            raise StppError(
+                f"{out}: holds predictions of another model or with other options; give another folder, or remove it"
+            )
         lines = read_bytes(done, 2**32).decode(errors="replace").splitlines() if done.is_file() else []
         return {one["name"]: one for one in map(_line, lines) if one}
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise StppError(f"{out}: is there already and holds other things; give a new folder")
+        raise StppError(f"{out}: already exists and is not an empty folder; give a new folder")
     write_json(record, {"how": how, "classes": about.classes, "palette": about.palette})
     return {}
 

@@ -32,7 +32,7 @@ def show(name: Name) -> None:
 def use(
     name: Name,
     out: Annotated[Path, Option(help="File to write.")] = Path("params.yaml"),
-    force: Annotated[bool, Option("--force", help="Also where changes of the file are not in git.")] = False,
+    force: Annotated[bool, Option("--force", help="Overwrite the file even if its changes are not in git.")] = False,
 ) -> None:
     """Write a preset to params.yaml.
 
@@ -43,7 +43,7 @@ def use(
     if out.exists() and not force and changed(out):
         raise StppError(f"{out}: holds changes that are not in git: commit them, or use --force")
     write_text(out, text)
-    print(f"{out}: {name}; next: the data where data.root says, then `dvc repro`")
+    print(f"{out}: {name}; next: put the data where data.root says, then run `dvc repro`")
 
 
 def _text(name: str) -> str:
@@ -58,7 +58,7 @@ def _text(name: str) -> str:
         )
     path = FOLDER / f"{name}.yaml"
     if "/" in name or not path.is_file():
-        raise StppError(f"{name}: no such preset; `stpp preset list` shows those there are")
+        raise StppError(f"{name}: no such preset; `stpp preset list` shows all presets")
     return path.read_text(encoding="utf-8").replace("$schema=../../params", "$schema=params")
 
 

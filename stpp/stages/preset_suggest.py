@@ -23,10 +23,10 @@ LOOKED_AT = 5000
 
 
 def suggest(
-    hours: Annotated[float, Option(min=0.01, help="What all of ST++ may take.")] = 2.0,
+    hours: Annotated[float, Option(min=0.01, help="Hours that all of ST++ may take.")] = 2.0,
     write: Annotated[bool, Option("--write", help="Write it into the params file.")] = False,
-    force: Annotated[bool, Option("--force", help="Also where changes of the file are not in git.")] = False,
-    params: Annotated[Path, Option(help="What says the data and the split; the rest is suggested.")] = PARAMS,
+    force: Annotated[bool, Option("--force", help="Overwrite the file even if its changes are not in git.")] = False,
+    params: Annotated[Path, Option(help="Params file with the data and the split; the rest is suggested.")] = PARAMS,
     data: options.Data = Path("runs/data"),
     split: options.Split = Path("runs/split"),
 ) -> None:
@@ -40,7 +40,7 @@ def suggest(
     present = load([params])
     for folder in (data, split):
         if not folder.is_dir():
-            raise StppError(f"{folder}: not there yet; run `dvc repro split` first")
+            raise StppError(f"{folder}: no such folder; run `dvc repro split` first")
     images, about = _images(data, split)
     chosen, times = fitted(present, images, hours)
     text = edited(params, {one.key: one.value for one in chosen}, {one.key: one.why for one in chosen})
@@ -48,7 +48,11 @@ def suggest(
         write_text(params, text)
     else:
         print(text, end="")
-    done = f"{params}: written; next: `dvc repro`" if write else "nothing is written; --write does so"
+    done = (
+        f"{params}: written; next: `dvc repro`"
+        if write
+        else "nothing was written; use --write to write the params file"
+    )
     print(*about, *times, done, sep="\n", file=sys.stderr)
 
 

@@ -36,9 +36,11 @@ ENDS = 3
 def report(
     data: options.Data,
     evaluation: Annotated[Path, Option(help="Folder that `stpp evaluate` wrote.")],
-    model: Annotated[list[str], Option(help="NAME=FOLDER that `stpp train` wrote, once for each.")],
+    model: Annotated[list[str], Option(help="Model: NAME=FOLDER that `stpp train` wrote; may be given several times.")],
     out: options.Out,
-    masks: Annotated[list[Path] | None, Option(help="Folder that `stpp label` wrote, once for each.")] = None,
+    masks: Annotated[
+        list[Path] | None, Option(help="Folder that `stpp label` wrote; may be given several times.")
+    ] = None,
     scores: Annotated[Path | None, Option(help="Folder that `stpp score` wrote.")] = None,
     selection: Annotated[Path | None, Option(help="Folder that `stpp select` wrote from these scores.")] = None,
     params: options.Params = None,

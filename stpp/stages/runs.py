@@ -11,7 +11,7 @@ from stpp.run.resume import root
 from stpp.store.files import StppError, read_csv, read_json
 from stpp.tracking.read import artifact_of, evaluation_of
 
-Named = Annotated[str, Argument(help="Folder that `stpp evaluate` wrote (or the one it lies in), or a run of MLflow.")]
+Named = Annotated[str, Argument(help="Folder that `stpp evaluate` wrote (or its parent folder), or an MLflow run.")]
 
 
 def compare(one: Named, other: Named) -> None:
@@ -25,7 +25,7 @@ def compare(one: Named, other: Named) -> None:
     print(table(first, second))
     on_other = first.digests.get("list val", "") != second.digests.get("list val", "")
     if on_other:
-        print("\nval is not the same images and masks in both: these numbers cannot be compared")
+        print("\nval has other images or masks in the second run: these numbers cannot be compared")
 
 
 def _evaluated(name: str) -> Evaluated:
@@ -36,14 +36,14 @@ def _evaluated(name: str) -> Evaluated:
             about = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
             return _read(folder.as_posix(), read_json(folder / "metrics.json"), rows, about)
     if Path(name).exists():
-        raise StppError(f"{name}: holds no metrics.json and per_class.csv of `stpp evaluate`: name its folder")
+        raise StppError(f"{name}: has no metrics.json and per_class.csv; name a folder that `stpp evaluate` wrote")
     run_id = evaluation_of(name.removeprefix("runs:/"), root())
     raw, metrics, about = (artifact_of(run_id, f"{file}.json", root()) for file in ("per_class", "metrics", "run"))
     try:
         names = raw["columns"]
         rows = [dict(zip(names, ("nan" if v is None else str(v) for v in row), strict=True)) for row in raw["data"]]
     except (KeyError, TypeError, ValueError) as error:
-        raise StppError(f"MLflow run {run_id}: its per_class.json is no table ({error!r})") from None
+        raise StppError(f"MLflow run {run_id}: its per_class.json is not a table ({error!r})") from None
     return _read(f"MLflow run {run_id}", metrics, rows, about)
 
 

@@ -27,7 +27,7 @@ from stpp.store.manifest import read_dataset
 from stpp.store.masks import shards_of
 
 RECIPE = Recipe(__name__, ("model", "score"))
-Checkpoints = Annotated[Path, Option(help="Folder of f_1 .. f_K.")]
+Checkpoints = Annotated[Path, Option(help="Folder of the checkpoints f_1 .. f_K.")]
 
 
 def score(
@@ -60,7 +60,7 @@ def _score(stage: Stage, checkpoints: Path, data: Path, split: Path) -> None:
     files = sorted((f for f in checkpoints.glob("*.safetensors") if f.stem.isdecimal()), key=lambda f: int(f.stem))
     if len(files) < 2:
         raise StppError(
-            f"{checkpoints}: {len(files)} checkpoints 1.safetensors, 2.safetensors, ...; stability needs two"
+            f"{checkpoints}: has {len(files)} checkpoints (1.safetensors, 2.safetensors, ...); stability needs two"
         )
     networks = [fold_batch_norms(build.load_checkpoint(file, p.model, classes).to(where), p.model) for file in files]
 

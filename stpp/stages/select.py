@@ -30,7 +30,7 @@ def select(
     if not reliable or not unreliable:
         raise StppError(
             f"select.ratio {ratio} leaves {len(reliable)} reliable and {len(unreliable)} unreliable images: "
-            "both are needed; change it, or give more unlabelled images"
+            "at least one of each is needed; change the ratio, or add unlabelled images"
         )
     with atomic_folder(out) as partial:
         write_ids(partial / "reliable.txt", reliable)
@@ -52,7 +52,7 @@ class Known(Mapping[str, Scores]):
         if name == "quality":
             return self._quality()
         if name not in self.names:
-            raise StppError(f"select.by `{name}` needs scores of that name: give score.criteria: [{name}]")
+            raise StppError(f"select.by `{name}` needs scores of that name; set score.criteria: [{name}]")
         column = 1 + self.names.index(name)
         return read_table(self.folder / "scores.csv", ("id", *self.names), lambda row: float(row[column]))
 
@@ -67,6 +67,6 @@ class Known(Mapping[str, Scores]):
         if unknown := sorted(self["stability"].keys() - quality.keys()):
             raise StppError(
                 f"select.by `oracle` needs the true masks of all unlabelled images, but {len(unknown)} have none "
-                f"({unknown[0]}, ...): choose another"
+                f"({unknown[0]}, ...); choose another ranking"
             )
         return quality

@@ -24,7 +24,9 @@ def show(runs: Annotated[Path, Option(help="Folder of the runs.")] = Path("runs"
     base = _setting(found[0])
     print()
     for path in [p for p in found if _setting(p) != base]:
-        print(f"{path.parent} is of other data or parameters than {found[0].parent}, and left out: run it again")
+        print(
+            f"{path.parent}: left out, as its data or parameters differ from those of {found[0].parent}; run it again"
+        )
     found = [path for path in found if _setting(path) == base]
     dataset = read(runs / "data" / "dataset.json", DatasetJson)
     counts = {subset: _counts(found, subset) for subset in ("val", "test")}
@@ -36,11 +38,11 @@ def show(runs: Annotated[Path, Option(help="Folder of the runs.")] = Path("runs"
         )
     )
     if any(gains(models) for models in counts.values()):
-        print("in brackets: 95 % of the differences to SupOnly, images drawn again (one seed of training)")
+        print("in brackets: 95 % interval of the gain over SupOnly, by a bootstrap over images (one training seed)")
     if counts["val"]:
         print("", *verdict(counts["val"], _known(runs, list(counts["val"]), dataset["classes"])), sep="\n")
         print(
-            "one seed says little: docs/results.md has eight of the embedded data set, and what of the paper they show"
+            "one seed says little: docs/results.md has eight on the embedded data set, and the claims that they support"
         )
     plots = runs / "report"
     if plots.is_dir():

@@ -24,7 +24,7 @@ from stpp.store.files import (
 )
 from stpp.store.manifest import read_dataset, split_digest
 
-Lists = Annotated[Path, Option(help="Folder that holds lists given by a person, and pinned splits.")]
+Lists = Annotated[Path, Option(help="Folder of your own lists and of pinned splits.")]
 MANIFEST = ("id", "set", "image_sha256", "mask_sha256")
 SPLITS, MADE = Path("splits"), Path("runs/split")
 SHOWN = 10
@@ -68,16 +68,16 @@ def _keep_to_pin(lists: Path, name: str, manifest: Path) -> None:
         raise StppError(
             "\n".join(
                 (
-                    f"split {name}: is pinned in {path}, and this one has another content:",
+                    f"split {name}: differs from the split that {path} pins:",
                     *_moved(pinned, sets),
-                    "Give it another split.name, or bring data and split parameters back to what was pinned",
+                    "Choose another split.name, or restore the data and split parameters that were pinned",
                 )
             )
         )
 
 
 def pin(
-    name: Annotated[str, Argument(help="A name for the split: what split.name will be held to.")],
+    name: Annotated[str, Argument(help="Name of the split, as in split.name.")],
     split: options.Split = MADE,
     lists: Lists = SPLITS,
 ) -> None:
@@ -87,17 +87,19 @@ def pin(
     and masks. Commit it to git.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", name):
-        raise StppError(f"{name}: a split's name is of letters, digits, and . _ -")
+        raise StppError(
+            f"{name}: not a valid split name; use at most 100 letters, digits and . _ -, not beginning with a dot"
+        )
     path, sets = _pin_of(lists, name), _read(split / "manifest.csv")
     if path.is_file() and _read(path) != sets:
-        raise StppError(f"{path}: pins another content already, and a pin stays: give this split another name")
+        raise StppError(f"{path}: already pins other content, and a pin cannot change; choose another name")
     publish(split / "manifest.csv", path)
     print(f"{name}: {len(sets)} images, {split_digest(split)}; `git add {path} && git commit` keeps it")
 
 
 def diff(
     one: Annotated[str, Argument(help="A pinned name, a folder that `stpp split` wrote, or a commit of git.")],
-    other: Annotated[str, Argument(help="Another one.")] = str(MADE),
+    other: Annotated[str, Argument(help="The split to compare it with, named in the same way.")] = str(MADE),
     lists: Lists = SPLITS,
 ) -> None:
     """Compare two splits: images that moved, were added, removed or changed."""

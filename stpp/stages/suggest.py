@@ -25,7 +25,7 @@ def suggest(
     out: Annotated[Path, Option(help="New folder for the list, a table with reasons, and a contact sheet.")],
     n: Annotated[int, Option("--n", min=1, help="How many images.")] = 50,
     scores: Annotated[Path, Option(help="Folder that `stpp score` wrote.")] = Path("runs/score"),
-    masks: Annotated[list[Path] | None, Option(help=f"Mask sets of D_u.  [default: {', '.join(MASKS)}]")] = None,
+    masks: Annotated[list[Path] | None, Option(help=f"Mask sets of D_u (default: {', '.join(MASKS)}).")] = None,
     data: options.Data = Path("runs/data"),
     split: options.Split = Path("runs/split"),
     params: options.Params = None,
@@ -37,7 +37,7 @@ def suggest(
     left. Add the masks that you make with `stpp label add`.
     """
     if out.exists():
-        raise StppError(f"{out}: is there already; remove it, or give another folder")
+        raise StppError(f"{out}: already exists; remove it, or give another folder")
     dataset = read_dataset(data)
     photos = ImageReader(dataset, Path(load(options.params_files(params)).data.root))
     stability = read_table(scores / "scores.csv", ("id", "stability"), lambda row: float(row[1]))
@@ -45,7 +45,7 @@ def suggest(
     for name in stability:
         if not any(name in one.rows for one in sets):
             folders = ", ".join(str(one.folder) for one in sets)
-            raise StppError(f"{name}: no mask in {folders}; name the --masks of D_u")
+            raise StppError(f"{name}: no mask in {folders}; name the mask sets of all unlabelled images with --masks")
         if name not in dataset.records:
             raise StppError(f"{name}: in {scores}, but not in {data}; run `dvc repro`")
 
@@ -70,7 +70,7 @@ def suggest(
         ]
         contact_sheet(pictures, dataset.palette, dataset.classes, partial / SHEET)
     if alike := sum(one.alike for one in taken):
-        print(f"{alike} of them look like others that are labelled or suggested: only {len(taken) - alike} do not")
+        print(f"{alike} suggested images look like labelled or other suggested ones: only {len(taken) - alike} do not")
     print(f"{out}: {len(taken)} of {len(stability)} images; their pictures and pseudo masks are in {out / SHEET}")
 
 

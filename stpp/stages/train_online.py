@@ -29,8 +29,8 @@ def train_online(
     batch = load(files).train.batch_size
     if batch < 4 or batch % 2:
         raise StppError(
-            f"train.batch_size {batch}: online labelling takes half of a batch from the labelled images: an even "
-            "number, 4 at least"
+            f"train.batch_size {batch}: must be an even number, at least 4, because online labelling takes half of "
+            "every batch from the labelled images"
         )
     inputs = Inputs(data, split, [backbone])
     with open_stage(name, RECIPE, files, inputs, out=out, outs=OUTS) as stage:

@@ -92,7 +92,7 @@ def _state_of(stage: Stage) -> State | None:
         return None
     state: State = torch.load(file, map_location="cpu", weights_only=True)
     if odd := build.first_non_finite({**state["network"], "the loss": state["loss_sum"]}):
-        remedy = "lower train.lr, or remove the file to begin anew"
+        remedy = "lower train.lr, or remove the file to start again"
         raise StppError(f"{file}: {odd} has NaN or infinite values: training diverged; {remedy}")
     return state
 
@@ -106,13 +106,13 @@ def _say(p: Params, name: str, samples: SelfTrainingDataset | OnlineDataset) -> 
     batch = p.train.batch_size // samples.images
     if batch % world_size() or batch // world_size() < 2:
         step = samples.images * world_size()
-        whole = f"is that of all {world_size()} processes together"
-        needed = f"a multiple of {step} is needed, {2 * step} at least"
-        raise StppError(f"{name}: train.batch_size {p.train.batch_size} {whole}: {needed}")
+        whole = f"is shared by {world_size()} processes"
+        needed = f"it must be a multiple of {step}, at least {2 * step}"
+        raise StppError(f"{name}: train.batch_size {p.train.batch_size} {whole}; {needed}")
     if len(samples) < batch:
         raise StppError(
-            f"{name}: {len(samples)} samples an epoch ({samples.made_of}) are fewer than a batch of {batch}: "
-            "lower train.batch_size, or give more images"
+            f"{name}: an epoch has {len(samples)} samples ({samples.made_of}), fewer than a batch of {batch}; "
+            "lower train.batch_size, or add images"
         )
     on = f" on {world_size()} processes" if world_size() > 1 else ""
     per_epoch = len(samples) // batch

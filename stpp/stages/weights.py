@@ -12,7 +12,7 @@ from stpp.models.weights import ConvertedWeights, convert_keys, read_state
 from stpp.store.files import StppError, atomic_write
 
 File = Annotated[Path, Argument(help="File of weights: .pth, .pt or .safetensors.")]
-Network = Annotated[Literal["deeplabv2", "deeplabv3plus", "pspnet"], Option(help="Network the weights are of.")]
+Network = Annotated[Literal["deeplabv2", "deeplabv3plus", "pspnet"], Option(help="Network that the weights belong to.")]
 Backbone = Annotated[str, Option(help="Its backbone, as model.backbone names it.")]
 
 
@@ -26,7 +26,7 @@ def import_(
     a network or its backbone alone. In weights/, `model.weights` can name it.
     """
     if out.suffix != ".safetensors":
-        raise StppError(f"{out}: the name has to end in .safetensors")
+        raise StppError(f"{out}: the name must end in .safetensors")
     placed = convert_keys(read_state(file), network, backbone, str(file))
     save(out, placed.state)
     _say_dropped(placed)
@@ -34,11 +34,14 @@ def import_(
 
 
 def export(
-    file: File, network: Network, backbone: Backbone, out: Annotated[Path, Option(help="File of torch to write.")]
+    file: File,
+    network: Network,
+    backbone: Backbone,
+    out: Annotated[Path, Option(help="PyTorch file to write (.pth or .pt).")],
 ) -> None:
     """Write a checkpoint as a state dict in the public ST++ code's layout."""
     if out.suffix not in (".pth", ".pt"):
-        raise StppError(f"{out}: the name has to end in .pth or .pt")
+        raise StppError(f"{out}: the name must end in .pth or .pt")
     placed = convert_keys(read_state(file), network, backbone, str(file))
     held = BytesIO()  # torch's own writer raises an unclear error if the disk is full
     torch.save(placed.state, held)

@@ -108,7 +108,7 @@ def check_png(file: BinaryIO) -> None:
         total = zlib.crc32(kind)
         while length:
             if not (block := file.read(min(length, 2**20))):
-                raise ValueError("it ends too soon")
+                raise ValueError("the file ends early")
             length -= len(block)
             total = zlib.crc32(block, total)
             if kind == b"IHDR":
@@ -120,13 +120,13 @@ def check_png(file: BinaryIO) -> None:
                 if kind == b"IDAT" and not length and missing >= 0:
                     missing -= len(inflate.flush())
             except zlib.error as error:
-                raise ValueError(f"its pixels are damaged: {error}") from None
+                raise ValueError(f"its pixel data is damaged: {error}") from None
         if len(check := file.read(4)) < 4:
-            raise ValueError("it ends too soon")
+            raise ValueError("the file ends early")
         if total != int.from_bytes(check, "big"):
-            raise ValueError("a checksum is wrong: it was changed after it was written")
+            raise ValueError("wrong checksum: the file was changed after it was written")
     if missing > 0 or (missing == 0 and not inflate.eof):
-        raise ValueError("it holds fewer pixels than it says")
+        raise ValueError("fewer pixels than its header says")
 
 
 def _inflated(header: bytes) -> int:

@@ -70,7 +70,7 @@ def shown(problems: Sequence[str], kinds: int = KINDS) -> list[str]:
     if lines != list(problems):
         with suppress(OSError):
             write_text(PROBLEMS, "".join(f"{printable(problem)}\n" for problem in problems))
-            lines.append(f"all of them: {PROBLEMS}")
+            lines.append(f"full list: {PROBLEMS}")
     return lines
 
 
@@ -91,7 +91,7 @@ def grouped(problems: Iterable[str], most: int = KINDS) -> list[str]:
         lines += kinds[kind]
         lines += [f"... and {more[kind]} more like these"] if kind in more else []
     rest = sum(len(kinds[kind]) + more.get(kind, 0) for kind in list(kinds)[most:])
-    return [*lines, *([f"... and {rest} of {len(kinds) - most} other kinds"] if rest else [])]
+    return [*lines, *([f"... and {rest} more, of {len(kinds) - most} other kinds"] if rest else [])]
 
 
 VARIES = re.compile(r"\S*[\d/]\S*|`[^`]*`|'[^']*'|\"[^\"]*\"")
@@ -132,9 +132,9 @@ def open_regular(path: Path, limit: int | None = None) -> io.BufferedReader:
     try:
         found = os.fstat(number)
         if not stat.S_ISREG(found.st_mode):
-            raise StppError(f"{path}: is {KIND.get(stat.S_IFMT(found.st_mode), 'no file')}, not a regular file")
+            raise StppError(f"{path}: is {KIND.get(stat.S_IFMT(found.st_mode), 'a special file')}, not a regular file")
         if limit is not None and found.st_size > limit:
-            raise StppError(f"{path}: has {found.st_size} bytes, more than {limit}; is it the right file?")
+            raise StppError(f"{path}: too large: {found.st_size} bytes (limit: {limit}); is it the right file?")
         return os.fdopen(number, "rb")
     except BaseException:
         os.close(number)
@@ -152,7 +152,7 @@ def read_bytes(path: Path, limit: int = TEXT) -> bytes:
     with open_regular(path, limit) as file:
         data = file.read(limit + 1)
     if len(data) > limit:  # the file has grown since, or the reported size was wrong
-        raise StppError(f"{path}: has more than {limit} bytes; is it the right file?")
+        raise StppError(f"{path}: too large: more than {limit} bytes; is it the right file?")
     return data
 
 
@@ -172,7 +172,7 @@ def lines_of(file: IO[AnyStr]) -> Iterator[AnyStr]:
     """Yield the lines of a table, each with its line end. Raises ValueError for a line longer than `LONGEST`."""
     while line := file.readline(LONGEST + 1):
         if len(line) > LONGEST:
-            raise ValueError(f"a line of more than {LONGEST} characters")
+            raise ValueError(f"a line is longer than {LONGEST} characters")
         yield line
 
 
@@ -200,7 +200,7 @@ def parse_yaml(text: str, nodes: int = NODES) -> Any:
         yaml = YAML(typ="safe")
         node = yaml.compose(io.StringIO(text))
         if _written_out(node, {}, nodes) > nodes:
-            raise ValueError(f"it holds more than {nodes} values, aliases written out")
+            raise ValueError(f"more than {nodes} values, with all aliases expanded")
         return None if node is None else yaml.constructor.construct_document(node)
     except (YAMLError, *MALFORMED) as error:
         raise ValueError(_one_line(error)) from None
@@ -257,7 +257,7 @@ def read_json(path: Path) -> Any:
     try:
         return parse_json(read_bytes(path).decode())
     except (OSError, ValueError) as error:
-        raise StppError(f"{path}: not readable: {error}; run the stage that makes it again") from None
+        raise StppError(f"{path}: not readable: {error}; rerun the stage that writes it") from None
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -278,7 +278,7 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
             missing = set(columns) - set(reader.fieldnames or ())
             rows = list(reader)
     except (OSError, ValueError, csv.Error) as error:
-        raise StppError(f"{path}: not readable: {error}; run the stage that makes it again") from None
+        raise StppError(f"{path}: not readable: {error}; rerun the stage that writes it") from None
     if missing or any(row[column] is None for row in rows for column in columns):
         raise _no_table(path, columns)
     return rows
@@ -299,7 +299,7 @@ def scan_csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
                 if row:
                     yield tuple([row[at] for at in places])
     except (OSError, ValueError, csv.Error) as error:
-        raise StppError(f"{path}: not readable: {error}; run the stage that makes it again") from None
+        raise StppError(f"{path}: not readable: {error}; rerun the stage that writes it") from None
 
 
 def header(path: Path, columns: Sequence[str]) -> list[str]:
@@ -308,7 +308,7 @@ def header(path: Path, columns: Sequence[str]) -> list[str]:
         with io.TextIOWrapper(open_regular(path), newline="", encoding="utf-8-sig") as file:
             names = next(csv.reader(lines_of(file)), [])
     except (OSError, ValueError, csv.Error) as error:
-        raise StppError(f"{path}: not readable: {error}; run the stage that makes it again") from None
+        raise StppError(f"{path}: not readable: {error}; rerun the stage that writes it") from None
     if names[: len(columns)] != list(columns):
         raise _no_table(path, columns)
     return names
@@ -326,7 +326,7 @@ def atomic_folder(out: Path, *, ours: bool = False) -> Iterator[Path]:
     folder does not have: that file may be a person's. ours: an earlier run wrote `out`, so all of it may be replaced.
     """
     if not out.name:
-        raise StppError(f"{out}: name a folder of its own for the results")
+        raise StppError(f"{out}: give a separate folder for the results")
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(out)
     partial.mkdir()
@@ -338,8 +338,8 @@ def atomic_folder(out: Path, *, ours: bool = False) -> Iterator[Path]:
         if out.is_dir() and not out.is_symlink() and not ours:
             there = {file.relative_to(out) for file in out.rglob("*") if not file.is_dir() or file.is_symlink()}
             if others := sorted(there - written):
-                what = f"{others[0]}, which is not replaced here"
-                raise StppError(f"{out}: holds {what}; remove it, or give another folder")
+                what = f"{others[0]}, which would be lost"
+                raise StppError(f"{out}: contains {what}; move it away, or give another folder")
         for name in written:
             _sync(partial / name)
         old = _partial(out.with_name(f"{out.name}.old"))

@@ -130,7 +130,7 @@ def read_table(path: Path, columns: Sequence[str], row_of: Callable[[list[str]],
     try:
         return MappedTable.read(path, columns, row_of)
     except (OSError, ValueError) as error:
-        raise StppError(f"{path}: not readable: {error}; run the stage that makes it again") from None
+        raise StppError(f"{path}: not readable: {error}; rerun the stage that writes it") from None
 
 
 def record_of(row: list[str]) -> Record:
@@ -140,10 +140,10 @@ def record_of(row: list[str]) -> Record:
     """
     name, image, mask, width, height, image_sha256, mask_sha256, classes = row[: len(RECORD)]
     if not ID.match(name):
-        raise ValueError(f"{name!r} is no id")
+        raise ValueError(f"{name!r} is not a valid id")
     for path in (image, mask):
         if path.startswith("/") or (".." in path and ".." in path.split("/")):
-            raise ValueError(f"{path} leads out of the data set")
+            raise ValueError(f"{path} points outside the data set")
     shown = tuple(map(int, classes.split()))
     return Record(name, image, mask, int(width), int(height), image_sha256, mask_sha256, shown)
 
@@ -172,7 +172,7 @@ def read_user_list(path: Path, dataset: Dataset) -> tuple[dict[str, int], list[s
         word = line.split()[0]
         found = word if word in dataset.records else by_image.get(word)
         if found is None and len(line.split()) > 2:
-            problems.append(f"{path}:{number}: an id with spaces? Expected one id or image path (and a mask) a line")
+            problems.append(f"{path}:{number}: expected one id or image path (and a mask), without spaces")
         elif found is None:
             problems.append(f"{path}:{number}: {word} is neither an id nor an image of the data set")
         elif found in ids:

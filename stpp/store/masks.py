@@ -94,7 +94,7 @@ def decode_mask(data: bytes) -> Mask:
         raise ValueError(str(error)) from None
     with opened as image:
         if image.width * image.height > LARGEST:
-            raise ValueError(f"{image.width} x {image.height} pixels are more than an image may have")
+            raise ValueError(f"{image.width} x {image.height} pixels are more than the limit of {LARGEST}")
         soon = decoding.decode_png(data, image)
         return np.asarray(image, dtype=np.uint8) if soon is None else soon
 
@@ -104,7 +104,7 @@ def read_png(path: Path) -> Mask:
     try:
         return decode_mask(read_bytes(path))
     except DAMAGED as error:
-        raise StppError(f"{path}: not readable: {error}; run the stage that makes it again") from None
+        raise StppError(f"{path}: not readable: {error}; rerun the stage that writes it") from None
 
 
 class ShardWriter:
@@ -141,7 +141,7 @@ class ShardWriter:
         [0, 1]. window: the side in pixels of the windows in which the image was predicted; None if not in windows.
         """
         if name <= self._last:
-            raise ValueError(f"{name} comes after {self._last}: a shard is written in the order of ids")
+            raise ValueError(f"{name} comes after {self._last}: ids must be added in ascending order")
         self._last = name
         info = zipfile.ZipInfo(f"{name}.png", date_time=(1980, 1, 1, 0, 0, 0))
         info.external_attr = 0o644 << 16
@@ -206,22 +206,22 @@ def _part(path: Path) -> Iterator[Sequence[str]]:
         with io.TextIOWrapper(open_regular(path), newline="", encoding="utf-8") as file:
             rows = csv.reader(lines_of(file))
             if next(rows, None) != list(COLUMNS):
-                raise ValueError("no part of a mask set's manifest")
+                raise ValueError("not a part of a mask set's manifest")
             last = ""
             for row in rows:
                 if len(row) != len(COLUMNS) or row[0] <= last:
-                    raise ValueError(f"{row[:1]} after {last}")
+                    raise ValueError(f"malformed or unsorted row {row[:1]} after {last}")
                 yield row
                 last = row[0]
     except (OSError, ValueError, csv.Error) as error:
-        raise StppError(f"{path}: not readable: {error}; run the stage that makes it again") from None
+        raise StppError(f"{path}: not readable: {error}; rerun the stage that writes it") from None
 
 
 def _row(values: list[str]) -> dict[str, str]:
     """Return a row of the manifest as a dict. Raises ValueError if the id or the shard is not a valid name."""
     row = dict(zip(COLUMNS, [*values, ""], strict=False))  # older versions of stpp wrote no window
     if not ID.match(row["id"]) or not SHARD.match(row["shard"]):
-        raise ValueError(f"{row['id']!r} in {row['shard']!r} is no mask of a mask set")
+        raise ValueError(f"invalid id {row['id']!r} or shard {row['shard']!r}")
     return row
 
 
@@ -259,7 +259,7 @@ class MaskSet:
         except DAMAGED as error:
             raise StppError(f"{shard}: mask {name}: {error}; run `dvc repro` again") from None
         if mask_sha256(mask) != row["sha256"]:
-            raise StppError(f"{shard}: mask {name} is not the one in manifest.csv; was it edited?")
+            raise StppError(f"{shard}: mask {name} does not match its hash in manifest.csv; was it edited?")
         return mask
 
     def _stored(self, shard: Path, name: str) -> bytes:
@@ -274,13 +274,13 @@ class MaskSet:
                     if (known := self.rows.find(info.filename.removesuffix(".png"))) is not None:
                         self._places[known] = info.header_offset
         if self._places[at] == UNKNOWN:
-            raise KeyError(f"there is no {name}.png in the archive")
+            raise KeyError(f"no {name}.png in the archive")
         with open_regular(shard) as file:
             file.seek(int(self._places[at]))
             signature, flags, method, size, name_length, extra = LOCAL.unpack(file.read(LOCAL.size))
             if (signature, method) != (b"PK\3\4", zipfile.ZIP_STORED) or flags & ~0x800:
-                raise zipfile.BadZipFile("is not stored as it was written")
+                raise zipfile.BadZipFile("its entry in the archive was changed")
             if file.read(name_length) != f"{name}.png".encode():
-                raise zipfile.BadZipFile("is not where the archive says")
+                raise zipfile.BadZipFile("not at its offset in the archive")
             file.seek(extra, io.SEEK_CUR)
             return file.read(min(size, LARGEST))

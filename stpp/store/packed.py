@@ -171,7 +171,7 @@ class MappedTable(Mapping[str, T], Generic[T]):
             self._order = array("Q", sorted(range(len(rows)), key=rows.key))
             for one, other in pairwise(self._order):
                 if rows.key(one) == rows.key(other):
-                    raise ValueError(f"{rows[one][0]} stands there twice")
+                    raise ValueError(f"{rows[one][0]} is listed twice")
 
     @classmethod
     def read(cls, path: Path, columns: Sequence[str], row_of: Callable[[list[str]], T]) -> "MappedTable[T]":
@@ -197,10 +197,10 @@ class MappedTable(Mapping[str, T], Generic[T]):
                     raise ValueError(f"not a table of {', '.join(columns)}; is it the right file?")
                 for number, row in enumerate(reader, 2):
                     if len(starts) != number or len(row) != len(header):
-                        raise ValueError(f"line {number}: not {len(header)} values; is it whole?")
+                        raise ValueError(f"line {number}: expected {len(header)} values; is the file complete?")
                     # `find` compares raw bytes, so a key must not be quoted in the file.
                     if not line.startswith(f"{row[0]},".encode()):
-                        raise ValueError(f"line {number}: {row[0]!r} is no id")
+                        raise ValueError(f"line {number}: {row[0]!r} is not a valid id")
                     row_of(row)
             except csv.Error as error:
                 raise ValueError(str(error)) from None

@@ -14,7 +14,7 @@ from stpp.store.files import StppError, read_json
 
 def _ratio(value: float) -> float:
     if value < 0 or value > 1:  # NaN passes: it is the mIoU of a set that shows no class
-        raise ValueError("not between 0 and 1")
+        raise ValueError("must be between 0 and 1")
     return value
 
 
@@ -100,4 +100,4 @@ def check(raw: Any, kind: type[JsonFile], where: Path | str) -> None:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the file"
         what = f"{place}: {first['msg']}"
-        raise StppError(f"{where}: not what its stage writes ({what}); run the stage that makes it again") from None
+        raise StppError(f"{where}: not what its stage writes ({what}); rerun the stage that writes it") from None

@@ -72,7 +72,7 @@ def _decide(mlflow: Client, name: str, new: Any) -> str:
         why = f"predicts {new.tags[ONLY]} for every pixel of val" if ONLY in new.tags else "has no mIoU on val"
         if ALIAS in aliases and mlflow.get_model_version(name, aliases[ALIAS]).run_id == new.run_id:
             mlflow.delete_registered_model_alias(name, ALIAS)  # the run got it before this check existed
-        return f"version {new.version} {why} and cannot be the {ALIAS}; another that is, stays"
+        return f"version {new.version} {why} and cannot be the {ALIAS}; an earlier {ALIAS} stays"
     if ALIAS not in aliases:
         mlflow.set_registered_model_alias(name, ALIAS, new.version)
         return f"{measured} is the first {ALIAS}"
@@ -81,8 +81,8 @@ def _decide(mlflow: Client, name: str, new: Any) -> str:
     if old.version == new.version:
         return f"{measured} is the {ALIAS}"
     if MIOU not in old.tags or any(old.tags.get(key) != new.tags[key] for key in (VAL, HOW)):
-        return f"{present}, was measured on another val or in another way, and stays; {measured} is registered"
+        return f"{present}, stays: it was measured on another val or in another way; {measured} is registered"
     if float(old.tags[MIOU]) >= float(new.tags[MIOU]):
         return f"{present} ({100 * float(old.tags[MIOU]):.1f}), stays; {measured} is not better"
     mlflow.set_registered_model_alias(name, ALIAS, new.version)
-    return f"{measured} is the {ALIAS} now, before it was version {old.version} ({100 * float(old.tags[MIOU]):.1f})"
+    return f"{measured} is the new {ALIAS}, in place of version {old.version} ({100 * float(old.tags[MIOU]):.1f})"

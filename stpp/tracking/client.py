@@ -68,7 +68,7 @@ class Client:
         """
         begun = time.monotonic()
         if begun < self._rests_until:
-            raise PausedError(f"{self._why} (left alone for a while)")
+            raise PausedError(f"{self._why} (not called again for a while)")
         try:
             found = with_timeout(do, seconds, stop)
         except Exception as error:
@@ -143,7 +143,7 @@ def with_timeout(do: Callable[[], Any], seconds: float, stop: bool = True) -> An
         helpers = [t for t in threading.enumerate() if t not in before and t.name.startswith("Mlflow")]
         for one in [thread, *helpers] if stop else ():
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(one.ident or 0), ctypes.py_object(SystemExit))
-        raise TimeoutError(f"no whole answer within {time.monotonic() - begun:.0f} s")
+        raise TimeoutError(f"no complete answer within {time.monotonic() - begun:.0f} s")
     found, error = done[0]
     if error is not None:
         raise error
@@ -194,7 +194,9 @@ def _be_quiet() -> None:
 def _client(uri: str, root: Path) -> Client:
     database = _database(uri, root)
     for other in repair_locations(database, root) if database else ():
-        print(f"{database}: was made in {other}; its artifacts are {root / FOLDER} from now on", file=sys.stderr)
+        print(
+            f"{database}: was copied or moved from {other}; its artifacts are now in {root / FOLDER}", file=sys.stderr
+        )
     return Client(uri)
 
 
@@ -256,7 +258,9 @@ def checked_experiment_id(mlflow: Client, experiment: Any, root: Path) -> str:
     number, name = str(experiment.experiment_id), experiment.name
     _not_deleted(mlflow, experiment, f"experiment {name}", f"experiments restore --experiment-id {number}")
     other = foreign_root(experiment.artifact_location or "", root)
-    elsewhere = f"artifacts of experiment {name} lie in another project ({other}): none is written" if other else ""
+    elsewhere = (
+        f"artifacts of experiment {name} lie in another project ({other}): no artifacts are written" if other else ""
+    )
     if elsewhere and not mlflow.elsewhere:
         print(f"MLflow: {elsewhere}; choose another data.name or MLFLOW_TRACKING_URI", flush=True)
     mlflow.elsewhere = elsewhere
@@ -273,7 +277,7 @@ def query(root: Path, ask: Callable[[Client], Any]) -> Any:
     """Call `ask` with a client for reading and return its answer. Raises StppError with the reason if it fails."""
     uri = tracking_uri(root)
     if uri == f"sqlite:///{root / 'mlflow.db'}" and not (root / "mlflow.db").is_file():
-        raise StppError(f"no MLflow run is known: {root / 'mlflow.db'} is not there, and MLFLOW_TRACKING_URI not set")
+        raise StppError(f"no MLflow runs: {root / 'mlflow.db'} does not exist, and MLFLOW_TRACKING_URI is not set")
     try:
         return ask(reader(root))
     except Exception as error:  # noqa: BLE001 - the command reports any failure of tracking in one line

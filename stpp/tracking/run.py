@@ -183,7 +183,9 @@ class Run:
         except Exception as error:  # noqa: BLE001 - a failure of tracking must not stop the stage
             if not self._warned:
                 print(f"{self.name}: MLflow at {without_secrets(tracking_uri(self.root))} failed: {reason(error)}")
-                print(f"{self.name}: going on without it; metrics are on disk, and it is tried again later", flush=True)
+                print(
+                    f"{self.name}: continuing without it; metrics are on disk, and sending is retried later", flush=True
+                )
                 self._warned = True
 
     def _open(self) -> None:

@@ -60,8 +60,8 @@ def test_names_from_outside_write_only_letters_to_the_terminal() -> None:
 @pytest.mark.parametrize(
     ("verdict", "problems", "said"),
     [
-        (VERIFIED, (), "nothing contradicts"),
-        (ABSENT, (), "nothing contradicts; 1 files are pinned by hash, but not here"),
+        (VERIFIED, (), "no contradictions"),
+        (ABSENT, (), "no contradictions; 1 files are not here, only their hashes are known"),
         (CHANGED, ("it was changed",), "1 contradiction(s)"),
     ],
 )
@@ -83,7 +83,7 @@ def test_a_suspect_is_part_of_the_verdict_and_contradicts_nothing(tmp_path: Path
     one.suspects = [
         (Pair("a", "val", name, "labeled", 0.5), tmp_path / "a.png", tmp_path / "a.png") for name in ("b", "c")
     ]
-    assert one.verdict == "nothing contradicts; 1 held-out images look like training images"
+    assert one.verdict == "no contradictions; 1 held-out images look like training images"
     assert one.problems == []
     assert "a (val) and c (labeled)" in look_alikes([one]) and "<p class='verdict'>" in page([one])
 

@@ -24,15 +24,15 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path / request.param
 
 
-@pytest.mark.parametrize("name", ["plain.txt", "é ü.txt", "a[1].txt", "*.txt"])
-def test_a_former_version_is_found_in_git_under_any_name(root: Path, name: str) -> None:
-    folder = root / "runs/split"
+def test_a_former_version_is_found_in_git_under_any_name(root: Path) -> None:
+    folder, names = root / "runs/split", ("plain.txt", "é ü.txt", "a[1].txt", "*.txt")
     folder.mkdir(parents=True)
-    (folder / name).write_text("one\n")
-    (folder / "other.txt").write_text("other\n")
-    then = content_of(folder, root), content_of(folder / name, root)
+    for name in names:
+        (folder / name).write_text(f"one {name}\n")
+    then = content_of(folder, root), *(content_of(folder / name, root) for name in names)
     commit(root)
-    (folder / name).write_text("two\n")
+    for name in names:
+        (folder / name).write_text(f"two {name}\n")
     commit(root)
     for content in then:
         assert Project(root).check(content, today=False)[0] == VERIFIED

@@ -48,7 +48,7 @@ def an_image_swapped_for_another(project: Project) -> str:
 def an_image_removed(project: Project) -> str:
     name = ids(project, "unlabeled")[0]
     (project.folder / f"data/toy/images/{name}.png").unlink()
-    return f"data/toy/images/{name}.png: is gone"
+    return f"data/toy/images/{name}.png: is missing"
 
 
 def a_line_added_to_the_labeled_list(project: Project) -> str:
@@ -77,7 +77,7 @@ def a_pseudo_mask_edited_inside_its_shard(project: Project) -> str:
     with zipfile.ZipFile(shard, "w") as archive:
         for entry, data in entries.items():
             archive.writestr(entry, data)
-    return f"mask {Path(name).stem} is not the one in manifest.csv"
+    return f"mask {Path(name).stem} does not match its hash in manifest.csv"
 
 
 def names(shard: Path) -> list[str]:
@@ -89,7 +89,7 @@ def a_checkpoint_replaced(project: Project) -> str:
     shutil.copyfile(
         project.folder / "runs/student_1/model.safetensors", project.folder / "runs/teacher/model.safetensors"
     )
-    return "runs/teacher/model.safetensors: is not what train_teacher made"
+    return "runs/teacher/model.safetensors: is not what train_teacher wrote"
 
 
 def the_model_itself_replaced(project: Project) -> str:
@@ -111,12 +111,12 @@ def code_edited_after_the_run(project: Project) -> str:
 
 def a_hash_in_dvc_lock_edited(project: Project) -> str:
     edit_lock(project, lambda stages: stages["train_student"]["deps"][0].update(md5="0" * 32))
-    return "by dvc.lock"
+    return "in dvc.lock, but "
 
 
 def a_parameter_in_dvc_lock_edited(project: Project) -> str:
     edit_lock(project, lambda stages: stages["train_student"]["params"]["params.yaml"]["train"].update(lr=0.5))
-    return "params.yaml: train.lr was 0.5 by dvc.lock"
+    return "params.yaml: train.lr is 0.5 in dvc.lock"
 
 
 def a_hash_in_dvc_lock_edited_to_fit_another_list(project: Project) -> str:
@@ -130,7 +130,7 @@ def a_hash_in_dvc_lock_edited_to_fit_another_list(project: Project) -> str:
     old = next(c.md5 for e in read_dvc_locks(project.folder) for c in e.outs if c.path == "runs/split")
     for lock in lock_files(project.folder):
         lock.write_text(lock.read_text().replace(old, md5_of(project.folder / "runs/split", project.folder)))
-    return "by runs/student/run.json, of train_student: one of the two was edited"
+    return "in runs/student/run.json, of train_student; one of the two was edited"
 
 
 def edit_lock(project: Project, edit: Callable[[dict[str, dict[str, object]]], object]) -> None:
@@ -146,13 +146,13 @@ def a_record_edited(project: Project) -> str:
     about = json.loads(path.read_text())
     about["lineage"][0]["params"]["params.yaml"]["train"]["lr"] = 0.5
     path.write_text(json.dumps(about))
-    return "runs/student/run.json: is not what train_student made"
+    return "runs/student/run.json: is not what train_student wrote"
 
 
 def a_run_logged_against_another_split(project: Project) -> str:
     run_id = json.loads((project.folder / "runs/student/run.json").read_text())["run_id"]
     client(project.folder).set_tag(run_id, "stpp.split.digest", "another")
-    return f"MLflow run {run_id} was logged against another content: stpp.split.digest another"
+    return f"MLflow run {run_id} was logged with other content: stpp.split.digest is another in MLflow"
 
 
 def a_split_that_kept_its_name_and_changed(project: Project) -> str:
@@ -162,13 +162,13 @@ def a_split_that_kept_its_name_and_changed(project: Project) -> str:
     project.commit("-A")
     manifest.write_text(before)
     project.commit("-A")
-    return "split tiny: had another content"
+    return "split tiny: had other content"
 
 
 def the_model_replaced_and_its_stage_removed_from_dvc_lock(project: Project) -> str:
     edit_lock(project, lambda stages: stages.pop("train_student"))
     shutil.copyfile(project.folder / "runs/student_1/model.safetensors", project.folder / MODEL)
-    return "runs/student/run.json says that train_student made another one there"
+    return "differs from the file that train_student wrote according to runs/student/run.json"
 
 
 def a_dependency_removed_from_dvc_lock(project: Project) -> str:
@@ -177,18 +177,18 @@ def a_dependency_removed_from_dvc_lock(project: Project) -> str:
         deps[:] = [dep for dep in deps if dep["path"] != "runs/label_unreliable/masks"]
 
     edit_lock(project, without)
-    return "runs/label_unreliable/masks: nothing by dvc.lock"
+    return "runs/label_unreliable/masks: nothing in dvc.lock"
 
 
 def a_stage_removed_from_dvc_lock_and_what_it_read_changed(project: Project) -> str:
     edit_lock(project, lambda stages: stages.pop("prepare"))
     (project.folder / f"data/toy/images/{ids(project, 'labeled')[0]}.png").write_bytes(b"x")
-    return "prepare: is behind it by runs/student/run.json, and not in dvc.lock"
+    return "prepare: is a stage in runs/student/run.json, but not in dvc.lock"
 
 
 def a_command_in_dvc_lock_edited(project: Project) -> str:
     edit_lock(project, lambda stages: stages["train_student"].update(cmd="python -m stpp train --name other"))
-    return "train_student: ran `python -m stpp train --name other` by dvc.lock"
+    return "train_student: ran `python -m stpp train --name other` in dvc.lock"
 
 
 def a_damaged_manifest(project: Project) -> str:
@@ -240,7 +240,7 @@ def test_what_was_tampered_with_is_named(copied: Project, tamper: Callable[[Proj
 
 def test_nothing_contradicts_what_nobody_touched(copied: Project) -> None:
     output = copied.run("stpp", "audit", "--out", "audit")
-    assert output.count("nothing contradicts\n") == 3, "teacher, student 1 and student"
+    assert output.count("no contradictions\n") == 3, "teacher, student 1 and student"
     found = json.loads((copied.folder / "audit/audit.json").read_text())
     for one in found:
         assert one["problems"] == one["not_looked_at"] == one["suspects"] == []
@@ -269,7 +269,7 @@ def test_a_held_out_image_under_another_name_and_encoding_is_shown_beside_it(cop
 def test_without_the_split_it_is_said_what_was_not_looked_at(copied: Project) -> None:
     shutil.rmtree(copied.folder / "runs/split")
     output = copied.run("stpp", "audit", MODEL)
-    assert "not looked at:\n  the history of the split's name, and held-out images that look like others" in output
+    assert "not checked:\n  history of the split's name, and held-out images that look like training images" in output
 
 
 def test_a_model_of_an_old_commit_is_traced_from_git_dvcs_cache_and_mlflow(copied: Project, tmp_path: Path) -> None:
@@ -281,18 +281,18 @@ def test_a_model_of_an_old_commit_is_traced_from_git_dvcs_cache_and_mlflow(copie
     copied.commit("-A")
 
     output = copied.run("stpp", "audit", str(model))
-    assert "as dvc.lock of commit" in output
+    assert "according to dvc.lock of commit" in output
     assert "in DVC's cache" in output
     assert "runs/split  md5" in output
     assert "in git at" in output
 
     shutil.rmtree(copied.folder / ".git")
     output = copied.run("stpp", "audit", str(model))
-    assert "as the record of MLflow run" in output
+    assert "according to the record of MLflow run" in output
     assert "by train_teacher" in output, "the record holds what is behind it"
 
     output = copied.run("stpp", "audit", str(model), "--offline", rc=2)
-    assert "no dvc.lock, run.json, commit or MLflow run here names a file with its hash" in output
+    assert "no dvc.lock, run.json, commit or MLflow run lists a file with its hash" in output
     assert "Traceback" not in output
 
 
@@ -300,20 +300,20 @@ def test_an_older_model_is_traced_while_a_newer_one_is_in_its_place(copied: Proj
     copied.params(train={"epochs": 2, "checkpoints": 2})
     copied.run("dvc", "repro", "-q")
     output = copied.run("stpp", "audit", "models:/tiny/1")
-    assert verdict(output).startswith("models:/tiny/1: nothing contradicts")
+    assert verdict(output).startswith("models:/tiny/1: no contradictions")
     assert "runs/student/model.safetensors  md5" in output and "in DVC's cache" in output
 
     run_id = client(copied.folder).get_model_version("tiny", "1").run_id
     client(copied.folder).set_tag(run_id, "stpp.split.digest", "another")
-    assert "was logged against another content" in copied.run("stpp", "audit", "models:/tiny/1", rc=1)
+    assert "was logged with other content" in copied.run("stpp", "audit", "models:/tiny/1", rc=1)
 
 
 def test_without_dvc_lock_an_edited_record_is_held_to_that_of_its_run(copied: Project) -> None:
     for lock in lock_files(copied.folder):
         lock.unlink()
-    assert "nothing contradicts" in copied.run("stpp", "audit", MODEL)
+    assert "no contradictions" in copied.run("stpp", "audit", MODEL)
     a_record_edited(copied)
-    said = "runs/student/run.json: is not the record of MLflow run"
+    said = "runs/student/run.json: differs from the record of MLflow run"
     assert said in copied.run("stpp", "audit", MODEL, rc=1)
 
 
@@ -322,7 +322,7 @@ def test_a_run_of_mlflow_is_traced(copied: Project) -> None:
     shutil.rmtree(copied.folder / "runs")
     (copied.folder / "dvc.lock").unlink()
     output = copied.run("stpp", "audit", f"runs:/{run_id}")
-    assert f"as the record of MLflow run {run_id}" in output
+    assert f"according to the record of MLflow run {run_id}" in output
     assert "MLflow" in copied.run("stpp", "audit", "runs:/0123456789abcdef0123456789abcdef", rc=2)
 
 
@@ -336,7 +336,7 @@ def test_a_clone_without_data_proves_that_lock_params_code_and_split_agree(copie
     project.run("bash", "-c", would_run, rc=1)
     project.run("git", "checkout", "-q", ".")
     output = project.run("stpp", "audit", MODEL, "--offline")
-    assert "nothing contradicts; " in verdict(output)
+    assert "no contradictions; " in verdict(output)
     assert "pinned by hash" in output
     assert "train_student: its record is not here, so dvc.lock" in output
     with (project.folder / "runs/split/labeled.txt").open("a") as file:
@@ -352,7 +352,7 @@ def test_what_a_person_may_add_contradicts_nothing(copied: Project) -> None:
     mlflow = client(copied.folder)
     run = mlflow.create_run(mlflow.create_experiment("another"), tags={"stpp.split.digest": "x"})
     mlflow.log_param(run.info.run_id, "split.name", "tiny")
-    assert "nothing contradicts" in verdict(copied.run("stpp", "audit", MODEL))
+    assert "no contradictions" in verdict(copied.run("stpp", "audit", MODEL))
 
 
 def test_an_audit_changes_nothing(copied: Project) -> None:

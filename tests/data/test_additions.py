@@ -36,4 +36,4 @@ def test_new_masks_whose_palettes_permute_the_classes_are_refused_and_hidden_fil
     assert ([one.id for one in added], problems) == (["b"], [])
     painted(new / "c.png", *COLOURS[::-1])
     _, (problem,) = read_additions(new, data, dataset, set("bcd"))
-    assert problem.startswith(f"{new}/c.png: 0 is sky by its value, and road by its colour #008000")
+    assert problem.startswith(f"{new}/c.png: value 0 is sky, but its palette colour #008000 is that of road")

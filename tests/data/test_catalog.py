@@ -36,7 +36,7 @@ def problems_of(root: Path, **kwargs: Any) -> list[str]:
 
 def passed_over(root: Path, **kwargs: Any) -> list[str]:
     data = described(root, **kwargs)
-    return [line.removeprefix("passed over: ") for line in list_images(data, layout(data))[2]]
+    return [line.removeprefix("skipped: ") for line in list_images(data, layout(data))[2]]
 
 
 # -- Pascal -----------------------------------------------------------------------------------------------------------
@@ -277,7 +277,7 @@ def test_endings_match_in_any_case_and_files_of_other_endings_are_counted_and_na
 def test_two_endings_that_differ_in_case_alone_are_one_id_twice(tree: Any) -> None:
     root = tree({"i/a.jpg": b"", "i/a.JPG": b""})
     (problem,) = problems_of(root, images="i/{name}.jpg")
-    assert "id a stands also for" in problem
+    assert "has the same id a as" in problem
 
 
 @pytest.mark.parametrize("images", ["i/{name}.jpg", "{set}/{name}.{ext}"])
@@ -286,7 +286,7 @@ def test_masks_of_no_image_are_counted_and_named_and_never_images(images: str, t
     pictures = found(root, images=images, masks="m/{name}.png")
     assert {image.image for image in pictures.values()} == {"i/a.jpg", "i/b.jpg"}
     assert passed_over(root, images=images, masks="m/{name}.png") == [
-        "2 file(s) in m/ are named as masks, and belong to no image, such as x.png, y.PNG"
+        "2 file(s) in m/ are named like masks, but belong to no image, such as x.png, y.PNG"
     ]
 
 
@@ -303,14 +303,14 @@ def test_what_systems_leave_behind_is_no_image_and_counted_in_one_line(tree: Any
     root = tree(dict.fromkeys(["i/a.jpg", *left], b""))
     assert list(found(root, images="i/{name}.jpg")) == ["a"]
     (said,) = passed_over(root, images="i/{name}.jpg")
-    assert said.startswith("7 hidden file(s) or folder(s), or left by systems, such as ")
+    assert said.startswith("7 hidden file(s) or folder(s), or system files, such as ")
     assert list(found(root, images=".trash/{name}.jpg")) == ["i"], "a pattern that means it finds it"
 
 
 def test_files_that_are_no_images_are_counted_by_their_endings(tree: Any) -> None:
     root = tree({"i/a.jpg": b"", "m/a.npy": b"", "m/b.NPY": b"", "notes": b"", "imported.json": b"[]", "l.txt": "a\n"})
     assert passed_over(root, images="i/{name}.jpg", list="l.txt") == [
-        "3 file(s) that are no images by their names (2 .npy, 1 no ending)"
+        "3 file(s) without the extension of an image (2 .npy, 1 no ending)"
     ]
 
 
@@ -334,7 +334,7 @@ def test_a_link_to_nothing_and_a_folder_that_cannot_be_read_are_named(tree: Any,
     root = tree({"i/a.jpg": b""})
     (root / "i/b.jpg").symlink_to(root / "gone.jpg")
     (problem,) = problems_of(root, images="i/{name}.jpg")
-    assert problem.startswith(f"{root}/i/b.jpg: a link to nothing; ")
+    assert problem.startswith(f"{root}/i/b.jpg: a broken link; ")
     scan = os.scandir
 
     def closed(path: Any) -> Any:
@@ -354,7 +354,7 @@ def test_a_list_does_not_lead_through_a_link_to_a_folder_either(tree: Any, tmp_p
     (root / "photos").symlink_to(tmp_path / "disk")
     problems = problems_of(root, list="list.txt")
     assert [problem.split(";")[0] for problem in problems] == [
-        f"{root}/photos: a link, behind which DVC does not look"
+        f"{root}/photos: a symbolic link, which DVC does not follow"
     ] * 2
 
 
@@ -377,25 +377,25 @@ def test_a_linked_folder_is_refused_for_dvc_would_not_see_it_change(tree: Any, t
     elsewhere.mkdir()
     (elsewhere / "x.jpg").touch()
     (root / "photos").symlink_to(elsewhere)
-    with pytest.raises(StppError, match="photos: a link"):
+    with pytest.raises(StppError, match="photos: a symbolic link"):
         found(root, images="photos/{name}.jpg")
 
 
 @pytest.mark.parametrize("masks", ["{name.png", "{}.png", "{name!q}.png", "{0}.png", "all.png"])
 def test_a_mask_pattern_without_a_sound_placeholder_is_explained(masks: str, tree: Any) -> None:
     root = tree({"x.jpg": b"", "{x.png": b""})
-    with pytest.raises(StppError, match=r"data\.masks: .*(names one file only|is no name|does not occur)"):
+    with pytest.raises(StppError, match=r"data\.masks: .*(matches only one file|is not a valid name|does not occur)"):
         found(root, images="{name}.jpg", masks=masks)
 
 
 @pytest.mark.parametrize(
     ("patterns", "said"),
     [
-        ({"images": "a.jpg"}, r"data\.images: a\.jpg names one file only"),
-        ({"images": "../{name}.jpg"}, r"data\.images: \.\./\{name\}\.jpg leads out of data\.root"),
-        ({"images": "/abs/{name}.jpg"}, r"data\.images: .* leads out"),
-        ({"images": "{name}.jpg", "masks": "../m/{name}.png"}, r"data\.masks: \.\./m/\{name\}\.png leads out"),
-        ({"images": "{name}.jpg", "masks": "/m/{name}.png"}, r"data\.masks: .* leads out"),
+        ({"images": "a.jpg"}, r"data\.images: a\.jpg matches only one file"),
+        ({"images": "../{name}.jpg"}, r"data\.images: \.\./\{name\}\.jpg points outside data\.root"),
+        ({"images": "/abs/{name}.jpg"}, r"data\.images: .* points outside"),
+        ({"images": "{name}.jpg", "masks": "../m/{name}.png"}, r"data\.masks: \.\./m/\{name\}\.png points outside"),
+        ({"images": "{name}.jpg", "masks": "/m/{name}.png"}, r"data\.masks: .* points outside"),
         ({"images": "{name}.jpg", "masks": "{nmae}.png"}, r"data\.masks: \{nmae\} does not occur"),
     ],
 )
@@ -406,7 +406,7 @@ def test_a_pattern_that_cannot_be_meant_is_explained(patterns: dict[str, str], s
 
 
 def test_a_root_that_is_no_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(StppError, match=rf"data\.root: {tmp_path}/absent is no folder"):
+    with pytest.raises(StppError, match=rf"data\.root: {tmp_path}/absent is not a folder"):
         found(tmp_path / "absent", images="{name}.jpg")
 
 
@@ -451,7 +451,7 @@ def test_a_list_has_an_image_or_an_image_and_its_mask_a_line(start: str, tree: A
 @pytest.mark.parametrize(
     ("second", "said"),
     [
-        ("p/a.png", "{root}/p/a.png: id p/a stands also for {root}/p/a.jpg"),
+        ("p/a.png", "{root}/p/a.png: has the same id p/a as {root}/p/a.jpg"),
         ("p/a.jpg", "{root}/p/a.jpg: listed twice in list.txt"),
     ],
 )

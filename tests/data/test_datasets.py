@@ -171,7 +171,7 @@ def test_a_value_that_lost_its_meaning_since_prepare_is_named(photos: ImageReade
     path = photos.root / "masks/l/0.png"
     changed = ImageReader(photos.dataset, photos.root)
     changed.dataset.values.pop(2)
-    with pytest.raises(StppError, match=rf"{path}: value 2 is no class"):
+    with pytest.raises(StppError, match=rf"{path}: value 2 is not a class"):
         ImageMaskPairs(changed, LABELED).read(0)
 
 

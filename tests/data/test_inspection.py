@@ -59,7 +59,7 @@ def add_every_problem(root: Path) -> dict[str, str]:
         "i/cut.png: ": "truncated",
         "i/page.png: ": "not an image",
         "m/size.png: ": "6 x 8 pixels, but its image has 8 x 6",
-        "m/value.png: ": "value 7 is none of the 4 classes",
+        "m/value.png: ": "value 7 is not one of the 4 classes",
         "m/colour.png: ": "one channel of class ids",
         "m/cutmask.png: ": "truncated",
         "i/twin.png: ": "i/a.png: remove one",
@@ -83,7 +83,7 @@ def test_every_problem_is_reported_at_once_each_naming_its_file(sound: Path) -> 
 def test_every_problem_has_a_remedy(sound: Path) -> None:
     add_every_problem(sound)
     for problem in looked(sound, classes=CLASSES)[2]:
-        assert any(word in problem for word in ("remove", "replace", "rename", "make", "name it", "convert", "check"))
+        assert any(word in problem for word in ("remove", "replace", "rename", "make", "add it", "convert", "check"))
 
 
 @pytest.mark.parametrize("broken", [False, True])
@@ -140,9 +140,9 @@ def test_no_image_is_a_problem_of_its_own(tree: Any) -> None:
     root = tree({"other/a.png": photo()})
     dataset, warnings, problems = looked(root)
     assert dataset.records == {}
-    assert warnings == ["passed over: 1 file(s) in other/ match no pattern, such as a.png"]
+    assert warnings == ["skipped: 1 file(s) in other/ match no pattern, such as a.png"]
     assert len(problems) == 1
-    assert problems[0].startswith(f"{root}: no image found by the pattern i/{{name}}.png")
+    assert problems[0].startswith(f"{root}: no image found with the pattern i/{{name}}.png")
 
 
 def test_a_data_set_without_any_mask_is_a_problem(tree: Any) -> None:
@@ -213,7 +213,9 @@ def test_a_palette_that_gives_a_value_another_color_than_an_earlier_mask_is_refu
     for memory in (None, tmp_path / "memory", tmp_path / "memory"):
         problems = inspect(described(sound), 1, memory)[2]
         assert len(problems) == 1
-        assert problems[0].startswith(f"{sound}/m/b.png: its palette shows 1 as #ff0000, that of {sound}/m/a.png as ")
+        assert problems[0].startswith(
+            f"{sound}/m/b.png: its palette shows value 1 as #ff0000, but that of {sound}/m/a.png as "
+        )
 
 
 @pytest.mark.parametrize("suffix", ["png", "gif"])
@@ -224,7 +226,7 @@ def test_a_palette_that_permutes_the_colours_of_the_classes_is_refused(suffix: s
     kwargs = {"masks": f"m/{{name}}.{suffix}"}
     assert looked(sound, **kwargs)[2] == [], "the colours chosen for pictures say nothing of files"
     (problem,) = looked(sound, **kwargs, palette=(RED, GREEN, BLUE))[2]
-    assert problem.startswith(f"{sound}/m/a.{suffix}: 1 is road by its value, and tree by its colour #0000ff")
+    assert problem.startswith(f"{sound}/m/a.{suffix}: value 1 is road, but its palette colour #0000ff is that of tree")
 
 
 def test_colours_that_fill_a_palette_up_say_nothing(sound: Path) -> None:
@@ -237,11 +239,11 @@ def test_colours_that_fill_a_palette_up_say_nothing(sound: Path) -> None:
 def test_masks_of_0_and_255_are_told_for_binary(tree: Any) -> None:
     root = tree({"i/a.png": photo(), "i/b.png": photo(), "m/a.png": mask(0, 255), "m/b.png": mask(255)})
     (problem,) = looked(root, classes=("other", "road"))[2]
-    assert problem.startswith("masks hold 0 and 255 alone, and 255 is read as `ignore`; for binary masks")
+    assert problem.startswith("masks contain only 0 and 255, and 255 is read as `ignore`; for binary masks")
     assert looked(root, classes=("other", "road"), values={255: 1}, ignore=None)[2] == []
 
 
 def test_a_jpeg_mask_is_refused_and_no_value_is_blamed(sound: Path) -> None:
     Image.fromarray(mask(0, 1, 2)).save(sound / "m/u.png", format="JPEG")
     (problem,) = looked(sound)[2]
-    assert problem.startswith(f"{sound}/m/u.png: JPEG, which changes values")
+    assert problem.startswith(f"{sound}/m/u.png: stored as JPEG, which changes mask values")

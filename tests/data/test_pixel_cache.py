@@ -183,7 +183,7 @@ def test_a_disk_that_is_full_stops_nothing(
     shutil.rmtree(photos.cache.folder)
     photos.cache.folder.write_text("a file where the folder should be")
     assert read_all(photos) == read_all(plain)
-    assert capsys.readouterr().out.count("no more decoded images are kept") == 1
+    assert capsys.readouterr().out.count("no more decoded images are cached") == 1
 
 
 # -- several processes, kills, and removal ----------------------------------------------------------------------------

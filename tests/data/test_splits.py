@@ -217,7 +217,7 @@ def test_part_of_a_list_can_be_drawn(lists: Any) -> None:
         ("000\n\n000\n", "labeled.txt:3: 000 is listed twice"),
         ("000\nimages/000.jpg\n", "labeled.txt:2: images/000.jpg is listed twice"),
         ("000\n001\n", "labeled.txt:2: 001 is also in val"),
-        ("my own photo\n000\n", "labeled.txt:1: an id with spaces?"),
+        ("my own photo\n000\n", "labeled.txt:1: expected one id or image path (and a mask), without spaces"),
         ("", "labeled.txt: the list is empty"),
         (" \n\n", "labeled.txt: the list is empty"),
         (b"\xff\xfe0\x000\x00", "labeled.txt: not readable"),
@@ -296,7 +296,7 @@ def test_fewer_labels_than_a_batch_are_a_problem_after_doubling(labeled: int, ba
     samples = labeled * 2 if labeled < 200 else labeled
     assert bool(problems) == (samples < batch_size)
     if problems:
-        assert f"{labeled} labelled images make {samples} samples" in problems[0]
+        assert f"{labeled} labelled images give {samples} samples" in problems[0]
         assert f"train.batch_size {batch_size}" in problems[0]
 
 

@@ -14,10 +14,10 @@ from stpp.store.files import StppError
 FAULTS = """
 import resource, sys
 import torch
-from stpp.engine.device import start
+from stpp.engine.device import setup_device
 from stpp.params.models import Runtime
 if sys.argv[1] == "start":
-    start(Runtime())
+    setup_device(Runtime())
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(2):  # the second time places have been found

@@ -1,13 +1,13 @@
 """Every network against the public code's, written out over its state dict: functions, no modules of this project."""
 
-import subprocess
-import sys
+import os
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
+from small import Project
 from torch import Tensor
 
 from stpp.models import build
@@ -242,13 +242,10 @@ def test_one_network_is_never_taken_for_another(other: str) -> None:
 def test_export_and_import_give_back_the_same_tensors(tmp_path: Path) -> None:
     state = published("pspnet")
     save_file(state, tmp_path / "ours.safetensors")
-    command = [sys.executable, "-m", "stpp", "weights"]
-    options = ["--network", "pspnet", "--backbone", "resnet50"]
+    project, options = Project(tmp_path, dict(os.environ)), ("--network", "pspnet", "--backbone", "resnet50")
 
     def run(*words: str) -> str:
-        done = subprocess.run([*command, *words, *options], cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        return project.run("stpp", "weights", *words, *options)
 
     run("export", "ours.safetensors", "--out", "theirs.pth")
     theirs = torch.load(tmp_path / "theirs.pth", weights_only=True)
@@ -262,5 +259,5 @@ def test_export_and_import_give_back_the_same_tensors(tmp_path: Path) -> None:
 def test_a_tensor_with_and_without_its_prefix_is_an_error() -> None:
     """AdvSemiSeg's `Scale.` is removed: of two tensors for one place none is taken."""
     theirs = {"Scale.layer5.conv2d_list.0.weight": torch.zeros(1), "Scale.conv1.weight": torch.zeros(1)}
-    with pytest.raises(StppError, match=r"two tensors each for backbone\.conv1\.weight"):
+    with pytest.raises(StppError, match=r"two tensors each, with and without `Scale.`, for backbone\.conv1\.weight"):
         convert_keys(theirs | {"conv1.weight": torch.ones(1)}, "deeplabv2", "resnet101", "theirs.pth")

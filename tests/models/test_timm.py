@@ -52,10 +52,10 @@ def test_dilation_only_fills_the_places_between_the_features_that_the_weights_we
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("vit_small_patch14_dinov2", "all its maps have stride 14"),
+        ("vit_small_patch14_dinov2", "all its feature maps have stride 14"),
         ("swin_tiny_patch4_window7_224", "cannot dilate it"),
         ("densenet121", "cannot dilate it"),
-        ("resnet_50", "no backbone"),
+        ("resnet_50", "not a known backbone"),
     ],
 )
 def test_a_network_that_does_not_suit_the_head_is_refused_with_the_reason(name: str, why: str) -> None:
@@ -129,7 +129,7 @@ def test_a_package_that_is_not_there_or_ships_something_else_is_named(
         start_of(LITE, tmp_path)
     other = weights.Packaged(known.package, "timm/__init__.py", known.sha256, "", IMAGENET)
     monkeypatch.setitem(PACKAGED, LITE.backbone, other)
-    with pytest.raises(StppError, match="not the weights that efficientnet"):
+    with pytest.raises(StppError, match="not the weights file that efficientnet"):
         start_of(LITE, tmp_path)
 
 

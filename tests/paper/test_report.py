@@ -99,7 +99,7 @@ def test_a_cell_tells_of_every_model_mask_set_and_class_of_its_run(tmp_path: Pat
     }
     assert {(row["claim"], row["on"]): row[""] for row in claims} == {
         ("ST++ above SupOnly", "val"): "open",
-        ("ST++ above SupOnly", "test"): "does not hold: the reverse does",
+        ("ST++ above SupOnly", "test"): "reversed",
         ("reliable masks above the others", "masks"): "holds",
     }
     assert classes == [
@@ -245,10 +245,10 @@ def test_the_overlay_of_a_result_is_what_the_pipeline_reads(monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"seed": 1}, "it is of pascal-1_8-deeplabv3plus-resnet50/st, seed 1"),
+        ({"seed": 1}, "it is the result of pascal-1_8-deeplabv3plus-resnet50/st, seed 1"),
         ({"params": {"train.seed": 7}}, "it was trained with train.seed 7"),
-        ({"system": "stpp"}, "it is of pascal-1_8-deeplabv3plus-resnet50/stpp"),
-        ({"setting": "another"}, "it is of another/st"),
+        ({"system": "stpp"}, "it is the result of pascal-1_8-deeplabv3plus-resnet50/stpp"),
+        ({"setting": "another"}, "it is the result of another/st"),
         ({"metrics": {"val": {"stpp": {"miou": 0.5}}}}, "metrics.val.st is missing"),
         ({"metrics": {"val": {"st": {"miou": 55.0}}}}, "metrics.val.st.miou: Input should be less than or equal to 1"),
         ({"metrics": {"val": {"st": {"miou": float("nan")}}}}, "metrics.val.st.miou: Input should be"),

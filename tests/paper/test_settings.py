@@ -164,8 +164,8 @@ def test_all_that_is_wrong_with_a_split_is_said_at_once(tmp_path: Path) -> None:
         read_lists(folder, "pascal", "92", "split_0")
     message = str(error.value)
     assert f"{labeled[0].split()[0]} is listed twice" in message
-    assert f"{val[3].split()[0]} is listed and in" in message
-    assert "unlabeled.txt: the list is empty" in message
+    assert f"{val[3].split()[0]} is listed also in" in message
+    assert "unlabeled.txt: the published list is empty" in message
 
 
 def test_a_mark_of_the_encoding_glued_lines_and_ids_hide_nothing(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_a_mark_of_the_encoding_glued_lines_and_ids_hide_nothing(tmp_path: Path)
     val = (folder / "pascal/val.txt").read_text().split()[0]
     for changed, said in (
         ([lines[1], *lines[1:]], f"{lines[1].split()[0]} is listed twice"),
-        ([Path(val).stem, *lines[1:]], f"{val} is listed and in"),
+        ([Path(val).stem, *lines[1:]], f"{val} is listed also in"),
         ([lines[0] + lines[1], *lines[2:]], "is a line break missing?"),
     ):
         path.write_text("\n".join(changed), encoding="utf-8-sig")
@@ -195,7 +195,7 @@ def test_a_count_that_is_not_the_settings_is_an_error(tmp_path: Path, which: str
 
 @pytest.mark.parametrize(("data", "labels", "split"), [("pascal", "93", "split_0"), ("pascal", "92", "split_7")])
 def test_a_setting_that_is_none_is_an_error_that_names_those_there_are(data: str, labels: str, split: str) -> None:
-    with pytest.raises(StppError, match="there are"):
+    with pytest.raises(StppError, match="known: "):
         read_lists(Path(), data, labels, split)
 
 
@@ -218,7 +218,7 @@ def test_the_published_lists_are_usable_but_for_the_empty_ones(data: str, labels
         pytest.skip(f"{folder} is not there")
     for split in SPLITS[:1] if labels == "1464" else SPLITS:
         if labels in ("183", "366", "732") and split != "split_0":
-            with pytest.raises(StppError, match="the list is empty"):
+            with pytest.raises(StppError, match="the published list is empty"):
                 read_lists(folder, data, labels, split)
         else:
             assert len(read_lists(folder, data, labels, split).labeled) == LABELED[data][labels]

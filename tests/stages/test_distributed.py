@@ -110,7 +110,7 @@ def test_a_training_on_two_processes_says_so_and_one_whose_batch_does_not_divide
     assert "at batch 4 on 2 processes; lr 0.005 (train.lr x 4 / 16)" in said
     assert said.count("network from scratch") == 1
     refused = on(prepared, 3).run(*module(TRAIN), "--out", "runs/other", rc=2)
-    assert refused.count("train.batch_size 4 is that of all 3 processes together") == 1
+    assert refused.count("train.batch_size 4 is shared by 3 processes") == 1
     assert "Traceback" not in refused
 
 
@@ -128,7 +128,7 @@ def test_a_process_that_dies_ends_the_others_and_the_same_command_goes_on(prepar
     os.kill(victim, signal.SIGKILL)
     said, _ = running.communicate(timeout=300)
     assert running.returncode == 1
-    assert f"(pid {victim}) was ended by SIGKILL, and the others with it" in said
+    assert f"(pid {victim}) was killed by SIGKILL, and the other processes were stopped" in said
     assert "Traceback" not in said
     assert not (many.folder / "runs/teacher").exists()
     again = many.run(*module(TRAIN), "--out", "runs/teacher")
@@ -165,7 +165,7 @@ def test_what_fails_on_one_machine_ends_on_the_other_with_its_exit_code(prepared
 @pytest.mark.parametrize(
     ("env", "said"),
     [
-        ({"STPP_NPROC": "many"}, "STPP_NPROC=many: a whole number is needed"),
+        ({"STPP_NPROC": "many"}, "STPP_NPROC=many: expected a whole number"),
         ({"STPP_NNODES": "2", "STPP_MASTER": "here"}, "STPP_MASTER=here: expected the first machine's host:port"),
     ],
 )

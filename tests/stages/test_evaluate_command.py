@@ -126,7 +126,7 @@ def test_a_checkpoint_of_other_classes_is_an_error(prepared: Project, checkpoint
     about = build.CheckpointMetadata(MODEL, ("sky", "road"), ((0, 0, 0), (1, 1, 1)))
     build.save(checkpoint, build.build(MODEL, 2).state_dict(), about)
     output = evaluate(prepared, rc=2)
-    assert "mine.safetensors: is of 2 classes (sky, road), but the data set has 6" in output
+    assert "mine.safetensors: has 2 classes (sky, road), but the data set has 6" in output
 
 
 def test_models_and_lists_whose_names_run_into_each_other_are_kept_apart(prepared: Project, checkpoint: Path) -> None:
@@ -144,7 +144,7 @@ def test_models_and_lists_whose_names_run_into_each_other_are_kept_apart(prepare
 
 def test_a_name_given_twice_is_an_error(prepared: Project, checkpoint: Path) -> None:
     output = evaluate(prepared, "--model", "mine=other.safetensors", rc=2)
-    assert "mine is named twice" in output
+    assert "the name mine is given twice" in output
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "..", ".x", "", "a b", "a\n"])
@@ -155,7 +155,7 @@ def test_a_name_that_leads_elsewhere_is_an_error(prepared: Project, checkpoint: 
 
 def test_a_list_needs_no_split(prepared: Project, checkpoint: Path) -> None:
     command = "stpp evaluate --model mine=mine.safetensors --data runs/data --out out"
-    assert "name the images" in prepared.run(*command.split(), rc=2)
+    assert "no images given" in prepared.run(*command.split(), rc=2)
     write_ids(prepared.folder / "few.txt", read_ids(prepared.folder / "runs/split/test.txt")[:2])
     prepared.run(*command.split(), "--ids", "few.txt")
     assert 0 <= read_json(prepared.folder / "out/metrics.json")["few"]["mine"]["miou"] <= 1
@@ -166,7 +166,7 @@ def test_a_list_needs_no_split(prepared: Project, checkpoint: Path) -> None:
     [
         ("label --model mine.safetensors --ids odd.txt", "odd.txt:1: nobody is neither an id nor an image"),
         ("label --model mine.safetensors --ids empty.txt", "empty.txt: the list is empty"),
-        ("score --checkpoints runs", "runs: 0 checkpoints"),
+        ("score --checkpoints runs", "runs: has 0 checkpoints"),
         ("score --checkpoints .", "stability needs two"),
     ],
 )

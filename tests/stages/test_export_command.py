@@ -47,7 +47,7 @@ def test_onnx_is_written_and_says_how_near_it_is(checkpoint: Project) -> None:
 
 def test_what_is_there_stays_and_what_is_wrong_is_named(checkpoint: Project) -> None:
     (checkpoint.folder / "m.onnx").write_text("mine")
-    assert "is there already" in export(checkpoint, "m.onnx", rc=2)
+    assert "already exists" in export(checkpoint, "m.onnx", rc=2)
     assert (checkpoint.folder / "m.onnx").read_text() == "mine"
     (checkpoint.folder / "model.safetensors").write_text("no weights")
     assert "not readable as weights" in export(checkpoint, "n.onnx", rc=2)

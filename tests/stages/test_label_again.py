@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import sys
 import zipfile
 from pathlib import Path
 
@@ -25,11 +24,11 @@ IDS, MODEL, SHARDS = "runs/split/unlabeled.txt", "runs/model.safetensors", 3
 def label(project: Project, out: str = "runs/label", ids: str = IDS) -> int:
     """Label, and say how many shards stayed."""
     command = ("--model", MODEL, "--ids", ids, *COMMON, "--out", out)
-    return stayed(project.run(sys.executable, "-m", "stpp", "label", *command))
+    return stayed(project.run("stpp", "label", *command))
 
 
 def stayed(said: str) -> int:
-    found = re.search(rf"(\d+) of {SHARDS} shards stay", said)
+    found = re.search(rf"(\d+) of {SHARDS} shards are reused", said)
     return int(found[1]) if found else 0
 
 

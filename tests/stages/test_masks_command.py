@@ -27,9 +27,9 @@ def test_nothing_is_written_if_one_is_there_or_unknown_and_all_of_these_are_name
     out = tmp_path / "out"
     out.mkdir()
     (out / "c.png").write_text("mine")
-    with pytest.raises(StppError, match=r"(?s)2 problem.*nobody: no such mask.*c\.png: is there already"):
+    with pytest.raises(StppError, match=r"(?s)2 problem.*nobody: no such mask.*c\.png: already exists"):
         extract(masks.folder, out, tmp_path / "data", ["a", "nobody", "c"])
-    with pytest.raises(StppError, match=r"c\.png: is there already"):
+    with pytest.raises(StppError, match=r"c\.png: already exists"):
         extract(masks.folder, out, tmp_path / "data")
     assert [path.name for path in out.iterdir()] == ["c.png"] and (out / "c.png").read_text() == "mine"
 

@@ -25,7 +25,7 @@ def test_a_table_on_own_data_is_planned_run_interrupted_and_finished(project: Pr
     project.commit("-A")
     plan = project.run("stpp", "paper", "plan", "table-1", "--own", "--cell", "*/st", "--cell", "*/suponly")
     assert f"{setting}, seed 0: to run: suponly, st, 2 trainings (runs/teacher, runs/st/student)" in plan
-    assert "once `dvc repro split` has counted the images" in plan
+    assert "unknown until `dvc repro split` has counted the images" in plan
     before = (project.folder / "params.yaml").read_bytes()
     command = ["stpp", "paper", "run", "table-1", "--own", "--cell", "*/st", "--cell", "*/suponly"]
 
@@ -58,7 +58,7 @@ def test_a_table_on_own_data_is_planned_run_interrupted_and_finished(project: Pr
 
     plan = project.run("stpp", "paper", "plan", "table-4", "--own")
     assert "finished: st. to run: blind, stpp, 4 trainings (runs/blind/student_1, runs/blind/student, " in plan
-    assert "; trained for other cells: runs/teacher" in plan
+    assert "; already trained for other cells: runs/teacher" in plan
     assert "GB of checkpoints" in plan
     one = project.run("stpp", "paper", "plan", "table-1", "--own", "--cell", "*/st", "--seed", "2", "--seeds", "5")
     assert [line.split(":")[0] for line in one.splitlines() if line.startswith(setting)] == [f"{setting}, seed 2"]
@@ -101,7 +101,7 @@ def test_presets_are_listed_shown_and_used_but_not_over_changes(project: Project
 
 
 def test_a_table_whose_data_lists_or_weights_are_not_here_starts_nothing(project: Project) -> None:
-    assert "start from a commit" in project.run("stpp", "paper", "run", "table-1", rc=2)
+    assert "has no commit, from which DVC experiments start" in project.run("stpp", "paper", "run", "table-1", rc=2)
     project.commit("-A")
     cell = "pascal-1_8-deeplabv2-resnet101/st"
     output = project.run("stpp", "paper", "run", "table-1", "--cell", cell, rc=2)
@@ -125,7 +125,7 @@ def test_what_is_in_neither_git_nor_dvc_is_named_before_a_run_that_would_not_fin
     assert "5 problem(s)" in output
     assert "`dvc add data/pascal && git add data/pascal.dvc`" in output
     assert f"`dvc add {weights} && git add {weights}.dvc`" in output
-    assert "labeled.txt: the list of split.labeled is not in git, and a run works in a copy: `git add splits`" in output
+    assert "labeled.txt: the list of split.labeled is not in git, and a run works in a copy; `git add splits`" in output
     assert not (project.folder / ".dvc/tmp/exps").exists()
 
     project.run("git", "add", "splits")
@@ -133,5 +133,5 @@ def test_what_is_in_neither_git_nor_dvc_is_named_before_a_run_that_would_not_fin
     assert "2 problem(s)" in project.run(*words, rc=2), "what DVC has, but git does not know of, is not copied"
     project.run("git", "add", "data/pascal.dvc", f"{weights}.dvc")
     params = Params.model_validate(params_of(SETTINGS[setting]))
-    code = f"from stpp.paper.plan import missing; print(missing({params!r}))"
+    code = f"from stpp.paper.plan import missing_inputs; print(missing_inputs({params!r}))"
     assert project.run(sys.executable, "-c", f"from stpp.params.models import *; {code}") == "[]\n"

@@ -88,7 +88,7 @@ def test_an_image_that_cannot_be_read_is_named_and_the_rest_is_done(photos: Proj
     (photos.folder / "photos/cut.jpg").write_bytes(cut)
     output = predict(photos, "photos", rc=2)
     assert "broken.png: not an image" in output
-    assert "cut.jpg: unreadable or truncated" in output
+    assert "cut.jpg: cannot be read: damaged or truncated" in output
     assert len(list((photos.folder / "out/masks").rglob("*.png"))) == 4
 
 
@@ -112,24 +112,24 @@ def test_photos_that_are_not_read_are_named_and_counted_and_the_rest_is_done(pho
     (folder / "link").symlink_to(photos.folder / "elsewhere")
     output = predict(photos, "photos", rc=2)
     assert "4 of 7 images" in output
-    assert "a.HEIC: .heic is not read here; convert it to PNG or JPEG" in output
-    assert "scan: JPEG by its content, but not by its name; rename or convert it" in output
+    assert "a.HEIC: .heic cannot be read; convert it to PNG or JPEG" in output
+    assert "scan: its content is JPEG, but its name does not say so; rename or convert it" in output
     assert "link: a link to a folder, which is not followed" in output
-    assert "passed over, for they are no images: 3 hidden, 1 .md" in output
+    assert "skipped, not images: 3 hidden, 1 .md" in output
     assert len(list((photos.folder / "out/masks").rglob("*.png"))) == 4
 
 
 def test_nothing_of_another_origin_is_replaced(photos: Project) -> None:
     (photos.folder / "out").mkdir()
     (photos.folder / "out/mine.txt").write_text("mine")
-    assert "out: is there already" in predict(photos, "photos", rc=2)
+    assert "out: already exists" in predict(photos, "photos", rc=2)
     assert [p.name for p in (photos.folder / "out").iterdir()] == ["mine.txt"]
     (photos.folder / "out/mine.txt").unlink()
     predict(photos, "photos")
     before = digest([photos.folder / "out"])
-    assert "of another model or kind" in predict(photos, "photos", "--tta", rc=2)
+    assert "of another model or with other options" in predict(photos, "photos", "--tta", rc=2)
     build.save(photos.folder / "model.safetensors", build.build(MODEL, 3).state_dict(), ABOUT)
-    assert "of another model or kind" in predict(photos, "photos", rc=2)
+    assert "of another model or with other options" in predict(photos, "photos", rc=2)
     assert digest([photos.folder / "out"]) == before
 
 
@@ -145,11 +145,11 @@ def test_another_photo_of_the_same_name_or_a_persons_file_is_not_replaced(photos
     before = (masks / "a.png").read_bytes()
     (photos.folder / "again").mkdir()
     shutil.copyfile(photos.folder / "photos/deep/b.png", photos.folder / "again/a.png")
-    assert "its results would take the place of those of" in predict(photos, "again/a.png", rc=2)
+    assert "its results would replace those of" in predict(photos, "again/a.png", rc=2)
     assert (masks / "a.png").read_bytes() == before
     (masks / "turned.png").write_text("mine")
     output = predict(photos, "photos", rc=2)
-    assert "turned.png: is there already, and was not written by stpp" in output
+    assert "turned.png: already exists and was not written by stpp" in output
     assert (masks / "turned.png").read_text() == "mine"
     assert (masks / "deep/b.png").is_file(), "the rest is done"
 
@@ -222,11 +222,11 @@ def test_a_large_image_is_predicted_in_windows_and_test_time_augmentation_is_a_c
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["nowhere"], "nowhere: no images there"),
-        (["photos/*.gif"], "photos/*.gif: no images there"),
-        (["empty.txt"], "empty.txt: no images there"),
+        (["nowhere"], "nowhere: no images found"),
+        (["photos/*.gif"], "photos/*.gif: no images found"),
+        (["empty.txt"], "empty.txt: no images found"),
         (["wrong.txt"], "photos/x.jpg: no such file"),
-        (["photos/a.jpg", "again/a.png"], "its results would be named as those of photos/a.jpg"),
+        (["photos/a.jpg", "again/a.png"], "its results would have the same name as those of photos/a.jpg"),
     ],
 )
 def test_what_names_no_image_is_said_before_anything_is_written(photos: Project, words: list[str], said: str) -> None:
@@ -241,7 +241,7 @@ def test_what_names_no_image_is_said_before_anything_is_written(photos: Project,
 def test_a_file_that_is_no_checkpoint_of_stpp_is_named(photos: Project) -> None:
     path = photos.folder / "model.safetensors"
     build.save(path, build.build(MODEL, 3).state_dict())
-    assert "does not say which network and classes it is of" in predict(photos, "photos", rc=2)
+    assert "no valid metadata about its network and classes" in predict(photos, "photos", rc=2)
     path.write_bytes(b"PK\x03\x04")
     assert "not readable as weights" in predict(photos, "photos", rc=2)
     path.unlink()
@@ -260,7 +260,7 @@ def test_a_file_that_is_no_checkpoint_of_stpp_is_named(photos: Project) -> None:
 )
 def test_a_checkpoint_that_lies_about_its_classes_is_refused(tmp_path: Path, about: build.CheckpointMetadata) -> None:
     build.save(tmp_path / "m.safetensors", {"x": torch.zeros(1)}, about)
-    with pytest.raises(Exception, match="makes no sense"):
+    with pytest.raises(Exception, match="invalid metadata about its"):
         build.read_metadata(tmp_path / "m.safetensors")
 
 

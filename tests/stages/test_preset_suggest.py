@@ -15,7 +15,7 @@ def test_a_suggestion_has_reasons_and_times_and_once_written_it_runs(prepared: P
     prepared.commit("-A")
     before = file.read_text()
     shown = prepared.run("stpp", "preset", "suggest", "--hours", "0.02")
-    assert file.read_text() == before and "nothing is written" in shown
+    assert file.read_text() == before and "nothing was written" in shown
     assert "8 labelled images of 32 x 32 (median), 12 unlabelled, 6 for val" in shown
     assert re.search(r"teacher \d+ iterations, \d+ min; student 1 \d+ iterations", shown)
     for key in ("backbone", "precision", "iterations", "crop", "batch_size", "output_stride"):
@@ -31,7 +31,7 @@ def test_a_suggestion_has_reasons_and_times_and_once_written_it_runs(prepared: P
 
 def test_what_is_not_there_yet_is_named_with_the_remedy(project: Project) -> None:
     output = project.run("stpp", "preset", "suggest", rc=2)
-    assert "runs/data: not there yet; run `dvc repro split` first" in output
+    assert "runs/data: no such folder; run `dvc repro split` first" in output
     assert "none.yaml: no such file" in project.run("stpp", "preset", "suggest", "--params", "none.yaml", rc=2)
 
 

@@ -51,12 +51,12 @@ def test_a_lock_that_a_kill_has_cut_costs_nothing_that_was_made(project: Project
     for end in (0, 20, middle, middle + 70, last, last + 70, len(whole) - 200, len(whole) - 1):
         lock.write_bytes(whole[:end])
         audit = project.run("stpp", "audit", "--offline", "runs/teacher/model.safetensors", rc=2)
-        assert "`stpp check` mends it" in audit
+        assert "run `stpp check` to repair it" in audit
         assert "dvc.lock: " in project.run("stpp", "check")
         output = project.run("dvc", "repro", "label_reliable")
         ran = [line for line in output.splitlines() if line.startswith("Running stage")]
         assert ran in ([], ["Running stage 'label_reliable':"]), output
-        assert not ran or "its results are put back" in output
+        assert not ran or "restoring its results" in output
         assert lock.read_bytes() == whole and runs(project) == before
 
 
@@ -67,7 +67,7 @@ def test_a_stage_puts_back_a_lock_that_dvc_reads_but_that_a_kill_has_cut(copied:
     copied.run("stpp", "check")
     lock.write_text(whole[: whole.index("  label_reliable:\n")])
     output = copied.run("dvc", "repro", rc=255)
-    assert "ends with select, and held label_reliable, " in output and "run the same command again" in output
+    assert "ends with select; missing: label_reliable, " in output and "run the same command again" in output
     assert lock.read_text() == whole
     copied.run("dvc", "repro")
     assert runs(copied) == before and lock.read_text() == whole

@@ -228,7 +228,7 @@ def test_a_stage_killed_before_dvc_records_it_puts_its_results_back(project: Pro
     before = outs(project.folder / "runs/teacher")
     assert "train_teacher" not in (project.folder / "dvc.lock").read_text()
     output = project.run("dvc", "repro", "train_teacher")
-    assert "its results are put back" in output
+    assert "restoring its results" in output
     assert outs(project.folder / "runs/teacher") == before
     project.run("dvc", "repro", "score")
     assert not [f for f in (project.folder / ".stpp").glob("runs-teacher-*") if f.is_dir()], (

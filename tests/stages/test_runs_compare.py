@@ -98,5 +98,5 @@ def test_a_damaged_folder_is_named(project: Project, text: str, said: str) -> No
 def test_what_is_neither_a_folder_nor_a_run_is_named(project: Project) -> None:
     evaluated(project.folder / "a", "st", (0.5, 0.25, 0.5))
     (project.folder / "b").mkdir()
-    assert "b: holds no metrics.json" in compare(project, "a", "b", rc=2)
-    assert "no MLflow run is known" in compare(project, "a", "0" * 32, rc=2)
+    assert "b: has no metrics.json" in compare(project, "a", "b", rc=2)
+    assert "no MLflow runs: " in compare(project, "a", "0" * 32, rc=2)

@@ -1,11 +1,9 @@
 """What runtime.* says changes no result."""
 
-import sys
-
 from small import TINY, Project
 
 COMMON = ("--data", "runs/data", "--split", "runs/split")
-TRAIN = (sys.executable, "-m", "stpp", "train", "--name", "teacher", *COMMON, "--backbone", "runs/backbone.safetensors")
+TRAIN = ("stpp", "train", "--name", "teacher", *COMMON, "--backbone", "runs/backbone.safetensors")
 
 
 def test_pixel_cache_files_are_kept_where_asked_and_change_no_weight(prepared: Project) -> None:

@@ -21,14 +21,14 @@ def test_a_pinned_name_refuses_another_content_and_nothing_else(prepared: Projec
 
     prepared.params(split={"seed": 2})
     output = prepared.run(*SPLIT, rc=2)
-    assert "split tiny: is pinned in splits/pinned/tiny.csv" in output
+    assert "split tiny: differs from the split that splits/pinned/tiny.csv pins" in output
     assert " -> " in output
     assert "Traceback" not in output
     assert (prepared.folder / "runs/split/manifest.csv").read_bytes() == before
 
     prepared.params(split={"seed": 2, "name": "another"})
     prepared.run(*SPLIT)
-    assert "a pin stays" in prepared.run("stpp", "split", "pin", "tiny", rc=2)
+    assert "a pin cannot change" in prepared.run("stpp", "split", "pin", "tiny", rc=2)
 
 
 def test_a_mask_that_changed_under_a_pinned_name_is_refused(prepared: Project) -> None:
@@ -70,4 +70,4 @@ def test_a_split_that_is_none_is_named_with_those_there_are(prepared: Project, n
     prepared.run("stpp", "split", "pin", "mine")
     output = prepared.run("stpp", "split", "diff", "--", name, "runs/split", rc=2)
     assert "neither pinned (mine), nor a folder of a split, nor a commit" in output
-    assert "../x: a split's name" in prepared.run("stpp", "split", "pin", "../x", rc=2)
+    assert "../x: not a valid split name" in prepared.run("stpp", "split", "pin", "../x", rc=2)

@@ -41,7 +41,7 @@ def test_suggestions_are_unlabelled_images_with_reasons_and_pictures(scored: Pro
     assert [row["id"] for row in rows] == ids
     with Image.open(scored.folder / "next/suggested.png") as sheet:
         assert sheet.size[0] == 2000
-    assert "is there already" in scored.run("stpp", "suggest", "--n", "5", "--out", "next", rc=2)
+    assert "already exists" in scored.run("stpp", "suggest", "--n", "5", "--out", "next", rc=2)
 
 
 def test_an_image_like_a_labelled_one_is_not_suggested(scored: Project) -> None:
@@ -92,7 +92,7 @@ def test_new_masks_make_a_split_with_a_parent_that_the_next_run_uses(drawn: tupl
     folder = project.folder
     before = {n: read_ids(folder / f"runs/split/{n}.txt") for n in ("labeled", "unlabeled", "val", "test")}
     output = add(project, "new", "--name", "second")
-    assert "2 images more than tiny, 10 labelled" in output
+    assert "2 more labelled images than tiny, 10 in all" in output
     parent = json.loads((folder / "splits/second/parent.json").read_text())
     assert parent["parent"] == "tiny" and set(parent["added"]) == set(ids)
     assert (folder / "params.yaml").read_text().startswith("# a person's words\n")
@@ -137,7 +137,7 @@ def test_all_that_is_wrong_is_said_at_once_and_nothing_is_written(drawn: tuple[P
     Image.fromarray(np.full((32, 32), 77, np.uint8)).save(folder / "new" / f"{third}.png")
     params = (folder / "params.yaml").read_text()
     output = add(project, "new", "--name", "second", rc=2)
-    for words in ("is not in D_u", "nobody is no image", "masks are PNGs", "5 x 5 pixels", "value 77 is no class"):
+    for words in ("is not in D_u", "nobody is not an image", "not a PNG", "5 x 5 pixels", "value 77 is not a class"):
         assert words in output
     assert not (folder / "splits/second").exists() and (folder / "params.yaml").read_text() == params
     assert not (folder / f"data/toy/masks/{ids[0]}.png").exists()
@@ -149,7 +149,7 @@ def test_another_mask_of_an_image_is_not_replaced(scored: Project) -> None:
     before = there.read_bytes()
     (scored.folder / "new").mkdir()
     Image.fromarray(np.zeros((32, 32), np.uint8)).save(scored.folder / f"new/{i}.png")
-    assert "has another mask" in add(scored, "new", "--name", "second", rc=2)
+    assert "already has a different mask" in add(scored, "new", "--name", "second", rc=2)
     assert there.read_bytes() == before
 
 
@@ -201,7 +201,7 @@ def test_a_mask_that_may_be_read_in_two_ways_is_asked_about(shifted: tuple[Proje
         path.unlink()
     Image.fromarray(grey).save(project.folder / f"new/{ids[0]}.png")
     output = add(project, "new", "--name", "second", rc=2)
-    assert "may be class ids" in output and "`--as classes`" in output
+    assert "could hold class ids" in output and "`--as classes`" in output
     assert not (project.folder / "splits/second").exists()
     add(project, "new", "--name", "second", "--as", "values")
     assert (raw(project.folder / f"data/toy/masks/{ids[0]}.png") == grey).all()
@@ -218,5 +218,5 @@ def test_a_data_set_whose_masks_are_no_pngs_gets_none(drawn: tuple[Project, list
     project.run("stpp", "prepare", "--out", "runs/data")
     project.run("stpp", "split", "--data", "runs/data", "--lists", "splits", "--out", "runs/split")
     output = add(project, "new", "--name", "second", rc=2)
-    assert f"masks/{ids[0]}.bmp, is no PNG" in output
+    assert f"masks/{ids[0]}.bmp, but masks are written as PNG only" in output
     assert not (project.folder / f"data/toy/masks/{ids[0]}.bmp").exists()

@@ -77,7 +77,7 @@ def test_st_plus_plus_and_st_run_whole_and_nothing_runs_twice(project: Project) 
 
     # what is asked for once more is done once more
     again = project.run("dvc", "repro", "-f", "-s", "evaluate")
-    assert "put back" not in again and "evaluate stpp on test" in again
+    assert "restor" not in again and "evaluate stpp on test" in again
 
     # a plot's code re-runs the report only
     with (folder / "stpp/report/plots.py").open("a") as file:

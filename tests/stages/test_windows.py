@@ -1,13 +1,10 @@
 """Images above `max_pixels` are predicted in windows, and the mask set says so."""
 
-import sys
-
 from small import TINY, Project
 
 from stpp.store.masks import MaskSet
 
 COMMON = ("--data", "runs/data", "--split", "runs/split")
-STPP = (sys.executable, "-m", "stpp")
 
 
 def test_a_mask_set_names_the_windows_it_was_made_in_and_windows_change_what_is_predicted(project: Project) -> None:
@@ -17,9 +14,9 @@ def test_a_mask_set_names_the_windows_it_was_made_in_and_windows_change_what_is_
         if not found:  # both label with one teacher
             project.prepare()
             backbone = ("--backbone", "runs/backbone.safetensors")
-            project.run(*STPP, "train", "--name", "teacher", *COMMON, *backbone, "--out", "runs/teacher")
+            project.run("stpp", "train", "--name", "teacher", *COMMON, *backbone, "--out", "runs/teacher")
         to_label = ("--model", "runs/teacher/model.safetensors", "--ids", "runs/split/unlabeled.txt")
-        project.run(*STPP, "label", *to_label, *COMMON, "--out", f"runs/label_{max_pixels}")
+        project.run("stpp", "label", *to_label, *COMMON, "--out", f"runs/label_{max_pixels}")
         found[max_pixels] = MaskSet(project.folder / f"runs/label_{max_pixels}/masks").rows
     whole, windows = found.values()
     assert {row["window"] for row in whole.values()} == {""}
