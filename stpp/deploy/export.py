@@ -185,8 +185,6 @@ def _compared(network: nn.Module, exported: Callable[[Tensor], Tensor], path: Pa
             expected, found = own(x), exported(x)
         difference = float((expected - found).abs().max())
         if not difference <= TOLERANCE * float(expected.abs().max().clamp(min=1)):
-            raise StppError(
-                f"{path}: not written: at {height} x {width} pixels, its logits differ by {difference:g}"
-            )
+            raise StppError(f"{path}: not written: at {height} x {width} pixels, its logits differ by {difference:g}")
         worst = max(worst, difference)
     return worst
