@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stpp.store.files import ID, write_csv
+from stpp.store.files import ID, StppError, write_csv
 from stpp.store.packed import MappedRows, MappedTable, PackedStrings
 
 FEW = settings(max_examples=40, deadline=None)
@@ -128,7 +128,7 @@ def test_a_file_that_was_exchanged_meanwhile_is_not_taken_for_the_table(tmp_path
     sent = pickle.dumps(many(tmp_path / "t.csv", 100))
     (tmp_path / "t.csv").rename(tmp_path / "old.csv")
     many(tmp_path / "t.csv", 100)
-    with pytest.raises(ValueError, match="was changed"):
+    with pytest.raises(StppError, match="was changed"):
         pickle.loads(sent)
 
 

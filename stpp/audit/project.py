@@ -205,9 +205,8 @@ def record_of(raw: Any, where: str) -> LineageSource | None:
         digests = {key: str(raw[key]) for key in ("stpp.data.digest", "stpp.split.digest") if key in raw}
         return LineageSource(where, from_json(raw["lineage"]), today=False, digests=digests)
     except (KeyError, TypeError, ValueError):
-        raise StppError(
-            f"{where}: its lineage is damaged or was edited; restore it with `dvc checkout {where}`"
-        ) from None
+        remedy = f"; restore it with `dvc checkout {where}`" if where.endswith("run.json") else ""
+        raise StppError(f"{where}: its lineage is damaged or was edited{remedy}") from None
 
 
 def sources(

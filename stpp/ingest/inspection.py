@@ -126,10 +126,10 @@ def _twice(dataset: Dataset, root: Path) -> list[str]:
     return problems
 
 
-def _absent(values_in: set[int], values: set[int], masks: int, known: Layout, data: Data, all_read: bool) -> list[str]:
+def _absent(occurring: set[int], values: set[int], masks: int, known: Layout, data: Data, all_read: bool) -> list[str]:
     """Return a problem for every class without a pixel in any mask, or one problem if there are no masks.
 
-    present, values: class ids and values in the masks. masks: the number of masks. all_read: no file had a problem.
+    occurring, values: class ids and values in the masks. masks: the number of masks. all_read: no file had a problem.
     """
     if not masks:
         remedy = "some are needed for training and validation: check data.masks"
@@ -138,7 +138,7 @@ def _absent(values_in: set[int], values: set[int], masks: int, known: Layout, da
     absent = [
         f"class {label} ({c}) has no pixel in any {where}; check data.classes and data.values"
         for c, label in enumerate(known.classes)
-        if c not in values_in
+        if c not in occurring
     ]
     if absent and values <= {0, 255} and known.values.get(255) == IGNORE and data.kind == "folder":
         found = "0 and 255" if 0 in values else "255"

@@ -87,8 +87,8 @@ def set_normalization(network: nn.Module, normalization: Normalization) -> nn.Mo
 def save(path: Path, state: dict[str, torch.Tensor], about: CheckpointMetadata | Start | None = None) -> None:
     """Write tensors by name, and metadata, to a safetensors file; equal content gives equal bytes.
 
-    about: what the tensors belong to (About), or where they come from (Start). Raises StppError that names the file
-    and the tensor if a value is not finite.
+    about: what the tensors belong to (CheckpointMetadata), or where they come from (Start). Raises StppError that names
+    the file and the tensor if a value is not finite.
     """
     if odd := first_non_finite(state):
         raise StppError(f"{path}: not written: {odd} has NaN or infinite values: training diverged; lower train.lr")

@@ -46,7 +46,7 @@ def read_facts(models: Mapping[str, Path], scores: Path | None, classes: Sequenc
 
 
 def _rise(miou: Sequence[float]) -> float | None:
-    """Return `Known.rise` from the points of a curve; None if a third has fewer than 2 points, or a point is NaN."""
+    """Return `Facts.rise` from the points of a curve; None if a third has fewer than 2 points, or a point is NaN."""
     third = len(miou) // 3
     if third < 2 or any(map(math.isnan, miou)):
         return None

@@ -18,7 +18,7 @@ from operator import itemgetter, le
 from pathlib import Path
 from typing import IO, Any, Generic, TypeVar, overload
 
-from stpp.store.files import lines_of, open_regular
+from stpp.store.files import StppError, lines_of, open_regular
 
 T = TypeVar("T")
 FEW = 1 << 16
@@ -256,7 +256,7 @@ class MappedTable(Mapping[str, T], Generic[T]):
         assert self._path
         with open_regular(self._path) as file:
             if _state(self._path) != self._state:
-                raise ValueError(f"{self._path}: was changed while it was in use")
+                raise StppError(f"{self._path}: was changed while it was in use; run the command again")
             self._rows = MappedRows(file, state["_rows"])
 
 
