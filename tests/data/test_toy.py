@@ -130,7 +130,7 @@ def test_drawing_again_replaces_the_earlier_set_and_no_image_besides(tmp_path: P
     before = (tmp_path / "toy/images/toy_00000.png").read_bytes()
     draw(tmp_path / "toy", SMALL)
     assert (tmp_path / "toy/images/toy_00000.png").read_bytes() != before
-    with pytest.raises(StppError, match=r"holds images/toy_00001\.png"):
+    with pytest.raises(StppError, match=r"contains images/toy_00001\.png"):
         draw(tmp_path / "toy", Toy(images=1, size=32))
     assert (tmp_path / "toy/images/toy_00001.png").exists()
 
