@@ -34,12 +34,14 @@ def test_a_former_version_is_found_in_git_under_any_name(root: Path) -> None:
     for name in names:
         (folder / name).write_text(f"two {name}\n")
     commit(root)
+    project = Project(root)
     for content in then:
-        assert Project(root).check(content, today=False)[0] == VERIFIED
-        assert Project(root).check(content, today=False)[1].startswith("in git at ")
-        assert Project(root).check(content, today=True)[0] == CHANGED
+        verdict, where = project.check(content, today=False)
+        assert verdict == VERIFIED
+        assert where.startswith("in git at ")
+        assert project.check(content, today=True)[0] == CHANGED
     never = Content("runs/split", "0" * 32 + ".dir")
-    assert Project(root).check(never, today=False)[0] == ABSENT
+    assert project.check(never, today=False)[0] == ABSENT
 
 
 def test_a_file_of_equal_md5_and_another_sha256_is_another_file(root: Path) -> None:
