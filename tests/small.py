@@ -24,8 +24,8 @@ from stpp.store.masks import MaskSet, ShardWriter, merge_manifests, shard_name, 
 
 MARK = "STPP_TEST_PROJECT"
 """By this variable of their environment, the processes of a project are found."""
-STARTING = ("paper", "cluster")
-"""Commands whose own processes write where only a process of theirs can be listened to."""
+STARTING = ("audit", "paper", "cluster")
+"""Commands that start processes, whose output is read from theirs; and audit, which looks at a folder once a process."""
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
