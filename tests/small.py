@@ -25,7 +25,7 @@ from stpp.store.masks import MaskSet, ShardWriter, merge_manifests, shard_name, 
 MARK = "STPP_TEST_PROJECT"
 """By this variable of their environment, the processes of a project are found."""
 STARTING = ("audit", "paper", "cluster")
-"""Commands with a process of their own: their children's output is read, or (audit) they look at a folder once a process."""
+"""Commands with a process of their own: they start others, or (audit) look at a folder once a process."""
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
