@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import chdir, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
@@ -103,8 +104,11 @@ class Project:
             patch.object(sys, "argv", [*command]),
             redirect_stdout(said),
             redirect_stderr(said),
+            warnings.catch_warnings(),
             pytest.raises(SystemExit) as end,
         ):
+            warnings.resetwarnings()  # those of a process of its own, not pytest's
+            warnings.simplefilter("ignore", DeprecationWarning)
             command_line()(prog_name="stpp")
         code = end.value.code
         return (code if isinstance(code, int) else int(code is not None)), said.getvalue()

@@ -111,7 +111,7 @@ def code_edited_after_the_run(project: Project) -> str:
 
 def a_hash_in_dvc_lock_edited(project: Project) -> str:
     edit_lock(project, lambda stages: stages["train_student"]["deps"][0].update(md5="0" * 32))
-    return "in dvc.lock, but "
+    return " in dvc.lock"
 
 
 def a_parameter_in_dvc_lock_edited(project: Project) -> str:

@@ -255,7 +255,7 @@ def test_a_full_disk_is_said_leaves_nothing_half_written_and_is_survived(prepare
     left = [
         f
         for f in (prepared.folder / ".stpp").rglob("*")
-        if f.is_file() and f.suffix != ".lock" and not f.name.startswith("seen-")
+        if f.is_file() and f.suffix != ".lock" and not f.name.startswith("inspected-")
     ]
     assert left == [] and not (prepared.folder / "runs/teacher").exists()
     prepared.run(*command.split())

@@ -68,7 +68,7 @@ def test_st_plus_plus_and_st_run_whole_and_nothing_runs_twice(project: Project) 
     assert "best on val" in described and "best on val" in table
     # Trained for three epochs, the model may predict one class, and is no champion by itself then.
     mlflow.set_registered_model_alias("tiny", "champion", version.version)
-    assert "as dvc.lock" in project.run("stpp", "audit", "runs/student/model.safetensors")
+    assert "according to dvc.lock" in project.run("stpp", "audit", "runs/student/model.safetensors")
     assert "the record of MLflow run" in project.run("stpp", "audit", "models:/tiny@champion")
 
     # nothing has changed
