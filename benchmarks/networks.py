@@ -136,7 +136,7 @@ def predicted(
 def ready(networks: Sequence[nn.Module]) -> dict[str, list[nn.Module]]:
     """For prediction in every precision. As networks are loaded, once for all images, it is not in the time."""
     return {
-        autocast: [fold_batch_norms(copy.deepcopy(n), model) for n in networks] for autocast, model in MODELS.items()
+        name: [fold_batch_norms(copy.deepcopy(n), model) for n in networks] for name, model in MODELS.items()
     }
 
 
