@@ -135,9 +135,7 @@ def predicted(
 
 def ready(networks: Sequence[nn.Module]) -> dict[str, list[nn.Module]]:
     """For prediction in every precision. As networks are loaded, once for all images, it is not in the time."""
-    return {
-        name: [fold_batch_norms(copy.deepcopy(n), model) for n in networks] for name, model in MODELS.items()
-    }
+    return {name: [fold_batch_norms(copy.deepcopy(n), model) for n in networks] for name, model in MODELS.items()}
 
 
 def scoring(images: int = 256 if ON_GPU else 4, repeats: int = 2 if ON_GPU else 1) -> list[Row]:
