@@ -4,12 +4,15 @@ A command's module is imported only when the command is called, so `stpp --help`
 """
 
 import functools
+import gc
 import getpass
 import importlib.metadata
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any
 
 import typer
@@ -224,7 +227,7 @@ def load_command(name: str, command: Command) -> TyperCommand | TyperGroup:
     alone = typer.Typer(cls=StageWithCommands, no_args_is_help=not command.target, help=command.about)
     if command.target:
         module, _, function = command.target.partition(":")
-        run = _guarded(getattr(importlib.import_module(f"stpp.stages.{module}"), function))
+        run = _guarded(getattr(_import_once(f"stpp.stages.{module}"), function))
         if not command.commands:
             one = typer.Typer(add_completion=False)
             one.command(name)(run)
@@ -235,6 +238,21 @@ def load_command(name: str, command: Command) -> TyperCommand | TyperGroup:
     group.name = name
     group.commands = {each: LazyCommand(each, one) for each, one in command.commands.items()}
     return group
+
+
+def _import_once(name: str) -> ModuleType:
+    """Import a module without garbage collection, and keep what it holds out of all later collections.
+
+    Modules last until the process ends. Collecting them takes torch about 2 s, a part of it at the end of the process.
+    """
+    if name in sys.modules:
+        return sys.modules[name]
+    gc.disable()
+    try:
+        return importlib.import_module(name)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _version(asked: bool) -> None:
