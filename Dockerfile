@@ -1,5 +1,5 @@
 # syntax=docker/dockerfile:1
-# Three images: `build` (what `train` is made from), `server` (MLflow's) and `train` (the pipeline; the last, so the default).
+# Three images: `build` (from which `train` is made), `server` (MLflow) and `train` (the pipeline; the default, being last).
 #   docker build -t stpp .                                      runs on CUDA and on CPU
 #   docker build -t stpp --build-arg TORCH_INDEX=ADDRESS .      from another index: PyTorch's for CPU makes it 4 GB smaller
 # compose.yaml starts them together.
@@ -9,26 +9,30 @@ ENV HOME=/tmp USER=stpp MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true \
     PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN useradd --uid 10001 --home-dir /tmp stpp
 
+FROM base AS versions
+# The versions of the lock, without its hashes: torch from another index than PyPI has other hashes.
+COPY requirements.lock ./
+RUN sed -nE 's/^([a-z0-9].*==[^\\]*).*/\1/p' requirements.lock > /versions.txt
+
 FROM base AS build
 ARG TORCH_INDEX=""
-ENV PATH=/opt/venv/bin:$PATH
+ENV PATH=/opt/venv/bin:$PATH PIP_CONSTRAINT=/versions.txt
 RUN python -m venv /opt/venv
 WORKDIR /app
+COPY --from=versions /versions.txt /versions.txt
 COPY pyproject.toml ./
-# What the project needs, and of the project itself only where it will lie: an edit of it installs nothing anew.
-# torch and torchvision come from one index together: a CPU build of one does not load the other's CUDA build.
+# Only the dependencies, and the folder in which the project will be: editing the project installs nothing again.
+# torch and torchvision come from one index, so that a CPU build of one does not load a CUDA build of the other.
 # hadolint ignore=DL3013
 RUN if [ -n "$TORCH_INDEX" ]; then pip install --index-url "$TORCH_INDEX" torch torchvision; fi \
     && mkdir stpp && touch README.md stpp/__init__.py \
     && pip install --editable .
 
 FROM base AS server
-COPY pyproject.toml /tmp/
-SHELL ["/bin/bash", "-o", "pipefail", "-c"]
-# The project's own bounds; the drivers of PostgreSQL and S3 are the server's alone.
+COPY --from=versions /versions.txt /versions.txt
+# The drivers of PostgreSQL and S3 are only the server's.
 # hadolint ignore=DL3013
-RUN mlflow="$(grep -o '"mlflow[<>=~][^"]*"' /tmp/pyproject.toml | tr -d '"')" \
-    && pip install "$mlflow" "psycopg2-binary>=2.9,<3" "boto3>=1.34,<2" \
+RUN pip install --constraint /versions.txt mlflow "psycopg2-binary>=2.9,<3" "boto3>=1.34,<2" \
     && install --directory --owner stpp /store
 USER 10001
 VOLUME /store

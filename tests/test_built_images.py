@@ -223,5 +223,8 @@ def test_the_server_answers_to_its_names_and_to_no_other_and_has_the_drivers_of_
     for host in ("evil.example", "evil.example:5000", "mlflow.evil.example:5000"):
         assert status(server, search, host) == 403, host
     address = next(word for word in SERVICES["mlflow-server"]["command"] if "://stpp@" in word).split("=", 1)[1]
-    script = f"import boto3, sqlalchemy; sqlalchemy.create_engine({address!r})"
-    subprocess.run([*inside, "python", "-c", script], cwd=ROOT, check=True)
+    script = f"import boto3, sqlalchemy, os, mlflow; sqlalchemy.create_engine({address!r})"
+    script += "; print(os.getuid(), mlflow.__version__)"
+    done = subprocess.run([*inside, "python", "-c", script], cwd=ROOT, check=True, capture_output=True, text=True)
+    locked = re.findall(r"(?m)^mlflow==([\d.]+)", (ROOT / "requirements.lock").read_text())
+    assert done.stdout.split() == ["10001", *locked]
