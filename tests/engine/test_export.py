@@ -43,9 +43,8 @@ def test_means_over_a_grid_are_those_of_adaptive_pooling(parts: int, height: int
     torch.testing.assert_close(GridMeans(parts)(x), F.adaptive_avg_pool2d(x, parts))
 
 
-@pytest.mark.parametrize(
-    "name", ["pspnet", *(pytest.param(name, marks=pytest.mark.slow) for name in ("deeplabv3plus", "deeplabv2"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["pspnet", "deeplabv3plus", "deeplabv2"])
 def test_onnx_runtime_and_torch_export_agree_with_the_checkpoint_on_sizes_never_tried(
     name: str, tmp_path: Path
 ) -> None:

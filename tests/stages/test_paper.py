@@ -111,6 +111,7 @@ def test_a_table_whose_data_lists_or_weights_are_not_here_starts_nothing(project
     assert not (project.folder / ".dvc/tmp/exps").exists()
 
 
+@pytest.mark.slow
 def test_what_is_in_neither_git_nor_dvc_is_named_before_a_run_that_would_not_find_it(project: Project) -> None:
     setting, weights = "pascal-1_8-deeplabv2-resnet101", "weights/deeplabv2_resnet101_coco.safetensors"
     image = project.folder / "data/pascal/JPEGImages/1.jpg"

@@ -182,6 +182,7 @@ def test_called_again_it_does_what_is_new_or_changed_alone(photos: Project) -> N
     assert written == {"a.png", "new.png", "turned.png"}
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_and_ends_the_same(photos: Project) -> None:
     rng = np.random.default_rng(1)
     for i in range(60):

@@ -1,11 +1,13 @@
 """What runtime.* says changes no result."""
 
+import pytest
 from small import TINY, Project
 
 COMMON = ("--data", "runs/data", "--split", "runs/split")
 TRAIN = ("stpp", "train", "--name", "teacher", *COMMON, "--backbone", "runs/backbone.safetensors")
 
 
+@pytest.mark.slow
 def test_pixel_cache_files_are_kept_where_asked_and_change_no_weight(prepared: Project) -> None:
     weights = {}
     for cache in (None, 0.5):

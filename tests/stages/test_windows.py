@@ -1,5 +1,6 @@
 """Images above `max_pixels` are predicted in windows, and the mask set says so."""
 
+import pytest
 from small import TINY, Project
 
 from stpp.store.masks import MaskSet
@@ -7,6 +8,7 @@ from stpp.store.masks import MaskSet
 COMMON = ("--data", "runs/data", "--split", "runs/split")
 
 
+@pytest.mark.slow
 def test_a_mask_set_names_the_windows_it_was_made_in_and_windows_change_what_is_predicted(project: Project) -> None:
     found = {}
     for max_pixels in (48 * 48, 48 * 48 - 1):
