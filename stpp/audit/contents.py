@@ -8,6 +8,7 @@ from pathlib import Path
 from stpp.run.parallel import THREADS, ordered_map
 from stpp.store.files import StppError, read_ids, scan_csv, sha256
 from stpp.store.manifest import read_dataset
+from stpp.store.masks import MaskSet
 
 SHOWN = 20
 """Problems that are listed for a folder; further ones are only counted."""
@@ -79,8 +80,6 @@ def _lists(folder: Path) -> tuple[str, list[str]]:
 
 
 def _masks(folder: Path) -> tuple[str, list[str]]:
-    from stpp.store.masks import MaskSet
-
     masks, problems = MaskSet(folder), _Problems()
 
     def look(name: str) -> str | None:

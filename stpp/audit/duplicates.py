@@ -10,10 +10,14 @@ from itertools import chain, combinations, pairwise
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.fft import dctn
 
+from stpp.data.images import read_image
 from stpp.run.parallel import THREADS, ordered_map
+from stpp.store.files import StppError
 from stpp.store.manifest import Record
 from stpp.store.packed import PackedStrings
 
@@ -144,11 +148,6 @@ class SeenImages:
 
 def _small(path: Path) -> Picture | None:
     """Return the small grey picture of an image, or None if the image cannot be read."""
-    import cv2
-
-    from stpp.data.images import read_image
-    from stpp.store.files import StppError
-
     try:
         grey = cv2.cvtColor(read_image(path)[0], cv2.COLOR_RGB2GRAY)
     except (StppError, OSError):
@@ -186,8 +185,6 @@ def _fingerprints(pictures: NDArray[np.float32]) -> NDArray[np.uint64]:
 
     Each bit says whether one of the 8 x 8 lowest frequencies of the cosine transform (DCT) exceeds their median.
     """
-    from scipy.fft import dctn
-
     waves = dctn(pictures, axes=(1, 2))[:, :8, :8].reshape(-1, 64)
     bits = waves > np.median(waves, axis=1, keepdims=True)
     return np.packbits(bits, axis=1).view(np.uint64).ravel()

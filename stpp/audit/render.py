@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
+
 from stpp.audit.duplicates import Pair
 from stpp.audit.project import ABSENT, CHANGED, VERIFIED
 from stpp.audit.trace import Link, Step, problems_of, steps_of
+from stpp.data.images import read_image
 from stpp.run.lineage import Content
 from stpp.store.files import printable
 
@@ -245,10 +248,6 @@ def _figure(path: Path, name: str, which: str) -> str:
 
 def _thumbnail(path: Path) -> str:
     """Return an image as a data URI (JPEG), at most 640 pixels wide and high."""
-    import cv2
-
-    from stpp.data.images import read_image
-
     image = cv2.cvtColor(read_image(path)[0], cv2.COLOR_RGB2BGR)
     factor = min(1.0, 640 / max(image.shape[:2]))
     size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))

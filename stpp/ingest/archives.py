@@ -18,6 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+import numpy as np
+from scipy.io import loadmat
+
 from stpp.ingest.catalog import voc_palette
 from stpp.ingest.names import READ, is_stray
 from stpp.run.progress import progress
@@ -55,9 +58,6 @@ def _mask_of_sbd(data: bytes) -> bytes:
 
     Raises ValueError if the bytes are no such file.
     """
-    import numpy as np
-    from scipy.io import loadmat
-
     if len(data) > LARGEST_MAT:
         raise ValueError(f"not a .mat of SBD: too large ({len(data) / 2**20:.0f} MB)")
     try:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
+from PIL import Image
 
 from stpp.params.models import Toy
 from stpp.store.files import atomic_folder
@@ -128,8 +129,6 @@ PALETTE = ((0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 6
 
 def draw(out: Path, toy: Toy) -> None:
     """Write the data set atomically: out/images/toy_00000.png (RGB), out/masks/toy_00000.png (class ids) and so on."""
-    from PIL import Image
-
     with atomic_folder(out) as partial:
         images, masks = partial / "images", partial / "masks"
         images.mkdir()

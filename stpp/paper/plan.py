@@ -6,8 +6,10 @@ There is one DVC experiment per setting and seed.
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -192,9 +194,6 @@ def estimate(jobs: list[Job]) -> str:
 
     It gives no hours if the number of images is not known for each job, or if the measurement fails.
     """
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
-
     from stpp.engine.benchmark import seconds_of_an_iteration, size_of
 
     size = sum(

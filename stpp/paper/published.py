@@ -9,6 +9,7 @@ from typing import Any
 
 from stpp.ingest.published import LABELED, lists_folder
 from stpp.paper.systems import ABLATIONS
+from stpp.report.labels import LABELS
 from stpp.store.files import StppError
 
 NETWORKS = {
@@ -188,8 +189,6 @@ def table(name: str) -> Table:
 
 def cells(setting: Setting) -> list[str]:
     """Return the cells in which the paper prints a number for a setting, such as `Table 1, ST: 71.6`."""
-    from stpp.report.labels import LABELS
-
     return [
         f"{one.title.partition(':')[0]}, {LABELS.get(system, system)}: {value}"
         for one in TABLES.values()

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from stpp.params.models import Params
 from stpp.store.files import StppError, parse_yaml, read_text, shown
@@ -52,8 +54,6 @@ def schema() -> str:
 
 def as_yaml(params: Params) -> str:
     """Return the text of a params.yaml with every value of `params`; section `toy` only if `data.kind` is toy."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.comments import CommentedSeq
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -79,9 +79,6 @@ def edited(path: Path, values: Mapping[str, Any], why: Mapping[str, str] | None 
     values: new values by dotted name; missing keys and sections are added. why: reasons by dotted name; a reason
     becomes the comment at the end of the key's line.
     """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.comments import CommentedMap, CommentedSeq
-
     yaml = YAML()
     yaml.width = 4096  # do not wrap long lines
     yaml.preserve_quotes = True

@@ -6,12 +6,15 @@ execution, and those behind it, to its run.json. So a model can be traced after 
 
 import hashlib
 import json
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from pathspec import GitIgnoreSpec
 
 from stpp.run.parallel import THREADS, ordered_map
 from stpp.store.files import StppError, digest, open_regular, parse_yaml, read_bytes, sha256, walk
@@ -99,8 +102,6 @@ def hashed_files(folder: Path, root: Path) -> Iterator[str]:
 
     Files of git, Mercurial and DVC themselves are left out, and files that the project's .dvcignore names.
     """
-    from pathspec import GitIgnoreSpec
-
     ignore = root / ".dvcignore"
     inside = folder.resolve().is_relative_to(root.resolve())  # the project's .dvcignore does not apply to other folders
     lines = read_bytes(ignore).decode(errors="replace").splitlines() if inside and ignore.is_file() else []
@@ -198,8 +199,6 @@ def upstream(deps: Iterable[Content], executions: list[Execution]) -> list[Execu
 
 def command() -> str:
     """Return the command line of this process, quoted for a shell."""
-    import shlex
-
     return shlex.join(["python", "-m", "stpp", *sys.argv[1:]])
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from stpp.params.file import read_yaml
 from stpp.run.git import git
 from stpp.run.lineage import lock_files, parse_dvc_lock
 from stpp.store.files import StppError, write_text
@@ -84,8 +85,6 @@ def _wrong(path: Path, root: Path) -> str:
         return ""
     if not gone and (now[last] == then[last] or not then[last].startswith(now[last])):
         return ""
-    from stpp.params.file import read_yaml
-
     # The file is shorter than its copy. That is no damage if a stage was removed or an older commit is checked out.
     stages = read_yaml(path.with_name("dvc.yaml")).get("stages", {})
     if any(stage.partition("@")[0] not in stages for stage in gone) or _in_git(path, root):

@@ -4,6 +4,8 @@ import sys
 from collections.abc import Iterable
 from typing import TypeVar
 
+from tqdm import tqdm
+
 from stpp.run.distributed import is_main
 
 T = TypeVar("T")
@@ -15,8 +17,6 @@ def progress(items: Iterable[T], what: str, total: int | None, start: int = 0) -
     what: the label. total: the number of steps, or None if unknown; then steps are only counted. start: the steps that
     an earlier attempt did. Only the main process (rank 0) shows the bar.
     """
-    from tqdm import tqdm
-
     if not is_main():
         return items
     terminal = sys.stderr.isatty()

@@ -21,6 +21,7 @@ from stpp.run import distributed, launch
 from stpp.run.code import import_closure, source_path
 from stpp.run.lineage import Content, contents_of, lock_files
 from stpp.store.files import StppError, alive, atomic_write, publish, read_bytes, sha256, write_json
+from stpp.store.records import Finished, read
 
 
 def root() -> Path:
@@ -172,8 +173,6 @@ def _discard(home: Path, stage: str, keep: Path, outs: list[Path]) -> None:
     stage except the two newest. keep: the folder of the current job. It is removed, so that the work starts again, only
     if dvc.lock records it with all `outs`. In a dvc.lock that a kill has cut, some outs may be missing.
     """
-    from stpp.store.records import Finished, read
-
     recorded = "".join(read_bytes(path).decode(errors="replace") for path in lock_files(Path()))
     unfinished = []
     for folder in home.glob(f"*-{'[0-9a-f]' * 16}"):

@@ -10,8 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from stpp.store.files import ID, StppError, digest, read_text, write_csv, write_json
 from stpp.store.packed import MappedTable
+from stpp.store.records import DatasetJson, read
 
 Rgb = tuple[int, int, int]
 T = TypeVar("T")
@@ -76,8 +79,6 @@ def repeated_hashes(hashes: Iterable[str]) -> set[int]:
     Two different strings may have the same `hash`, so the caller must compare the strings themselves. The hashes are
     valid in this process alone.
     """
-    import numpy as np
-
     ordered = np.sort(np.fromiter(map(hash, hashes), np.int64))
     return set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
 
@@ -110,8 +111,6 @@ def read_dataset(folder: Path) -> Dataset:
 
     Raises StppError naming the folder or file if it is damaged, or if a path leads out of the data set.
     """
-    from stpp.store.records import DatasetJson, read
-
     about = read(folder / "dataset.json", DatasetJson)
     try:
         return Dataset(

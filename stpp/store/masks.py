@@ -18,7 +18,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
+from stpp.store import decoding
 from stpp.store.files import ID, StppError, atomic_write, lines_of, open_regular, read_bytes, scan_csv, write_csv
 from stpp.store.manifest import Rgb, read_table
 from stpp.store.packed import PackedStrings
@@ -69,8 +71,6 @@ def mask_sha256(mask: Mask) -> str:
 
 def encode_mask(mask: Mask, palette: Sequence[Rgb]) -> bytes:
     """Encode class ids as a palette PNG in the data set's colours; ignored pixels are white."""
-    from PIL import Image
-
     image = Image.fromarray(mask)
     colours = bytes(c for colour in palette for c in colour)
     if mask.max(initial=0) >= len(palette):
@@ -84,10 +84,6 @@ def encode_mask(mask: Mask, palette: Sequence[Rgb]) -> bytes:
 
 def decode_mask(data: bytes) -> Mask:
     """Decode a PNG to class ids, uint8 (H, W). Raises one of DAMAGED for other data or more than LARGEST pixels."""
-    from PIL import Image
-
-    from stpp.store import decoding
-
     try:
         opened = Image.open(io.BytesIO(data), formats=["PNG"])
     except Image.DecompressionBombError as error:

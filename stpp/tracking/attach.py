@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from stpp.store.files import sha256
+from stpp.store.records import RunJson, read
 from stpp.tracking.client import Client, client, get_or_create_experiment, in_run, reason
 
 NOTE, OURS = "mlflow.note.content", "stpp.verdict"
@@ -76,7 +77,6 @@ def link(run_json: Path, members: list[Path], root: Path) -> None:
     teacher that several systems share keeps its first parent, and the parents of the other systems name it by this tag.
     An error of MLflow is printed and stops nothing.
     """
-    from stpp.store.records import RunJson, read
 
     def name(mlflow: Client, run_id: str) -> None:
         parent = mlflow.get_run(run_id).data.tags["mlflow.parentRunId"]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from stpp.store.files import StppError
+from stpp.store.records import RunJson, read
 from stpp.tracking.moved import FOLDER, foreign_root, foreign_roots, repair_locations
 from stpp.tracking.secrets import hide_in_logs, without_secrets
 
@@ -289,8 +290,6 @@ def run_ids_of(files: list[Path]) -> list[str | None]:
 
     Raises StppError if a file is not a run.json.
     """
-    from stpp.store.records import RunJson, read
-
     return [read(file, RunJson)["run_id"] for file in files]
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 from stpp.run.code import PACKAGE
@@ -25,8 +26,6 @@ def package(model: Path, classes: Sequence[str], start: str, out: Path) -> None:
 
     start: the weights that its training began from, with their source and licence.
     """
-    from importlib.metadata import version
-
     import mlflow
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema

@@ -1,8 +1,10 @@
 """Functions that read runs, tags and artifacts back from MLflow."""
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from stpp.store.files import read_json
 from stpp.tracking.client import Client, query
 
 
@@ -58,10 +60,6 @@ def artifact_of(run_id: str, name: str, root: Path) -> Any:
 
     Raises StppError if the run has no such artifact or MLflow does not answer.
     """
-    import tempfile
-
-    from stpp.store.files import read_json
-
     with tempfile.TemporaryDirectory() as folder:
         return read_json(Path(query(root, lambda mlflow: mlflow.download_artifacts(run_id, name, folder))))
 

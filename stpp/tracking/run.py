@@ -12,19 +12,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from stpp.params.file import flatten, overlays_of, pipeline_of
+from stpp.params.models import Params
 from stpp.run.distributed import is_main
 from stpp.run.git import git
 from stpp.store.files import StppError, write_text
 from stpp.tracking.client import client, get_or_create_experiment, limit, reason, tracking_uri
 from stpp.tracking.secrets import link, without_secrets
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from stpp.params.models import Params
 
 ELSEWHERE = {"runtime": True, "toy": True, "data": True, "score": True, "label": {"batch_size", "shards"}}
 """Parameters that do not count in `stpp.group`, which names a parent run.
@@ -49,7 +49,7 @@ class Run:
     main process (rank 0), only if MLflow is installed, and not with STPP_TRACKING=off.
     """
 
-    def __init__(self, name: str, key: str, params: "Params", tags: dict[str, str], root: Path, memory: Path) -> None:
+    def __init__(self, name: str, key: str, params: Params, tags: dict[str, str], root: Path, memory: Path) -> None:
         self.name = name
         self.key = key
         self.params = params
@@ -101,7 +101,7 @@ class Run:
     def prediction(
         self,
         name: str,
-        image: "NDArray[np.uint8]",
+        image: NDArray[np.uint8],
         masks: "Sequence[NDArray[np.uint8]]",
         palette: Sequence[tuple[int, int, int]],
         step: int,
@@ -113,9 +113,6 @@ class Run:
         """
 
         def send() -> None:
-            import numpy as np
-            from PIL import Image
-
             colours = np.full((256, 3), 255, np.uint8)  # ignored pixels are white
             colours[: len(palette)] = palette
             scale = min(1.0, SHOWN / image.shape[1])
@@ -286,8 +283,6 @@ class Run:
     def _log_params(self, run_id: str) -> None:
         from mlflow.entities import Param
 
-        from stpp.params.file import flatten
-
         flat = {k: str(v)[:6000] for k, v in flatten(self.params).items() if v is not None}
         self._client.log_batch(run_id, params=[Param(k, v) for k, v in flat.items()])
 
@@ -298,15 +293,13 @@ def is_nan(value: Any) -> bool:
 
 @contextmanager
 def track(
-    name: str, key: str, params: "Params", setting: "Params", tags: dict[str, str], root: Path, memory: Path
+    name: str, key: str, params: Params, setting: Params, tags: dict[str, str], root: Path, memory: Path
 ) -> Iterator[Run]:
     """Open the MLflow run of one execution of a stage; its status is FINISHED, FAILED or KILLED at the end.
 
     setting: the parameters of params.yaml alone, without the overlays that make the system.
     memory: a file that holds the run's id and survives a kill, so that a killed stage continues in the same run.
     """
-    from stpp.params.file import overlays_of, pipeline_of
-
     stage = os.environ.get("DVC_STAGE", name)
     pipeline, variant = pipeline_of(stage)
     system = " ".join(filter(None, (pipeline or "stpp", variant)))
@@ -333,7 +326,7 @@ def track(
     run.end("FINISHED")
 
 
-def _name_of(params: "Params", tags: dict[str, str], without: dict[str, Any], *more: Any) -> str:
+def _name_of(params: Params, tags: dict[str, str], without: dict[str, Any], *more: Any) -> str:
     """Return a hash (32 hex digits) of data, split, parameters and `more`.
 
     without: the parameters that do not count.
