@@ -119,6 +119,15 @@ COMMANDS = {
             ),
         },
     ),
+    "system": Command(
+        "",
+        "Choose the systems that DVC reads beside ST++.",
+        {
+            "list": Command("system:list_", "List all systems beside ST++, and which of them DVC reads."),
+            "use": Command("system:use", "Let DVC read systems: then `dvc repro pipelines/NAME/dvc.yaml` runs one."),
+            "drop": Command("system:drop", "Let DVC read systems no longer; their files, dvc.lock and cache stay."),
+        },
+    ),
     "runs": Command(
         "",
         "Compare runs.",

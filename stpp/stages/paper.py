@@ -19,6 +19,7 @@ from stpp.paper.systems import system
 from stpp.params.file import load
 from stpp.params.models import Params
 from stpp.run.git import git
+from stpp.run.pipelines import using
 from stpp.run.resume import root
 from stpp.stages import options
 from stpp.store.files import StppError, raise_problems, read_json, write_json, write_text
@@ -140,8 +141,9 @@ def _run(of: str, job: Job, results: Path) -> bool:
     if not git("rev-parse", "--verify", "--quiet", ref):  # it may have finished earlier, without its cells being saved
         print(f"\n{name}: {' '.join(job.targets)}", flush=True)
         changes = [word for change in _changes(job.params) for word in ("-S", change)]
-        if _wait(["dvc", "exp", "run", "--temp", "-n", name, *changes, *job.targets]) != 0:
-            return False
+        with using(target.split("/")[1] for target in job.targets if "/" in target):
+            if _wait(["dvc", "exp", "run", "--temp", "-n", name, *changes, *job.targets]) != 0:
+                return False
     for one in job.open:
         result = _result(ref, head, one, job)
         write_json(results_.path_of(results, of, job.setting, one, job.seed), result)

@@ -19,6 +19,7 @@ def runs(project: Project) -> str:
 
 
 def test_a_mistyped_parameter_costs_nothing_that_was_made(copied: Project) -> None:
+    copied.run("stpp", "system", "use", "st", "blind")
     before, overlay = runs(copied), copied.folder / "pipelines/blind/params.yaml"
     for sections, key in (({"train": {"epochs": "many"}}, "train.epochs"), ({"evaluate": {"panels": -1}}, "panels")):
         copied.params(**sections)

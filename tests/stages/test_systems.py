@@ -12,6 +12,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_every_system_runs_and_shares_what_is_the_same(project: Project) -> None:
+    project.run("stpp", "system", "use", "--all")
     folder, stages = project.folder, ran(project.run("dvc", "repro", "--all-pipelines"))
     assert len(stages) == len(set(stages))
     trainings = [stage for stage in stages if "train" in stage]
