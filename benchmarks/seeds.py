@@ -45,6 +45,7 @@ def _seed(folder: Path, seed: int, systems: list[str], changes: list[str]) -> di
     if not folder.exists():
         values = dict(change.split("=", 1) for change in changes)
         project(folder, {"split.seed": seed, "train.seed": seed, "select.seed": seed, "runtime.threads": 1, **values})
+    call(folder, "stpp", "system", "use", "--all")
     call(folder, "dvc", "repro", "-q", "dvc.yaml", *(SYSTEMS[name].target for name in systems))
     evaluations = [folder / SYSTEMS[name].evaluation for name in ("stpp", *systems)]
     parts = [numbers_of(evaluation, folder / "runs/score") for evaluation in evaluations]

@@ -25,6 +25,7 @@ def main(
     for seed in range(seeds):
         made = work / f"seed-{seed}"
         project(made, {"split.seed": seed, "train.seed": seed, "runtime.threads": threads})
+        call(made, "stpp", "system", "use", "suponly")
         call(made, "dvc", "repro", "-q", "label_unreliable", "pipelines/suponly/dvc.yaml:evaluate")
         call(made, "stpp", "suggest", "--n", str(N), "--out", "next")
         unlabeled = (made / "runs/split/unlabeled.txt").read_text().split()
