@@ -27,7 +27,7 @@ def test_dvc_reads_the_systems_in_use_and_no_others(project: Project) -> None:
     assert read_by_dvc(project) == {"st"}
     project.run("stpp", "system", "use", "--all")
     assert "* figures" in project.run("stpp", "system", "list")
-    assert "figures reads" in project.run("stpp", "system", "drop", "st", rc=2)
+    assert "read by ablation, figures, plain" in project.run("stpp", "system", "drop", "st", rc=2)
     project.run("stpp", "system", "drop", "--all")
     assert read_by_dvc(project) == set()
     assert "give names" in project.run("stpp", "system", "use", rc=2)

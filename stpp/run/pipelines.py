@@ -57,7 +57,7 @@ def drop(names: Iterable[str]) -> None:
             raise StppError(f"{name}: not in use; in use: {', '.join(before) or 'none'}")
         readers = [one for one in before if one not in names and name in _with_needed([one])]
         if readers:
-            raise StppError(f"{name}: {', '.join(readers)} reads what it makes; drop it, too")
+            raise StppError(f"{name}: its outs are read by {', '.join(readers)}; drop these, too")
     _write([line for line in _lines() if line not in map(_line, names)])
 
 
