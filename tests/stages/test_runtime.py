@@ -1,4 +1,4 @@
-"""What runtime.* says changes no result."""
+"""Tests that the parameters in `runtime` do not change results."""
 
 from small import TINY, Project
 
@@ -6,7 +6,7 @@ COMMON = ("--data", "runs/data", "--split", "runs/split")
 TRAIN = ("stpp", "train", "--name", "teacher", *COMMON, "--backbone", "runs/backbone.safetensors")
 
 
-def test_pixel_cache_files_are_kept_where_asked_and_change_no_weight(prepared: Project) -> None:
+def test_the_pixel_cache_is_used_on_request_and_does_not_change_the_weights(prepared: Project) -> None:
     weights = {}
     for cache in (None, 0.5):
         prepared.params(train={"epochs": 3}, runtime={**TINY["runtime"], "cache_gb": cache})
