@@ -117,7 +117,10 @@ def test_every_path_of_the_command_is_declared() -> None:
 
 
 def test_every_dep_in_runs_is_an_out_of_a_stage() -> None:
-    """A dep is no folder above outs: without the data, DVC does not know its hash (`dvc repro --allow-missing`)."""
+    """A folder that contains outs cannot be a dep: without the data, DVC does not know its hash.
+
+    This matters for `dvc repro --allow-missing` in a clone.
+    """
     outs = {out for stage in stages().values() for out in written(stage)}
     for where, stage in stages().items():
         for dep in names(stage["deps"]):
