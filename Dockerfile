@@ -1,16 +1,17 @@
 # syntax=docker/dockerfile:1
-# Three images: `build` (from which `train` is made), `server` (MLflow) and `train` (the pipeline; the default, being last).
+# The images are `server` (MLflow) and `train` (the pipeline; the default, because it is last). The other stages prepare
+# them. compose.yaml starts both images.
 #   docker build -t stpp .                                      runs on CUDA and on CPU
-#   docker build -t stpp --build-arg TORCH_INDEX=ADDRESS .      from another index: PyTorch's for CPU makes it 4 GB smaller
-# compose.yaml starts them together.
+#   docker build -t stpp --build-arg TORCH_INDEX=URL .          installs torch from another index; with PyTorch's index
+#                                                               for CPUs, the image is 4 GB smaller
 FROM python:3.11-slim-bookworm AS base
-# Whoever a container runs as (`--user`) has a home to write to, and a name: DVC stops for a user without one.
+# Any user that a container runs as (`--user`) has a writable home and a name. DVC stops if the user has no name.
 ENV HOME=/tmp USER=stpp MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true \
     PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN useradd --uid 10001 --home-dir /tmp stpp
 
 FROM base AS versions
-# The versions of the lock, without its hashes: torch from another index than PyPI has other hashes.
+# The versions come from requirements.lock, without its hashes: torch from another index than PyPI has other hashes.
 COPY requirements.lock ./
 RUN sed -nE 's/^([a-z0-9].*==[^\\]*).*/\1/p' requirements.lock > /versions.txt
 
@@ -21,8 +22,8 @@ RUN python -m venv /opt/venv
 WORKDIR /app
 COPY --from=versions /versions.txt /versions.txt
 COPY pyproject.toml ./
-# Only the dependencies, and the folder in which the project will be: editing the project installs nothing again.
-# torch and torchvision come from one index, so that a CPU build of one does not load a CUDA build of the other.
+# This layer has only the dependencies and an empty package, so that an edit of the project does not reinstall them.
+# torch and torchvision come from the same index: a CPU build of one does not work with a CUDA build of the other.
 # hadolint ignore=DL3013
 RUN if [ -n "$TORCH_INDEX" ]; then pip install --index-url "$TORCH_INDEX" torch torchvision; fi \
     && mkdir stpp && touch README.md stpp/__init__.py \
@@ -30,7 +31,7 @@ RUN if [ -n "$TORCH_INDEX" ]; then pip install --index-url "$TORCH_INDEX" torch 
 
 FROM base AS server
 COPY --from=versions /versions.txt /versions.txt
-# The drivers of PostgreSQL and S3 are only the server's.
+# Only the server needs the drivers for PostgreSQL and S3.
 # hadolint ignore=DL3013
 RUN pip install --constraint /versions.txt mlflow "psycopg2-binary>=2.9,<3" "boto3>=1.34,<2" \
     && install --directory --owner stpp /store
@@ -43,7 +44,7 @@ CMD ["mlflow", "server", "--host", "0.0.0.0", "--port", "5000", "--workers", "1"
      "--backend-store-uri", "sqlite:////store/mlflow.db", "--artifacts-destination", "/store/artifacts"]
 
 FROM base AS train
-# A folder that is mounted may be another user's, which git refuses unless it is told not to.
+# Another user may own the mounted folder. Git refuses such a folder unless it is listed in safe.directory.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends git \
@@ -52,8 +53,8 @@ RUN apt-get update \
 COPY --from=build /opt/venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH
 WORKDIR /app
-# What .dockerignore admits, which is no secret: whoever the container runs as writes here. Commits are made outside, where
-# the history is.
+# .dockerignore keeps secrets out. Every user may write here, because the container may run as any user. DVC needs a git
+# repository; this one is empty, so make commits outside the container.
 COPY . .
 RUN git init --quiet && chmod -R a+rwX /app
 USER 10001

@@ -1,22 +1,22 @@
-# One vocabulary for people, hooks and CI.
+# The commands of the project; people, git hooks and CI use the same ones.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DO_NOT_TRACK := true
 export MLFLOW_DISABLE_TELEMETRY := true
-# DVC stops for a user who has no name, as in some containers; for one without, this is the number.
+# DVC stops if the user has no name, as in some containers. Then this is the user's number.
 export USER ?= $(shell id -un 2>/dev/null)
-# Several test processes share the cores: one thread each.
+# Several test processes share the cores, so each uses one thread.
 TEST_THREADS := OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
 .PHONY: help install repro test test-slow coverage check bench format lock ui
 
-help: ## Show what there is
+help: ## Show these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-install: $(VENV)/.installed ## Make .venv and install stpp with all it needs
+install: $(VENV)/.installed ## Create .venv, and install stpp and its dependencies
 
 $(VENV)/.installed: pyproject.toml requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
@@ -25,38 +25,38 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-repro: install ## Run ST++ (what has changed of it) and show what came out
+repro: install ## Run the stages of ST++ whose inputs have changed, and show the results
 	@stpp check
 	dvc repro
 	@stpp show
 
-test: install ## The tests, in minutes
+test: install ## Run the tests; takes minutes
 	$(TEST_THREADS) pytest -n 2
 
-test-slow: install ## Whole runs and random kills
+test-slow: install ## Run the slow tests: whole runs and random kills
 	$(TEST_THREADS) pytest -n 2 --dist worksteal -m slow
 
-coverage: install ## The lines of stpp that no test of `make test` runs, in processes of their own, too
+coverage: install ## Run the tests, and list the lines of stpp that none of them runs, also in subprocesses
 	$(TEST_THREADS) pytest -n 2 --cov=stpp --cov-report=term-missing:skip-covered
 
-check: install ## Lint, format and types
+check: install ## Check lint, format and types
 	ruff check .
 	ruff format --check .
 	mypy
 
-bench: install ## How fast, as ratios to plain code: a table, and benchmarks.json; ten minutes on an idle machine
+bench: install ## Measure the speed as ratios to plain code; prints a table, writes benchmarks.json, takes ten minutes
 	python benchmarks
 
-format: install ## Put the code into its form
+format: install ## Format the code, and write params.schema.json
 	ruff check --fix .
 	ruff format .
 	stpp schema
 
-lock: install ## Write requirements.lock anew: newer versions within pyproject.toml's bounds
+lock: install ## Write requirements.lock with the newest versions within pyproject.toml's bounds
 	uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev --generate-hashes --no-annotate \
 		--custom-compile-command 'make lock' --output-file requirements.lock pyproject.toml
 
-ui: install ## Open the MLflow UI on http://127.0.0.1:5000
+ui: install ## Start the MLflow UI on http://127.0.0.1:5000
 	@case "$${MLFLOW_TRACKING_URI:=sqlite:///mlflow.db}" in http*) \
 	printf 'the MLflow UI is at %s\n' "$$MLFLOW_TRACKING_URI" | sed -E 's,://.*@,://,; s,[?#].*,,';; *) \
 	MLFLOW_BACKEND_STORE_URI="$$MLFLOW_TRACKING_URI" mlflow ui --host 127.0.0.1 --port 5000 --workers 1;; esac

@@ -1,4 +1,4 @@
-"""All benchmarks: a table, and JSON with the machine and versions. `make bench`, or python benchmarks [PART ...]."""
+"""Run the benchmarks; print tables, and write JSON with machine and versions. `make bench`, or python benchmarks."""
 
 import argparse
 import importlib.metadata
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `stpp` sets them, for both ways
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # the values that `stpp` sets, here for the reference too
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 PARTS = ("samples", "networks", "whole", "many")
@@ -42,7 +42,7 @@ def _installed(name: str) -> bool:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Rows of ratios in Markdown."""
+    """Return the rows as a Markdown table."""
     lines = ["| part | reference | ours | ratio | target | |", "|---|---|---|---|---|---|"]
     for r in rows:
         met = "" if r["ratio"] >= r["target"] else "missed"

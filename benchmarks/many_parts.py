@@ -1,6 +1,6 @@
-"""The parts that `many.py` measures, each in a process of its own: python benchmarks/many_parts.py PART IDS.
+"""The parts that `many.py` measures, each in its own process: python benchmarks/many_parts.py PART IDS.
 
-What they work on and leave to each other lies in the working folder.
+The parts share files in the working folder: a part reads what earlier parts have written.
 """
 
 import json
@@ -17,13 +17,13 @@ from typing import Any
 SIZE = 8
 CLASSES = ("sky", "road", "tree", "car")
 MASKED = 10
-"""Every so many an image has a mask."""
+"""One in this many images has a mask."""
 LINKS = 30_000
-"""Names that one file has at most; ext4 allows 65,000."""
+"""The largest number of hard links to a file; ext4 allows 65,000."""
 SHARD = 4_000
-"""Masks of a shard, about."""
+"""The approximate number of masks in a shard."""
 READ = 5_000
-"""Reads in random order by which reading is measured."""
+"""The number of reads in random order by which reading is measured."""
 DATA, SPLIT, SCORE, MASKS = Path("runs/data"), Path("runs/split"), Path("runs/score"), Path("runs/masks")
 
 Step = Callable[[int], str | None]
@@ -39,12 +39,12 @@ def timed() -> Iterator[None]:
 
 
 def _cpu() -> float:
-    """Of this process, its threads, and the processes that it has waited for."""
+    """Return the CPU seconds of this process, its threads, and the processes that it has waited for."""
     return sum(os.times()[:4])
 
 
 def by_part(factor: float) -> None:
-    """Only one of `factor` was measured."""
+    """Multiply the measured times by `factor`, because only one in `factor` operations was measured."""
     for key in _clock:
         _clock[key] *= factor
 
@@ -53,11 +53,11 @@ def name_of(index: int) -> str:
     return f"{index // 1000:04d}/{index:07d}"
 
 
-# -- what is measured -------------------------------------------------------------------------------------------------
+# -- the measured parts -----------------------------------------------------------------------------------------------
 
 
 def generate(ids: int) -> None:
-    """The data set, scores, and params.yaml, below the working folder."""
+    """Write the data set, the scores and params.yaml into the working folder."""
     made = 0
     mask = b"P5 8 8 255\n" + bytes(c for c in range(len(CLASSES)) for _ in range(SIZE * SIZE // len(CLASSES)))
     for index in range(ids):
@@ -94,11 +94,11 @@ def generate(ids: int) -> None:
         "split": {"name": "many", "seed": 0, "labeled": {"fraction": "1/10"}, "val": {"fraction": "1/10"}},
     }
     Path("params.yaml").write_text(json.dumps(_with_rest(params)))
-    time.sleep(2.1)  # what is younger is not trusted
+    time.sleep(2.1)  # the cache of `prepare` does not trust younger files
 
 
 def _with_rest(params: dict[str, Any]) -> dict[str, Any]:
-    """The other sections as the project's own params.yaml has them, for two workers."""
+    """Return the parameters, with the other sections from the project's params.yaml, and two workers."""
     from stpp.params.file import read_yaml
 
     there = json.loads(json.dumps(read_yaml(Path(__file__).parent.parent / "params.yaml")))
@@ -123,11 +123,11 @@ def prepare(ids: int) -> None:
 
 
 def change(ids: int) -> None:
-    """Another content for 1 % of the images."""
+    """Change the content of 1 % of the images."""
     for index in range(0, ids, 100):
         path = Path(f"photos/images/{name_of(index)}.ppm")
         path.write_bytes(b"P6 8 8 255\n" + shake_128(f"other {index}".encode()).digest(3 * SIZE * SIZE))
-    time.sleep(2.1)  # what is younger is not trusted
+    time.sleep(2.1)  # the cache of `prepare` does not trust younger files
 
 
 def open_manifest(ids: int) -> None:
@@ -279,13 +279,13 @@ def suggest(ids: int) -> None:
 
 
 def _private(pid: int | str = "self") -> float:
-    """MiB of a process that no other shares."""
+    """Return the private memory of a process in MiB."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty:")) / 1024
 
 
 def _imported() -> None:
-    """What stages import when they are called: not to be measured."""
+    """Import the modules that stages import when they are called, so that imports are not measured."""
     import stpp.audit.duplicates
     import stpp.ingest.inspection
     import stpp.ingest.splits
@@ -294,14 +294,14 @@ def _imported() -> None:
 
 
 def _grown(read: Callable[[], None]) -> float:
-    """MiB that a forked worker comes to have for itself by reading, as a DataLoader's workers do."""
+    """Return by how many MiB the private memory of a forked worker grows when it reads, as in a DataLoader."""
     import gc
 
     here, there = os.pipe()
     if os.fork() == 0:
         before = _private()
         read()
-        gc.collect()  # which looks at every object that could be in a cycle
+        gc.collect()  # it touches every object that could be in a cycle
         os.write(there, str(_private() - before).encode())
         os._exit(0)
     os.wait()
@@ -374,20 +374,20 @@ PARTS: dict[str, Step] = {
 
 
 def _peak() -> float:
-    """MiB that this process came to hold; what getrusage says is that of its parent, where that had more."""
+    """Return the peak memory of this process in MiB. (getrusage may return the peak of the parent process.)"""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
 
 
 def main(part: str, ids: int) -> None:
-    """Run a part, and print what it took as JSON."""
+    """Run a part, and print its time and memory as JSON."""
     step = {"generate": generate, "change": change, **PARTS}[part]
     _imported()
     note = step(ids) or ""
     peak = _peak()
     seconds, busy = _clock.values()
     said = {"seconds": round(seconds, 3), "us_per_id": round(1e6 * seconds / ids, 2), "peak_mib": round(peak, 1)}
-    said["cpu_us_per_id"] = round(1e6 * busy / ids, 2)  # what other users of the machine do not change
+    said["cpu_us_per_id"] = round(1e6 * busy / ids, 2)  # other processes on the machine hardly affect it
     print(json.dumps({"part": part, "unit": "us/id", "ids": ids, **said, "note": note}))
 
 

@@ -1,4 +1,4 @@
-"""Timing of two or more ways to do the same, in turn, so that what else the machine does falls on all of them."""
+"""Times two or more implementations in turn, so that other load on the machine affects all of them."""
 
 import statistics
 import time
@@ -12,7 +12,7 @@ from stpp.engine.device import keep_freed_memory
 
 
 def instructions() -> set[str]:
-    """What the processor can do, by the names that Linux has for it."""
+    """Return the instruction sets of the processor, by their names in Linux."""
     return next((set(line.split()) for line in cpuinfo() if line.startswith(("flags", "Features"))), set())
 
 
@@ -22,18 +22,18 @@ def cpuinfo() -> list[str]:
 
 
 PRECISIONS = ["float32"]
-"""In which networks are measured. Without instructions for bfloat16 a processor takes eight times as long for it."""
+"""The precisions to measure. A processor without bfloat16 instructions takes eight times as long in bfloat16."""
 if torch.cuda.is_available() or instructions() & {"avx512_bf16", "amx_bf16", "bf16"}:
     PRECISIONS.append("bfloat16")
 
 
 def plain_memory() -> None:
-    """Keep no more than GNU's malloc comes to by itself once a few large tensors were freed."""
+    """Keep as much freed memory as GNU's malloc keeps by itself after a few large tensors were freed."""
     keep_freed_memory(2**25, 2**26)
 
 
 class Row(TypedDict):
-    """A line of the table: how many units a second, ours as a multiple of the reference, and what bounds it."""
+    """A line of the table: units per second of the reference and of stpp, their ratio, its target, and a note."""
 
     part: str
     unit: str
@@ -47,7 +47,7 @@ class Row(TypedDict):
 def seconds(
     ways: Mapping[str, Callable[[], object]], repeats: int, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, float]:
-    """The median time of every way over `repeats` rounds in which each has its turn."""
+    """Return the median time of every implementation over `repeats` rounds; a round runs each of them once."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, way in ways.items():
@@ -58,7 +58,7 @@ def seconds(
 
 
 def row(part: str, unit: str, units: int, reference: float, ours: float, target: float, note: str) -> Row:
-    """reference, ours: seconds for `units`."""
+    """Return a line of the table. reference, ours: seconds for `units`."""
     return Row(
         part=part,
         unit=unit,

@@ -1,10 +1,11 @@
-"""Peak memory of labelling one image of 8192 x 4096 pixels by test-time augmentation, in a process of its own.
+"""Measures the peak memory of labelling one image of 8192 x 4096 pixels with test-time augmentation.
 
 python benchmarks/memory.py
 
-DeepLabv3+ ResNet-50, 21 classes, float32, all parameters at their defaults. All windows and scales are gone through. On
-a CPU that takes hours, so the network itself computes the largest passes of the first windows only; those that follow
-get zeros in place of logits, which need the same memory outside the network.
+The network is DeepLabv3+ ResNet-50 with 21 classes in float32. All parameters have their defaults, and all windows and
+scales are predicted. On a CPU this takes hours, so the network only computes the largest passes of the first windows.
+All other passes return zeros as logits, which take the same memory outside the network. The measurement runs in its
+own process.
 """
 
 import resource
@@ -24,7 +25,7 @@ def main() -> None:
     from stpp.params.models import Label, Model
 
     class Largest(nn.Module):
-        """The network where an image is as large as any, for the first few of such; else zeros."""
+        """Runs the network for the first few inputs of the largest size. Returns zeros for all other inputs."""
 
         def __init__(self, network: nn.Module) -> None:
             super().__init__()

@@ -1,4 +1,4 @@
-"""Scoring, pseudo labelling, a training step and evaluation with DeepLabv3+ ResNet-50, against plain code.
+"""Measure scoring, pseudo labelling, a training step and evaluation with DeepLabv3+ ResNet-50 against plain code.
 
 python benchmarks/networks.py [score | label | step | evaluate]
 """
@@ -48,15 +48,15 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class Part:
-    """What is measured, and what is asked of it."""
+    """A measured part, its targets, and how far its results may differ from those of the reference."""
 
     name: str
     targets: tuple[float, float, float]
-    """In float32 and bfloat16 on a CPU, and on a GPU."""
+    """The target ratios in float32 and in bfloat16 on a CPU, and on a GPU."""
     bounds: tuple[float, float]
-    """How far results may be from the reference's in float32 and bfloat16."""
+    """The upper limits of the difference from the reference, in float32 and in bfloat16."""
     agreement: str
-    """Says the difference in float32."""
+    """A format string for the difference in float32."""
 
     def rows(
         self,
@@ -66,7 +66,7 @@ class Part:
         ours: Callable[[Model], Found],
         difference: Callable[[Found, Found], float],
     ) -> list[Row]:
-        """Time the reference and both precisions, and see that they agree."""
+        """Time the reference and every precision, and check that their results agree."""
         found: dict[str, Found] = {}
 
         def way(name: str, memory: Callable[[], None], work: Callable[[], Found]) -> Callable[[], None]:
@@ -89,7 +89,7 @@ class Part:
 
 
 def network(seed: int) -> nn.Module:
-    """Random weights, with running statistics that keep activations in range."""
+    """Return a network with random weights, and running statistics that keep activations in range."""
     torch.manual_seed(seed)
     made = build(MODELS["float32"], CLASSES)
     made.train()
@@ -104,7 +104,7 @@ def as_reference(ours: nn.Module) -> nn.Module:
 
 @contextmanager
 def drawn(images: int) -> Iterator[ImageReader]:
-    """Photo-like JPEGs with masks, for a while."""
+    """Write photo-like JPEGs with masks into a temporary folder, and yield a reader of them."""
     draws = np.random.default_rng(0)
     records = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -134,7 +134,7 @@ def predicted(
 
 
 def ready(networks: Sequence[nn.Module]) -> dict[str, list[nn.Module]]:
-    """For prediction in every precision. As networks are loaded, once for all images, it is not in the time."""
+    """Return the networks prepared for prediction in every precision. This is not timed: it happens once per run."""
     return {name: [fold_batch_norms(copy.deepcopy(n), model) for n in networks] for name, model in MODELS.items()}
 
 
@@ -211,7 +211,7 @@ def training_step(batch: int = 16 if ON_GPU else 4, repeats: int = 20 if ON_GPU 
         sgd.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         sgd.step()
-        losses.append(float(loss.detach()))  # waits for a GPU, as a measurement must
+        losses.append(float(loss.detach()))  # waits until the GPU has finished
         return losses
 
     return part.rows(batch, repeats, plainly, ours, lambda a, b: abs(a[0] - b[0]))
@@ -242,7 +242,7 @@ PARTS = {"score": scoring, "label": pseudo_labelling, "step": training_step, "ev
 
 
 def run() -> list[Row]:
-    """Each part in a process of its own: plain code is half as fast in memory that other parts have left in pieces."""
+    """Run each part in its own process. In memory that other parts have fragmented, plain code is half as fast."""
     return [line for part in PARTS for line in json.loads(_output_of(part))]
 
 

@@ -1,4 +1,4 @@
-"""Projects of their own for benchmarks: a copy of this one's code with other parameters, run by DVC."""
+"""Projects for benchmarks: copies of this project's code with other parameters, run by DVC."""
 
 import shutil
 import subprocess
@@ -15,7 +15,7 @@ CODE = ("dvc.yaml", "params.yaml", "pipelines", "stpp", "splits", "weights", ".d
 
 
 def project(folder: Path, changes: dict[str, Any]) -> None:
-    """Make a project in a new folder. changes: by the dotted name of a parameter; text is read as YAML."""
+    """Create a project in a new folder. changes: dotted name of a parameter -> its value; text is read as YAML."""
     for name in CODE:
         source, target = Path(name), folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -30,7 +30,7 @@ def project(folder: Path, changes: dict[str, Any]) -> None:
 
 
 def call(folder: Path, *words: str) -> None:
-    """Run a command in a project, untracked. Ends the program with what it said if it fails."""
+    """Run a command in a project, without tracking. If it fails, end the program with its output."""
     env = {"PATH": f"{BIN}:/usr/bin:/bin", "STPP_TRACKING": "off", "OMP_NUM_THREADS": "1", "HOME": str(Path.home())}
     done = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -1,8 +1,8 @@
-"""The way research code does it, plainly: what benchmarks measure this project against.
+"""The reference of the benchmarks: plain code, as in many research projects.
 
-One image at a time, Pillow and NumPy, the whole image resized before it is cropped, confusion matrices by a loop over
-images with mIoU recomputed at each, a synchronising `.item()` every step, float32, default memory layout. Written here
-after the paper and common practice.
+It uses Pillow and NumPy, predicts one image at a time, and resizes the whole image before it crops it. It computes
+confusion matrices and mIoU image by image, calls the synchronising `.item()` in every step, and uses float32 and the
+default memory layout. It was written for this project, after the paper and common practice.
 """
 
 import random
@@ -30,7 +30,7 @@ NORMALIZE: Callable[[Image.Image], Tensor] = T.Compose(  # type: ignore[no-untyp
 def sample(
     image_path: Path, mask_path: Path, augment: Augment, strong: bool, draw: random.Random
 ) -> tuple[Tensor, Tensor]:
-    """Normalised image (3, crop, crop) and mask int64 (crop, crop) of one image: A_w, and A_s if `strong`."""
+    """Return normalised image (3, crop, crop) and mask int64 (crop, crop) after A_w, and after A_s if `strong`."""
     image, mask = weak(Image.open(image_path).convert("RGB"), Image.open(mask_path), augment.weak, draw)
     if strong:
         image, mask = strongly(image, mask, augment.strong, draw)
@@ -38,7 +38,7 @@ def sample(
 
 
 def weak(image: Image.Image, mask: Image.Image, params: Weak, draw: random.Random) -> tuple[Image.Image, Image.Image]:
-    """Resize the whole image, pad it right and bottom, crop, flip."""
+    """Apply A_w: resize the whole image, pad it right and bottom, crop, flip."""
     base, (low, high), crop = params.base, params.scale, params.crop
     width, height = image.size
     long = draw.randint(int(base * low), int(base * high))
@@ -64,7 +64,7 @@ def weak(image: Image.Image, mask: Image.Image, params: Weak, draw: random.Rando
 def strongly(
     image: Image.Image, mask: Image.Image, params: Strong, draw: random.Random
 ) -> tuple[Image.Image, Image.Image]:
-    """Colour jitter, greyscale, Gaussian blur, CutOut."""
+    """Apply A_s: colour jitter, greyscale, Gaussian blur, CutOut."""
     if draw.random() < params.jitter:
         image = T.ColorJitter(params.brightness, params.contrast, params.saturation, params.hue)(image)
     image = T.RandomGrayscale(p=params.grayscale)(image)  # type: ignore[no-untyped-call]
@@ -78,7 +78,7 @@ def strongly(
 def cut_out(
     image: Image.Image, mask: Image.Image, area: tuple[float, float], aspect: tuple[float, float]
 ) -> tuple[Image.Image, Image.Image]:
-    """Noise in a rectangle that is drawn until it fits; ignored in the mask."""
+    """Fill a rectangle with noise, and ignore it in the mask. Draw the rectangle again until it fits."""
     pixels, labels = np.array(image), np.array(mask)
     height, width, channels = pixels.shape
     while True:
@@ -97,7 +97,7 @@ def cut_out(
 
 
 class Meter:
-    """A confusion matrix in NumPy, whose mIoU is asked for after every image."""
+    """A confusion matrix in NumPy. It computes mIoU after every image."""
 
     def __init__(self, classes: int) -> None:
         self.classes = classes
@@ -118,7 +118,7 @@ def to_input(path: Path, device: torch.device) -> Tensor:
 
 
 def score(networks: Sequence[nn.Module], images: Iterable[Path], classes: int, device: torch.device) -> list[float]:
-    """s_i / (K - 1) of every image."""
+    """Return s_i / (K - 1) of every image."""
     scores = []
     for path in images:
         x = to_input(path, device)
@@ -135,7 +135,7 @@ def score(networks: Sequence[nn.Module], images: Iterable[Path], classes: int, d
 def label(
     network: nn.Module, images: Iterable[Path], scales: Sequence[float], out: Path, device: torch.device
 ) -> list[Mask]:
-    """Masks by test-time augmentation, one forward pass after the other, each saved as a PNG."""
+    """Label images with test-time augmentation, one forward pass at a time. Save each mask as PNG, and return all."""
     masks = []
     network.eval()
     for path in images:
@@ -177,7 +177,7 @@ def step(network: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Ten
 
 
 Sample = Callable[[Path, Path, bool, random.Random], tuple[Tensor, Tensor]]
-"""(image, mask, whether strongly augmented, draws) -> x (3, crop, crop), y (crop, crop)."""
+"""(image, mask, whether A_s is applied, random generator) -> x (3, crop, crop), y (crop, crop)."""
 
 
 def train(
@@ -194,7 +194,10 @@ def train(
     checkpoints: int,
     device: torch.device,
 ) -> list[dict[str, Tensor]]:
-    """SGD with the poly schedule; the state dicts of `checkpoints` epochs, evenly spaced; val mIoU after each epoch."""
+    """Train by SGD with the poly schedule, and evaluate on val after each epoch.
+
+    Return the state dicts after `checkpoints` evenly spaced epochs.
+    """
     draws = random.Random(0)
     samples = [(pair, False) for pair in labeled] * max(1, -(-len(pseudo) // len(labeled)))
     samples += [(pair, True) for pair in pseudo]

@@ -1,9 +1,9 @@
-"""Training samples a second on one core: `python benchmarks/samples.py`.
+"""Measures training samples per second on one core: `python benchmarks/samples.py`.
 
-Half of the samples are labelled (A_w), half pseudo-labelled (A_s after A_w), as in ST. Draws and images are the same
-for the reference and for this project, which take turns; time is that of the processor, so that little of what else
-runs on the machine is in it. The images are made here: noise of the spectrum of photographs, in files as large as
-those of Pascal VOC and Cityscapes.
+Half of the samples are labelled (A_w), half are pseudo-labelled (A_s after A_w), as in ST. The reference and this
+project use the same images and random draws, and run in turn. CPU time is measured, because other processes hardly
+affect it. The images are generated: noise with the spectrum of photographs, in files as large as those of Pascal VOC
+and Cityscapes.
 """
 
 import itertools
@@ -38,28 +38,28 @@ from stpp.store.masks import MaskSet, ShardWriter
 Pixels = NDArray[np.uint8]
 Sample = tuple[torch.Tensor, torch.Tensor]
 Way = Callable[[int, int], Sample]
-"""(epoch, position) -> the sample."""
+"""(epoch, position) -> sample."""
 SEED, ROLE = 0, "student"
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of data set: files, and the published parameters for it."""
+    """A kind of data set: its files, the published parameters for it, and the targets."""
 
     name: str
     width: int
     height: int
     suffix: str
     smooth: float
-    """Exponent of the spectrum's fall."""
+    """Exponent with which the amplitude falls with the frequency."""
     classes: int
     weak: Weak
     images: int
     rounds: int
-    """Of timing."""
+    """Rounds of timing."""
     target: float
     target_decoded: float
-    """With decoded files kept on disk."""
+    """Target with decoded files cached on disk (`runtime.cache_gb`)."""
 
 
 KINDS = (
@@ -93,7 +93,7 @@ def _measured(kind: Kind) -> list[Row]:
 
         def plainly(epoch: int, position: int) -> Sample:
             draw = random.Random(seed_of(SEED, ROLE, epoch, position, "weak"))
-            draw.random()  # albumentations asks first whether to do anything
+            draw.random()  # albumentations first draws whether to apply the transform
             return reference.sample(*files[ids[position]], augment, position >= half, draw)
 
         photos = ImageReader(dataset, Path(folder))
@@ -121,7 +121,7 @@ def _measured(kind: Kind) -> list[Row]:
 
 
 def _epochs(way: Way, positions: int) -> Callable[[], None]:
-    """An epoch of samples, another one at each call."""
+    """Return a function that reads all samples of an epoch; every call reads the next epoch."""
     epochs = itertools.count()
 
     def one() -> None:
@@ -136,7 +136,7 @@ def _epochs(way: Way, positions: int) -> Callable[[], None]:
 
 
 def _drawn(kind: Kind, root: Path) -> tuple[dict[str, tuple[Path, Path]], Dataset, MaskSet]:
-    """Image and mask files by id, their manifest, and the masks of the second half as a mask set as well."""
+    """Write images and masks. Return files by id, the data set, and a mask set with the masks of the second half."""
     rng = np.random.default_rng(0)
     palette = tuple((int(r), int(g), int(b)) for r, g, b in rng.integers(0, 256, (kind.classes, 3)))
     files, records, pseudo = {}, {}, {}
@@ -146,7 +146,7 @@ def _drawn(kind: Kind, root: Path) -> tuple[dict[str, tuple[Path, Path]], Datase
         Image.fromarray(_photo(kind, rng)).save(image, quality=92)
         labels = _regions(kind, rng)
         image_of_mask = Image.fromarray(labels)
-        if kind.suffix == "jpg":  # Pascal's masks have a palette, those of Cityscapes have none
+        if kind.suffix == "jpg":  # masks of Pascal have a palette, masks of Cityscapes have none
             image_of_mask.putpalette([c for colour in palette for c in colour] + [255] * 3 * (256 - len(palette)))
         image_of_mask.save(mask)
         files[name] = image, mask
@@ -164,7 +164,7 @@ def _drawn(kind: Kind, root: Path) -> tuple[dict[str, tuple[Path, Path]], Datase
 
 
 def _photo(kind: Kind, rng: np.random.Generator) -> Pixels:
-    """Noise whose amplitude falls with the frequency, as that of photographs does: light, and a little colour."""
+    """Return noise whose amplitude falls with the frequency, as in photographs: brightness and a little colour."""
     shape = kind.height, kind.width
     frequency = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])[None])
     frequency[0, 0] = 1
@@ -182,7 +182,7 @@ def _photo(kind: Kind, rng: np.random.Generator) -> Pixels:
 
 
 def _regions(kind: Kind, rng: np.random.Generator) -> Pixels:
-    """A mask of a few large regions, with a thin border that is ignored."""
+    """Return a mask of a few large regions with thin ignored borders."""
     cells = 6 * np.array([kind.height, kind.width]) // kind.height
     coarse = rng.standard_normal((kind.classes, *cells)).astype(np.float32)
     size = kind.width, kind.height
@@ -193,7 +193,7 @@ def _regions(kind: Kind, rng: np.random.Generator) -> Pixels:
     return labels
 
 
-# -- the same, then how fast ------------------------------------------------------------------------------------------
+# -- equal results, then speed ----------------------------------------------------------------------------------------
 
 
 def _check(
@@ -203,7 +203,7 @@ def _check(
     half: int,
     ways: dict[str, Way],
 ) -> None:
-    """Both ways give the same for equal draws: pixels and masks equally, crops within 1 of 255, colours within 2."""
+    """Check that all ways agree for equal draws: pixels and masks exactly, crops within 1 of 255, colours within 2."""
     for position, (image, mask) in enumerate(files.values()):
         name = str(position)
         assert np.array_equal(photos.image(name), np.asarray(Image.open(image).convert("RGB"))), "pixels"
@@ -236,13 +236,13 @@ def _check(
         view = strong(Strong(**(off | {part: 1.0}), blur_sigma=(2.0, 2.0)))
         reseed(view, 0)
         ours = view(image=pixels, mask=crop["mask"])["image"].astype(int)
-        # Pillow's Gaussian is a stack of boxes: near in the mean, not everywhere.
+        # Pillow approximates the Gaussian by box filters, so only the mean difference is small.
         difference = np.abs(ours - np.asarray(there))
         assert (difference.mean() if part == "blur" else difference.max()) <= 1, part
 
 
 def _reading(photos: ImageReader, masks: MaskSet, ids: list[str], half: int) -> float:
-    """Seconds that it takes to read what an epoch is made of."""
+    """Return the seconds that it takes to read all images and masks of an epoch."""
 
     def read() -> None:
         for position, name in enumerate(ids):

@@ -1,7 +1,7 @@
-"""Systems over seeds on the data set of a params.yaml, and which claims of the paper hold: a page of Markdown.
+"""Runs systems over seeds on the data set of params.yaml, and prints in Markdown which claims of the paper hold.
 
-The seed draws split and training. Run in a clone: `python benchmarks/seeds.py WORK --seeds 8`. Every finished seed is a
-line of WORK/seeds.jsonl; the same command goes on after a stop.
+The seed decides the split and the training. Run in a clone: `python benchmarks/seeds.py WORK --seeds 8`. Every finished
+seed adds a line to WORK/seeds.jsonl. After a stop, the same command resumes.
 """
 
 import json
@@ -41,7 +41,7 @@ def main(
 
 
 def _seed(folder: Path, seed: int, systems: list[str], changes: list[str]) -> dict[str, Any]:
-    """What `stpp paper report` reads of a seed's runs."""
+    """Run the systems for a seed. Return the numbers that `stpp paper report` uses."""
     if not folder.exists():
         values = dict(change.split("=", 1) for change in changes)
         project(folder, {"split.seed": seed, "train.seed": seed, "select.seed": seed, "runtime.threads": 1, **values})

@@ -1,7 +1,8 @@
-"""Whether labels that `stpp suggest` asks for are worth more than random ones, on the embedded data set.
+"""Compares labels that `stpp suggest` selects with random ones, on the embedded data set.
 
-For every seed (of split and training): ST++ up to its pseudo masks; then twelve more labels, suggested or random, and a
-teacher on each of the two. `python benchmarks/suggest.py WORK --seeds 4` in a clone; WORK is a new folder.
+For every seed (of split and training), it runs ST++ up to its pseudo masks. Then it adds twelve labels, either
+suggested or random ones, and trains a teacher on each of the two sets. Run in a clone, with a new folder WORK:
+`python benchmarks/suggest.py WORK --seeds 4`.
 """
 
 import json
@@ -56,7 +57,7 @@ def main(
 
 
 def _measured(folder: Path) -> dict[str, float]:
-    """mIoU (%) of the teacher on val and test."""
+    """Return the mIoU (%) of the teacher on val and test."""
     metrics = json.loads((folder / "runs/suponly/evaluation/metrics.json").read_text())
     return {on: round(100 * metrics[on]["suponly"]["miou"], 2) for on in ("val", "test")}
 

@@ -1,4 +1,4 @@
-"""An ST++ run whole, DeepLabv3+ ResNet-50 on drawn images, all six stages; stages of this project against plain code.
+"""Measures a whole ST++ run with DeepLabv3+ ResNet-50 on drawn images: the stages of this project against plain code.
 
 python benchmarks/whole.py
 """
@@ -36,12 +36,12 @@ SETTING: dict[str, Any] = {
     "label": {"shards": 2},
     "evaluate": {"panels": 0},
 }
-"""The paper's network and crop, on as little as takes minutes: a training is of 3 to 9 iterations."""
+"""The network and the crop of the paper, with so few images that it takes minutes: 3 to 9 iterations per training."""
 TARGETS = {"float32": 1.2, "bfloat16": 2.0, "cuda": 3.0}
 
 
 def prepared() -> None:
-    """Data, split and backbone: the same for both ways, and not counted."""
+    """Write data, split and backbone. Both implementations use them, and this is not timed."""
     from stpp.stages import backbone, draw, prepare, split
 
     written({})
@@ -59,7 +59,7 @@ def written(model: dict[str, Any]) -> None:
 
 
 def ours(precision: str) -> float:
-    """The stages that `dvc repro` calls, here in one process; mIoU of ST++ on val."""
+    """Run the stages that `dvc repro` calls, here in one process. Return the mIoU of ST++ on val."""
     from stpp.stages import evaluate, label, score, select, train
 
     written({"precision": precision})
@@ -81,7 +81,7 @@ def ours(precision: str) -> float:
 
 
 def plainly(device: torch.device) -> float:
-    """Algorithm 2 in plain code on the same split, of the same length; mIoU on val."""
+    """Run Algorithm 2 in plain code with the same split and length. Return the mIoU on val."""
     plain_memory()
     p = load([Path("params.yaml")])
     dataset, root = read_dataset(Path("runs/data")), Path("data/toy")

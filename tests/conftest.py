@@ -1,4 +1,4 @@
-"""Projects in temporary folders."""
+"""Fixtures: projects in temporary folders."""
 
 import os
 import shutil
@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 from small import Project, project_in
 
-os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")  # read when a test module imports MLflow, before ours sets it
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")  # MLflow reads it at import, before stpp sets it
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest test first: begun last, it would keep one process busy long after the others."""
+    """Run the longest test first. If it started last, one process would still be busy long after the others."""
     items.sort(key=lambda item: "test_systems" not in item.nodeid)
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[Project]:
     made = project_in(tmp_path / "project")
-    # A shell's background job ignores Ctrl-C, and its children inherit that; a handler is not inherited.
+    # A background job of a shell ignores SIGINT, and its children inherit that. They do not inherit a handler.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     yield made
     made.end()
@@ -35,14 +35,14 @@ def prepared_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def prepared(prepared_once: Path, project: Project) -> Project:
-    """A project whose data set, split and backbone are there, made without DVC."""
+    """Return a project with data set, split and backbone, created without DVC."""
     shutil.copytree(prepared_once, project.folder, symlinks=True, dirs_exist_ok=True)
     return project
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project whose ST++ has run, tracked and committed; for tests that copy it (`copied`)."""
+    """Return a project in which ST++ has run, tracked and committed. Tests use a copy of it (`copied`)."""
     made = project_in(tmp_path_factory.mktemp("finished") / "project")
     del made.env["STPP_TRACKING"]
     made.commit("-A")
@@ -53,6 +53,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture
 def copied(finished: Project, tmp_path: Path) -> Project:
-    """A copy of the finished project, to do with as one likes."""
+    """Return a copy of the finished project, which a test may change."""
     shutil.copytree(finished.folder, tmp_path / "project", symlinks=True)
     return Project(tmp_path / "project", finished.env)

@@ -1,4 +1,4 @@
-"""A small project: the real dvc.yaml, real DVC, real stages, on data that trains in seconds."""
+"""Small projects for tests: the real dvc.yaml, DVC and stages, on data that trains in seconds."""
 
 import io
 import os
@@ -24,9 +24,9 @@ from stpp.store.manifest import Rgb
 from stpp.store.masks import MaskSet, ShardWriter, merge_manifests, shard_name, shards_of
 
 MARK = "STPP_TEST_PROJECT"
-"""By this variable of their environment, the processes of a project are found."""
+"""Environment variable that identifies the processes of a project."""
 STARTING = ("audit", "paper", "cluster")
-"""Commands with a process of their own: they start others, or (audit) look at a folder once a process."""
+"""Commands that run in their own process: they start others, or (audit) read a folder only once per process."""
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -56,14 +56,14 @@ TINY: dict[str, dict[str, object]] = {
 
 @dataclass
 class Project:
-    """A folder with a git repository, the pipelines and tiny parameters; commands run in it as a person runs them."""
+    """A folder with a git repository, the pipelines and tiny parameters. Commands run in it as for a user."""
 
     folder: Path
     env: dict[str, str] = field(default_factory=dict)
     started: bool = False
 
     def start(self, *command: str) -> subprocess.Popen[str]:
-        """Start a command in a session of its own; `end` kills what is left of it."""
+        """Start a command in a new session. `end` kills its remaining processes."""
         self.started = True
         return subprocess.Popen(
             command,
@@ -76,16 +76,16 @@ class Project:
         )
 
     def end(self) -> None:
-        """Kill every process that a command of this project has started, whichever session it is in."""
+        """Kill every process that a command of this project has started, in any session."""
         for process in psutil.process_iter(["environ"]) if self.started else ():
             if (process.info["environ"] or {}).get(MARK) == str(self.folder):
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
 
     def run(self, *command: str, rc: int = 0) -> str:
-        """Run a command to its end and return its output. Fails unless the exit code is `rc`.
+        """Run a command and return its output. Fails unless the exit code is `rc`.
 
-        A command of stpp that starts no other process runs in this one, which has loaded torch already.
+        A command of stpp that starts no other process runs in the test's process, which has already loaded torch.
         """
         if command[0] == "stpp" and command[1] not in STARTING and "STPP_NPROC" not in self.env:
             code, output = self._inside(*command)
@@ -107,14 +107,14 @@ class Project:
             warnings.catch_warnings(),
             pytest.raises(SystemExit) as end,
         ):
-            warnings.resetwarnings()  # those of a process of its own, not pytest's
+            warnings.resetwarnings()  # use Python's own filters, not pytest's
             warnings.simplefilter("ignore", DeprecationWarning)
             command_line()(prog_name="stpp")
         code = end.value.code
         return (code if isinstance(code, int) else int(code is not None)), said.getvalue()
 
     def prepare(self) -> None:
-        """Make the data set, the split and the backbone, without DVC."""
+        """Create the data set, the split and the backbone, without DVC."""
         self.run("stpp", "draw", "--out", "data/toy")
         self.run("stpp", "prepare", "--out", "runs/data")
         self.run("stpp", "split", "--data", "runs/data", "--lists", "splits", "--out", "runs/split")
@@ -125,20 +125,20 @@ class Project:
         self.run("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "a commit")
 
     def params(self, **sections: dict[str, object]) -> None:
-        """Write params.yaml: the tiny one with sections updated."""
+        """Write params.yaml: the tiny parameters, with sections updated."""
         merged = {name: {**section, **sections.get(name, {})} for name, section in TINY.items()}
         with (self.folder / "params.yaml").open("w") as file:
             YAML().dump(merged, file)
 
 
 def ran(output: str) -> list[str]:
-    """The stages that DVC says it ran, but for `check`, which runs whenever any parameter changes."""
+    """Return the stages that DVC says it ran, without `check`, which runs whenever any parameter changes."""
     stages = [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
     return [stage for stage in stages if stage.split(":")[-1] != "check"]
 
 
 def project_in(folder: Path) -> Project:
-    """A new project in `folder`, a git repository without a commit."""
+    """Create a project in `folder`, with a git repository that has no commit."""
     folder.mkdir()
     for name in ("dvc.yaml", "pipelines", "stpp", "splits", "weights", ".dvc/config", ".dvcignore", ".gitignore"):
         source, target = ROOT / name, folder / name
@@ -163,7 +163,7 @@ def project_in(folder: Path) -> Project:
 
 
 def mask_set(folder: Path, masks: Mapping[str, NDArray[np.uint8]], palette: Sequence[Rgb], shards: int = 1) -> MaskSet:
-    """Masks as `stpp label` leaves them, each with confidence 0.9."""
+    """Write masks as `stpp label` does, each with confidence 0.9, and return the mask set."""
     with tempfile.TemporaryDirectory() as parts_folder:
         parts = [Path(parts_folder) / f"{at}.csv" for at in range(shards)]
         for at, (part, names) in enumerate(zip(parts, shards_of(sorted(masks), shards), strict=True)):

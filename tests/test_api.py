@@ -1,4 +1,4 @@
-"""The method on own tensors: the example of the docs as it stands there, and what `fit` and `predict` promise."""
+"""Tests of stpp.api: `fit` and `predict` on own tensors, and the example in the docs."""
 
 import re
 import subprocess
@@ -15,7 +15,7 @@ DOCS = Path(__file__).parent.parent / "docs" / "api.md"
 
 
 class Tiny(nn.Module):
-    """A network of anybody's, without a backbone of ours."""
+    """A user's own network, without a backbone of stpp."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,14 +27,14 @@ class Tiny(nn.Module):
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
-    """The class is the sign of the first channel; some pixels are ignored."""
+    """Return images and masks. The class is the sign of the first channel. Some pixels are ignored."""
     x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     y = (x[:, 0] > 0).long()
     y[:, 0] = 255
     return x, y
 
 
-def test_any_network_learns_and_its_checkpoints_are_apart() -> None:
+def test_fit_trains_any_network_and_returns_different_checkpoints() -> None:
     torch.manual_seed(0)
     network, (x, y) = Tiny(), batch()
     kept = fit(network, [(x, y)], Train(epochs=60, batch_size=4, lr=2.0, head_lr_factor=1, checkpoints=3))
@@ -47,7 +47,7 @@ def test_any_network_learns_and_its_checkpoints_are_apart() -> None:
     assert not torch.equal(weights[0], weights[1]) and not torch.equal(weights[1], weights[2])
 
 
-def test_predictions_are_probabilities_of_images_of_any_size_in_order() -> None:
+def test_predict_returns_probabilities_for_images_of_any_size_in_order() -> None:
     network = Tiny()
     images = [torch.randn(3, 5, 9), torch.randn(3, 12, 4)]
     for how in ({}, {"scales": (0.5, 1.0), "flip": True}):
@@ -57,7 +57,7 @@ def test_predictions_are_probabilities_of_images_of_any_size_in_order() -> None:
             torch.testing.assert_close(p.sum(0), torch.ones(p.shape[1:]))
 
 
-def test_what_cannot_be_learnt_is_said() -> None:
+def test_fit_raises_an_error_for_empty_data_and_for_divergence() -> None:
     train = Train(epochs=3, batch_size=4)
     with pytest.raises(ValueError, match="empty"):
         fit(Tiny(), [], train)

@@ -1,4 +1,4 @@
-"""The structure holds: imports point down, the command line is light, drawers are not rooms."""
+"""Tests of the package structure: imports point down, and the command line imports little."""
 
 import ast
 import builtins
@@ -42,7 +42,7 @@ TABLES = {
     "stpp.ingest.layouts",
     "stpp.data.augmentations",
 }
-"""What they name lies in their own room; they import nothing, and so may be imported from anywhere."""
+"""Tables (name -> MODULE:OBJECT). They import nothing, so every module may import them."""
 
 
 def room(module: str) -> str:
@@ -60,7 +60,7 @@ def test_every_room_has_a_layer() -> None:
     assert {room(m) for m in MODULES} == set(LAYERS)
 
 
-def test_a_table_imports_nothing_and_names_what_is_there() -> None:
+def test_tables_import_nothing_and_all_their_entries_exist() -> None:
     for module in TABLES:
         tree = ast.parse(source_path(module).read_text())
         assert not [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)], module
@@ -70,13 +70,13 @@ def test_a_table_imports_nothing_and_names_what_is_there() -> None:
                     assert callable(resolve_name(entry)), entry
 
 
-def test_only_stages_track() -> None:
+def test_only_stages_import_tracking() -> None:
     for module in MODULES:
         if room(module) not in ("stages", "tracking"):
             assert not any(room(name) == "tracking" for name in imports(module)), module
 
 
-def test_mlflow_is_imported_by_tracking_alone_and_dvc_by_none() -> None:
+def test_only_tracking_and_served_import_mlflow_and_no_module_imports_dvc() -> None:
     for path in FILES:
         names = {
             name.split(".")[0]
@@ -85,7 +85,7 @@ def test_mlflow_is_imported_by_tracking_alone_and_dvc_by_none() -> None:
             for name in ([a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""])
         }
         assert "dvc" not in names, path
-        tracks = path.parent.name == "tracking" or path.stem == "served"  # which runs in MLflow
+        tracks = path.parent.name == "tracking" or path.stem == "served"  # stpp.deploy.served runs inside MLflow
         assert "mlflow" not in names or tracks, path
 
 
@@ -95,11 +95,11 @@ def test_init_files_hold_a_docstring_at_most() -> None:
             assert all(isinstance(node, ast.Expr) for node in ast.parse(path.read_text()).body), path
 
 
-def test_there_are_no_drawers() -> None:
+def test_no_module_has_a_catch_all_name() -> None:
     assert not {f.stem for f in FILES} & {"utils", "helpers", "common", "misc", "base", "manager"}
 
 
-def test_the_command_line_loads_nothing_heavy() -> None:
+def test_the_command_line_imports_no_heavy_package() -> None:
     heavy = ("torch", "mlflow", "matplotlib", "cv2", "numpy", "pydantic", "ruamel.yaml")
     code = f"import sys, stpp.cli; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -109,7 +109,7 @@ def test_the_command_line_loads_nothing_heavy() -> None:
 @pytest.mark.parametrize(
     "module", ["stpp.store.files", "stpp.params.models", "stpp.ingest.splits", "stpp.tracking.run", "stpp.report.table"]
 )
-def test_modules_that_move_files_and_numbers_need_no_torch(module: str) -> None:
+def test_modules_for_files_and_tables_do_not_import_torch(module: str) -> None:
     code = f"import sys, {module}; print('torch' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"
@@ -128,7 +128,7 @@ def test_the_training_core_needs_neither_mlflow_nor_dvc() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_closure_follows_imports_inside_functions() -> None:
+def test_an_import_closure_includes_imports_inside_functions() -> None:
     reached = import_closure("stpp.stages.train")
     assert {"stpp.engine.fit", "stpp.data.transforms", "stpp.models.backbone", "stpp.engine.optim"} <= reached
     assert not any(m.startswith("stpp.report") for m in reached)

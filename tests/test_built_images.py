@@ -1,4 +1,4 @@
-"""The images, really built with buildah (no daemon is needed), and what runs in them."""
+"""Tests that build the container images with buildah, which needs no daemon, and run commands in them."""
 
 import json
 import os
@@ -38,18 +38,18 @@ PRIVATE = (
     "mlflow.db",
     "benchmarks.json",
 )
-"""What a person has in the folder, and git must not."""
+"""Files that a user has in the project and that must not get into git."""
 LEFT = ("mlruns/1/x", ".mypy_cache/x", "stpp.egg-info/x", "stpp/__pycache__/x.pyc", ".dvc/tmp/x", "notes")
-"""What may lie there besides."""
+"""Other files that may be in the project."""
 
 
 def stores(storage: Path) -> tuple[str, ...]:
-    """Options by which buildah has images and containers of its own in `storage`."""
+    """Return options that make buildah keep its images and containers in `storage`."""
     return ("--root", str(storage / "root"), "--runroot", str(storage / "run"), "--storage-driver", "vfs")
 
 
 def buildah(storage: Path, *words: str) -> str:
-    """Run buildah to the end; its output."""
+    """Run buildah and return its output. Fails unless the exit code is 0."""
     done = subprocess.run(["buildah", *stores(storage), *words], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
@@ -57,7 +57,7 @@ def buildah(storage: Path, *words: str) -> str:
 
 @pytest.fixture
 def planted(tmp_path: Path) -> Path:
-    """A copy of what git has, with secrets and leftovers in it."""
+    """Return a copy of the files in git, with secrets and leftovers added."""
     folder = tmp_path / "planted"
     names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
     private = [
@@ -81,7 +81,9 @@ def test_no_secret_gets_into_git(planted: Path) -> None:
 
 
 @needs_buildah
-def test_an_image_has_what_the_pipeline_needs_and_nothing_else_of_the_folder(planted: Path, tmp_path: Path) -> None:
+def test_an_image_has_all_files_that_the_pipeline_needs_and_no_secrets_or_leftovers(
+    planted: Path, tmp_path: Path
+) -> None:
     (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY . /\n")
     out = f"type=local,dest={tmp_path / 'out'}"
     buildah(
@@ -97,15 +99,15 @@ def test_an_image_has_what_the_pipeline_needs_and_nothing_else_of_the_folder(pla
 
 
 NAMELESS = ("setpriv", "--reuid=54321", "--regid=54321", "--clear-groups")
-"""What runs a command under a uid that /etc/passwd does not have."""
+"""Prefix of a command that runs under a uid without an entry in /etc/passwd."""
 
 
 @pytest.fixture
 def nameless() -> Iterator[Project]:
-    """A project of such a user, in an environment that does not name it either."""
+    """Yield a project of such a user. The environment does not name the user either."""
     if os.getuid() != 0 or shutil.which("setpriv") is None:
         pytest.skip("another uid takes root and setpriv")
-    with tempfile.TemporaryDirectory() as folder:  # not pytest's, into which root alone may look
+    with tempfile.TemporaryDirectory() as folder:  # only root may read pytest's temporary folders
         project = project_in(Path(folder) / "project")
         for path in (Path(folder), *Path(folder).rglob("*")):
             os.chown(path, 54321, 54321)
@@ -114,17 +116,17 @@ def nameless() -> Iterator[Project]:
 
 
 def as_nameless(project: Project, *command: str) -> None:
-    caps = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")  # Python may lie in root's home
+    caps = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")  # Python may be in root's home folder
     project.run(*NAMELESS, *caps, *command)
     assert (project.folder / "dvc.lock").stat().st_uid == 54321
 
 
-def test_in_the_image_a_stage_runs_for_a_user_without_a_name(nameless: Project) -> None:
+def test_a_stage_runs_for_a_user_without_a_name_in_the_environment_of_the_image(nameless: Project) -> None:
     nameless.env |= {name: value for name, value in environment("train").items() if name != "PATH"}
     as_nameless(nameless, "dvc", "repro", "-q", "split")
 
 
-def test_in_a_job_of_a_cluster_a_stage_runs_for_a_user_without_a_name(nameless: Project) -> None:
+def test_a_stage_runs_for_a_user_without_a_name_in_a_cluster_job(nameless: Project) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -132,18 +134,18 @@ def test_in_a_job_of_a_cluster_a_stage_runs_for_a_user_without_a_name(nameless: 
     as_nameless(nameless, "stpp", "cluster", "--", "dvc", "repro", "-q", "split")
 
 
-def test_make_names_a_user_without_a_name(nameless: Project) -> None:
+def test_make_sets_the_variable_user_for_a_user_without_a_name(nameless: Project) -> None:
     goal = ("make", "--file", str(ROOT / "Makefile"), "--eval", "who: ; @echo user $$USER", "who")
     assert "user 54321" in nameless.run(*NAMELESS, *goal)
 
 
 def as_here(folder: Path) -> list[str]:
-    """Options of `buildah build` by which pip finds packages in a container as it does on this machine."""
+    """Return options of `buildah build` that give pip in a container the configuration of this machine."""
     said = subprocess.run([BIN / "pip", "config", "list"], capture_output=True, text=True, check=True).stdout
     found = re.findall(r"(?m)^(global|:env:)\.([\w-]+)='(.*)'$", said)
     conf = {name: value.replace("\\n", " ") for _, name, value in found}
     (folder / "pip.conf").write_text("\n".join(["[global]", *(f"{name} = {value}" for name, value in conf.items())]))
-    # An index in a folder has its files beside it.
+    # An index in a local folder has its packages beside it, so mount the folder above it.
     paths = {re.sub(r"^file://(.*)/[^/]+/?$", r"\1", word) for value in conf.values() for word in value.split()}
     mounts = [f"{path}:{path}:ro" for path in sorted(paths) if path.startswith("/") and Path(path).exists()]
     return [word for mount in (f"{folder / 'pip.conf'}:/etc/pip.conf:ro", *mounts) for word in ("--volume", mount)]
@@ -151,12 +153,12 @@ def as_here(folder: Path) -> list[str]:
 
 @pytest.fixture
 def storage(tmp_path: Path) -> Path:
-    """Where the base image lies, made from Debian's packages under the name that the Dockerfile asks for."""
+    """Return a storage of buildah with the Dockerfile's base image, built from Debian packages."""
     if shutil.which("mmdebstrap") is None or os.getuid() != 0:
         pytest.skip("no mmdebstrap, which makes the base image without a registry, or not root")
     base = re.findall(r"(?m)^FROM (\S+:\S+) AS base$", DOCKERFILE)[0]
     packages = "--include=python3-venv,python3-pip,python-is-python3,ca-certificates"
-    # As in the image that it stands for, pip may install into the system's Python.
+    # The real base image also allows pip to install into the system's Python.
     hook = '--customize-hook=rm "$1"/usr/lib/python3*/EXTERNALLY-MANAGED'
     tar = tmp_path / "base.tar"
     subprocess.run(["mmdebstrap", "--quiet", "--variant=minbase", packages, hook, base.split("-")[-1], tar], check=True)
@@ -169,7 +171,7 @@ def storage(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def inside(storage: Path) -> list[str]:
-    """What runs a command in a container of MLflow's image with compose's environment."""
+    """Return the prefix of a command that runs in a container of MLflow's image with compose's environment."""
     image = "docker.io/library/server"
     words = ("--format", "docker", "--isolation", "chroot", "--pull-never", "--target", "server", "--tag", image)
     buildah(storage, "build", *words, *as_here(storage), ".")
@@ -181,7 +183,7 @@ def inside(storage: Path) -> list[str]:
 
 @pytest.fixture
 def server(inside: list[str], storage: Path) -> Iterator[int]:
-    """The image's own command in a container; its port on loopback, which is this machine's."""
+    """Run the image's own command in a container, and yield its port on the loopback address of this machine."""
     command = json.loads(re.findall(r"(?m)^CMD (\[.*\])$", stage("server"))[-1])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -210,7 +212,7 @@ def status(port: int, path: str, host: str) -> int:
 
 @pytest.mark.slow
 @needs_buildah
-def test_the_server_answers_to_its_names_and_to_no_other_and_has_the_drivers_of_its_stores(
+def test_the_server_accepts_only_its_host_names_and_has_the_drivers_of_its_stores(
     server: int, inside: list[str]
 ) -> None:
     deadline = time.monotonic() + 120

@@ -1,4 +1,4 @@
-"""The command line as a person meets it: one clear message, exit code 2, nothing half-written."""
+"""Tests of the command line: an error is one clear message with exit code 2, and leaves no incomplete files."""
 
 import signal
 import subprocess
@@ -24,10 +24,10 @@ def test_help_names_every_command_quickly() -> None:
     seconds = time.monotonic() - began
     for name in ("prepare", "split", "train", "score", "select", "label", "evaluate", "report", "show", "masks"):
         assert name in out
-    assert seconds < 5  # a tenth of that on an idle core; what it must not load is tested elsewhere
+    assert seconds < 5  # it takes 0.5 s on an idle core; test_architecture checks its imports
 
 
-def test_the_list_of_commands_says_what_each_says_of_itself() -> None:
+def test_the_table_of_commands_has_the_first_help_line_of_each_command() -> None:
     def told(name: str, command: Command) -> None:
         if command.target:
             assert (load_command(name, command).help or "").partition("\n")[0] == command.about
@@ -43,8 +43,8 @@ def test_the_list_of_commands_says_what_each_says_of_itself() -> None:
 
 
 @pytest.mark.parametrize("entry", ["-m", "script"])
-def test_ctrl_c_at_any_moment_is_no_traceback(project: Project, entry: str) -> None:
-    """While modules load, while the command line is put together, while a command runs, at the end."""
+def test_ctrl_c_at_any_moment_prints_no_traceback(project: Project, entry: str) -> None:
+    """Ctrl-C comes while modules load, while the command line is built, while a command runs, or at the end."""
     module, function = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["stpp"].split(":")
     words = {"-m": ["-m", "stpp"], "script": ["-c", f"import sys; from {module} import {function}; sys.exit(main())"]}
     codes = set()
@@ -53,7 +53,7 @@ def test_ctrl_c_at_any_moment_is_no_traceback(project: Project, entry: str) -> N
         time.sleep(delay / 1000)
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=60)
-        assert "/stpp/" not in output, output  # before a line of ours, Python itself may show a traceback
+        assert "/stpp/" not in output, output  # before code of stpp runs, Python itself may print a traceback
         codes.add(process.returncode)
     assert 130 in codes
 
@@ -79,7 +79,7 @@ def test_ctrl_c_while_an_object_is_destroyed_ends_the_command(project: Project) 
 
 
 def fails(project: Project, *command: str) -> str:
-    """The output of a command that must end with exit code 2 and no traceback."""
+    """Run a command that must end with exit code 2 and no traceback. Return its output."""
     output = project.run(*command, rc=2)
     assert "Traceback" not in output
     return output
@@ -101,7 +101,7 @@ def test_a_missing_data_folder_is_named_and_nothing_is_written(project: Project)
     assert not (project.folder / "runs").exists()
 
 
-def test_all_problems_of_the_data_are_said_at_once_and_the_earlier_manifest_stays(prepared: Project) -> None:
+def test_all_problems_of_the_data_are_reported_at_once_and_the_old_manifest_stays(prepared: Project) -> None:
     toy = prepared.folder / "data/toy"
     (toy / "images/toy_00000.png").write_bytes((toy / "images/toy_00000.png").read_bytes()[:200])
     (toy / "images/toy_00001.png").write_bytes((toy / "images/toy_00002.png").read_bytes())
@@ -115,7 +115,7 @@ def test_all_problems_of_the_data_are_said_at_once_and_the_earlier_manifest_stay
     assert (prepared.folder / "runs/data/manifest.csv").read_bytes() == before
 
 
-def test_problems_of_a_split_are_said_at_once(prepared: Project) -> None:
+def test_all_problems_of_a_split_are_reported_at_once(prepared: Project) -> None:
     (prepared.folder / "splits/mine.txt").write_text("toy_00000\nnobody\ntoy_00000\n")
     prepared.params(split={"labeled": {"list": "mine.txt"}}, train={"batch_size": 16})
     command = ["stpp", "split", "--data", "runs/data", "--lists", "splits", "--out", "runs/split"]
@@ -125,13 +125,13 @@ def test_problems_of_a_split_are_said_at_once(prepared: Project) -> None:
     assert "train.batch_size 16" in output
 
 
-def test_weights_that_are_not_there_name_the_three_choices(prepared: Project) -> None:
+def test_the_error_for_missing_weights_names_the_three_choices(prepared: Project) -> None:
     prepared.params(model={"weights": "mine.pth"})
     output = fails(prepared, "stpp", "backbone", "--weights", "weights", "--out", "runs/backbone.safetensors")
     assert "`none`" in output and "IMAGENET1K_V1" in output and "a file in weights/" in output
 
 
-def test_check_names_what_is_wrong_in_an_overlay_and_writes_only_if_nothing_is(project: Project) -> None:
+def test_check_names_the_error_in_an_overlay_and_writes_only_if_all_parameters_are_valid(project: Project) -> None:
     overlay = project.folder / "pipelines/blind/params.yaml"
     right = overlay.read_text()
     overlay.write_text("select: {by: chance}\n")
@@ -158,6 +158,6 @@ def test_drawing_twice_gives_the_same_bytes(project: Project, stem: str) -> None
         assert Path(paths[0]).read_bytes() == Path(paths[1]).read_bytes()
 
 
-def test_commands_about_weights_offer_the_networks_that_parameters_know() -> None:
-    """Written out: Typer takes no other choices."""
+def test_commands_for_weights_accept_the_same_networks_as_the_parameters() -> None:
+    """The commands list the names again, because Typer only takes literal choices."""
     assert set(get_args(get_args(weights.Network)[0])) == set(NETWORKS)

@@ -1,4 +1,4 @@
-"""What compose.yaml and the Dockerfile promise, as far as it can be read; test_built_images builds them."""
+"""Tests of the text of compose.yaml and the Dockerfile. test_built_images builds the images."""
 
 import re
 from typing import Any
@@ -14,39 +14,39 @@ OURS = {name: service for name, service in SERVICES.items() if "build" in servic
 
 
 def filled(text: str) -> str:
-    """With the defaults of ${NAME:-default}, as compose fills it where .env is silent."""
+    """Replace ${NAME:-default} by its default, as compose does if .env does not set NAME."""
     return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
 
 
 def stage(name: str) -> str:
-    """The lines of a stage of the Dockerfile, after those of the stage that it is made from."""
+    """Return the lines of a stage of the Dockerfile, after the lines of the stage that it is built from."""
     own = next(part for part in re.split(r"(?m)^(?=FROM )", DOCKERFILE) if re.match(rf"FROM \S+ AS {name}\n", part))
     parent = own.split()[1]
     return own if ":" in parent else stage(parent) + own
 
 
 def environment(name: str) -> dict[str, str]:
-    """What ENV sets in a stage."""
+    """Return the environment variables that ENV sets in a stage."""
     lines = re.findall(r"(?m)^ENV (.*)$", stage(name))
     return dict(re.findall(r"(\w+)=(\S+)", " ".join(lines)))
 
 
-def test_nothing_listens_beyond_this_machine_unless_told_to() -> None:
+def test_ports_are_bound_to_this_machine_by_default() -> None:
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
     assert ports
     assert all(filled(port).startswith("127.0.0.1:") for port in ports)
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_our_containers_have_no_rights_of_root_and_a_home_to_write_to(name: str) -> None:
+def test_our_containers_have_no_root_capabilities_and_a_writable_home(name: str) -> None:
     assert OURS[name]["cap_drop"] == ["ALL"]
-    # A tmpfs over another folder belongs to root, unless it says whose it is.
+    # A tmpfs on any other folder than /tmp belongs to root by default.
     assert environment(OURS[name]["build"]["target"])["HOME"] == "/tmp"
     assert not OURS[name].get("read_only") or OURS[name]["tmpfs"] == ["/tmp"]
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_what_lasts_has_a_health_check_and_every_image_a_version(name: str) -> None:
+def test_every_image_is_pinned_and_every_restarting_service_has_a_health_check(name: str) -> None:
     service = SERVICES[name]
     assert re.search(r":[\w.-]+$", service["image"])
     assert not service["image"].endswith(":latest")
@@ -54,7 +54,7 @@ def test_what_lasts_has_a_health_check_and_every_image_a_version(name: str) -> N
         assert "healthcheck" in service or "HEALTHCHECK --interval" in stage(service["build"]["target"])
 
 
-def test_there_is_no_default_password_and_none_on_a_command_line() -> None:
+def test_there_is_no_default_password_and_no_password_on_a_command_line() -> None:
     for service in SERVICES.values():
         for key, value in service.get("environment", {}).items():
             if "PASSWORD" in key or "SECRET" in key:
@@ -62,14 +62,14 @@ def test_there_is_no_default_password_and_none_on_a_command_line() -> None:
         assert "PASSWORD" not in str(service.get("command", ""))
 
 
-def test_every_volume_name_and_dependency_is_there() -> None:
+def test_every_named_volume_and_every_dependency_is_defined() -> None:
     for service in SERVICES.values():
         named = {v.split(":")[0] for v in service.get("volumes", []) if not v.startswith((".", "/"))}
         assert named <= set(COMPOSE["volumes"])
         assert set(service.get("depends_on", {})) <= set(SERVICES)
 
 
-def test_a_training_on_gpus_is_the_same_with_all_of_them() -> None:
+def test_train_gpu_is_train_with_all_gpus() -> None:
     reserved = SERVICES["train-gpu"]["deploy"]["resources"]["reservations"]["devices"]
     assert reserved == [{"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}]
     same = set(SERVICES["train"]) - {"profiles"}

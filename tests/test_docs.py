@@ -1,4 +1,4 @@
-"""What the documents point to is there, and what they name is known."""
+"""Tests that the links and pictures in the documents exist."""
 
 import re
 from pathlib import Path
@@ -11,13 +11,13 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
 def anchors(document: Path) -> set[str]:
-    """The names by which a document's headings are linked to."""
+    """Return the link anchors of a document's headings."""
     headings = re.findall(r"(?m)^#+ (.*)$", re.sub(r"(?s)```.*?```", "", document.read_text()))
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_relative_link_and_image_is_there(document: Path) -> None:
+def test_every_relative_link_and_image_exists(document: Path) -> None:
     text = re.sub(r"(?s)```.*?```", "", document.read_text())
     for link in LINK.findall(text):
         if re.match(r"[a-z]+:", link):

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, hashed by name and content, read back as they were written."""
+"""Tests of files: they are written atomically, hashed by name and content, and read back as written."""
 
 import errno
 import hashlib
@@ -42,7 +42,7 @@ FEW = settings(max_examples=30, deadline=None)
 
 
 class InterruptedWriteError(Exception):
-    """What happens in the middle of writing."""
+    """Raised in the middle of writing."""
 
 
 def broken(good: Any) -> Iterator[Any]:
@@ -54,7 +54,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {f.relative_to(folder).as_posix(): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
 
 
-# -- written whole or not at all --------------------------------------------------------------------------------------
+# -- atomic writes ----------------------------------------------------------------------------------------------------
 
 FAILING: dict[str, Callable[[Path], None]] = {
     "text that is no UTF-8": lambda path: write_text(path, "a\udcff"),
@@ -66,7 +66,7 @@ FAILING: dict[str, Callable[[Path], None]] = {
 
 @pytest.mark.parametrize("old", [b"old", None])
 @pytest.mark.parametrize("write", FAILING.values(), ids=FAILING)
-def test_an_error_in_the_middle_leaves_what_was_there(
+def test_an_error_during_writing_leaves_the_old_file(
     write: Callable[[Path], None], old: bytes | None, tmp_path: Path
 ) -> None:
     path = tmp_path / "file"
@@ -77,7 +77,7 @@ def test_an_error_in_the_middle_leaves_what_was_there(
     assert contents(tmp_path) == ({} if old is None else {"file": old})
 
 
-def test_a_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
+def test_a_file_appears_only_when_it_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "new" / "file"
     with atomic_write(path) as partial:
         partial.write_text("half")
@@ -90,14 +90,14 @@ def test_a_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
     assert contents(tmp_path) == {"new/file": b"newer"}
 
 
-def test_writing_nothing_is_an_error_and_leaves_what_was_there(tmp_path: Path) -> None:
+def test_writing_nothing_is_an_error_and_leaves_the_old_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"old")
     with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "file"):
         pass
     assert contents(tmp_path) == {"file": b"old"}
 
 
-def test_an_error_in_the_middle_leaves_the_folder_that_was_there(tmp_path: Path) -> None:
+def test_an_error_during_writing_leaves_the_old_folder(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with atomic_folder(out) as partial:
         write_text(partial / "deep" / "a", "1")
@@ -108,7 +108,7 @@ def test_an_error_in_the_middle_leaves_the_folder_that_was_there(tmp_path: Path)
     assert [f.name for f in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_new_folder_takes_the_place_of_the_whole_old_one(tmp_path: Path) -> None:
+def test_a_new_folder_replaces_the_whole_old_folder(tmp_path: Path) -> None:
     out = tmp_path / "out"
     for content in ("1", "2"):
         before = contents(out)
@@ -118,7 +118,7 @@ def test_a_new_folder_takes_the_place_of_the_whole_old_one(tmp_path: Path) -> No
     assert contents(tmp_path) == {"out/a": b"2"}
 
 
-def test_a_folder_that_holds_anything_else_is_not_replaced(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_not_replaced(tmp_path: Path) -> None:
     write_text(tmp_path / "out" / "thesis.txt", "years of work")
     with pytest.raises(StppError, match=r"contains thesis\.txt"), atomic_folder(tmp_path / "out") as partial:
         write_text(partial / "a", "1")
@@ -130,7 +130,7 @@ def test_a_folder_without_a_name_is_refused() -> None:
         pass
 
 
-def test_what_a_killed_process_left_does_not_enter_the_new_folder(tmp_path: Path) -> None:
+def test_files_left_by_a_killed_process_do_not_get_into_the_new_folder(tmp_path: Path) -> None:
     with atomic_folder(tmp_path / "out") as first:
         left = first
     left.mkdir()
@@ -140,7 +140,7 @@ def test_what_a_killed_process_left_does_not_enter_the_new_folder(tmp_path: Path
     assert contents(tmp_path) == {"out/a": b"1"}
 
 
-def test_a_link_is_replaced_and_not_what_it_leads_to(tmp_path: Path) -> None:
+def test_a_symbolic_link_is_replaced_and_its_target_stays(tmp_path: Path) -> None:
     target = tmp_path / "target"
     write_text(target / "precious", "1")
     (tmp_path / "out").symlink_to(target)
@@ -149,7 +149,7 @@ def test_a_link_is_replaced_and_not_what_it_leads_to(tmp_path: Path) -> None:
     assert contents(tmp_path) == {"target/precious": b"1", "out/a": b"2"}
 
 
-def test_what_is_published_is_a_copy_of_the_file_or_folder(tmp_path: Path) -> None:
+def test_publish_copies_a_file_or_a_folder(tmp_path: Path) -> None:
     write_text(tmp_path / "state" / "a" / "b", "1")
     write_text(tmp_path / "out" / "a" / "b", "0")
     write_text(tmp_path / "state" / "a" / ".b.1.partial", "half")
@@ -166,7 +166,7 @@ TREES = st.dictionaries(st.tuples(NAMES, NAMES), st.binary(max_size=3), min_size
 
 
 def made(tree: list[tuple[tuple[str, str], bytes]], root: str) -> str:
-    """The digest of a folder that was filled in this order."""
+    """Fill a folder in this order, and return its digest."""
     for (folder, name), content in tree:
         path = Path(root, folder, name)
         path.parent.mkdir(exist_ok=True)
@@ -185,12 +185,14 @@ def test_a_digest_does_not_depend_on_the_order_of_creation(tree: dict[tuple[str,
 
 @FEW
 @given(TREES, TREES)
-def test_a_digest_tells_any_two_trees_apart(a: dict[tuple[str, str], bytes], b: dict[tuple[str, str], bytes]) -> None:
+def test_two_trees_have_the_same_digest_only_if_they_are_equal(
+    a: dict[tuple[str, str], bytes], b: dict[tuple[str, str], bytes]
+) -> None:
     with TemporaryDirectory() as x, TemporaryDirectory() as y:
         assert (made(list(a.items()), x) == made(list(b.items()), y)) == (a == b)
 
 
-def test_a_digest_of_a_file_depends_on_its_content_alone(tmp_path: Path) -> None:
+def test_the_digest_of_a_file_depends_only_on_its_content(tmp_path: Path) -> None:
     for name, content in {"a": b"1", "b": b"1", "c": b"2"}.items():
         (tmp_path / name).write_bytes(content)
     a, b, c = (digest([tmp_path / name]) for name in "abc")
@@ -212,7 +214,7 @@ NAMES = st.lists(st.text("a.-B", min_size=1, max_size=3).filter(lambda n: n.stri
 
 @FEW
 @given(st.lists(NAMES.map("/".join), max_size=8))
-def test_a_folder_is_walked_in_the_order_of_parts_or_of_names(names: list[str]) -> None:
+def test_walk_orders_files_by_path_parts_or_by_text(names: list[str]) -> None:
     with TemporaryDirectory() as folder:
         for name in names:
             path = Path(folder, name)
@@ -225,7 +227,7 @@ def test_a_folder_is_walked_in_the_order_of_parts_or_of_names(names: list[str]) 
         assert digest([Path(folder)]) == hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def test_links_to_files_are_files_and_links_to_folders_are_not_followed(tmp_path: Path) -> None:
+def test_walk_returns_links_to_files_and_does_not_follow_links_to_folders(tmp_path: Path) -> None:
     write_text(tmp_path / "a/file", "x")
     (tmp_path / "a/link").symlink_to(tmp_path / "a/file")
     (tmp_path / "a/gone").symlink_to(tmp_path / "nowhere")
@@ -235,7 +237,7 @@ def test_links_to_files_are_files_and_links_to_folders_are_not_followed(tmp_path
 
 @FEW
 @given(st.lists(st.tuples(st.text("ab,é", min_size=1), st.text('a,"\n')), max_size=5))
-def test_a_table_is_scanned_as_it_is_read(rows: list[tuple[str, str]]) -> None:
+def test_scan_csv_returns_the_rows_that_were_written(rows: list[tuple[str, str]]) -> None:
     with TemporaryDirectory() as folder:
         write_csv(Path(folder, "t.csv"), ("x", "other", "y"), [(x, "o", y) for x, y in rows])
         assert list(scan_csv(Path(folder, "t.csv"), ("y", "x"))) == [(y, x) for x, y in rows]
@@ -245,7 +247,7 @@ def test_a_table_is_scanned_as_it_is_read(rows: list[tuple[str, str]]) -> None:
 
 
 def sane(name: str) -> bool:
-    """The rule for ids, part by part and character by character."""
+    """Return whether a name obeys the rule for ids; checks each part and each character."""
     for part in name.split("/"):
         if part in ("", ".", ".."):
             return False
@@ -290,7 +292,7 @@ IDS = st.lists(st.lists(PARTS, min_size=1, max_size=3).map("/".join), max_size=4
 
 @FEW
 @given(IDS)
-def test_whatever_is_accepted_as_an_id_survives_lists_and_tables(ids: list[str]) -> None:
+def test_every_valid_id_is_read_back_from_lists_and_tables(ids: list[str]) -> None:
     assert all(ID.match(i) for i in ids)
     with TemporaryDirectory() as folder:
         path = Path(folder, "ids.txt")
@@ -307,7 +309,7 @@ def test_whatever_is_accepted_as_an_id_survives_lists_and_tables(ids: list[str])
 
 @pytest.mark.parametrize("read", [read_json, lambda path: read_csv(path, ("id",)), read_ids])
 @pytest.mark.parametrize("content", [None, b"\xff\xfe"])
-def test_a_file_that_cannot_be_read_is_named(
+def test_the_error_names_a_file_that_cannot_be_read(
     read: Callable[[Path], Any], content: bytes | None, tmp_path: Path
 ) -> None:
     path = tmp_path / "the-file"
@@ -317,13 +319,13 @@ def test_a_file_that_cannot_be_read_is_named(
         read(path)
 
 
-def test_json_that_is_cut_short_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_truncated_json_file(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"a": ')
     with pytest.raises(StppError, match=r"a\.json: not readable"):
         read_json(tmp_path / "a.json")
 
 
-def test_text_and_tables_end_their_lines_the_same_way_everywhere(tmp_path: Path) -> None:
+def test_written_files_are_utf8_with_unix_line_ends(tmp_path: Path) -> None:
     write_text(tmp_path / "t", "a\nb\n")
     write_csv(tmp_path / "c", ("x", "y"), [(1, "é,")])
     write_json(tmp_path / "j", {"é": [1]})
@@ -337,13 +339,13 @@ def test_text_and_tables_end_their_lines_the_same_way_everywhere(tmp_path: Path)
 # -- errors -----------------------------------------------------------------------------------------------------------
 
 
-def test_all_problems_are_in_one_error_one_a_line() -> None:
+def test_all_problems_are_in_one_error_with_one_line_each() -> None:
     with pytest.raises(StppError) as error:
         raise_problems(["a: wrong", "b: wrong"], "data")
     assert str(error.value).splitlines() == ["data: 2 problem(s):", "a: wrong", "b: wrong"]
 
 
-def test_many_problems_of_one_kind_are_three_and_a_number_and_all_are_in_a_file(
+def test_many_problems_of_one_kind_are_shortened_and_a_file_lists_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -360,20 +362,20 @@ def test_many_problems_of_one_kind_are_three_and_a_number_and_all_are_in_a_file(
     assert len((tmp_path / ".stpp/problems.txt").read_text().splitlines()) == 1001
 
 
-def test_many_kinds_of_problems_are_cut_with_the_number_of_the_rest() -> None:
+def test_many_kinds_of_problems_are_cut_and_the_rest_is_counted() -> None:
     words = [f"{a}{b}" for a in "abcdefghij" for b in "abcdefghij"]
     lines = grouped(f"file: {word} is wrong" for word in words)
     assert len(lines) == 21
     assert lines[-1] == "... and 80 more, of 80 other kinds"
 
 
-def test_a_table_without_the_columns_asked_for_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_table_without_the_requested_columns(tmp_path: Path) -> None:
     write_csv(tmp_path / "t.csv", ("id", "other"), [("a", 1)])
     with pytest.raises(StppError, match=r"t\.csv: not a table of id, stability"):
         read_csv(tmp_path / "t.csv", ("id", "stability"))
 
 
-def test_what_killed_processes_left_beside_a_name_is_removed_and_a_living_one_s_is_not(tmp_path: Path) -> None:
+def test_partial_folders_of_dead_processes_are_removed_and_those_of_living_ones_stay(tmp_path: Path) -> None:
     gone, alive = tmp_path / ".a.999999999.partial", tmp_path / f".a.{os.getppid()}.partial"
     for left in (gone, alive):
         write_text(left / "half", "half")
@@ -383,7 +385,7 @@ def test_what_killed_processes_left_beside_a_name_is_removed_and_a_living_one_s_
 
 
 @pytest.mark.parametrize("theirs", ["images/mine.jpg", "images/deep/mine.jpg", "b"])
-def test_a_file_that_the_new_folder_does_not_hold_is_never_removed(tmp_path: Path, theirs: str) -> None:
+def test_a_file_that_is_not_in_the_new_folder_is_never_removed(tmp_path: Path, theirs: str) -> None:
     write_text(tmp_path / "out" / theirs, "precious")
     before = contents(tmp_path)
     with pytest.raises(StppError, match=f"out: contains {theirs}"), atomic_folder(tmp_path / "out") as partial:
@@ -391,14 +393,14 @@ def test_a_file_that_the_new_folder_does_not_hold_is_never_removed(tmp_path: Pat
     assert contents(tmp_path) == before
 
 
-def test_a_folder_does_not_take_the_place_of_a_file(tmp_path: Path) -> None:
+def test_a_folder_does_not_replace_a_file(tmp_path: Path) -> None:
     write_text(tmp_path / "notes", "precious")
     with pytest.raises(StppError, match="notes: is a file"), atomic_folder(tmp_path / "notes") as partial:
         write_text(partial / "a", "1")
     assert contents(tmp_path) == {"notes": b"precious"}
 
 
-def test_publishing_to_a_full_disk_is_the_disks_error(tmp_path: Path) -> None:
+def test_publishing_to_a_full_disk_raises_the_error_of_the_system(tmp_path: Path) -> None:
     write_text(tmp_path / "state/a", "x" * 9000)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -421,7 +423,7 @@ class Broken(TorchDataset[int]):
         return 1
 
 
-def test_an_error_out_of_a_loaders_worker_says_what_the_worker_said() -> None:
+def test_an_error_in_a_loader_worker_keeps_its_message() -> None:
     with pytest.raises(StppError) as error:
         list(DataLoader(Broken(), num_workers=1))
     assert str(error.value) == "a.jpg: no such file"

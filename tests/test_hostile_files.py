@@ -1,4 +1,4 @@
-"""Files from outside: pipes, devices, bombs, and text that is not what its name says, end in one line."""
+"""Tests of hostile files from outside: pipes, devices, bombs and malformed text end in an error of one line."""
 
 import os
 import struct
@@ -34,7 +34,7 @@ from stpp.store.manifest import Dataset, read_table, read_user_list
 from stpp.store.masks import encode_mask, read_png
 from stpp.store.records import DatasetJson, Finished, MetricsJson, RunJson, ScoresJson
 
-# -- files that are none ----------------------------------------------------------------------------------------------
+# -- pipes, devices, and files that are too large or damaged ----------------------------------------------------------
 
 READERS: dict[str, Callable[[Path], object]] = {
     "json": read_json,
@@ -56,7 +56,7 @@ READERS: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "endless"])
 @pytest.mark.parametrize("name", READERS)
-def test_a_pipe_or_a_device_is_refused_at_once_whatever_reads_it(name: str, kind: str, tmp_path: Path) -> None:
+def test_every_reader_refuses_a_pipe_or_a_device_at_once(name: str, kind: str, tmp_path: Path) -> None:
     path = tmp_path / "f"
     if kind == "pipe":
         os.mkfifo(path)
@@ -94,7 +94,7 @@ def test_a_mask_of_far_too_many_pixels_is_not_decoded(tmp_path: Path) -> None:
         read_png(tmp_path / "m.png")
 
 
-def test_every_flipped_bit_of_a_pth_ends_in_a_message_or_changes_nothing(tmp_path: Path) -> None:
+def test_a_flipped_bit_in_a_pth_file_gives_an_error_or_changes_nothing(tmp_path: Path) -> None:
     state = {"conv1.weight": torch.arange(30.0)}
     torch.save(state, tmp_path / "w.pth")
     whole = (tmp_path / "w.pth").read_bytes()
@@ -109,7 +109,7 @@ def test_every_flipped_bit_of_a_pth_ends_in_a_message_or_changes_nothing(tmp_pat
         assert list(found) == list(state) and torch.equal(found["conv1.weight"], state["conv1.weight"]), at
 
 
-def test_a_dvcignore_that_is_no_utf8_hides_nothing_else(tmp_path: Path) -> None:
+def test_a_line_of_dvcignore_that_is_not_utf8_does_not_affect_the_other_lines(tmp_path: Path) -> None:
     (tmp_path / ".dvcignore").write_bytes(b"\xff\n*.tmp\n")
     (tmp_path / "data").mkdir()
     for name in ("a.txt", "b.tmp"):
@@ -117,7 +117,7 @@ def test_a_dvcignore_that_is_no_utf8_hides_nothing_else(tmp_path: Path) -> None:
     assert list(hashed_files(tmp_path / "data", tmp_path)) == ["a.txt"]
 
 
-def test_what_a_lock_or_a_record_says_of_stages_and_paths_is_text() -> None:
+def test_stages_and_paths_in_a_lock_or_a_record_are_text_without_null_bytes() -> None:
     [one] = parse_dvc_lock("stages:\n  1:\n    cmd: [a, b]\n    outs: [{path: x, md5: y}]\n", "dvc.lock")
     assert (one.stage, one.cmd) == ("1", "a\nb")
     record = as_json([one])
@@ -126,7 +126,7 @@ def test_what_a_lock_or_a_record_says_of_stages_and_paths_is_text() -> None:
         from_json(record)
 
 
-# -- text that is none ------------------------------------------------------------------------------------------------
+# -- malformed text ---------------------------------------------------------------------------------------------------
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join(['*' + before] * 9)}]\n" for before, name in pairwise("abcdefghij")
@@ -153,7 +153,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         "a: !!python/object:os.system x",
     ],
 )
-def test_whatever_is_wrong_in_yaml_is_one_line(text: str, tmp_path: Path) -> None:
+def test_every_error_in_yaml_is_one_line(text: str, tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text(text)
     start = time.monotonic()
     with pytest.raises(StppError, match=r"^\S*params\.yaml: not readable as YAML: .{5,300}$"):
@@ -163,14 +163,14 @@ def test_whatever_is_wrong_in_yaml_is_one_line(text: str, tmp_path: Path) -> Non
     assert time.monotonic() - start < 30
 
 
-def test_aliases_and_merged_keys_of_a_sane_size_are_read_as_yaml_has_them() -> None:
+def test_aliases_and_merge_keys_of_a_sane_size_are_read_as_by_ruamel() -> None:
     text = "b: &b {x: 1, y: [1, 2]}\nc: {<<: *b, x: 2}\nd: [*b, *b]\ne: 1e-3\nf: 0o17\n"
     assert parse_yaml(text) == YAML(typ="safe").load(text)
     assert parse_yaml("") is None
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a": ' * 100_000, "\ufeff{}", "", "nul", '{"a": 1,}', "1" * 5000])
-def test_whatever_is_wrong_in_json_is_one_line(text: str, tmp_path: Path) -> None:
+def test_every_error_in_json_is_one_line(text: str, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(StppError, match=r"^\S*run\.json: not readable: .*; rerun the stage that writes it$"):
         read_json(tmp_path / "run.json")
@@ -178,7 +178,7 @@ def test_whatever_is_wrong_in_json_is_one_line(text: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("raw", [None, [], "x", 1, {}, {"val": {}}, {"val": [1]}, {"stage": None}, {"name": "a"}])
 @pytest.mark.parametrize("kind", [DatasetJson, RunJson, MetricsJson, ScoresJson, Finished])
-def test_json_that_is_not_what_a_stage_writes_is_named_with_the_key(raw: object, kind: type, tmp_path: Path) -> None:
+def test_json_that_no_stage_writes_is_refused_with_one_line(raw: object, kind: type, tmp_path: Path) -> None:
     write_json(tmp_path / "x.json", raw)
     with pytest.raises(StppError, match=r"^\S*x\.json: not what its stage writes \(.+\); rerun the stage"):
         records.read(tmp_path / "x.json", kind)

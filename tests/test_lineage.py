@@ -1,4 +1,4 @@
-"""Lineage: hashes are DVC's own, records are read as they were written, and a chain leads to what made a file."""
+"""Tests of lineage: hashes equal DVC's, records are read back as written, and the stages behind a file are found."""
 
 import subprocess
 from pathlib import Path
@@ -26,7 +26,7 @@ from stpp.store.files import StppError
 NAMES = st.text("aé ,'\"-_.Z", min_size=1, max_size=6).filter(lambda name: name.strip(".") and name == name.strip())
 
 
-def test_hashes_are_those_of_dvc(tmp_path: Path) -> None:
+def test_hashes_equal_those_of_dvc(tmp_path: Path) -> None:
     files = {
         "a/b.txt": b"one",
         "a/é.txt": b"two",
@@ -52,7 +52,7 @@ def test_hashes_are_those_of_dvc(tmp_path: Path) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.dictionaries(NAMES, st.binary(max_size=4), min_size=1, max_size=4), st.data())
-def test_a_folders_hash_tells_any_change(tree: dict[str, bytes], data: st.DataObject) -> None:
+def test_any_change_in_a_folder_changes_its_hash(tree: dict[str, bytes], data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(tree)))
 
     def hashed(files: dict[str, bytes]) -> Content:
@@ -97,12 +97,12 @@ def test_a_record_is_read_as_it_was_written() -> None:
 
 
 @pytest.mark.parametrize("raw", [None, 3, [], [1], [{}], [{"stage": "x"}], {"a": 1}, "text"])
-def test_what_is_no_record_is_refused(raw: object) -> None:
+def test_data_that_is_not_a_lineage_record_is_refused(raw: object) -> None:
     with pytest.raises(ValueError, match="not a lineage record"):
         from_json(raw)
 
 
-def test_behind_a_file_is_what_made_it_and_nothing_else() -> None:
+def test_upstream_finds_exactly_the_stages_behind_a_file() -> None:
     train, *others = CHAIN
     assert [e.stage for e in upstream(train.deps, others)] == ["split", "select", "score"]
     made = producer_of("runs/selection/reliable.txt", CHAIN)
@@ -111,13 +111,13 @@ def test_behind_a_file_is_what_made_it_and_nothing_else() -> None:
     assert producer_of("runs/selection_2/reliable.txt", CHAIN) is None, "a name that begins alike is another folder"
 
 
-def test_a_stage_whose_output_has_changed_since_did_not_make_it() -> None:
+def test_a_stage_whose_output_has_changed_since_is_not_upstream() -> None:
     train, *others = CHAIN
     newer = [execution("split", {"data": "d2"}, {"runs/split": "s2"}) if e.stage == "split" else e for e in others]
     assert [e.stage for e in upstream(train.deps, newer)] == ["select", "score"]
 
 
-def test_a_dvc_lock_is_read_with_the_pipeline_its_stages_are_of() -> None:
+def test_stages_read_from_a_dvc_lock_have_the_name_of_their_pipeline() -> None:
     text = "schema: '2.0'\nstages:\n  draw:\n    cmd: x\n    outs:\n    - path: data\n      md5: abc.dir\n"
     (found,) = parse_dvc_lock(text, "pipelines/toy/dvc.lock")
     assert (found.stage, found.outs) == ("pipelines/toy/dvc.yaml:draw", (Content("data", "abc.dir"),))
@@ -130,7 +130,7 @@ def test_keys_of_parameters_are_text_as_in_a_record() -> None:
     assert found.params == {"params.yaml": {"data": {"values": {"11": "x"}}}}
 
 
-def test_no_parameters_are_none_and_a_file_without_sections_is_refused() -> None:
+def test_a_stage_may_have_no_parameters_but_a_params_file_without_sections_is_refused() -> None:
     (found,) = parse_dvc_lock("stages:\n  a: {cmd: x, params: []}\n", "dvc.lock")
     assert found.params == {}
     with pytest.raises(StppError, match=r"not a dvc\.lock"):
@@ -150,6 +150,6 @@ def test_no_parameters_are_none_and_a_file_without_sections_is_refused() -> None
         "\0",
     ],
 )
-def test_what_is_no_dvc_lock_is_named_with_a_remedy(text: str) -> None:
+def test_the_error_for_an_invalid_dvc_lock_has_a_remedy(text: str) -> None:
     with pytest.raises(StppError, match=r"dvc\.lock: not a dvc.lock .*git checkout"):
         parse_dvc_lock(text, "dvc.lock")

@@ -1,4 +1,4 @@
-"""Work grows as the number of images does, and a loader's worker copies nothing. Counted, not timed."""
+"""Tests that work grows in proportion to the number of images (by counting calls), and that workers copy no ids."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ SMALL, LARGE = 200, 1600
 
 
 def calls(work: Callable[[], Any]) -> int:
-    """How many functions, of Python and of C, `work` calls."""
+    """Return the number of calls of Python and C functions in `work`."""
     count = 0
 
     def counted(frame: object, event: str, arg: object) -> None:
@@ -136,7 +136,7 @@ def test_eight_times_the_images_are_about_eight_times_the_work(
     for count in (SMALL, LARGE):
         (tmp_path / str(count)).mkdir()
         work.append(prepared(tmp_path / str(count), count))
-        work[-1]()  # imports
+        work[-1]()  # the first call also imports modules
     small, large = map(calls, work)
     assert large < 2 * LARGE / SMALL * small
 
@@ -173,7 +173,7 @@ print(grown(range(0, len(data.ids), len(data.ids) // 3000)) - grown([]))
 
 @pytest.mark.parametrize("count", [100_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
 def test_a_worker_has_not_copied_the_ids_after_many_samples(count: int, tmp_path: Path) -> None:
-    """As a list of str and a dict of records, 100,000 are 60 MB, of which a worker copied the pages that it read."""
+    """A list of str and a dict of records would take 60 MB for 100,000 ids, and workers would copy what they read."""
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "i.png")
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "m.png")
     write_dataset(tmp_path / "data", Dataset("d", ("a",), ((0, 0, 0),), {0: 0}, {}))

@@ -1,4 +1,4 @@
-"""requirements.lock: what `make install` installs, and what these tests ran with."""
+"""Tests of requirements.lock, which `make install` installs."""
 
 import re
 import tomllib
@@ -17,14 +17,14 @@ def here(requirement: Requirement) -> bool:
     return requirement.marker is None or requirement.marker.evaluate({"extra": "dev"})
 
 
-def test_everything_is_pinned_by_hash_and_comes_from_no_address() -> None:
+def test_every_package_is_pinned_by_hash_and_none_comes_from_a_url() -> None:
     entries = re.split(r"(?m)^(?=[a-z0-9])", TEXT)[1:]
     assert len(entries) == len(LOCKED) > 100
     assert all(" \\\n    --hash=sha256:" in entry for entry in entries)
     assert "://" not in TEXT
 
 
-def test_it_is_of_todays_pyproject() -> None:
+def test_the_lock_agrees_with_pyproject() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
     for requirement in map(Requirement, wanted):
@@ -35,7 +35,7 @@ def test_it_is_of_todays_pyproject() -> None:
             assert requirement.specifier.contains(exact.version), f"{one} for {requirement}: `make lock`"
 
 
-def test_these_tests_run_with_what_is_locked() -> None:
+def test_the_installed_versions_are_the_locked_ones() -> None:
     differing = []
     for one in filter(here, LOCKED):
         try:

@@ -1,4 +1,4 @@
-"""dvc.lock survives a kill at any byte, and what a person does with it is left alone."""
+"""Tests that dvc.lock survives a kill at any byte, and that a user's own changes of it stay."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ PARAMS = "    params:\n      params.yaml:\n        train:\n          images: 'a\
 
 
 def entry(name: str, md5: str = "aaa") -> str:
-    """Of a dvc.lock, as DVC writes it."""
+    """Return an entry of dvc.lock as DVC writes it."""
     one = "    - path: runs/{}\n      hash: md5\n      md5: {}\n      size: 12\n"
     cmd = f"    cmd: python -m stpp {name} --data\n      runs/data\n"
     return f"  {name}:\n{cmd}    deps:\n{one.format('in', 'ccc')}{PARAMS}    outs:\n{one.format(name, md5)}"
@@ -26,12 +26,12 @@ NEXT = {
     "prepare": HEAD + entry("prepare", "bbb") + entry("report"),
     "report": HEAD + entry("prepare") + entry("report", "bbb"),
 }
-"""What DVC writes when a stage has run."""
+"""The content that DVC writes after a stage has run, by stage."""
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A project that has kept its lock."""
+    """Return a project with a dvc.lock and a kept copy of it."""
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     stages = {name: {"cmd": "x"} for name in ("prepare", "report", "evaluate")}
     (tmp_path / "dvc.yaml").write_text(json.dumps({"stages": stages}))
@@ -46,8 +46,8 @@ def commit(root: Path) -> None:
 
 
 @pytest.mark.parametrize("stage", NEXT)
-def test_a_lock_cut_at_any_byte_is_put_back_or_loses_only_the_stage_that_had_just_run(root: Path, stage: str) -> None:
-    """And is one that DVC accepts."""
+def test_a_lock_cut_at_any_byte_is_restored_or_loses_only_the_last_stage(root: Path, stage: str) -> None:
+    """DVC accepts every lock that is not restored."""
     from dvc.schema import COMPILED_LOCKFILE_SCHEMA
     from ruamel.yaml import YAML
 
@@ -67,7 +67,9 @@ def test_a_lock_cut_at_any_byte_is_put_back_or_loses_only_the_stage_that_had_jus
 
 
 @pytest.mark.parametrize("text", ["", "null", "schema: '2.0'\n", "[", "\0", "- 1"])
-def test_without_a_kept_one_the_committed_lock_is_put_back_and_without_that_none(root: Path, text: str) -> None:
+def test_without_a_kept_lock_the_committed_one_is_restored_and_without_both_it_is_removed(
+    root: Path, text: str
+) -> None:
     commit(root)
     (root / ".stpp/locks/dvc.lock").unlink()
     (root / "dvc.lock").write_text(text)
@@ -90,8 +92,8 @@ def test_the_lock_of_every_pipeline_is_kept(root: Path) -> None:
     assert lock.read_text() == WHOLE
 
 
-def test_a_shorter_lock_that_a_person_made_stays(root: Path) -> None:
-    """An older commit, and a stage that is no longer in dvc.yaml."""
+def test_a_shorter_lock_that_the_user_made_stays(root: Path) -> None:
+    """The lock is of an older commit, or lacks a stage that is no longer in dvc.yaml."""
     lock, shorter = root / "dvc.lock", HEAD + entry("prepare")
     lock.write_text(shorter)
     assert damaged(root)
@@ -112,7 +114,7 @@ def test_a_shorter_lock_that_a_person_made_stays(root: Path) -> None:
     assert not damaged(root)
 
 
-def test_a_merge_is_left_to_a_person(root: Path) -> None:
+def test_a_lock_with_merge_conflicts_is_left_to_the_user(root: Path) -> None:
     text = f"{HEAD}<<<<<<< HEAD\n{entry('prepare')}=======\n{entry('prepare', 'b')}>>>>>>> other\n"
     (root / "dvc.lock").write_text(text)
     with pytest.raises(StppError, match=r"has merge conflicts; keep one version: `git checkout --ours dvc\.lock`"):
@@ -121,7 +123,7 @@ def test_a_merge_is_left_to_a_person(root: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", '{"read": {', "\0"])
-def test_an_empty_list_of_who_uses_which_files_does_not_stop_dvc_for_ever(root: Path, text: str) -> None:
+def test_a_damaged_rwlock_of_dvc_is_removed(root: Path, text: str) -> None:
     (root / ".dvc/tmp").mkdir(parents=True)
     (root / ".dvc/tmp/rwlock").write_text(text)
     assert ".dvc/tmp/rwlock: was damaged" in repair(root)[0]

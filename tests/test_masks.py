@@ -1,4 +1,4 @@
-"""Mask sets: what is read is what was written, or an error; and where a mask lies depends on its id alone."""
+"""Tests of mask sets: a read returns the written mask or an error, and only the id decides on a mask's shard."""
 
 import hashlib
 import io
@@ -43,7 +43,7 @@ PALETTE = [(0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 6
 
 
 def write_shard(shard: Path, pngs: dict[str, bytes]) -> None:
-    """A shard alone, whose manifest knows nothing of it."""
+    """Write a shard without updating the manifest."""
     with zipfile.ZipFile(shard, "w") as archive:
         for name, png in pngs.items():
             archive.writestr(f"{name}.png", png)
@@ -65,7 +65,7 @@ def test_a_mask_is_decoded_as_it_was_encoded(mask: Mask, palette: list[tuple[int
     assert np.array_equal(again, mask)
 
 
-def test_a_mask_is_shown_in_the_colours_of_its_classes_and_white() -> None:
+def test_a_png_mask_has_the_colours_of_its_classes_and_white_for_ignored_pixels() -> None:
     mask = np.array([[0, 1, 2], [3, 5, 255]], dtype=np.uint8)
     shown = cv2.imdecode(np.frombuffer(encode_mask(mask, PALETTE), np.uint8), cv2.IMREAD_COLOR)[:, :, ::-1]
     colours = {**dict(enumerate(PALETTE)), 255: (255, 255, 255)}
@@ -74,7 +74,7 @@ def test_a_mask_is_shown_in_the_colours_of_its_classes_and_white() -> None:
 
 @FEW
 @given(MASKS, MASKS)
-def test_two_masks_have_one_hash_only_if_they_are_equal(a: Mask, b: Mask) -> None:
+def test_two_masks_have_the_same_hash_only_if_they_are_equal(a: Mask, b: Mask) -> None:
     assert (mask_sha256(a) == mask_sha256(b)) == (a.shape == b.shape and bool((a == b).all()))
     assert mask_sha256(a) == hashlib.sha256(f"{len(a)}x{len(a[0])}:".encode() + bytes(a.flatten().tolist())).hexdigest()
 
@@ -99,7 +99,7 @@ def test_a_mask_set_is_read_as_it_was_written(masks: dict[str, Mask], shards: in
 
 @FEW
 @given(MASKS, st.floats(0, 1), st.none() | st.integers(1, 1024))
-def test_the_manifest_says_what_was_written(mask: Mask, confidence: float, window: int | None) -> None:
+def test_the_manifest_describes_the_written_mask(mask: Mask, confidence: float, window: int | None) -> None:
     with TemporaryDirectory() as name:
         folder = Path(name)
         with ShardWriter(folder / "s.zip", folder / "manifest.csv", PALETTE) as writer:
@@ -113,7 +113,7 @@ def test_the_manifest_says_what_was_written(mask: Mask, confidence: float, windo
     assert (row["id"], row["shard"], row["window"]) == ("a/b", "s.zip", str(window or ""))
 
 
-def test_nothing_of_the_time_of_writing_is_in_a_shard(tmp_path: Path) -> None:
+def test_a_shard_does_not_record_the_time_of_writing(tmp_path: Path) -> None:
     mask_set(tmp_path, some_masks(), PALETTE)
     with zipfile.ZipFile(tmp_path / shard_name(0, 1)) as archive:
         assert {i.date_time for i in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
@@ -158,9 +158,7 @@ def _write(folder: Path, masks: dict[str, Mask]) -> None:
 
 
 @pytest.mark.parametrize("change", [one_pixel, two_exchanged, transposed, left_out, removed, no_zip, no_png])
-def test_a_mask_that_is_not_the_one_written_is_found_and_named(
-    change: Callable[[Path, dict[str, Mask]], None], tmp_path: Path
-) -> None:
+def test_a_changed_mask_is_detected_and_named(change: Callable[[Path, dict[str, Mask]], None], tmp_path: Path) -> None:
     masks = some_masks()
     found = mask_set(tmp_path, masks, PALETTE)
     change(tmp_path, masks)
@@ -168,7 +166,7 @@ def test_a_mask_that_is_not_the_one_written_is_found_and_named(
         found.read("train/2")
 
 
-def test_exchanged_shards_are_found(tmp_path: Path) -> None:
+def test_exchanged_shards_are_detected(tmp_path: Path) -> None:
     masks = some_masks(12)
     found = mask_set(tmp_path, masks, PALETTE, shards=2)
     first, second = (tmp_path / shard_name(i, 2) for i in range(2))
@@ -268,13 +266,13 @@ def test_the_names_of_shards_sort_by_number() -> None:
 @pytest.mark.parametrize(
     ("name", "shard"), [("../evil", "masks-00000-of-00001.zip"), ("/evil", "m.zip"), ("a", "../m.zip")]
 )
-def test_a_manifest_that_leads_out_of_its_folder_is_refused(name: str, shard: str, tmp_path: Path) -> None:
+def test_a_manifest_with_paths_outside_its_folder_is_refused(name: str, shard: str, tmp_path: Path) -> None:
     write_csv(tmp_path / "manifest.csv", COLUMNS, [(name, shard, "", "", "", "")])
     with pytest.raises(StppError, match=r"manifest\.csv"):
         MaskSet(tmp_path)
 
 
-# -- written as a stream ----------------------------------------------------------------------------------------------
+# -- streamed writing -------------------------------------------------------------------------------------------------
 
 
 @FEW
@@ -287,13 +285,13 @@ def test_a_shard_is_a_plain_zip_of_its_masks_in_the_order_of_ids(masks: dict[str
             content = io.BytesIO()
             with zipfile.ZipFile(content, "w") as archive:
                 for name in sorted(i for i in masks if shard_of(i, shards) == at):
-                    entry = zipfile.ZipInfo(f"{name}.png")  # of 1980, by default
+                    entry = zipfile.ZipInfo(f"{name}.png")  # its default date is in 1980
                     entry.external_attr = 0o644 << 16
                     archive.writestr(entry, encode_mask(masks[name], PALETTE))
             assert Path(folder, shard_name(at, shards)).read_bytes() == content.getvalue()
 
 
-def test_a_shard_takes_masks_in_the_order_of_ids_only(tmp_path: Path) -> None:
+def test_masks_must_be_added_to_a_shard_in_the_order_of_ids(tmp_path: Path) -> None:
     masks = some_masks(3)
     for names in (("train/1", "train/0"), ("train/1", "train/1")):
         files = tmp_path / "s.zip", tmp_path / "p"
@@ -331,7 +329,7 @@ def test_a_damaged_part_of_a_manifest_is_named(content: str, tmp_path: Path) -> 
     assert not (tmp_path / "manifest.csv").exists()
 
 
-def test_a_set_of_an_older_stpp_has_no_windows(tmp_path: Path) -> None:
+def test_a_mask_set_of_an_older_stpp_has_empty_windows(tmp_path: Path) -> None:
     masks = some_masks()
     mask_set(tmp_path, masks, PALETTE)
     text = (tmp_path / "manifest.csv").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""What a person sees in the UI of MLflow, in Chromium: runs, charts of two, figures, the champion."""
+"""Tests of MLflow's UI in Chromium: runs, charts of two runs, figures, the champion."""
 
 import os
 import signal
@@ -18,12 +18,12 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def server(copied: Project) -> Iterator[str]:
-    """MLflow's server on loopback over a finished project; its address."""
+    """Run MLflow's server for a finished project on the loopback address. Yield its URL."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     store = f"sqlite:///{copied.folder / 'mlflow.db'}"
-    # Trained for three epochs, the model predicts one class, and so is no champion by itself.
+    # After three epochs, the model predicts a single class, so it did not get the alias by itself.
     MlflowClient(store).set_registered_model_alias("tiny", "champion", "1")
     words = ("--backend-store-uri", store, "--host", "127.0.0.1", "--port", str(port), "--workers", "1")
     process = copied.start("mlflow", "server", *words)
@@ -43,9 +43,7 @@ def server(copied: Project) -> Iterator[str]:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
-def test_a_person_finds_runs_charts_figures_predictions_checkpoints_and_the_champion(
-    server: str, tmp_path: Path
-) -> None:
+def test_the_ui_shows_runs_charts_figures_predictions_checkpoints_and_the_champion(server: str, tmp_path: Path) -> None:
     pytest.importorskip("playwright.sync_api")
     (tmp_path / "shots").mkdir()
     with browser() as page:

@@ -1,4 +1,4 @@
-"""Packed rows are what was written, found without reading all, shared by processes, and refused where damaged."""
+"""Tests of packed rows: they equal what was written, a look-up reads few rows, and damaged files are refused."""
 
 import csv
 import multiprocessing
@@ -25,7 +25,7 @@ def as_given(row: list[str]) -> list[str]:
 
 @FEW
 @given(st.lists(st.text("aé日,\n", max_size=4)), st.slices(6), st.integers(-9, 9))
-def test_strings_are_the_list_that_they_were_made_of(items: list[str], part: slice, at: int) -> None:
+def test_packed_strings_equal_the_original_list(items: list[str], part: slice, at: int) -> None:
     packed = PackedStrings(iter(items))
     assert packed == items
     assert packed == PackedStrings(packed) == pickle.loads(pickle.dumps(packed))
@@ -40,7 +40,7 @@ def test_strings_are_the_list_that_they_were_made_of(items: list[str], part: sli
 
 @FEW
 @given(st.dictionaries(IDS, st.tuples(TEXT, TEXT), max_size=8), IDS)
-def test_a_table_is_the_dict_of_its_rows_in_any_order(rows: dict[str, tuple[str, str]], other: str) -> None:
+def test_a_mapped_table_equals_the_dict_of_its_rows(rows: dict[str, tuple[str, str]], other: str) -> None:
     with TemporaryDirectory() as folder:
         path = Path(folder, "t.csv")
         write_csv(path, ("id", "a", "b"), [(i, *values) for i, values in rows.items()])
@@ -94,7 +94,7 @@ def many(path: Path, count: int) -> MappedTable[list[str]]:
     return MappedTable.read(path, ("id", "n"), as_given)
 
 
-def test_a_row_is_found_by_looking_at_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_look_up_reads_few_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table, looks, key = many(tmp_path / "t.csv", 5000), 0, MappedRows.key
 
     def counted(self: MappedRows, at: int) -> bytes:
@@ -113,7 +113,7 @@ def _reads(table: MappedTable[list[str]], out: Any) -> None:
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_a_process_that_is_given_a_table_reads_it_from_its_file(start: str, tmp_path: Path) -> None:
+def test_another_process_reads_a_table_from_its_file(start: str, tmp_path: Path) -> None:
     table = many(tmp_path / "t.csv", 1000)
     assert len(pickle.dumps(table)) < 9 * 1000
     context = multiprocessing.get_context(start)
@@ -124,7 +124,7 @@ def test_a_process_that_is_given_a_table_reads_it_from_its_file(start: str, tmp_
     worker.join(60)
 
 
-def test_a_file_that_was_exchanged_meanwhile_is_not_taken_for_the_table(tmp_path: Path) -> None:
+def test_a_table_whose_file_was_exchanged_is_refused(tmp_path: Path) -> None:
     sent = pickle.dumps(many(tmp_path / "t.csv", 100))
     (tmp_path / "t.csv").rename(tmp_path / "old.csv")
     many(tmp_path / "t.csv", 100)

@@ -1,4 +1,4 @@
-"""Results come in the order of the items, errors come through, and no more is in work than needed."""
+"""Tests of `ordered_map`: it keeps the order of items, raises errors, and takes few items in advance."""
 
 import itertools
 import threading
@@ -15,7 +15,7 @@ def test_results_come_in_the_order_of_the_items(workers: int, count: int) -> Non
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_items_are_taken_as_results_are(workers: int) -> None:
+def test_few_items_are_taken_before_their_results_are(workers: int) -> None:
     asked = itertools.count()
     for result in itertools.islice(ordered_map(lambda item: item, asked, workers), 500):
         assert result <= 500
@@ -23,11 +23,11 @@ def test_items_are_taken_as_results_are(workers: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_an_error_comes_through(workers: int) -> None:
+def test_an_error_is_raised(workers: int) -> None:
     with pytest.raises(ZeroDivisionError):
         list(ordered_map(lambda item: 1 / item, [1, 0, 1], workers))
 
 
-def test_of_a_few_items_each_goes_to_a_thread_of_its_own() -> None:
-    together = threading.Barrier(3)  # passed by three at one time
+def test_each_of_a_few_items_gets_its_own_thread() -> None:
+    together = threading.Barrier(3)  # it opens when three threads wait at the same time
     assert len(list(ordered_map(lambda _: together.wait(timeout=30), range(3), 3))) == 3

@@ -1,4 +1,4 @@
-"""Parameters: strict, merged, and every mistake explained on a line that names its file and key."""
+"""Tests of parameters: types are strict, files are merged, and every error line names its file and key."""
 
 import json
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ def name_of(path: Path) -> str:
 
 
 def nested(flat: dict[str, Any]) -> dict[str, Any]:
-    """{"a": {"b": 1}} for {"a.b": 1}."""
+    """Return {"a": {"b": 1}} for {"a.b": 1}."""
     tree: dict[str, Any] = {}
     for name, value in flat.items():
         *sections, last = name.split(".")
@@ -49,7 +49,7 @@ def nested(flat: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture
 def complaint(tmp_path: Path) -> Any:
-    """The lines of the error that the repository's parameters give under an overlay, a dict or YAML text."""
+    """Return a function: overlay (a dict or YAML text) over the repository's parameters -> the lines of the error."""
 
     def complain(overlay: dict[str, Any] | str) -> list[str]:
         path = tmp_path / "overlay.yaml"
@@ -77,7 +77,7 @@ def test_published_parameters_load(path: Path) -> None:
     assert isinstance(load([path]), Params)
 
 
-def test_the_schema_in_the_repository_is_fresh() -> None:
+def test_the_schema_in_the_repository_is_up_to_date() -> None:
     assert (ROOT / "params.schema.json").read_text(encoding="utf-8") == schema(), "run `stpp schema`"
 
 
@@ -104,7 +104,7 @@ def test_the_schema_refuses_text_and_unknown_keys_as_loading_does() -> None:
     assert validator.is_valid(values)
 
 
-def test_what_was_loaded_and_written_loads_as_the_same(tmp_path: Path) -> None:
+def test_loaded_parameters_are_the_same_after_writing_and_loading(tmp_path: Path) -> None:
     for path in PUBLISHED:
         first = load([path])
         (tmp_path / "again.yaml").write_text(first.model_dump_json())
@@ -114,7 +114,7 @@ def test_what_was_loaded_and_written_loads_as_the_same(tmp_path: Path) -> None:
 # -- strict -----------------------------------------------------------------------------------------------------------
 
 
-def test_no_text_becomes_a_number(complaint: Any) -> None:
+def test_text_is_not_converted_to_a_number(complaint: Any) -> None:
     lines = complaint(nested({key: str(number) for key, number in NUMBERS.items()}))
     assert len(lines) == len(NUMBERS)
     for key, number in NUMBERS.items():
@@ -131,8 +131,8 @@ def test_only_a_whole_number_is_a_count(value: Value, complaint: Any) -> None:
         assert any(f" {key}: " in line and f"(found {value!r})" in line for line in lines), key
 
 
-def test_even_a_real_number_without_a_fraction_is_no_count(complaint: Any) -> None:
-    counts = [key for key in WHOLE if key != "model.output_stride"]  # 8.0 is one of 8, 16
+def test_a_float_is_not_a_count_even_without_a_fraction(complaint: Any) -> None:
+    counts = [key for key in WHOLE if key != "model.output_stride"]  # it is a choice of 8 and 16, and 8.0 equals 8
     lines = complaint(nested(dict.fromkeys(counts, 8.0)))
     assert len(lines) == len(counts)
     assert all("valid integer (found 8.0)" in line for line in lines)
@@ -156,7 +156,7 @@ def test_even_a_real_number_without_a_fraction_is_no_count(complaint: Any) -> No
         ("train", [1]),
     ],
 )
-def test_a_value_of_another_kind_or_beyond_its_range_is_refused(key: str, value: object, complaint: Any) -> None:
+def test_a_value_of_a_wrong_type_or_out_of_range_is_refused(key: str, value: object, complaint: Any) -> None:
     (line,) = complaint(nested({key: value}))
     assert f" {key}: " in line
 
@@ -177,7 +177,7 @@ def test_an_unknown_key_is_named_with_its_path(complaint: Any) -> None:
         assert any(f" {key}: no such parameter" in line for line in lines), key
 
 
-def test_all_problems_are_reported_at_once_one_a_line(complaint: Any) -> None:
+def test_all_problems_are_reported_at_once_with_one_line_each(complaint: Any) -> None:
     lines = complaint(
         {
             "train": {"lr": "8", "epochs": 2.0, "leraning_rate": 1},
@@ -194,7 +194,7 @@ def test_all_problems_are_reported_at_once_one_a_line(complaint: Any) -> None:
 
 
 @pytest.mark.parametrize("meaning", ["ingore", 1.5, None, [1]])
-def test_a_value_that_fits_none_of_two_kinds_is_one_problem(meaning: object, complaint: Any) -> None:
+def test_a_value_that_fits_neither_of_two_types_is_one_problem(meaning: object, complaint: Any) -> None:
     data = {"kind": "folder", "images": "{name}.png", "classes": ["a", "b"], "values": {"11": meaning}}
     (line,) = complaint({"data": data})
     assert " data.values.11: " in line
@@ -223,11 +223,11 @@ def test_parameters_are_frozen(key: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["1e-3", "1E-3", "1.0e-3", "1.e-3", ".001", "0.001", "+1e-3"])
-def test_a_number_may_be_written_in_any_way(text: str, tmp_path: Path) -> None:
+def test_a_float_may_have_any_notation(text: str, tmp_path: Path) -> None:
     assert loaded(tmp_path, f"train: {{lr: {text}}}").train.lr == 1e-3
 
 
-def test_a_whole_number_may_stand_for_a_real_one(tmp_path: Path) -> None:
+def test_an_integer_is_accepted_as_a_float(tmp_path: Path) -> None:
     assert loaded(tmp_path, "train: {lr: 1}").train.lr == 1.0
 
 
@@ -244,7 +244,7 @@ def test_of_two_overlays_the_later_wins(tmp_path: Path) -> None:
     assert (p.train.lr, p.train.momentum) == (0.25, 0.1)
 
 
-def test_an_overlay_may_complete_what_alone_is_wrong(tmp_path: Path) -> None:
+def test_an_overlay_may_be_invalid_without_a_later_one(tmp_path: Path) -> None:
     assert loaded(tmp_path, {"train": {"checkpoints": 40}}, {"train": {"epochs": 50}}).train.checkpoints == 40
 
 
@@ -264,19 +264,19 @@ def test_an_overlay_may_complete_what_alone_is_wrong(tmp_path: Path) -> None:
         b"train",
     ],
 )
-def test_a_file_that_is_no_mapping_of_sections_is_named(content: bytes, tmp_path: Path) -> None:
+def test_the_error_names_a_file_that_is_not_a_mapping_of_sections(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "odd.yaml"
     path.write_bytes(content)
     with pytest.raises(StppError, match=r"odd\.yaml: (not readable as YAML|expected sections)"):
         load([ROOT / "params.yaml", path])
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(StppError, match=r"absent\.yaml: no such file"):
         load([tmp_path / "absent.yaml"])
 
 
-# -- what a section says of itself ------------------------------------------------------------------------------------
+# -- checks within a section ------------------------------------------------------------------------------------------
 
 FOLDER = {"name": "mine", "kind": "folder", "root": "r", "images": "{name}.png", "classes": ["a", "b"]}
 
@@ -302,7 +302,9 @@ FOLDER = {"name": "mine", "kind": "folder", "root": "r", "images": "{name}.png",
         ({"values": {"7": -1}}, "greater than or equal to 0"),
     ],
 )
-def test_a_folder_that_is_described_wrongly_is_explained(change: dict[str, object], said: str, tmp_path: Path) -> None:
+def test_the_error_explains_a_wrong_description_of_a_folder(
+    change: dict[str, object], said: str, tmp_path: Path
+) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(json.dumps({**SMALL, "data": FOLDER | change}))
     with pytest.raises(StppError) as error:
@@ -312,7 +314,7 @@ def test_a_folder_that_is_described_wrongly_is_explained(change: dict[str, objec
 
 
 @pytest.mark.parametrize("key", ["11", "'11'"])
-def test_mask_values_are_keys_as_numbers_or_as_text(key: str, tmp_path: Path) -> None:
+def test_mask_values_may_be_numbers_or_text(key: str, tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     folder = "kind: folder, images: '{name}.png', classes: [a, b]"
     path.write_text(f"data: {{name: n, root: r, {folder}, values: {{{key}: ignore}}}}\nsplit: {SMALL['split']}")
@@ -333,14 +335,16 @@ def test_mask_values_are_keys_as_numbers_or_as_text(key: str, tmp_path: Path) ->
         ({"split": {"labeled": {"list": "a.txt", "ids": "*"}}}, "`list` or `ids`"),
     ],
 )
-def test_values_that_contradict_each_other_are_explained(section: dict[str, Any], said: str, complaint: Any) -> None:
+def test_the_error_explains_values_that_contradict_each_other(
+    section: dict[str, Any], said: str, complaint: Any
+) -> None:
     (line,) = complaint(section)
     assert "overlay.yaml" in line
     assert f" {next(iter(section))}" in line
     assert said in line
 
 
-# -- parts of the candidates ------------------------------------------------------------------------------------------
+# -- sizes of subsets -------------------------------------------------------------------------------------------------
 
 
 @FEW
@@ -354,7 +358,7 @@ def test_a_fraction_is_rounded_half_up_and_takes_at_least_one(a: int, b: int, ca
 
 @FEW
 @given(st.integers(1, 1000), st.integers(1, 20_000))
-def test_a_decimal_means_what_it_shows(thousandths: int, candidates: int) -> None:
+def test_a_decimal_selects_the_same_number_as_the_equal_fraction(thousandths: int, candidates: int) -> None:
     as_text = size_of(Subset(fraction=f"{thousandths}/1000"), candidates)
     assert size_of(Subset(fraction=thousandths / 1000), candidates) == as_text
 
@@ -374,7 +378,7 @@ def test_without_count_or_fraction_all_candidates_are_taken(candidates: int) -> 
 @pytest.mark.parametrize(
     "bad", ["0", "2", "9/8", "-1/8", "1/0", "x", "", "1/2/3", "nan", "1e-99999999", 0.0, -0.5, 1.5, True, [1]]
 )
-def test_no_other_fraction_is_taken(bad: object, complaint: Any) -> None:
+def test_an_invalid_fraction_is_refused(bad: object, complaint: Any) -> None:
     (line,) = complaint({"split": {"labeled": {"count": None, "fraction": bad}}})
     assert " split.labeled" in line
     assert "fraction" in line
@@ -391,7 +395,7 @@ TREES = st.recursive(
 
 @settings(max_examples=25, deadline=None)
 @given(TREES)
-def test_flat_names_lead_back_to_every_value(tree: dict[str, Any]) -> None:
+def test_nesting_the_flat_names_gives_the_original_tree(tree: dict[str, Any]) -> None:
     assert nested(flatten(tree)) == tree
 
 
@@ -404,9 +408,9 @@ def test_flat_names_of_parameters_are_dotted() -> None:
 
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=str)
-def test_an_edited_file_has_the_new_values_with_their_reasons_and_keeps_all_else(path: Path) -> None:
+def test_an_edited_file_has_the_new_values_with_reasons_and_is_otherwise_unchanged(path: Path) -> None:
     values = {"train.iterations": 7, "train.epochs": None, "label.scales": [1.0, 2.0], "runtime.cache_gb": 0.5}
-    values |= {"model.precision": "bfloat16"}  # the last of its section: an empty line follows
+    values |= {"model.precision": "bfloat16"}  # the last key of its section; an empty line follows
     why = {key: f"the reason of {key}" for key in values}
     text = edited(path, values, why)
     before, after = (YAML(typ="safe").load(source) for source in (path, text))
@@ -421,8 +425,8 @@ def test_an_edited_file_has_the_new_values_with_their_reasons_and_keeps_all_else
 
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=str)
-def test_no_published_setting_leaves_a_value_to_the_code(path: Path) -> None:
-    """A default lives in code that no stage watches: changed there, it would change results behind DVC's back."""
+def test_published_params_files_set_every_value(path: Path) -> None:
+    """Defaults are in code that no stage watches, so DVC would not notice if a changed default changed results."""
     raw = flatten({k: v for k, v in YAML(typ="safe").load(path).items() if k not in ("data", "split")})
     for section in ("model", "train", "augment", "score", "select", "label", "evaluate"):
         wanted = flatten({section: getattr(load([path]), section).model_dump()})
@@ -438,13 +442,13 @@ def test_no_published_setting_leaves_a_value_to_the_code(path: Path) -> None:
         ({"weak": {"base": 8, "scale": [0.01, 2.0]}}, "less than one pixel"),
     ],
 )
-def test_augmentations_that_no_image_survives_are_refused(section: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_extreme_ranges_of_augmentations_are_refused(section: dict[str, Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(StppError, match=said):
         loaded(tmp_path, {"augment": section})
 
 
 def numbers(schema: dict[str, Any], key: str, inside: tuple[str, ...] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every number that the schema allows, by its key."""
+    """Yield every number in the schema with its key."""
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         if name in inside:
@@ -465,7 +469,7 @@ def numbers(schema: dict[str, Any], key: str, inside: tuple[str, ...] = ()) -> I
 SCHEMA = json.loads(schema())
 
 
-def test_every_number_has_an_upper_bound_that_is_no_more_than_64_bits() -> None:
+def test_every_number_has_an_upper_bound_within_64_bits() -> None:
     bounds = {k: n.get("maximum", n.get("exclusiveMaximum")) for k, n in numbers(SCHEMA, "")}
     assert len(bounds) > 40
     assert {k: bound for k, bound in bounds.items() if bound is None or bound > 2**63} == {}
@@ -473,16 +477,16 @@ def test_every_number_has_an_upper_bound_that_is_no_more_than_64_bits() -> None:
 
 @pytest.mark.parametrize("name", ["..", ".", ".hidden", "a/b", "", "a b", "x" * 101, "a\n"])
 @pytest.mark.parametrize("section", ["data", "split"])
-def test_a_name_that_would_lead_elsewhere_is_none(section: str, name: str, complaint: Any) -> None:
+def test_a_name_that_is_not_a_plain_file_name_is_refused(section: str, name: str, complaint: Any) -> None:
     assert f"{section}.name: String should" in complaint({section: {"name": name}})[0]
 
 
 @pytest.mark.parametrize("key", ["images", "masks", "list", "root"])
-def test_a_path_with_a_zero_byte_is_none(key: str, complaint: Any) -> None:
+def test_a_path_with_a_null_byte_is_refused(key: str, complaint: Any) -> None:
     assert f"data.{key}: String should match" in complaint({"data": {"kind": "folder", key: "a\0b"}})[0]
 
 
-def test_100_000_unknown_keys_are_few_lines(complaint: Any) -> None:
+def test_many_unknown_keys_are_reported_in_few_lines(complaint: Any) -> None:
     lines = complaint({"train": {f"epoch_{i}": 1 for i in range(20_000)}})
     assert len(lines) == 5 and lines[4] == "full list: .stpp/problems.txt"
     assert lines[3] == "... and 19997 more like these"

@@ -1,4 +1,4 @@
-"""Every dvc.yaml tells the truth: commands, paths, parameters, and the code that can change a result."""
+"""Tests that every dvc.yaml is correct: commands, paths, parameters, and the code that can change a result."""
 
 import importlib
 import json
@@ -30,7 +30,7 @@ COMMANDS: Any = {name: load_command(name, command) for name, command in TABLE.it
 
 @cache
 def stages() -> dict[str, dict[str, Any]]:
-    """Every stage, by its pipeline and name."""
+    """Return every stage, by its pipeline and name."""
     found = {}
     for path in [ROOT / "dvc.yaml", *sorted((ROOT / "pipelines").glob("*/dvc.yaml"))]:
         whole = YAML(typ="safe").load(path)
@@ -44,9 +44,9 @@ def stages() -> dict[str, dict[str, Any]]:
 
 
 def each(stage: dict[str, Any], whole: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The stages that a `foreach` stands for, with `${item}`, `${key}` and `${item.x}` filled in."""
+    """Yield the stages of a `foreach`, with `${item}`, `${key}` and `${item.x}` filled in."""
     items = stage["foreach"]
-    if isinstance(items, str):  # a variable of the file
+    if isinstance(items, str):  # the name of a variable in the file
         items = next(var[items[2:-1]] for var in whole["vars"] if items[2:-1] in var)
     for key, item in items.items() if isinstance(items, dict) else zip(items, items, strict=True):
         text = json.dumps(stage["do"]).replace("${key}", str(key))
@@ -59,7 +59,7 @@ def each(stage: dict[str, Any], whole: dict[str, Any]) -> Iterator[tuple[str, di
 
 
 def overlays(stage: dict[str, Any]) -> list[str]:
-    """The params files that a command reads over params.yaml."""
+    """Return the params files that a command reads over params.yaml."""
     _, *rest = words(stage)
     given = [value for option, value in zip(rest[::2], rest[1::2], strict=True) if option == "--params"]
     assert given[:1] in ([], ["params.yaml"])
@@ -75,16 +75,19 @@ def written(stage: dict[str, Any]) -> set[str]:
 
 
 def whole_files(stage: dict[str, Any]) -> set[str]:
-    """The params files that `check` watches, and no other stage."""
+    """Return the params files that the stage `check` watches as a whole; nothing for other stages."""
     return names(stage["params"]) if words(stage)[0] == "check" else set()
 
 
 def words(stage: dict[str, Any]) -> list[str]:
-    """What follows `python -m stpp`, which runs the code beside dvc.yaml, also in a temporary copy of DVC's queue."""
+    """Return the command and the options after `python -m stpp`.
+
+    `python -m` runs the code beside dvc.yaml, also in a temporary copy of DVC's queue.
+    """
     *program, command = shlex.split(stage["cmd"])[:4]
     assert program == ["python", "-m", "stpp"]
     rest = shlex.split(stage["cmd"])[4:]
-    while rest and not rest[0].startswith("--"):  # arguments without a name
+    while rest and not rest[0].startswith("--"):  # positional arguments
         rest = rest[1:]
     return [command, *rest]
 
@@ -113,8 +116,11 @@ def test_every_path_of_the_command_is_declared() -> None:
             assert inside, f"{where}: {option} {path} is in none of deps, outs and metrics"
 
 
-def test_what_a_stage_reads_of_the_runs_is_what_a_stage_writes() -> None:
-    """A folder of outs is none: in a clone without data DVC would not know its hash (`dvc repro --allow-missing`)."""
+def test_every_dep_in_runs_is_an_out_of_a_stage() -> None:
+    """A folder that contains outs cannot be a dep: without the data, DVC does not know its hash.
+
+    This matters for `dvc repro --allow-missing` in a clone.
+    """
     outs = {out for stage in stages().values() for out in written(stage)}
     for where, stage in stages().items():
         for dep in names(stage["deps"]):
@@ -131,7 +137,7 @@ def test_every_parameter_exists() -> None:
                 model = model.model_fields[part].annotation
 
 
-def test_no_stage_watches_how_it_runs_or_where_the_data_lies() -> None:
+def test_no_stage_watches_runtime_and_only_prepare_watches_data() -> None:
     for where, stage in stages().items():
         sections = {p.split(".")[0] for p in names(stage.get("params", [])) - set(overlays(stage)) - whole_files(stage)}
         assert "runtime" not in sections, where
@@ -146,7 +152,7 @@ def test_the_code_that_can_change_a_result_is_watched() -> None:
         code = [d for d in stage["deps"] if isinstance(d, str) and d.startswith("stpp")]
         assert not [d for d in code if not any(is_within(f, {d}) for f in files)], f"{where}: cannot change the result"
         assert code == sorted(code) and len(code) <= 9, where
-        rooms = {f"stpp.{d.removeprefix('stpp/')}" for d in code} - {"stpp.store"}  # what lies in one is watched whole
+        rooms = {f"stpp.{d.removeprefix('stpp/')}" for d in code} - {"stpp.store"}  # all modules of a room are watched
         assert not [n for n in UNWATCHED if n in rooms or n.rpartition(".")[0] in rooms], where
 
 
@@ -160,11 +166,11 @@ def test_the_parameters_that_a_stage_reads_are_watched() -> None:
         watched = {p.split(".")[0] for p in names(stage.get("params", []))}
         unwatched_by_design = {"runtime", "data"} if words(stage)[0] != "prepare" else {"runtime"}
         if words(stage)[0].startswith("train"):
-            unwatched_by_design |= {"evaluate"}  # how many images at once are measured retrains nothing
+            unwatched_by_design |= {"evaluate"}  # evaluate.batch_size must not cause a new training
         assert read - unwatched_by_design <= watched, where
 
 
-def test_what_a_killed_stage_is_found_by_are_the_parameters_that_dvc_watches() -> None:
+def test_the_recipe_of_a_stage_has_the_parameters_that_dvc_watches() -> None:
     for where, stage in stages().items():
         recipe = getattr(importlib.import_module(module(stage)), "RECIPE", None)
         if recipe is not None:
@@ -172,7 +178,7 @@ def test_what_a_killed_stage_is_found_by_are_the_parameters_that_dvc_watches() -
             assert set(recipe.watched) == names(stage["params"]) - set(overlays(stage)), where
 
 
-def test_an_overlay_is_watched_changes_what_the_stage_reads_and_is_valid() -> None:
+def test_an_overlay_is_valid_and_watched_and_changes_watched_parameters() -> None:
     plain = load([ROOT / "params.yaml"])
     for where, stage in stages().items():
         for overlay in overlays(stage):
@@ -191,7 +197,7 @@ def test_every_overlay_is_read_by_a_stage() -> None:
 
 
 def test_all_parameters_are_checked_before_any_stage_begins() -> None:
-    """DVC removes what a stage has made before it runs the stage: a value that is wrong there comes too late."""
+    """DVC removes the outs of a stage before it runs the stage, so a check inside the stage would be too late."""
     every = list(stages().values())
     (check,) = (stage for stage in every if words(stage)[0] == "check")
     there = {p.relative_to(ROOT).as_posix() for p in ROOT.glob("pipelines/*/*.yaml") if p.name != "dvc.yaml"}
@@ -211,7 +217,7 @@ def is_within(path: str, places: set[str]) -> bool:
 
 
 def test_git_ignores_what_dvc_stores_and_nothing_else(tmp_path: Path) -> None:
-    """By the committed file alone: DVC takes back what it says itself when a stage fails."""
+    """The committed file must name all of them, because DVC removes its own lines when a stage fails."""
     subprocess.run(["git", "init", "-q", tmp_path], check=True)
     shutil.copyfile(ROOT / ".gitignore", tmp_path / ".gitignore")
     stored, committed = set[str](), set[str]()
@@ -228,7 +234,7 @@ def test_git_ignores_what_dvc_stores_and_nothing_else(tmp_path: Path) -> None:
     assert set(ignored.rstrip("\0").split("\0")) == stored
 
 
-def test_no_two_stages_write_one_place() -> None:
+def test_no_two_stages_write_to_the_same_path() -> None:
     outs = [out for stage in stages().values() for out in written(stage)]
     assert len(outs) == len(set(outs))
     assert not [(a, b) for a in outs for b in outs if a != b and b.startswith(f"{a}/")]
@@ -253,7 +259,7 @@ print(json.dumps(found))
 """
 
 
-def test_a_change_of_any_module_is_noticed_by_the_stages_that_it_can_change_and_by_no_training_else(
+def test_a_changed_module_changes_the_keys_of_only_those_stages_that_watch_it(
     tmp_path: Path,
 ) -> None:
     shutil.copytree(PACKAGE, tmp_path / "stpp", ignore=shutil.ignore_patterns("__pycache__"))
@@ -274,8 +280,8 @@ PARTS = ("jitter", "grayscale", "blur", "cutout")
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_an_ablation_leaves_out_what_it_says_and_keeps_the_persons_values(part: str, tmp_path: Path) -> None:
-    """Paper, Figure 3b, whatever the strength that params.yaml asks for."""
+def test_an_ablation_switches_off_its_parts_and_keeps_the_other_values(part: str, tmp_path: Path) -> None:
+    """Paper, Figure 3b. It holds for any values in params.yaml."""
     mine = {name: round(0.31 + 0.1 * i, 2) for i, name in enumerate(PARTS)}
     (tmp_path / "mine.yaml").write_text(json.dumps({"augment": {"strong": mine}}))
     base = [ROOT / "params.yaml", tmp_path / "mine.yaml"]
@@ -286,7 +292,7 @@ def test_an_ablation_leaves_out_what_it_says_and_keeps_the_persons_values(part: 
         assert merged.augment.strong_labeled is None
 
 
-def test_the_published_strong_augmentation_is_what_both_sets_get() -> None:
+def test_both_sets_get_the_published_strong_augmentation() -> None:
     both = load([ROOT / "params.yaml", ROOT / "pipelines/ablation/both_sets.yaml"]).augment
     assert both.strong_labeled == both.strong == load([ROOT / "params.yaml"]).augment.strong
     cutout = load([ROOT / "params.yaml", ROOT / "pipelines/ablation/cutout_labeled.yaml"]).augment
@@ -295,7 +301,7 @@ def test_the_published_strong_augmentation_is_what_both_sets_get() -> None:
     assert cutout.strong == both.strong
 
 
-def test_every_round_is_labelled_by_the_one_before_and_trains_on_its_masks() -> None:
+def test_every_round_labels_with_the_model_of_the_round_before_and_trains_on_these_masks() -> None:
     found = stages()
     for n in (1, 2, 3):
         labeller = "runs/student" if n == 1 else f"runs/iterative/{n - 1}/student"
@@ -304,8 +310,8 @@ def test_every_round_is_labelled_by_the_one_before_and_trains_on_its_masks() -> 
         assert f"--pseudo runs/iterative/{n}/label/masks" in found[f"iterative:train_student@{n}"]["cmd"]
 
 
-def test_what_a_report_draws_is_a_plot_of_dvc() -> None:
-    """By file, where a pipeline need not have been run: DVC complains of folders that are not there."""
+def test_every_figure_of_a_report_is_a_plot_of_dvc() -> None:
+    """Pipelines that may not have been run list single files, because DVC complains about missing folders."""
     for path in [ROOT / "dvc.yaml", *sorted((ROOT / "pipelines").glob("*/dvc.yaml"))]:
         whole = YAML(typ="safe").load(path)
         drawn = set()
@@ -319,7 +325,7 @@ def test_what_a_report_draws_is_a_plot_of_dvc() -> None:
         }
 
 
-def test_data_and_weights_that_dvc_was_given_come_back_in_a_clone(project: Project, tmp_path: Path) -> None:
+def test_data_and_weights_added_to_dvc_are_restored_in_a_clone(project: Project, tmp_path: Path) -> None:
     given = {"data/mine/a.jpg": "an image", "weights/mine.safetensors": "weights"}
     for path, text in given.items():
         (project.folder / path).parent.mkdir(parents=True, exist_ok=True)

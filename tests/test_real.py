@@ -1,4 +1,4 @@
-"""Real photographs, where they are: beside the repository, in shared/, which the repository does not hold."""
+"""Tests with real photographs. They are in shared/ beside the repository; without them, the tests are skipped."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a stage's work is found again by; with real kills in stages/test_resume_kills.py."""
+"""Tests of how a stage finds its earlier work. stages/test_resume_kills.py tests this with real kills."""
 
 from pathlib import Path
 
@@ -18,7 +18,10 @@ def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def done(source: str, *, then: str | None = None) -> Job | None:
-    """The job of a stage that reads the file `source` and, if asked, finds it changed at its end; None: it was done."""
+    """Run a stage that reads the file `source`. Return its job, or None if the work was already done.
+
+    then: if given, the file gets this content before the stage ends.
+    """
     outs = {name: Path("out", name) for name in OUTS}
     with open_job("one", module="stpp.stages.select", sections={}, inputs=[Path(source)], outs=outs) as job:
         if job.finished:
@@ -30,7 +33,7 @@ def done(source: str, *, then: str | None = None) -> Job | None:
     return job
 
 
-def test_a_job_knows_its_inputs_as_they_were_when_it_began() -> None:
+def test_a_job_records_its_inputs_as_they_were_at_the_start() -> None:
     Path("in").write_text("before")
     before = content_of(Path("in"), Path())
     job = done("in", then="after")
@@ -38,15 +41,15 @@ def test_a_job_knows_its_inputs_as_they_were_when_it_began() -> None:
     assert content_of(Path("in"), Path()) != before
 
 
-def test_another_content_is_another_job_and_another_name_is_not() -> None:
+def test_a_job_depends_on_the_content_of_its_inputs_not_on_their_names() -> None:
     for name, text in {"a": "one", "b": "two", "c": "one"}.items():
         Path(name).write_text(text)
     assert done("a") and done("b")
     assert done("c") is None, "that of `a` is put back"
 
 
-def test_recorded_work_is_done_anew_but_not_where_a_kill_has_cut_the_record() -> None:
-    """DVC asks for work that dvc.lock records only if a person does (`repro -f`)."""
+def test_work_is_repeated_only_if_dvc_lock_records_it_completely() -> None:
+    """If dvc.lock records the work, DVC only runs the stage when the user asks for it (`dvc repro -f`)."""
     Path("in").write_text("one")
     assert done("in")
     entry = "".join(f"    - path: out/{name}\n      md5: 99914b932bd37a50b983c5e7c90ae93b\n" for name in OUTS)

@@ -1,4 +1,4 @@
-"""What a newcomer adds: each is written here and entered into its table, and the rest of the project takes it."""
+"""Tests of extensions: each test adds an entry to a table, and the rest of the project accepts it."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -39,7 +39,7 @@ def _tables_as_they_were() -> Iterator[None]:
 
 
 class Linear(nn.Module):
-    """A head: the features at the lowest stride, a linear layer, and the size of the image again."""
+    """A head: a linear layer on the last features of the backbone, resized to the size of the image."""
 
     CLASSIFIER = "classifier."
 
@@ -54,7 +54,7 @@ class Linear(nn.Module):
 
 
 def gini(p: Tensor) -> Tensor:
-    """1 for a certain pixel, 1 / C for one that could be of any class."""
+    """Return 1 for a certain pixel, and 1 / C for a pixel that is equally likely of any class."""
     return (p**2).sum(1)
 
 
@@ -72,7 +72,7 @@ class Inverted(A.ImageOnlyTransform):
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "mobilenetv3_small_050"])
-def test_a_head_and_a_backbone_of_timm(backbone: str) -> None:
+def test_a_head_can_be_added_and_works_with_a_backbone_of_timm(backbone: str) -> None:
     with pytest.raises(ValidationError, match="'deeplabv3plus'"):
         Model(network="linear")
     NETWORKS["linear"] = "test_seams:Linear"
@@ -80,25 +80,25 @@ def test_a_head_and_a_backbone_of_timm(backbone: str) -> None:
     assert network(torch.zeros(2, 3, 33, 64)).shape == (2, 3, 33, 64)
 
 
-def test_a_criterion_that_needs_the_probabilities_of_all_classes() -> None:
+def test_a_criterion_can_be_added() -> None:
     CRITERIA["gini"] = "test_seams:gini"
     assert Score(criteria=("gini", "entropy")).criteria == ("gini", "entropy")
     assert Select(by="gini").by == "gini"
     assert select(rank("gini", {"gini": {"a": 0.2, "b": 0.9}}, seed=0), 0.5) == (["b"], ["a"])
 
 
-def test_a_ranking() -> None:
+def test_a_ranking_can_be_added() -> None:
     RANKINGS["length"] = "test_seams:by_length"
     scores = rank(Select(by="length").by, {"stability": dict.fromkeys(("a", "ccc", "bb"), 0.5)}, seed=0)
     assert select(scores, 0.4) == (["ccc"], ["bb", "a"])
 
 
-def test_a_layout_of_files() -> None:
+def test_a_layout_of_files_can_be_added() -> None:
     LAYOUTS["flat"] = "test_seams:flat"
     assert layout(Data(name="mine", kind="flat", root="x")).classes == ("ground", "crop")
 
 
-def test_a_strong_augmentation() -> None:
+def test_a_strong_augmentation_can_be_added() -> None:
     off = {"jitter": 0.0, "grayscale": 0.0, "blur": 0.0, "cutout": 0.0}
     AUGMENTATIONS["Inverted"] = "test_seams:Inverted"
     image = np.full((8, 8, 3), 200, np.uint8)
@@ -106,7 +106,7 @@ def test_a_strong_augmentation() -> None:
     view = strong(
         Strong(**off, more=({"Inverted": {"p": 1.0}}, {"Solarize": {"threshold_range": (0.0, 0.0), "p": 1.0}}))
     )
-    assert (view(image=image, mask=mask)["image"] == 200).all()  # inverted twice
+    assert (view(image=image, mask=mask)["image"] == 200).all()  # the two transforms invert it twice
     for more, said in (
         ({"Nothing": {}}, "Nothing"),
         ({"Solarize": {"strength": 3}}, "strength"),
@@ -122,7 +122,7 @@ def test_certainty_is_0_for_a_guess_and_1_for_a_certain_class_whole_and_in_windo
     from pkgutil import resolve_name
 
     class Says(nn.Module):
-        """Class 0 as far as a pixel is bright."""
+        """The logit of class 0 is the brightness of the pixel; the logit of class 1 is 0."""
 
         def forward(self, x: Tensor) -> Tensor:
             return torch.cat([x[:, :1], torch.zeros_like(x)], dim=1)
@@ -140,7 +140,7 @@ def test_certainty_is_0_for_a_guess_and_1_for_a_certain_class_whole_and_in_windo
     torch.testing.assert_close(certain[0, :, 16:], torch.ones(24, 16), atol=1e-5, rtol=0)
 
 
-def test_entropy_and_margin_as_written_by_hand() -> None:
+def test_entropy_and_margin_equal_a_calculation_by_hand() -> None:
     from stpp.selftrain.certainty import entropy, margin
 
     p = torch.tensor([0.7, 0.2, 0.1]).reshape(1, 3, 1, 1)
@@ -149,7 +149,7 @@ def test_entropy_and_margin_as_written_by_hand() -> None:
     assert float(margin(p)) == pytest.approx(0.5, abs=1e-6)
 
 
-def test_scores_by_a_criterion_are_what_select_ranks_by(tmp_path: Path) -> None:
+def test_select_ranks_by_the_scores_of_a_criterion(tmp_path: Path) -> None:
     from stpp.stages.select import Known
 
     (tmp_path / "scores.csv").write_text("id,stability,confidence,entropy\na,0.1,0.2,0.9\nb,0.5,0.4,0.3\n")

@@ -1,4 +1,4 @@
-"""Seeds: a function of what is drawn, and of nothing else."""
+"""Tests that a seed depends on its parts only."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ def test_seeds_are_equal_only_for_equal_parts(a: list[str], b: list[str]) -> Non
     assert 0 <= seed_of(*a) < 2**63
 
 
-def test_parts_that_join_to_the_same_text_have_seeds_of_their_own() -> None:
+def test_parts_that_join_to_the_same_text_have_different_seeds() -> None:
     assert len({seed_of("ab", "c"), seed_of("a", "bc"), seed_of("abc"), seed_of("a", "b", "c")}) == 4
 
 
@@ -30,7 +30,7 @@ def test_a_seed_is_the_same_in_every_process() -> None:
     assert int(other.stdout) == seed_of(0, "teacher", 3, 41, "weak") == 1459487671869932562
 
 
-def test_neighbouring_draws_have_seeds_that_share_nothing() -> None:
+def test_seeds_of_neighbouring_draws_look_independent() -> None:
     low = [seed_of(0, "teacher", epoch, position) % 2**32 for epoch in range(30) for position in range(30)]
     assert len(set(low)) == 900
     assert abs(sum(s >> 31 for s in low) / 900 - 0.5) < 4 * (0.25 / 900) ** 0.5

@@ -1,4 +1,4 @@
-"""What falls to each of several processes is, all together, what one process has."""
+"""Tests that the shares of several processes add up to the work of one process."""
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,7 +17,7 @@ def as_process(monkeypatch: pytest.MonkeyPatch, rank: int, world_size: int) -> N
 
 @FEW
 @given(st.lists(st.integers(), unique=True, max_size=20), st.integers(1, 6))
-def test_every_item_falls_to_one_process_and_shares_are_even(
+def test_every_item_goes_to_one_process_and_the_shares_are_even(
     monkeypatch: pytest.MonkeyPatch, items: list[int], world_size: int
 ) -> None:
     shares = []
@@ -31,7 +31,7 @@ def test_every_item_falls_to_one_process_and_shares_are_even(
 
 @FEW
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 4), st.integers(0, 5))
-def test_the_parts_of_every_batch_make_up_the_batch_of_one_process(
+def test_the_parts_of_a_batch_add_up_to_the_batch_of_one_process(
     monkeypatch: pytest.MonkeyPatch, world_size: int, each: int, epochs: int, start: int
 ) -> None:
     size = world_size * each

@@ -1,6 +1,7 @@
-"""MLflow's UI as a person clicks through it; `python tests/ui.py ADDRESS EXPERIMENT` draws the pictures of docs.
+"""Clicks through MLflow's UI as a user would. `python tests/ui.py URL EXPERIMENT` takes the screenshots for docs/.
 
-ADDRESS is a server's, and EXPERIMENT a data set whose ST++ has run with it (MLFLOW_TRACKING_URI); Chromium is needed.
+URL is the address of an MLflow server. EXPERIMENT is the name of a data set; ST++ must have run on it with this server
+as MLFLOW_TRACKING_URI. Chromium must be installed.
 """
 
 import re
@@ -28,7 +29,7 @@ STAGES = ("evaluate", "student", "label_unreliable", "student_1", "label_reliabl
 
 @contextmanager
 def browser() -> Iterator[Any]:
-    """A page of headless Chromium."""
+    """Yield a page of headless Chromium."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as api:
@@ -40,8 +41,10 @@ def browser() -> Iterator[Any]:
 
 
 def walk(page: Any, server: str, experiment: str, shots: Path) -> None:
-    """Runs, two of them compared and in charts, predictions by epoch, a figure, checkpoints, the champion: a picture
-    of each."""
+    """Check that MLflow shows runs, comparisons, charts, predictions, figures, checkpoints and the champion.
+
+    Saves screenshots of the runs, the charts, the predictions, a figure and the champion in `shots`.
+    """
     from mlflow import MlflowClient
 
     mlflow = MlflowClient(server)
@@ -58,13 +61,13 @@ def walk(page: Any, server: str, experiment: str, shots: Path) -> None:
 
     def picture(name: str) -> None:
         page.mouse.move(0, 0)
-        page.wait_for_timeout(1500)  # until what moves stands still
+        page.wait_for_timeout(1500)  # until animations have ended
         page.screenshot(path=shots / f"mlflow-{name}.png")
 
     page.goto(server)
     page.get_by_text("Model training", exact=True).click()
     page.goto(runs)
-    page.get_by_role("button", name="Close", exact=True).click()  # MLflow's assistant
+    page.get_by_role("button", name="Close", exact=True).click()  # closes MLflow's assistant
     page.locator(".ag-row", has=page.get_by_text(parent.info.run_name)).first.locator("button").first.click()
     for name in STAGES:
         page.get_by_role("link", name=name, exact=True).first.wait_for()
@@ -92,11 +95,11 @@ def walk(page: Any, server: str, experiment: str, shots: Path) -> None:
     page.get_by_role("option").first.wait_for()
     for option in page.get_by_role("option").all()[:3]:
         option.click()
-    dialog.get_by_role("switch").click()  # no parameters above the images
+    dialog.get_by_role("switch").click()  # hides the parameters above the images
     paths = [artifact.path for artifact in mlflow.list_artifacts(ids["student"], "images")]
     steps = sorted({int(found[1]) for path in paths if (found := re.search(r"step\W(\d+)", path))})
     for step in steps:
-        dialog.get_by_role("slider").press("ArrowRight")  # from epoch to epoch
+        dialog.get_by_role("slider").press("ArrowRight")  # moves to the next epoch
         image = dialog.locator(f"img[src*='step%2B{step}%2B']").first
         image.wait_for()
         assert image.evaluate("image => image.naturalWidth > 3 * 30"), "an image beside two masks"

@@ -1,4 +1,4 @@
-"""Small trees of files, and a small data set of photographs, for the tests of data."""
+"""Fixtures for the tests of data: a tree of files, and a small data set of photographs."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ Tree = Callable[[dict[str, Content]], Path]
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Tree:
-    """Write files below a folder, arrays as images, and give the folder."""
+    """Return a function that writes files below a folder, arrays as images, and returns the folder."""
 
     def write(files: dict[str, Content]) -> Path:
         root = tmp_path / "root"
@@ -37,12 +37,12 @@ def tree(tmp_path: Path) -> Tree:
 
 
 SIZES = [(24, 20), (24, 20), (18, 26), (24, 20)]
-"""Width and height of the photographs, over and over."""
+"""Width and height of the photographs, repeated in this order."""
 
 
 @pytest.fixture
 def photos(tree: Tree) -> ImageReader:
-    """Four photographs with masks of three classes, l/0 .. l/3, and six without, u/0 .. u/5."""
+    """Return four photographs with masks of three classes, l/0 .. l/3, and six without masks, u/0 .. u/5."""
     rng = np.random.default_rng(0)
     names = [f"l/{i}" for i in range(4)] + [f"u/{i}" for i in range(6)]
     files: dict[str, Content] = {}

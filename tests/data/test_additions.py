@@ -1,4 +1,4 @@
-"""New masks of a person: what is wrong with them is said before they are taken."""
+"""Tests of masks that a user adds: problems are reported before any mask is added."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def painted(path: Path, *colours: tuple[int, int, int]) -> None:
     image.save(path)
 
 
-def test_new_masks_whose_palettes_permute_the_classes_are_refused_and_hidden_files_are_none(tmp_path: Path) -> None:
+def test_new_masks_whose_palettes_permute_the_classes_are_refused_and_hidden_files_ignored(tmp_path: Path) -> None:
     root, new = tmp_path / "root", tmp_path / "new"
     (root / "i").mkdir(parents=True)
     for at, name in enumerate("abcd"):

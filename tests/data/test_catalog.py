@@ -1,4 +1,4 @@
-"""The layouts known by name, on trees as they are published, and any other by patterns or a list."""
+"""Tests of layouts: built-in ones on trees as published, and others described by patterns or a list."""
 
 import os
 from pathlib import Path
@@ -73,7 +73,7 @@ def test_vocs_colours_are_the_published_ones() -> None:
 
 
 @pytest.mark.parametrize("classes", [1, 21, 256])
-def test_every_class_has_a_colour_of_its_own(classes: int) -> None:
+def test_every_class_has_a_different_colour(classes: int) -> None:
     assert len(set(voc_palette(classes))) == classes
 
 
@@ -81,7 +81,7 @@ def pascal(root: Path) -> Layout:
     return layout(Data(name="voc", kind="pascal", root=str(root)))
 
 
-def test_pascal_is_found_as_it_is_published(tree: Any) -> None:
+def test_images_and_masks_of_pascal_are_found_in_the_published_tree(tree: Any) -> None:
     root = tree(
         {
             "JPEGImages/2007_000027.jpg": b"",
@@ -113,7 +113,7 @@ def test_pascals_values_are_21_classes_and_a_border(tmp_path: Path) -> None:
 
 # -- Cityscapes -------------------------------------------------------------------------------------------------------
 
-# The published labels: id -> trainId; 34 ids in all, 255 is never trained on.
+# The published labels: id -> trainId. There are 34 ids; trainId 255 is ignored in training.
 TRAIN_IDS = {
     0: 255,  # unlabeled
     1: 255,  # ego vehicle
@@ -158,7 +158,7 @@ def cityscapes(root: Path) -> Layout:
 
 
 @pytest.mark.parametrize("kind", ["labelIds", "labelTrainIds"])
-def test_cityscapes_is_found_as_it_is_published(kind: str, tree: Any) -> None:
+def test_images_and_masks_of_cityscapes_are_found_in_the_published_tree(kind: str, tree: Any) -> None:
     mask = f"gtFine/train/aachen/{CITY}_gtFine_{kind}.png"
     root = tree(
         {
@@ -191,7 +191,7 @@ def test_cityscapes_label_ids_become_the_published_train_ids(tree: Any) -> None:
     assert cityscapes(root).values[255] == 255
 
 
-def test_cityscapes_train_ids_mean_themselves(tree: Any) -> None:
+def test_cityscapes_train_ids_are_class_ids(tree: Any) -> None:
     root = tree({f"gtFine/train/aachen/{CITY}_gtFine_labelTrainIds.png": b""})
     assert cityscapes(root).values == {**{i: i for i in range(19)}, 255: 255}
 
@@ -237,7 +237,7 @@ def test_two_placeholders_find_every_image_and_its_mask_and_nothing_else(files: 
         assert images[f"{set_}/{name}"] == ImagePair(f"{set_}/photo/{name}.jpg", mask)
 
 
-def test_a_mask_that_the_pattern_of_images_matches_too_is_no_image(tree: Any) -> None:
+def test_a_mask_that_matches_the_pattern_of_images_too_is_not_an_image(tree: Any) -> None:
     root = tree({"train/1.png": b"", "trainannot/1.png": b"", "test/2.png": b""})
     assert found(root, images="{set}/{name}.png", masks="{set}annot/{name}.png") == {
         "test/2": ImagePair("test/2.png", ""),
@@ -245,7 +245,7 @@ def test_a_mask_that_the_pattern_of_images_matches_too_is_no_image(tree: Any) ->
     }
 
 
-def test_an_extension_may_vary_and_is_no_part_of_the_id(tree: Any) -> None:
+def test_an_extension_may_vary_and_is_not_part_of_the_id(tree: Any) -> None:
     root = tree({"i/a.jpg": b"", "i/b.JPG": b"", "i/c.png": b"", "m/a.png": b"", "m/c.png": b""})
     assert found(root, images="i/{name}.{ext}", masks="m/{name}.png") == {
         "a": ImagePair("i/a.jpg", "m/a.png"),
@@ -257,7 +257,7 @@ def test_an_extension_may_vary_and_is_no_part_of_the_id(tree: Any) -> None:
 ENDINGS = {f"images/{n}.{kind}": b"" for n, kind in zip("abcdefgh", ["jpg", "JPG", "png", "Jpg"] * 2, strict=True)}
 
 
-def test_endings_match_in_any_case_and_files_of_other_endings_are_counted_and_named(tree: Any) -> None:
+def test_extensions_match_in_any_case_and_files_with_other_extensions_are_reported(tree: Any) -> None:
     root = tree(ENDINGS | {"masks/a.PNG": b"", "masks/b.png": b"", "masks/d.Png": b""})
     kwargs = {"images": "images/{name}.jpg", "masks": "masks/{name}.png"}
     assert found(root, **kwargs) == {
@@ -274,14 +274,14 @@ def test_endings_match_in_any_case_and_files_of_other_endings_are_counted_and_na
     )
 
 
-def test_two_endings_that_differ_in_case_alone_are_one_id_twice(tree: Any) -> None:
+def test_two_files_whose_extensions_differ_only_in_case_have_the_same_id(tree: Any) -> None:
     root = tree({"i/a.jpg": b"", "i/a.JPG": b""})
     (problem,) = problems_of(root, images="i/{name}.jpg")
     assert "has the same id a as" in problem
 
 
 @pytest.mark.parametrize("images", ["i/{name}.jpg", "{set}/{name}.{ext}"])
-def test_masks_of_no_image_are_counted_and_named_and_never_images(images: str, tree: Any) -> None:
+def test_masks_without_an_image_are_reported_and_never_used_as_images(images: str, tree: Any) -> None:
     root = tree({"i/a.jpg": b"", "i/b.jpg": b"", "m/a.png": b"", "m/x.png": b"", "m/y.PNG": b""})
     pictures = found(root, images=images, masks="m/{name}.png")
     assert {image.image for image in pictures.values()} == {"i/a.jpg", "i/b.jpg"}
@@ -290,7 +290,7 @@ def test_masks_of_no_image_are_counted_and_named_and_never_images(images: str, t
     ]
 
 
-def test_what_systems_leave_behind_is_no_image_and_counted_in_one_line(tree: Any) -> None:
+def test_hidden_and_system_files_are_skipped_and_counted_in_one_line(tree: Any) -> None:
     left = [
         "i/._a.jpg",
         "i/.hidden.jpg",
@@ -307,14 +307,14 @@ def test_what_systems_leave_behind_is_no_image_and_counted_in_one_line(tree: Any
     assert list(found(root, images=".trash/{name}.jpg")) == ["i"], "a pattern that means it finds it"
 
 
-def test_files_that_are_no_images_are_counted_by_their_endings(tree: Any) -> None:
+def test_files_that_are_not_images_are_counted_by_extension(tree: Any) -> None:
     root = tree({"i/a.jpg": b"", "m/a.npy": b"", "m/b.NPY": b"", "notes": b"", "imported.json": b"[]", "l.txt": "a\n"})
     assert passed_over(root, images="i/{name}.jpg", list="l.txt") == [
         "3 file(s) without the extension of an image (2 .npy, 1 no ending)"
     ]
 
 
-def test_what_is_said_does_not_grow_with_the_number_of_folders(tree: Any) -> None:
+def test_the_number_of_messages_does_not_grow_with_the_number_of_folders(tree: Any) -> None:
     root = tree({f"{n:02}/x\x1b.png": b"" for n in range(40)} | {"i/a.jpg": b""})
     said = passed_over(root, images="i/{name}.jpg")
     assert len(said) == 11
@@ -322,7 +322,7 @@ def test_what_is_said_does_not_grow_with_the_number_of_folders(tree: Any) -> Non
     assert all(line.isprintable() for line in said)
 
 
-def test_layouts_that_hold_other_files_by_nature_tell_of_images_that_they_do_not_match_alone(tree: Any) -> None:
+def test_a_built_in_layout_reports_only_images_that_it_does_not_match(tree: Any) -> None:
     root = tree(
         dict.fromkeys(["JPEGImages/a.jpg", "JPEGImages/b.png", "Annotations/a.xml", "SegmentationObject/a.png"], b"")
     )
@@ -330,7 +330,7 @@ def test_layouts_that_hold_other_files_by_nature_tell_of_images_that_they_do_not
     assert said.startswith("1 file(s) in JPEGImages/ match no pattern, such as b.png; did you mean")
 
 
-def test_a_link_to_nothing_and_a_folder_that_cannot_be_read_are_named(tree: Any, monkeypatch: Any) -> None:
+def test_errors_name_a_broken_link_and_a_folder_that_cannot_be_read(tree: Any, monkeypatch: Any) -> None:
     root = tree({"i/a.jpg": b""})
     (root / "i/b.jpg").symlink_to(root / "gone.jpg")
     (problem,) = problems_of(root, images="i/{name}.jpg")
@@ -347,7 +347,7 @@ def test_a_link_to_nothing_and_a_folder_that_cannot_be_read_are_named(tree: Any,
         found(root, images="i/{name}.jpg")
 
 
-def test_a_list_does_not_lead_through_a_link_to_a_folder_either(tree: Any, tmp_path: Path) -> None:
+def test_a_list_may_not_name_files_behind_a_linked_folder(tree: Any, tmp_path: Path) -> None:
     (tmp_path / "disk/deep").mkdir(parents=True)
     (tmp_path / "disk/deep/x.jpg").touch()
     root = tree({"p/a.jpg": b"", "list.txt": "p/a.jpg\nphotos/deep/x.jpg\np/a.jpg photos/m.png\n"})
@@ -366,12 +366,12 @@ def test_a_repeated_placeholder_stands_for_the_same_part(tree: Any) -> None:
     }
 
 
-def test_all_else_in_a_pattern_is_meant_as_it_is_written(tree: Any) -> None:
+def test_all_other_characters_in_a_pattern_are_literal(tree: Any) -> None:
     root = tree({"a+(1)/x.jpg": b"", "aa1/x.jpg": b"", "a+(1)/yxjpg": b""})
     assert list(found(root, images="a+(1)/{name}.jpg")) == ["x"]
 
 
-def test_a_linked_folder_is_refused_for_dvc_would_not_see_it_change(tree: Any, tmp_path: Path) -> None:
+def test_a_linked_folder_is_refused_because_dvc_does_not_follow_it(tree: Any, tmp_path: Path) -> None:
     root = tree({"readme": b""})
     elsewhere = tmp_path / "disk"
     elsewhere.mkdir()
@@ -382,7 +382,7 @@ def test_a_linked_folder_is_refused_for_dvc_would_not_see_it_change(tree: Any, t
 
 
 @pytest.mark.parametrize("masks", ["{name.png", "{}.png", "{name!q}.png", "{0}.png", "all.png"])
-def test_a_mask_pattern_without_a_sound_placeholder_is_explained(masks: str, tree: Any) -> None:
+def test_the_error_explains_a_mask_pattern_without_a_valid_placeholder(masks: str, tree: Any) -> None:
     root = tree({"x.jpg": b"", "{x.png": b""})
     with pytest.raises(StppError, match=r"data\.masks: .*(matches only one file|is not a valid name|does not occur)"):
         found(root, images="{name}.jpg", masks=masks)
@@ -399,13 +399,13 @@ def test_a_mask_pattern_without_a_sound_placeholder_is_explained(masks: str, tre
         ({"images": "{name}.jpg", "masks": "{nmae}.png"}, r"data\.masks: \{nmae\} does not occur"),
     ],
 )
-def test_a_pattern_that_cannot_be_meant_is_explained(patterns: dict[str, str], said: str, tree: Any) -> None:
+def test_the_error_explains_an_invalid_pattern(patterns: dict[str, str], said: str, tree: Any) -> None:
     root = tree({"x.jpg": b"", "../m/x.png": b""})
     with pytest.raises(StppError, match=said):
         found(root, **patterns)
 
 
-def test_a_root_that_is_no_folder_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_root_that_is_not_a_folder(tmp_path: Path) -> None:
     with pytest.raises(StppError, match=rf"data\.root: {tmp_path}/absent is not a folder"):
         found(tmp_path / "absent", images="{name}.jpg")
 
@@ -428,7 +428,7 @@ def test_a_file_whose_name_cannot_be_an_id_is_named_and_the_others_are_found(nam
     assert problems[0].startswith(f"{root}/i/{name}.jpg: ")
 
 
-def test_two_files_with_one_id_are_both_named(tree: Any) -> None:
+def test_two_files_with_the_same_id_are_both_named(tree: Any) -> None:
     root = tree({"i/a.jpg": b"", "i/a.png": b"", "i/b.png": b""})
     (problem,) = problems_of(root, images="i/{name}.{ext}")
     assert f"{root}/i/a.jpg" in problem
@@ -439,7 +439,7 @@ def test_two_files_with_one_id_are_both_named(tree: Any) -> None:
 
 
 @pytest.mark.parametrize("start", ["", "\ufeff"])
-def test_a_list_has_an_image_or_an_image_and_its_mask_a_line(start: str, tree: Any) -> None:
+def test_a_line_of_a_list_has_an_image_and_optionally_its_mask(start: str, tree: Any) -> None:
     root = tree({"list.txt": f"{start}p/a.jpg m/a.png\n\n  p/b.c.jpg\np/ü.jpg\tm/1.png\n"})
     assert found(root, list="list.txt") == {
         "p/a": ImagePair("p/a.jpg", "m/a.png"),
@@ -461,7 +461,7 @@ def test_an_image_listed_twice_is_a_problem(second: str, said: str, tree: Any) -
     assert said.format(root=root) in problem
 
 
-def test_with_patterns_a_list_picks_by_id_or_image_what_they_find(tree: Any) -> None:
+def test_with_patterns_a_list_selects_images_by_id_or_path(tree: Any) -> None:
     files = [f"{part}/{n}.{kind}" for n in "abc" for part, kind in (("photos", "jpg"), ("masks", "png"))]
     lines = "a\nphotos/b.jpg\nc other/c.png\n"
     root = tree(dict.fromkeys(files, b"") | {"photos/d.jpg": b"", "list.txt": lines})
@@ -475,7 +475,7 @@ def test_with_patterns_a_list_picks_by_id_or_image_what_they_find(tree: Any) -> 
     assert [p.split(":")[1] for p in problems_of(root, **kwargs)] == ["4", "5"]
 
 
-def test_every_line_of_a_list_that_is_wrong_is_said_and_the_others_are_found(tree: Any) -> None:
+def test_every_wrong_line_of_a_list_is_reported_and_the_others_are_found(tree: Any) -> None:
     root = tree({"list.txt": "p/good.jpg\na b c\n../x.jpg\n2007_000032\np/fine.jpg\n"})
     data = described(root, list="list.txt")
     images, problems, _ = list_images(data, layout(data))
@@ -486,31 +486,31 @@ def test_every_line_of_a_list_that_is_wrong_is_said_and_the_others_are_found(tre
 @pytest.mark.parametrize(
     "line", ["../a.jpg", "/etc/a.jpg", "p/../../a.jpg", "p/a.jpg ../m/a.png", "p/a.jpg /m/a.png", ".", "a b c"]
 )
-def test_a_line_that_climbs_out_or_holds_more_than_two_names_is_refused_with_its_number(line: str, tree: Any) -> None:
+def test_a_line_that_leaves_the_root_or_has_too_many_names_is_refused_with_its_number(line: str, tree: Any) -> None:
     root = tree({"list.txt": f"p/good.jpg\n{line}\n"})
     (problem,) = problems_of(root, list="list.txt")
     assert problem.startswith(f"{root}/list.txt:2: ")
 
 
 @pytest.mark.parametrize("name", ["absent.txt", "folder", "../list.txt", "/list.txt", "latin.txt"])
-def test_a_list_that_cannot_be_read_is_named(name: str, tree: Any) -> None:
+def test_the_error_names_a_list_that_cannot_be_read(name: str, tree: Any) -> None:
     root = tree({"folder/x": b"", "latin.txt": "ü.jpg".encode("latin-1"), "../list.txt": "a.jpg"})
     with pytest.raises(StppError, match=r"data\.list: .*" + name.strip("./").replace(".", r"\.")):
         found(root, list=name)
 
 
-# -- what mask values mean --------------------------------------------------------------------------------------------
+# -- the meaning of mask values ---------------------------------------------------------------------------------------
 
 
 def meaning(**kwargs: Any) -> dict[int, int]:
     return layout(described(Path(), images="{name}.jpg", **kwargs)).values
 
 
-def test_values_mean_themselves_and_255_is_ignored() -> None:
+def test_by_default_values_are_class_ids_and_255_is_ignored() -> None:
     assert meaning(classes=("a", "b", "c")) == {0: 0, 1: 1, 2: 2, 255: 255}
 
 
-def test_a_value_of_ones_own_can_be_ignored() -> None:
+def test_any_value_can_be_ignored() -> None:
     assert meaning(values={11: "ignore"}) == {0: 0, 1: 1, 11: 255, 255: 255}
     assert meaning(values={11: "ignore"}, ignore=None) == {0: 0, 1: 1, 11: 255}
     assert meaning(ignore=1000) == {0: 0, 1: 1, 1000: 255}
@@ -522,7 +522,7 @@ def test_binary_masks_of_0_and_255_have_two_classes_and_nothing_to_ignore() -> N
     assert to_classes(np.array([[0, 255]], dtype=np.int32), values).tolist() == [[0, 1]]
 
 
-def test_a_value_may_mean_another_class_or_none() -> None:
+def test_a_value_can_be_mapped_to_another_class_or_ignored() -> None:
     assert meaning(values={0: "ignore", 1: 0, 2: 1}) == {0: 255, 1: 0, 2: 1, 255: 255}
 
 
@@ -532,7 +532,7 @@ def test_a_class_cannot_be_the_value_to_ignore(ignore: int) -> None:
         meaning(ignore=ignore)
 
 
-def test_colours_are_those_given_or_chosen() -> None:
+def test_the_palette_is_given_or_chosen_automatically() -> None:
     given_ = ((1, 2, 3), (4, 5, 6))
     assert layout(described(Path(), images="{name}.jpg", palette=given_)).palette == given_
     assert layout(described(Path(), images="{name}.jpg")).palette == ((0, 0, 0), (128, 0, 0))

@@ -1,4 +1,4 @@
-"""Training samples: a function of seed, role, epoch and position; labelled images weak, pseudo-labelled ones strong."""
+"""Tests of training samples: seed, role, epoch and position determine them; only pseudo-labelled ones get A_s."""
 
 import pickle
 from collections.abc import Callable
@@ -39,7 +39,7 @@ COPIES = 2
 
 @pytest.fixture
 def pseudo_masks(photos: ImageReader, tmp_path: Path) -> MaskSet:
-    """Pseudo masks of all unlabelled images, nothing but class 2."""
+    """Return pseudo masks of all unlabelled images; every pixel is class 2."""
     masks = {}
     for name in UNLABELED:
         record = photos.dataset.records[name]
@@ -49,7 +49,7 @@ def pseudo_masks(photos: ImageReader, tmp_path: Path) -> MaskSet:
 
 @pytest.fixture
 def make(photos: ImageReader, pseudo_masks: MaskSet) -> Make:
-    """Training data of four labelled images twice, then six pseudo-labelled ones in two parts."""
+    """Return a function that makes training data: four labelled images twice, six pseudo-labelled ones in two parts."""
 
     def training(augment: Augment = ALWAYS, seed: int = 0, role: str = "student") -> SelfTrainingDataset:
         parts = [
@@ -83,7 +83,7 @@ def test_a_sample_is_a_normalised_crop_and_its_classes(make: Make) -> None:
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(before=st.lists(st.sampled_from(ALL), max_size=5), draw=st.sampled_from(ALL))
-def test_a_sample_does_not_depend_on_what_was_asked_before(make: Make, before: list[Draw], draw: Draw) -> None:
+def test_a_sample_does_not_depend_on_earlier_samples(make: Make, before: list[Draw], draw: Draw) -> None:
     fresh, used = make(), make()
     for other in before:
         used[other]
@@ -107,7 +107,7 @@ def test_a_sample_is_the_same_after_pickling(make: Make) -> None:
     assert all(equal(again[draw], sample) for draw, sample in zip(ALL[-8:], expected, strict=True))
 
 
-def test_copies_epochs_roles_and_seeds_see_an_image_differently(make: Make) -> None:
+def test_copies_epochs_roles_and_seeds_get_different_views_of_an_image(make: Make) -> None:
     for position in range(4):
         views = [make()[0, position], make()[0, position + 4], make()[1, position]]
         views += [make(role="teacher")[0, position], make(seed=1)[0, position]]
@@ -126,7 +126,7 @@ def test_labelled_images_are_never_strongly_augmented(make: Make) -> None:
 
 def test_a_labelled_sample_is_its_photograph_and_its_mask(photos: ImageReader) -> None:
     still = Augment(weak=Weak(base=24, crop=24, scale=(1.0, 1.0), flip=0.0))
-    ids = ["l/3", "l/0", "l/1"]  # 24 x 20: neither resized nor cropped, but padded below
+    ids = ["l/3", "l/0", "l/1"]  # 24 x 20 pixels: not resized or cropped, but padded at the bottom
     data = SelfTrainingDataset(ImageMaskPairs(photos, ids), COPIES, [], still, 0, "teacher")
     for position, name in enumerate(ids * COPIES):
         image, mask = data[5, position]
@@ -136,7 +136,7 @@ def test_a_labelled_sample_is_its_photograph_and_its_mask(photos: ImageReader) -
         assert np.array_equal(image[:, 20:], normalize(np.zeros((4, 24, 3), dtype=np.uint8)))
 
 
-def test_strong_follows_weak_on_the_same_crop(make: Make) -> None:
+def test_a_s_is_applied_after_a_w_to_the_same_crop(make: Make) -> None:
     only_jitter = make(Augment(weak=WEAK, strong=NEVER.strong.model_copy(update={"grayscale": 1.0})))
     plain = make(NEVER)
     for position in range(COPIES * 4, len(plain)):
@@ -147,14 +147,14 @@ def test_strong_follows_weak_on_the_same_crop(make: Make) -> None:
         assert ((grey * deviation + mean) - luminance).abs().max() < 1.5 / 255
 
 
-def test_pseudo_labelled_images_have_their_pseudo_masks_and_need_no_other(make: Make) -> None:
+def test_pseudo_labelled_images_have_their_pseudo_masks_and_need_no_true_ones(make: Make) -> None:
     data = make()
     for epoch, position in ALL:
         values = set(data[epoch, position][1].unique().tolist())
         assert (values <= {2, 255}) == (position >= COPIES * 4)
 
 
-def test_where_cutout_put_noise_the_mask_is_ignored(make: Make) -> None:
+def test_the_mask_is_ignored_where_cutout_puts_noise(make: Make) -> None:
     cut = Augment(weak=WEAK, strong=NEVER.strong.model_copy(update={"cutout": 1.0, "cutout_area": (0.2, 0.3)}))
     for position in range(COPIES * 4, COPIES * 4 + 6):
         (image, mask), (plain, whole) = make(cut)[0, position], make(NEVER)[0, position]
@@ -167,7 +167,7 @@ def test_where_cutout_put_noise_the_mask_is_ignored(make: Make) -> None:
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_value_that_lost_its_meaning_since_prepare_is_named(photos: ImageReader) -> None:
+def test_the_error_names_a_mask_value_that_is_not_a_class(photos: ImageReader) -> None:
     path = photos.root / "masks/l/0.png"
     changed = ImageReader(photos.dataset, photos.root)
     changed.dataset.values.pop(2)
@@ -175,13 +175,13 @@ def test_a_value_that_lost_its_meaning_since_prepare_is_named(photos: ImageReade
         ImageMaskPairs(changed, LABELED).read(0)
 
 
-def test_a_photograph_that_is_gone_is_named(photos: ImageReader) -> None:
+def test_the_error_names_a_missing_photograph(photos: ImageReader) -> None:
     (photos.root / "images/u/3.png").unlink()
     with pytest.raises(StppError, match=r"images/u/3\.png: no such file"):
         ImageDataset(photos, UNLABELED)[3]
 
 
-def test_plain_images_are_whole_and_named(photos: ImageReader) -> None:
+def test_image_dataset_returns_whole_images_with_their_ids(photos: ImageReader) -> None:
     plain = ImageDataset(photos, [*UNLABELED, *LABELED])
     assert len(plain) == 10
     for index, name in enumerate([*UNLABELED, *LABELED]):
@@ -193,7 +193,7 @@ def test_plain_images_are_whole_and_named(photos: ImageReader) -> None:
         assert (image.numpy() == photos.image(name)).all()
 
 
-def test_the_true_mask_goes_along_where_there_is_one(photos: ImageReader) -> None:
+def test_image_mask_dataset_returns_the_true_mask_or_255(photos: ImageReader) -> None:
     for name, image, truth in map(ImageMaskDataset(photos, [*UNLABELED, *LABELED]).__getitem__, range(10)):
         assert truth.dtype == torch.uint8
         assert truth.shape == image.shape[:2]
@@ -206,8 +206,8 @@ def test_the_true_mask_goes_along_where_there_is_one(photos: ImageReader) -> Non
 # -- ablations and online labelling -----------------------------------------------------------------------------------
 
 
-def test_strong_labeled_is_put_on_labelled_images_alone_and_by_its_own_values(make: Make) -> None:
-    """The same draws as A_s on an unlabelled image at that place would have."""
+def test_strong_labeled_applies_only_to_labelled_images_and_with_its_own_values(make: Make) -> None:
+    """The random draws are those of A_s on an unlabelled image at the same position."""
     both = make(ALWAYS.model_copy(update={"strong_labeled": ALWAYS.strong}))
     off = make(ALWAYS.model_copy(update={"strong_labeled": NEVER.strong}))
     without = make(ALWAYS)
@@ -235,7 +235,7 @@ def test_a_pair_is_three_views_and_two_masks(pairs: Callable[..., OnlineDataset]
         assert set(y[1].unique().tolist()) <= {0, 255}
 
 
-def test_the_strong_view_is_the_weak_one_but_for_a_s(pairs: Callable[..., OnlineDataset]) -> None:
+def test_the_strong_view_is_the_weak_view_with_a_s(pairs: Callable[..., OnlineDataset]) -> None:
     for position in range(len(UNLABELED)):
         x, y = pairs(NEVER)[3, position]
         strong, hidden = pairs()[3, position]
@@ -245,7 +245,7 @@ def test_the_strong_view_is_the_weak_one_but_for_a_s(pairs: Callable[..., Online
         assert ((hidden[1] == 255) | (y[1] == 0)).all(), "what is padded stays hidden, CutOut hides more"
 
 
-def test_every_labelled_image_is_some_partner_and_epochs_pair_anew(pairs: Callable[..., OnlineDataset]) -> None:
+def test_every_labelled_image_becomes_a_partner_and_pairs_change_by_epoch(pairs: Callable[..., OnlineDataset]) -> None:
     still = pairs(Augment(weak=Weak(base=24, crop=24, scale=(1.0, 1.0), flip=0.0)))
     partners = [[still[e, p][0][0].numpy().tobytes() for p in range(len(still))] for e in range(12)]
     assert len({view for epoch in partners for view in epoch}) == len(LABELED)

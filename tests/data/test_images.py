@@ -1,4 +1,4 @@
-"""Images and masks of every common kind, against numbers worked out pixel by pixel, and files that are broken."""
+"""Tests of reading images and masks of all common kinds, and damaged files. Expected pixels are computed here."""
 
 import gc
 import io
@@ -39,7 +39,7 @@ def grey_as_rgb(grey: NDArray[Any]) -> Pixels:
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "ppm", "webp"])
-def test_rgb_without_loss_is_read_as_it_is_and_nothing_is_said(suffix: str, tmp_path: Path) -> None:
+def test_lossless_rgb_is_read_exactly_and_without_notes(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"a.{suffix}"
     Image.fromarray(RGB).save(path, lossless=True)
     image, notes = read_image(path)
@@ -48,14 +48,14 @@ def test_rgb_without_loss_is_read_as_it_is_and_nothing_is_said(suffix: str, tmp_
     assert notes == []
 
 
-def test_jpeg_is_read_closely(tmp_path: Path) -> None:
+def test_jpeg_is_read_within_a_small_error(tmp_path: Path) -> None:
     Image.fromarray(SMOOTH).save(tmp_path / "a.jpg", quality=95, subsampling=0)
     image, notes = read_image(tmp_path / "a.jpg")
     assert np.abs(image.astype(int) - SMOOTH).max() <= 6
     assert notes == []
 
 
-def test_the_content_tells_the_format_and_not_the_name(tmp_path: Path) -> None:
+def test_the_format_is_detected_from_the_content_not_from_the_name(tmp_path: Path) -> None:
     Image.fromarray(RGB).save(tmp_path / "a.jpg", format="PNG")
     assert np.array_equal(read_image(tmp_path / "a.jpg")[0], RGB)
 
@@ -78,7 +78,7 @@ def test_sixteen_bits_are_scaled_to_eight_and_rounded(suffix: str, tmp_path: Pat
     assert any("16 bits" in n for n in notes)
 
 
-def test_sixteen_bits_of_the_other_byte_order_are_the_same(tmp_path: Path) -> None:
+def test_sixteen_bits_are_read_in_both_byte_orders(tmp_path: Path) -> None:
     values = RNG.integers(0, 65536, (4, 5)).astype(np.uint16)
     Image.fromarray(values).save(tmp_path / "little.tif")
     Image.frombytes("I;16B", (5, 4), values.astype(">u2").tobytes()).save(tmp_path / "big.tif")
@@ -138,9 +138,9 @@ def test_black_and_white_is_0_and_255(tmp_path: Path) -> None:
     assert any("black and white" in n for n in notes)
 
 
-# -- upright ----------------------------------------------------------------------------------------------------------
+# -- EXIF orientation -------------------------------------------------------------------------------------------------
 
-# EXIF: where the first row and the first column of the stored pixels are seen.
+# EXIF orientation -> the side that shows the first stored row, and the side that shows the first stored column.
 SEEN = {
     1: ("top", "left"),
     2: ("top", "right"),
@@ -154,7 +154,7 @@ SEEN = {
 
 
 def as_seen(stored: Pixels, orientation: int) -> Pixels:
-    """Every stored pixel put where EXIF says that it is seen."""
+    """Return the image as EXIF says that it is seen: every stored pixel is moved to its place."""
     rows, columns = stored.shape[:2]
     of_row, of_column = SEEN[orientation]
     shape = (rows, columns) if of_row in ("top", "bottom") else (columns, rows)
@@ -195,14 +195,14 @@ def test_a_photograph_is_turned_upright(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
-def test_an_orientation_that_exif_does_not_know_turns_nothing(orientation: int, tmp_path: Path) -> None:
+def test_an_invalid_exif_orientation_is_ignored(orientation: int, tmp_path: Path) -> None:
     Image.fromarray(RGB).save(tmp_path / "a.png", exif=with_orientation(orientation))
     image, notes = read_image(tmp_path / "a.png")
     assert np.array_equal(image, RGB)
     assert notes == []
 
 
-def test_odd_exif_does_not_keep_an_image_from_being_read(tmp_path: Path) -> None:
+def test_an_image_with_malformed_exif_is_read(tmp_path: Path) -> None:
     orientation, maker = (0x0112, 3, 1, 6), (0x010F, 11, 1, 0x3F800000)  # the maker's name is a number
     entries = b"".join(struct.pack("<HHII", *entry) for entry in (maker, orientation))
     exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + struct.pack("<I", 0)
@@ -211,7 +211,7 @@ def test_odd_exif_does_not_keep_an_image_from_being_read(tmp_path: Path) -> None
     assert np.abs(image.astype(int) - as_seen(SMOOTH, 6)).max() <= 6
 
 
-# -- files that are broken --------------------------------------------------------------------------------------------
+# -- damaged files ----------------------------------------------------------------------------------------------------
 
 
 def encoded(format_: str) -> bytes:
@@ -222,7 +222,9 @@ def encoded(format_: str) -> bytes:
 
 @pytest.mark.parametrize("read", [read_image, read_mask])
 @pytest.mark.parametrize("content", [b"<html>404</html>", b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", None])
-def test_what_is_no_image_is_named(read: Callable[[Path], Any], content: bytes | None, tmp_path: Path) -> None:
+def test_the_error_names_a_file_that_is_not_an_image(
+    read: Callable[[Path], Any], content: bytes | None, tmp_path: Path
+) -> None:
     path = tmp_path / "photo.jpg"
     if content is not None:
         path.write_bytes(content)
@@ -231,7 +233,7 @@ def test_what_is_no_image_is_named(read: Callable[[Path], Any], content: bytes |
     assert str(error.value).startswith(f"{path}: ")
 
 
-def test_a_folder_with_an_images_name_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_folder_with_an_images_name(tmp_path: Path) -> None:
     (tmp_path / "a.png").mkdir()
     with pytest.raises(StppError, match=r"a\.png: "):
         read_image(tmp_path / "a.png")
@@ -306,18 +308,18 @@ def test_no_file_stays_open(tmp_path: Path) -> None:
         (tmp_path / "half").write_bytes(encoded(format_)[: len(encoded(format_)) // 2])
         kept.append(read_image(tmp_path / "whole"))
         with warnings.catch_warnings(), pytest.raises(StppError) as error:
-            warnings.simplefilter("ignore", UserWarning)  # of Pillow, on the rest of a TIFF's header
+            warnings.simplefilter("ignore", UserWarning)  # Pillow warns about a truncated TIFF
             read_image(tmp_path / "half")
         kept.append(error)
     assert open_files() == before
 
 
-# -- the fast ways of reading -----------------------------------------------------------------------------------------
+# -- fast decoders ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(params=["kornia", "opencv"])
 def png_reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Each of the two decoders of PNGs: whichever is installed, pixels are the same."""
+    """Run a test with each of the two PNG decoders, which must give the same pixels."""
     if request.param == "opencv":
         monkeypatch.setattr(decoding, "decode_image_png_u8", None)
     elif decoding.decode_image_png_u8 is None:
@@ -326,7 +328,7 @@ def png_reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 
 def photograph(height: int, width: int, seed: int) -> Pixels:
-    """Edges, gradients and noise."""
+    """Return an image with edges, gradients and noise."""
     rng = np.random.default_rng(seed)
     coarse = np.kron(rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3)), np.ones((8, 8, 1)))[:height, :width]
     return np.clip(coarse + rng.normal(0, 12, coarse.shape), 0, 255).astype(np.uint8)
@@ -347,12 +349,12 @@ def test_jpegs_are_read_as_pillow_reads_them_bit_for_bit(
 @pytest.mark.usefixtures("png_reader")
 @pytest.mark.parametrize("size", [(1, 1), (7, 13), (121, 203)])
 @pytest.mark.parametrize("level", [0, 1, 9])
-def test_pngs_are_read_bit_for_bit_whatever_the_decoder(size: tuple[int, int], level: int, tmp_path: Path) -> None:
+def test_pngs_are_read_bit_for_bit_by_every_decoder(size: tuple[int, int], level: int, tmp_path: Path) -> None:
     pixels = photograph(*size, 1)
     Image.fromarray(pixels).save(tmp_path / "a.png", compress_level=level)
     values = Image.fromarray(pixels[:, :, 0])
     values.save(tmp_path / "m.png", compress_level=level)
-    values.putpalette(bytes(range(60)))  # of 20 colours: values beyond are values all the same
+    values.putpalette(bytes(range(60)))  # 20 colours; values without a colour stay values
     values.save(tmp_path / "p.png", compress_level=level, bits=8)
     image, notes = read_image(tmp_path / "a.png")
     assert np.array_equal(image, pixels)
@@ -363,7 +365,7 @@ def test_pngs_are_read_bit_for_bit_whatever_the_decoder(size: tuple[int, int], l
 
 
 @pytest.mark.usefixtures("png_reader")
-def test_colours_that_a_png_only_suggests_change_nothing(tmp_path: Path) -> None:
+def test_optional_chunks_of_a_png_do_not_change_its_pixels(tmp_path: Path) -> None:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -377,7 +379,7 @@ def test_colours_that_a_png_only_suggests_change_nothing(tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("png_reader")
-def test_an_orientation_that_comes_after_the_pixels_of_a_png_counts(tmp_path: Path) -> None:
+def test_an_orientation_after_the_pixels_of_a_png_is_used(tmp_path: Path) -> None:
     Image.fromarray(RGB).save(tmp_path / "a.png", exif=with_orientation(3))
     data = (tmp_path / "a.png").read_bytes()
     start = data.index(b"eXIf") - 4
@@ -388,10 +390,10 @@ def test_an_orientation_that_comes_after_the_pixels_of_a_png_counts(tmp_path: Pa
 
 @pytest.mark.usefixtures("png_reader")
 @pytest.mark.parametrize("kind", ["image", "palette"])
-def test_truncated_and_changed_pngs_are_read_as_without_a_fast_way(
+def test_damaged_pngs_give_the_same_result_with_and_without_the_fast_decoder(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Never in part, never more than what is there: as Pillow reads it, or its error, which names the file."""
+    """The result is what Pillow reads, or its error, which names the file. It is never a part of the image."""
     path = tmp_path / "a.png"
     picture = Image.fromarray(SMOOTH if kind == "image" else SMOOTH[:, :, 0])
     if kind == "palette":
@@ -461,7 +463,7 @@ MEANING = st.dictionaries(NAMED, st.integers(0, 255), min_size=1)
 
 @settings(max_examples=100, deadline=None)
 @given(st.data(), MEANING, st.booleans())
-def test_values_become_classes_one_by_one_and_the_first_without_meaning_is_told(
+def test_values_are_mapped_to_classes_and_the_first_unknown_value_is_reported(
     data: st.DataObject, meaning: dict[int, int], eight_bits: bool
 ) -> None:
     known = st.sampled_from(sorted(meaning))
@@ -488,7 +490,7 @@ def test_values_become_classes_one_by_one_and_the_first_without_meaning_is_told(
 
 
 @pytest.mark.parametrize("unknown", [None, 7, 255])
-def test_masks_whose_classes_take_every_number_are_still_checked(unknown: int | None) -> None:
+def test_masks_are_checked_even_if_all_8_bit_values_have_a_meaning(unknown: int | None) -> None:
     meaning = {value: 255 - value for value in range(256) if value != unknown} | {1000: 0, 1001: 248}
     values = np.arange(256, dtype=np.uint8).reshape(16, 16)
     if unknown is None:
@@ -499,8 +501,8 @@ def test_masks_whose_classes_take_every_number_are_still_checked(unknown: int | 
         assert error.value.args == (unknown,)
 
 
-def test_a_grey_mask_of_few_bits_is_refused_for_its_values_would_be_scaled(tmp_path: Path) -> None:
-    """4 bits: Pillow reads 15 as 255, which would be ignored in silence."""
+def test_a_grey_mask_of_few_bits_is_refused_because_its_values_would_be_scaled(tmp_path: Path) -> None:
+    """Pillow reads the value 15 of a 4-bit mask as 255, which would then be ignored without a message."""
     rows = b"".join(b"\x00" + bytes([0x0F, 0x12]) for _ in range(2))
 
     def chunk(kind: bytes, data: bytes) -> bytes:
@@ -530,7 +532,7 @@ def tiff(values: NDArray[np.uint8], **tags: int) -> bytes:
         tiff(np.array([[0, 1]], dtype=np.uint8), photometric=0),
     ],
 )
-def test_masks_whose_values_a_reader_would_stretch_or_turn_round_are_refused(content: bytes, tmp_path: Path) -> None:
+def test_masks_whose_values_a_reader_would_scale_or_invert_are_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "m").write_bytes(content)
     with pytest.raises(StppError, match=r"/m: its grey values would be rescaled .* save the mask as 8-bit PNG"):
         read_mask(tmp_path / "m")
@@ -545,14 +547,14 @@ def test_masks_whose_values_a_reader_would_stretch_or_turn_round_are_refused(con
         (tiff(np.array([[0, 20]], dtype=np.uint8), photometric=1), [[0, 20]]),
     ],
 )
-def test_masks_of_full_range_are_read_as_they_stand(content: bytes, expected: list[list[int]], tmp_path: Path) -> None:
+def test_masks_of_full_range_keep_their_values(content: bytes, expected: list[list[int]], tmp_path: Path) -> None:
     (tmp_path / "m").write_bytes(content)
     assert read_mask(tmp_path / "m").tolist() == expected
 
 
 @pytest.mark.parametrize("exif", [b"II*\0", b"MM", b"Exif\0\0II"])
 @pytest.mark.parametrize("suffix", ["png", "webp"])
-def test_an_exif_block_that_is_cut_short_is_an_image_or_an_error_that_names_it(
+def test_a_truncated_exif_block_gives_the_image_or_an_error_that_names_the_file(
     exif: bytes, suffix: str, tmp_path: Path
 ) -> None:
     path = tmp_path / f"a.{suffix}"
@@ -565,7 +567,7 @@ def test_an_exif_block_that_is_cut_short_is_an_image_or_an_error_that_names_it(
         assert np.array_equal(image, RGB)
 
 
-# -- nothing wrong in silence -----------------------------------------------------------------------------------------
+# -- no silent errors -------------------------------------------------------------------------------------------------
 
 
 def png_chunk(kind: bytes, data: bytes) -> bytes:
@@ -573,7 +575,7 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png_of(pixels: NDArray[Any], *, rows: int | None = None, adler: int = 0) -> bytes:
-    """A PNG of grey or RGB whose checksums of chunks are right, whatever is wrong with its pixels."""
+    """Return a PNG (grey, RGB or RGBA) with correct chunk checksums, but possibly missing or damaged pixels."""
     raw = b"".join(b"\0" + row.tobytes() for row in pixels[:rows])
     packed = bytearray(zlib.compress(raw))
     packed[-1] ^= adler
@@ -585,8 +587,8 @@ def png_of(pixels: NDArray[Any], *, rows: int | None = None, adler: int = 0) -> 
 
 @pytest.mark.usefixtures("png_reader")
 @pytest.mark.parametrize("kind", ["RGB", "RGBA", "L", "P", "I;16", "interlaced"])
-def test_any_changed_bit_of_a_png_is_found(kind: str, tmp_path: Path) -> None:
-    """One bit of a mask changed an eighth of its pixels, and was read."""
+def test_any_changed_bit_of_a_png_is_detected(kind: str, tmp_path: Path) -> None:
+    """A single changed bit once altered an eighth of a mask's pixels without an error."""
     path, rng = tmp_path / "a.png", np.random.default_rng(0)
     if kind == "interlaced":
         whole = interlaced(SMOOTH[:, :, 0])
@@ -611,7 +613,7 @@ def test_any_changed_bit_of_a_png_is_found(kind: str, tmp_path: Path) -> None:
 
 
 def interlaced(grey: Pixels) -> bytes:
-    """A PNG in the seven passes of Adam7."""
+    """Return a PNG in the seven passes of Adam7."""
     starts = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
     rows = [row for y, x, dy, dx in starts for row in grey[y::dy, x::dx] if row.size]
     header = struct.pack(">IIBBBBB", grey.shape[1], grey.shape[0], 8, 0, 0, 0, 1)
@@ -630,7 +632,7 @@ def test_an_interlaced_png_is_read(size: tuple[int, int], tmp_path: Path) -> Non
 @pytest.mark.usefixtures("png_reader")
 @pytest.mark.parametrize("wrong", [{"adler": 1}, {"rows": 5}], ids=str)
 @pytest.mark.parametrize("bands", [1, 3, 4])
-def test_pixels_of_a_png_that_are_changed_or_missing_are_found_where_all_else_is_right(
+def test_changed_or_missing_pixels_of_a_png_are_detected_despite_valid_chunks(
     bands: int, wrong: dict[str, int], tmp_path: Path
 ) -> None:
     pixels = RNG.integers(0, 256, (9, 14, bands)).astype(np.uint8)
@@ -642,7 +644,7 @@ def test_pixels_of_a_png_that_are_changed_or_missing_are_found_where_all_else_is
 
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.skipif(decoding.decode_image_png_u8 is None, reason="kornia-rs is not installed")
-def test_a_jpeg_whose_middle_is_missing_is_told(progressive: bool, tmp_path: Path) -> None:
+def test_a_jpeg_with_missing_data_gives_a_note(progressive: bool, tmp_path: Path) -> None:
     Image.fromarray(photograph(96, 120, 0)).save(tmp_path / "a.jpg", quality=92, progressive=progressive)
     whole = (tmp_path / "a.jpg").read_bytes()
     assert read_image(tmp_path / "a.jpg")[1] == []
@@ -664,9 +666,7 @@ def saved(folder: Path, name: str, **more: Any) -> Path:
         ("m.tif", {"compression": "jpeg"}, "JPEG in a TIFF"),
     ],
 )
-def test_a_mask_that_was_stored_with_loss_is_refused(
-    name: str, more: dict[str, Any], said: str, tmp_path: Path
-) -> None:
+def test_a_mask_in_a_lossy_format_is_refused(name: str, more: dict[str, Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(
         StppError, match=rf"{name}: stored as {said}, which changes mask values; export the mask as PNG"
     ):
@@ -674,7 +674,7 @@ def test_a_mask_that_was_stored_with_loss_is_refused(
 
 
 @pytest.mark.parametrize(("name", "more"), [("m.webp", {"lossless": True}), ("m.tif", {"compression": "tiff_lzw"})])
-def test_a_mask_stored_without_loss_is_read_whatever_holds_it(name: str, more: dict[str, Any], tmp_path: Path) -> None:
+def test_a_mask_in_a_lossless_format_is_read(name: str, more: dict[str, Any], tmp_path: Path) -> None:
     assert np.array_equal(read_mask(saved(tmp_path, name, **more)), GREY)
 
 
@@ -687,7 +687,7 @@ def test_a_file_of_several_pictures_is_refused(name: str, read: Callable[[Path],
         read(saved(tmp_path, name, save_all=True, append_images=[other], **more))
 
 
-def test_a_smaller_copy_of_a_picture_in_a_tiff_is_no_second_one_but_no_first_either(tmp_path: Path) -> None:
+def test_a_preview_in_a_tiff_is_ignored_but_must_not_come_first(tmp_path: Path) -> None:
     copy = Image.fromarray(GREY[::2, ::2])
     copy.encoderinfo = {"tiffinfo": {254: 1}}
     path = saved(tmp_path, "a.tif", save_all=True, append_images=[copy])
@@ -697,7 +697,7 @@ def test_a_smaller_copy_of_a_picture_in_a_tiff_is_no_second_one_but_no_first_eit
         read_image(first)
     raw = saved(tmp_path, "c.tif").read_bytes()
     start = struct.unpack("<I", raw[4:8])[0]
-    moved = raw[:4] + struct.pack("<I", len(raw)) + b"CR" + raw[10:] + raw[start:]  # as Canon's: a sound TIFF
+    moved = raw[:4] + struct.pack("<I", len(raw)) + b"CR" + raw[10:] + raw[start:]  # a valid TIFF, as Canon's
     (tmp_path / "c.tif").write_bytes(moved)
     with pytest.raises(StppError, match="starts with a preview"):
         read_image(tmp_path / "c.tif")
@@ -712,7 +712,9 @@ def written(path: Path, pixels: NDArray[Any]) -> Path:
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "ppm"])
-def test_three_bands_of_16_bits_are_8_and_said_or_refused_where_too_little_is_left(suffix: str, tmp_path: Path) -> None:
+def test_three_bands_of_16_bits_are_scaled_with_a_note_or_refused_if_too_few_levels_remain(
+    suffix: str, tmp_path: Path
+) -> None:
     image, notes = read_image(written(tmp_path / f"full.{suffix}", DEEP[..., :3]))
     assert np.abs(image - DEEP[..., 2::-1] / 257).max() <= 1
     assert [note for note in notes if note.startswith("3 bands of 16 bits: scaled to 8")] == notes != []
@@ -723,7 +725,7 @@ def test_three_bands_of_16_bits_are_8_and_said_or_refused_where_too_little_is_le
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
-def test_grey_of_12_bits_is_refused_and_a_mask_of_such_values_is_not(suffix: str, tmp_path: Path) -> None:
+def test_a_grey_image_of_12_bits_is_refused_but_a_mask_is_not(suffix: str, tmp_path: Path) -> None:
     path = written(tmp_path / f"a.{suffix}", DEEP[..., 0] // 16)
     with pytest.raises(StppError, match=r"1 band of 16 bits, but only 1\d of 256 levels"):
         read_image(path)
@@ -757,7 +759,7 @@ def test_a_fourth_band_is_alpha_only_if_the_file_says_so(
 
 
 @pytest.mark.parametrize("alpha", [254, 255])
-def test_alpha_that_hides_something_is_said_apart(alpha: int, tmp_path: Path) -> None:
+def test_alpha_with_transparent_pixels_gives_a_separate_note(alpha: int, tmp_path: Path) -> None:
     opacity = np.full((9, 14, 1), 255, np.uint8)
     opacity[3, 3] = alpha
     Image.fromarray(np.concatenate([RGB, opacity], axis=2)).save(tmp_path / "a.png")
@@ -777,7 +779,7 @@ def test_alpha_that_hides_something_is_said_apart(alpha: int, tmp_path: Path) ->
         (GREY.astype(np.int8), "1 band of 8 bits (signed)"),
     ],
 )
-def test_a_sound_tiff_that_is_not_read_is_told_for_what_it_is(
+def test_the_error_for_an_unsupported_tiff_describes_it(
     pixels: NDArray[Any], said: str, read: Callable[[Path], Any], tmp_path: Path
 ) -> None:
     with pytest.raises(StppError) as error:
@@ -786,7 +788,7 @@ def test_a_sound_tiff_that_is_not_read_is_told_for_what_it_is(
     assert not any(word in str(error.value) for word in ("not an image", "remove", "replace"))
 
 
-def test_grey_of_16_bits_whose_0_is_white_is_not_read_as_black(tmp_path: Path) -> None:
+def test_grey_of_16_bits_where_0_is_white_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path, "a.tif")
     Image.fromarray(DEEP[..., 0]).save(path, tiffinfo={262: 0})
     with pytest.raises(StppError, match="1 band of 16 bits, where 0 is white"):
@@ -803,7 +805,7 @@ def test_grey_of_16_bits_whose_0_is_white_is_not_read_as_black(tmp_path: Path) -
         (b'<?xml version="1.0"?>\n<svg xmlns=""/>', "SVG"),
     ],
 )
-def test_a_picture_of_another_kind_is_told_for_what_it_is(start: bytes, said: str, tmp_path: Path) -> None:
+def test_the_error_for_an_unsupported_format_names_it(start: bytes, said: str, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(start)
     with pytest.raises(StppError, match=rf"a\.jpg: {said}.* is not supported; convert it to PNG or JPEG"):
         read_image(tmp_path / "a.jpg")
@@ -820,4 +822,4 @@ def test_a_file_that_would_take_too_much_memory_is_refused_by_its_header(tmp_pat
         with pytest.raises(StppError, match=r"too many pixels \(256000000 .* limit is 2 GB\); cut it into tiles"):
             (read_image if kind else read_mask)(path)
     with pytest.raises(StppError, match="fewer pixels than its header says"):
-        read_image(path)  # grey in 16 bits would fit, but is not there
+        read_image(path)  # grey in 16 bits would fit into memory, but the file has no pixels

@@ -1,4 +1,4 @@
-"""What `prepare` remembers changes what it costs, and never what it finds."""
+"""Tests of the cache of `prepare`: it saves time and never changes results."""
 
 import multiprocessing
 import os
@@ -24,7 +24,7 @@ def photo(seed: int) -> Any:
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Data:
-    """Twelve images, half of them with masks; files are trusted soon."""
+    """Return a data set of twelve images, half of them with masks. The cache trusts files after 20 ms."""
     monkeypatch.setattr(inspection_cache, "MIN_AGE_NS", 20_000_000)
     root = tmp_path / "root"
     for folder in ("i", "m"):
@@ -40,7 +40,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Data:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the images that were read."""
+    """Return a list to which the name of every image is added when it is read."""
     read: list[str] = []
     plainly = inspection.read_image
 
@@ -57,7 +57,7 @@ def found(data: Data, memory: Path | None, workers: int = 1) -> tuple[Any, ...]:
     return dict(dataset.records), dataset.digest, warnings, problems
 
 
-def test_what_has_not_changed_is_not_read_again(data: Data, reads: list[str], tmp_path: Path) -> None:
+def test_unchanged_files_are_not_read_again(data: Data, reads: list[str], tmp_path: Path) -> None:
     first = found(data, tmp_path / "memory")
     assert len(reads) == COUNT
     assert found(data, tmp_path / "memory") == first == found(data, None)
@@ -65,7 +65,7 @@ def test_what_has_not_changed_is_not_read_again(data: Data, reads: list[str], tm
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_only_what_has_changed_is_read_again(data: Data, reads: list[str], tmp_path: Path, workers: int) -> None:
+def test_only_changed_files_are_read_again(data: Data, reads: list[str], tmp_path: Path, workers: int) -> None:
     root = Path(data.root)
     found(data, tmp_path / "memory", workers)
     Image.fromarray(photo(100)).save(root / "i/03.png")
@@ -90,7 +90,7 @@ def exchanged(path: Path) -> None:
 
 
 @pytest.mark.parametrize("tamper", [rewritten, exchanged])
-def test_a_change_of_equal_size_with_its_time_set_back_is_seen(
+def test_a_change_with_the_same_size_and_the_old_time_is_detected(
     tamper: Callable[[Path], None], data: Data, tmp_path: Path
 ) -> None:
     path = Path(data.root) / "i/03.png"
@@ -104,7 +104,7 @@ def test_a_change_of_equal_size_with_its_time_set_back_is_seen(
     assert again[1] != first[1]
 
 
-def test_what_was_written_just_before_it_was_read_is_not_trusted(
+def test_a_file_that_was_written_just_before_the_inspection_is_read_again(
     data: Data, reads: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inspection_cache, "MIN_AGE_NS", 3_000_000_000)
@@ -113,7 +113,7 @@ def test_what_was_written_just_before_it_was_read_is_not_trusted(
     assert len(reads) == 2 * COUNT
 
 
-def test_a_file_that_changes_while_it_is_read_is_not_remembered(
+def test_a_file_that_changes_while_it_is_read_is_not_cached(
     data: Data, reads: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plainly = inspection.read_image
@@ -134,7 +134,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_remembered(
     assert reads.count("03.png") == 2
 
 
-def test_a_damaged_memory_is_none(data: Data, reads: list[str], tmp_path: Path) -> None:
+def test_a_damaged_cache_is_ignored_and_written_again(data: Data, reads: list[str], tmp_path: Path) -> None:
     whole = found(data, tmp_path / "memory")
     (path,) = (tmp_path / "memory").iterdir()
     content = path.read_bytes()
@@ -149,14 +149,14 @@ def test_a_damaged_memory_is_none(data: Data, reads: list[str], tmp_path: Path) 
     assert len(reads) == COUNT * number, "it is whole again"
 
 
-def test_another_meaning_of_masks_is_looked_at_anew(data: Data, tmp_path: Path) -> None:
+def test_a_new_meaning_of_mask_values_is_inspected_again(data: Data, tmp_path: Path) -> None:
     found(data, tmp_path / "memory")
     other = data.model_copy(update={"values": {2: "ignore"}})
     assert found(other, tmp_path / "memory") == found(other, None)
     assert found(data, tmp_path / "memory") == found(data, None)
 
 
-def test_problems_are_said_again_as_long_as_they_are_there(data: Data, tmp_path: Path) -> None:
+def test_problems_are_reported_again_until_they_are_fixed(data: Data, tmp_path: Path) -> None:
     (Path(data.root) / "i/03.png").write_text("none")
     (Path(data.root) / "i/twin.png").write_bytes((Path(data.root) / "i/04.png").read_bytes())
     time.sleep(0.05)
@@ -166,7 +166,7 @@ def test_problems_are_said_again_as_long_as_they_are_there(data: Data, tmp_path:
         assert len(problems) == 2
 
 
-def test_a_memory_that_cannot_be_kept_costs_nothing_but_time(data: Data, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_no_error(data: Data, tmp_path: Path) -> None:
     (tmp_path / "memory").write_text("a file in its place")
     assert found(data, tmp_path / "memory") == found(data, None)
 
@@ -176,7 +176,7 @@ def _again(data: Data, memory: Path, times: int) -> None:
         found(data, memory)
 
 
-def test_runs_at_one_time_leave_a_whole_memory(data: Data, reads: list[str], tmp_path: Path) -> None:
+def test_parallel_runs_leave_a_complete_cache(data: Data, reads: list[str], tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     runs = [context.Process(target=_again, args=(data, tmp_path / "memory", 15)) for _ in range(3)]
     for run in runs:
@@ -189,7 +189,7 @@ def test_runs_at_one_time_leave_a_whole_memory(data: Data, reads: list[str], tmp
     assert len(reads) == COUNT
 
 
-def test_memories_of_many_places_do_not_pile_up(data: Data, tmp_path: Path) -> None:
+def test_the_number_of_cached_data_sets_is_limited(data: Data, tmp_path: Path) -> None:
     for index in range(8):
         root = tmp_path / f"root-{index}"
         (root / "i").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Batches: permutations that can start anywhere; and for prediction, batches of equal sizes from the list alone."""
+"""Tests of batches: training can start at any iteration of an epoch; prediction batches have equal image sizes."""
 
 import dataclasses
 
@@ -43,7 +43,7 @@ def test_every_epoch_is_a_permutation_without_its_incomplete_last_batch(
 
 @FEW
 @given(COUNTS, st.integers(0, 9), st.data())
-def test_started_at_any_iteration_the_sequence_continues(
+def test_a_sampler_that_starts_at_any_iteration_continues_the_sequence(
     counts: tuple[int, int, int], seed: int, data: st.DataObject
 ) -> None:
     samples, size, epochs = counts
@@ -56,7 +56,7 @@ def test_started_at_any_iteration_the_sequence_continues(
     assert list(rest) == whole[start:]
 
 
-def test_epochs_roles_and_seeds_have_orders_of_their_own() -> None:
+def test_epochs_roles_and_seeds_have_different_orders() -> None:
     def order(seed: int, role: str, epoch: int) -> tuple[int, ...]:
         batches = list(TrainingBatchSampler(20, 4, 15, seed, role))
         return tuple(p for batch in batches[epoch * 5 : epoch * 5 + 5] for _, p in batch)
@@ -127,7 +127,7 @@ def test_a_batch_has_no_more_pixels_than_the_bound_unless_it_is_one_image(photos
     assert [len(names) for names, _ in batches_of(photos, alike, 8, max_pixels=pixels - 1)] == [1] * 8
 
 
-def test_true_masks_make_a_third_part_of_a_batch(photos: ImageReader) -> None:
+def test_batches_with_true_masks_have_them_as_the_third_part(photos: ImageReader) -> None:
     data = ImageMaskDataset(photos, NAMES)
     for names, images, truths in prediction_loader(
         data, batches_of_equal_size(data, 3, 2**22), Runtime(workers=0), torch.device("cpu")
@@ -135,7 +135,7 @@ def test_true_masks_make_a_third_part_of_a_batch(photos: ImageReader) -> None:
         assert truths.shape == (len(names), *images.shape[1:3])
 
 
-def test_batches_depend_on_the_list_of_ids_and_on_nothing_beyond(photos: ImageReader) -> None:
+def test_batches_depend_only_on_the_list_of_ids(photos: ImageReader) -> None:
     ids = ["u/3", "l/1", "u/0", "u/1", "l/0"]
     few = {name: photos.dataset.records[name] for name in reversed(ids)}
     alone = ImageReader(dataclasses.replace(photos.dataset, records=few), photos.root)

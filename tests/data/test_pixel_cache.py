@@ -1,4 +1,4 @@
-"""The cache of decoded files: the same bits, bounded, of the files that the manifest names, and never needed."""
+"""Tests of the cache of decoded files: it is exact, limited in size, checked against the manifest, and optional."""
 
 import dataclasses
 import hashlib
@@ -30,7 +30,7 @@ UNLABELED = [f"u/{i}" for i in range(6)]
 
 @pytest.fixture
 def plain(photos: ImageReader) -> ImageReader:
-    """The photographs of `photos`, with their true hashes."""
+    """Return the photographs of `photos` with their true hashes."""
     records = {}
     for name, record in photos.dataset.records.items():
         hashes = {"image_sha256": sha256(photos.root / record.image)}
@@ -56,16 +56,16 @@ def read_all(photos: ImageReader) -> list[bytes]:
     return [photos.image(i).tobytes() for i in LABELED + UNLABELED] + [photos.mask(i).tobytes() for i in LABELED]
 
 
-# -- the same ---------------------------------------------------------------------------------------------------------
+# -- the same pixels --------------------------------------------------------------------------------------------------
 
 
-def test_what_is_read_is_the_same_without_a_cache_when_it_is_made_and_from_it(
+def test_pixels_are_the_same_without_a_cache_when_it_is_filled_and_when_it_is_read(
     plain: ImageReader, cached: Cached, tmp_path: Path
 ) -> None:
     photos = cached()
     assert read_all(photos) == read_all(plain)
     assert len(files(tmp_path)) == 14
-    shutil.rmtree(plain.root)  # nothing is decoded any more
+    shutil.rmtree(plain.root)  # nothing can be decoded any more
     assert read_all(photos) == read_all(cached())
 
 
@@ -85,14 +85,14 @@ def test_training_samples_are_the_same_bits_in_any_number_of_workers(
         assert torch.equal(a, b)
 
 
-def test_whole_images_for_prediction_come_from_it_too(plain: ImageReader, cached: Cached) -> None:
+def test_whole_images_for_prediction_come_from_the_cache_too(plain: ImageReader, cached: Cached) -> None:
     photos = cached()
     for _ in ("made", "read"):
         for index in range(6):
             assert torch.equal(ImageDataset(photos, UNLABELED)[index][1], ImageDataset(plain, UNLABELED)[index][1])
 
 
-def test_masks_of_other_meaning_are_other_masks(cached: Cached) -> None:
+def test_masks_with_another_meaning_of_values_are_cached_separately(cached: Cached) -> None:
     photos = cached()
     before = photos.mask("l/0")
     dataset = dataclasses.replace(photos.dataset, values={0: 2, 1: 1, 2: 0, 255: 255})
@@ -101,14 +101,16 @@ def test_masks_of_other_meaning_are_other_masks(cached: Cached) -> None:
     assert np.array_equal(photos.mask("l/0"), before)
 
 
-def test_what_it_gives_cannot_be_written_to(cached: Cached) -> None:
+def test_cached_pixels_are_read_only(cached: Cached) -> None:
     photos = cached()
     photos.image("l/0")
     with pytest.raises(ValueError, match="read-only"):
         photos.image("l/0")[0, 0] = 7
 
 
-def test_another_way_of_decoding_begins_anew(cached: Cached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_version_of_the_decoder_starts_a_new_cache(
+    cached: Cached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read_all(cached())
     monkeypatch.setattr("PIL.__version__", "0.1")
     photos = cached()
@@ -117,10 +119,10 @@ def test_another_way_of_decoding_begins_anew(cached: Cached, tmp_path: Path, mon
     assert len(files(tmp_path)) == 1
 
 
-# -- of the right file ------------------------------------------------------------------------------------------------
+# -- changed and damaged files ----------------------------------------------------------------------------------------
 
 
-def test_a_file_that_changed_since_prepare_is_named_and_not_kept(cached: Cached, tmp_path: Path) -> None:
+def test_a_file_that_changed_since_prepare_is_named_and_not_cached(cached: Cached, tmp_path: Path) -> None:
     photos = cached()
     for name in ("images/l/1.png", "masks/l/1.png"):
         path = photos.root / name
@@ -132,7 +134,7 @@ def test_a_file_that_changed_since_prepare_is_named_and_not_kept(cached: Cached,
     assert files(tmp_path) == []
 
 
-def test_a_file_that_is_gone_or_no_image_is_named_as_without_a_cache(cached: Cached) -> None:
+def test_the_error_names_a_file_that_is_missing_or_not_an_image(cached: Cached) -> None:
     photos = cached()
     path = photos.root / "images/u/3.png"
     path.unlink()
@@ -146,7 +148,7 @@ def test_a_file_that_is_gone_or_no_image_is_named_as_without_a_cache(cached: Cac
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x93NUMPY", None])
-def test_a_kept_file_that_is_not_whole_is_made_again(
+def test_a_damaged_cached_file_is_written_again(
     damage: bytes | None, plain: ImageReader, cached: Cached, tmp_path: Path
 ) -> None:
     photos = cached()
@@ -158,11 +160,11 @@ def test_a_kept_file_that_is_not_whole_is_made_again(
     assert kept.read_bytes() == whole
 
 
-# -- bounded ----------------------------------------------------------------------------------------------------------
+# -- limited size -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("limit", [0, 1600, 5000, 9999])
-def test_it_never_takes_more_than_its_limit_and_keeps_what_it_has(
+def test_the_cache_never_exceeds_its_limit_and_keeps_its_files(
     limit: int, plain: ImageReader, cached: Cached, tmp_path: Path
 ) -> None:
     expected = read_all(plain)
@@ -175,7 +177,7 @@ def test_it_never_takes_more_than_its_limit_and_keeps_what_it_has(
         assert files(tmp_path) == kept
 
 
-def test_a_disk_that_is_full_stops_nothing(
+def test_a_cache_that_cannot_be_written_gives_one_warning_and_no_error(
     plain: ImageReader, cached: Cached, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photos = cached()
@@ -193,7 +195,7 @@ def _read(photos: ImageReader, into: "multiprocessing.Queue[str]") -> None:
     into.put(hashlib.sha256(b"".join(read_all(photos))).hexdigest())
 
 
-def test_processes_at_once_read_the_same_and_keep_within_the_limit(
+def test_parallel_processes_read_the_same_pixels_and_stay_within_the_limit(
     plain: ImageReader, cached: Cached, tmp_path: Path
 ) -> None:
     photos = cached(8000)
@@ -225,7 +227,7 @@ def _write_slowly(photos: ImageReader, here: Path) -> None:
     photos.image("l/0")
 
 
-def test_a_kill_while_a_file_is_written_leaves_nothing_that_is_read_or_counted(
+def test_a_file_whose_writing_was_killed_is_neither_read_nor_counted(
     plain: ImageReader, cached: Cached, tmp_path: Path
 ) -> None:
     photos = cached()
@@ -239,13 +241,13 @@ def test_a_kill_while_a_file_is_written_leaves_nothing_that_is_read_or_counted(
     process.join()
     assert files(tmp_path) == []
     assert list((tmp_path / "decoded").rglob("*.partial"))
-    assert np.array_equal(photos.image("l/0"), plain.image("l/0"))  # the lock went with the process
+    assert np.array_equal(photos.image("l/0"), plain.image("l/0"))  # the lock ended with the process
     again = cached()
     assert not list((tmp_path / "decoded").rglob("*.partial"))
     assert read_all(again) == read_all(plain)
 
 
-def test_it_may_be_removed_at_any_time(plain: ImageReader, cached: Cached, tmp_path: Path) -> None:
+def test_the_cache_may_be_removed_at_any_time(plain: ImageReader, cached: Cached, tmp_path: Path) -> None:
     photos = cached()
     read_all(photos)
     held = photos.image("l/0")
@@ -260,7 +262,7 @@ def test_it_may_be_removed_at_any_time(plain: ImageReader, cached: Cached, tmp_p
     assert len(files(tmp_path)) == 14
 
 
-def test_there_is_none_unless_asked_for(tmp_path: Path) -> None:
+def test_there_is_no_cache_by_default(tmp_path: Path) -> None:
     assert open_cache(Runtime(), tmp_path) is None
     assert list(tmp_path.iterdir()) == []
     there = open_cache(Runtime(cache_gb=0.5), tmp_path)
@@ -269,7 +271,7 @@ def test_there_is_none_unless_asked_for(tmp_path: Path) -> None:
     assert there.folder.parent == tmp_path / "decoded"
 
 
-def test_the_code_that_decodes_a_file_is_all_in_the_name_of_its_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_of_the_decoding_code_changes_the_key_of_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     before = module._way()
     changed = module.source_path("stpp.store.decoding")
     monkeypatch.setattr(module, "sha256", lambda path: "other" if path == changed else sha256(path))

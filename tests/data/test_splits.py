@@ -1,4 +1,4 @@
-"""Splits: disjoint, complete, drawn from the seed alone; and every mistake in a list or a wish found and named."""
+"""Tests of splits: sets are disjoint and complete, the seed alone decides the draw, and every mistake is named."""
 
 from collections import Counter
 from pathlib import Path
@@ -63,7 +63,7 @@ SPLITS = st.builds(
 
 @FEW
 @given(st.integers(0, 60), SPLITS)
-def test_sets_are_disjoint_sorted_and_as_large_as_asked_or_a_problem_is_told(count: int, split: Split) -> None:
+def test_sets_are_disjoint_sorted_and_of_the_requested_size_or_a_problem_is_reported(count: int, split: Split) -> None:
     dataset = numbered(count)
     sets, problems = draw(dataset, split, NO_LISTS)
     taken: set[str] = set()
@@ -86,7 +86,7 @@ def test_sets_are_disjoint_sorted_and_as_large_as_asked_or_a_problem_is_told(cou
 
 @FEW
 @given(st.integers(4, 60), st.integers(1, 20), st.integers(1, 20), st.integers(0, 9))
-def test_all_images_are_used_where_unlabeled_is_left_open(count: int, labeled: int, val: int, seed: int) -> None:
+def test_all_images_are_used_if_unlabeled_is_not_set(count: int, labeled: int, val: int, seed: int) -> None:
     dataset = numbered(count)
     sets, _ = draw(dataset, split_of(labeled=Subset(count=labeled), val=Subset(count=val), seed=seed), NO_LISTS)
     assert sorted(i for ids in sets.values() for i in ids) == list(dataset.records)
@@ -124,21 +124,21 @@ def test_sets_take_their_images_in_the_order_test_val_labeled_unlabeled() -> Non
     assert [p.split(":")[0] for p in problems] == ["split.val", "split.labeled", "split.unlabeled"]
 
 
-def test_patterns_of_ids_choose_as_a_shell_does() -> None:
+def test_patterns_match_ids_as_in_a_shell() -> None:
     names = ["train/a/1", "train/b/2", "val/a/1", "TRAIN/x", "other"]
     dataset = dataset_of(*(record(name) for name in names))
     sets = drawn(dataset, split_of(labeled=Subset(ids="train/*"), val=Subset(ids="val/*")))
     assert sets == {"val": ["val/a/1"], "labeled": ["train/a/1", "train/b/2"], "unlabeled": ["TRAIN/x", "other"]}
 
 
-# -- drawing evenly ---------------------------------------------------------------------------------------------------
+# -- stratified drawing -----------------------------------------------------------------------------------------------
 
 SHOWN = st.sets(st.integers(0, 5), max_size=3).map(lambda classes: tuple(sorted(classes)))
 
 
 @FEW
 @given(st.lists(SHOWN, min_size=1, max_size=40), st.integers(0, 6), st.integers(0, 5))
-def test_drawn_evenly_every_class_that_the_candidates_show_is_shown(
+def test_a_stratified_draw_has_every_class_of_the_candidates(
     shown: list[tuple[int, ...]], more: int, seed: int
 ) -> None:
     dataset = dataset_of(*(record(f"{i:03d}", c) for i, c in enumerate(shown)), classes=tuple("abcdef"))
@@ -150,14 +150,14 @@ def test_drawn_evenly_every_class_that_the_candidates_show_is_shown(
         assert {c for i in labeled for c in dataset.records[i].classes} == {c for classes in shown for c in classes}
 
 
-def test_drawn_evenly_a_rare_class_is_shown_as_often_as_it_can_be() -> None:
+def test_a_stratified_draw_takes_all_images_of_a_rare_class() -> None:
     records = [record(f"{i:03d}", (0,)) for i in range(90)] + [record(f"r{i}", (0, 1)) for i in range(4)]
     dataset = dataset_of(*records, classes=("sky", "road"))
     split = split_of(labeled=Subset(count=8), val=Subset(ids="none"), stratify=True)
     assert {f"r{i}" for i in range(4)} <= set(draw(dataset, split, NO_LISTS)[0]["labeled"])
 
 
-def test_only_labelled_images_are_drawn_evenly() -> None:
+def test_only_labelled_images_are_stratified() -> None:
     dataset = dataset_of(*(record(f"{i:03d}", (0,) if i else (1,)) for i in range(60)))
     plain = split_of(labeled=Subset(count=6), val=Subset(count=6))
     even = split_of(labeled=Subset(count=6), val=Subset(count=6), stratify=True)
@@ -169,7 +169,7 @@ def test_only_labelled_images_are_drawn_evenly() -> None:
 
 @pytest.fixture
 def lists(tmp_path: Path) -> Any:
-    """Write lists by name below a folder, and give the folder."""
+    """Return a function that writes lists by name below a folder, and returns the folder."""
 
     def write(**files: str | bytes) -> Path:
         for name, content in files.items():
@@ -184,7 +184,7 @@ def lists(tmp_path: Path) -> Any:
 LISTED = {"labeled": Subset(list="labeled.txt"), "val": Subset(list="val.txt")}
 
 
-def test_a_list_names_ids_or_image_paths_and_a_second_column_is_nothing(lists: Any) -> None:
+def test_a_list_names_ids_or_image_paths_and_a_second_column_is_ignored(lists: Any) -> None:
     folder = lists(
         labeled="\ufeff002\n\n  images/000.jpg masks/000.png\r\n", val="images/003.jpg\t/elsewhere/x.png\n001 1\n"
     )
@@ -195,7 +195,7 @@ def test_a_list_names_ids_or_image_paths_and_a_second_column_is_nothing(lists: A
     }
 
 
-def test_the_published_format_is_understood(lists: Any) -> None:
+def test_lists_in_the_published_format_are_read(lists: Any) -> None:
     name = "aachen_000000_000019"
     image = f"leftImg8bit/train/aachen/{name}_leftImg8bit.png"
     dataset = dataset_of(record("v"), Record(f"train/aachen/{name}", image, "m.png", 8, 6, "h", "m", ALL), record("u"))
@@ -229,7 +229,7 @@ def test_a_mistake_in_a_list_is_named_with_its_line(labeled: str | bytes, said: 
     assert problems[0].startswith(f"{folder}/{said}")
 
 
-def test_all_mistakes_in_lists_are_told_at_once(lists: Any) -> None:
+def test_all_mistakes_in_lists_are_reported_at_once(lists: Any) -> None:
     folder = lists(labeled="absent\n001\n000\n000\n", val="001\nnone\n")
     _, problems = draw(numbered(5), split_of(**LISTED), folder)
     places = [p.removeprefix(f"{folder}/").split(": ")[0] for p in problems]
@@ -237,7 +237,7 @@ def test_all_mistakes_in_lists_are_told_at_once(lists: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["absent.txt", "../outside.txt", "sub/../../outside.txt", "ABSOLUTE", "folder", "."])
-def test_a_list_that_is_not_among_the_lists_is_named(name: str, lists: Any, tmp_path: Path) -> None:
+def test_the_error_names_a_list_that_is_not_in_the_folder_of_lists(name: str, lists: Any, tmp_path: Path) -> None:
     folder = lists(val="001")
     (tmp_path / "outside.txt").write_text("000\n")
     (folder / "folder").mkdir()
@@ -317,7 +317,7 @@ def test_the_same_content_under_two_ids_is_a_problem_that_names_both(other: str)
 
 @FEW
 @given(st.integers(1, 3000), st.integers(1, 11_000))
-def test_copies_are_the_fewest_that_reach_the_pseudo_labelled(labeled: int, pseudo: int) -> None:
+def test_labelled_images_are_copied_until_they_are_as_many_as_the_pseudo_labelled(labeled: int, pseudo: int) -> None:
     n = copies(labeled, pseudo)
     assert (n - 1) * labeled < pseudo <= n * labeled
 
@@ -337,7 +337,7 @@ def test_without_pseudo_labels_fewer_than_200_are_doubled(labeled: int, expected
         (372, 2_975, 240, 5_520, 41_800, 78_000),
     ],
 )
-def test_iterations_are_those_of_the_published_settings(
+def test_the_number_of_iterations_agrees_with_the_published_settings(
     labeled: int, images: int, epochs: int, teacher: int, student_1: int, student_2: int
 ) -> None:
     unlabeled = images - labeled
@@ -347,7 +347,7 @@ def test_iterations_are_those_of_the_published_settings(
         assert abs(samples // 16 * epochs - iterations) <= 50
 
 
-def test_a_few_masks_among_many_photographs_are_found_by_the_sets_that_need_them() -> None:
+def test_sets_that_need_masks_are_drawn_from_images_with_masks() -> None:
     dataset = dataset_of(*(record(f"{i:03d}", mask=i % 7 == 0) for i in range(70)))
     sets = drawn(dataset, split_of(labeled=Subset(), val=Subset(count=4)))
     masked = {i for i, r in dataset.records.items() if r.mask}
@@ -355,7 +355,7 @@ def test_a_few_masks_among_many_photographs_are_found_by_the_sets_that_need_them
     assert set(sets["unlabeled"]) == set(dataset.records) - masked
 
 
-def test_what_a_person_lists_is_not_drawn_into_another_set(tmp_path: Path) -> None:
+def test_listed_images_are_not_drawn_into_another_set(tmp_path: Path) -> None:
     dataset = numbered(7)
     (tmp_path / "mine.txt").write_text("000\n001\n002\n003\n004\n")
     sets = drawn(dataset, split_of(labeled=Subset(list="mine.txt"), val=Subset(count=1)), tmp_path)
@@ -363,7 +363,7 @@ def test_what_a_person_lists_is_not_drawn_into_another_set(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["val", "test"])
-def test_what_a_pattern_names_for_evaluation_is_never_unlabelled_and_a_missing_mask_is_said(name: str) -> None:
+def test_images_of_an_evaluation_pattern_are_never_unlabelled_and_need_masks(name: str) -> None:
     dataset = dataset_of(*(record(f"{part}/{i}", mask=i != 3) for part in ("train", name) for i in range(6)))
     split = split_of(**{"val": Subset(count=1)} | {"labeled": Subset(count=2)} | {name: Subset(ids=f"{name}/*")})
     sets, problems = draw(dataset, split, NO_LISTS)
@@ -373,7 +373,7 @@ def test_what_a_pattern_names_for_evaluation_is_never_unlabelled_and_a_missing_m
     assert [p for p in problems if p.startswith(f"{name}/3: in {name}, but has no mask")]
 
 
-def test_images_meant_to_be_labelled_that_have_no_mask_are_said() -> None:
+def test_images_without_a_mask_that_match_the_labelled_pattern_give_a_warning() -> None:
     dataset = dataset_of(*(record(f"{i}", mask=i not in (2, 4)) for i in range(9)))
     told = []
     for labeled in (Subset(ids="*"), Subset(ids="*", count=3), Subset()):

@@ -1,4 +1,4 @@
-"""The embedded data set: its pixels, its classes, and that it is there whole or not at all."""
+"""Tests of the embedded data set: its pixels, its classes, and that it is written atomically."""
 
 import hashlib
 from collections import Counter
@@ -22,12 +22,12 @@ SMALL = Toy(images=3, size=32)
 
 @pytest.fixture(scope="module")
 def scenes() -> Scenes:
-    """Images (100, 96, 96, 3) and masks (100, 96, 96) of the default set."""
+    """Return images (100, 96, 96, 3) and masks (100, 96, 96) of the default set."""
     images, masks = zip(*(scene(Toy(), i) for i in range(100)), strict=True)
     return np.stack(images), np.stack(masks)
 
 
-def test_the_default_scenes_are_these_pixels_on_every_machine() -> None:
+def test_the_default_scenes_have_the_same_pixels_on_every_machine() -> None:
     content = hashlib.sha256()
     for index in range(8):
         image, mask = scene(Toy(), index)
@@ -47,7 +47,7 @@ def test_a_scene_does_not_depend_on_how_many_are_drawn(tmp_path: Path) -> None:
         assert (tmp_path / "few" / file).read_bytes() == (tmp_path / "many" / file).read_bytes()
 
 
-def test_files_hold_the_scenes_in_colour_and_their_class_ids_under_the_palette(tmp_path: Path) -> None:
+def test_files_hold_rgb_images_and_class_ids_with_the_palette(tmp_path: Path) -> None:
     draw(tmp_path / "toy", SMALL)
     names = {f"toy_0000{i}.png" for i in range(3)}
     for folder in ("images", "masks"):
@@ -64,7 +64,7 @@ def test_files_hold_the_scenes_in_colour_and_their_class_ids_under_the_palette(t
 
 
 @pytest.mark.parametrize("size", [32, 33, 100, 1024])
-def test_scenes_have_the_size_asked_for_and_masks_hold_class_ids_only(size: int) -> None:
+def test_scenes_have_the_requested_size_and_masks_hold_class_ids_only(size: int) -> None:
     image, mask = scene(Toy(size=size), 1)
     assert (image.shape, image.dtype) == ((size, size, 3), np.uint8)
     assert (mask.shape, mask.dtype) == ((size, size), np.uint8)
@@ -73,7 +73,7 @@ def test_scenes_have_the_size_asked_for_and_masks_hold_class_ids_only(size: int)
 
 
 def test_a_larger_scene_shows_the_same_things_larger() -> None:
-    """Lengths follow the size, up to the rounding of places to pixels: no overflow, no fixed pixel count."""
+    """All lengths are proportional to the size, except for rounding to pixels, and nothing overflows."""
     for index in range(5):
         small, large = (scene(Toy(size=size), index)[1] for size in (128, 1024))
         assert np.mean(small != large[4::8, 4::8]) < 0.06
@@ -86,10 +86,10 @@ def test_every_class_occurs_and_none_is_rare(scenes: Scenes) -> None:
     assert 0.4 < pixels[0] / pixels.sum() < 0.9
 
 
-def test_mean_colour_hints_at_the_class_and_does_not_tell_it(
+def test_the_mean_colour_is_a_hint_at_the_class_but_not_enough(
     scenes: Scenes,
 ) -> None:
-    """The nearest class mean, of a class's colour in a scene, is right more often than a die, and often wrong."""
+    """A guess by the nearest mean colour of a class is better than chance, but often wrong."""
     images, masks = scenes
     ids, colours = [], []
     for image, mask in zip(images, masks, strict=True):
@@ -103,7 +103,7 @@ def test_mean_colour_hints_at_the_class_and_does_not_tell_it(
     assert 1.5 / len(OBJECTS) < np.mean(recall) < 0.7
 
 
-def test_no_texture_tells_the_class() -> None:
+def test_every_texture_is_used_by_at_least_two_classes() -> None:
     wearers = Counter(texture for textures in WEAR.values() for texture in set(textures))
     assert WEAR.keys() == OBJECTS.keys()
     assert min(wearers.values()) >= 2
@@ -125,7 +125,7 @@ def test_an_interrupted_drawing_keeps_the_earlier_set(tmp_path: Path, monkeypatc
     assert {f: f.read_bytes() for f in tmp_path.rglob("*.png")} == before
 
 
-def test_drawing_again_replaces_the_earlier_set_and_no_image_besides(tmp_path: Path) -> None:
+def test_drawing_again_replaces_the_earlier_set_but_never_removes_other_images(tmp_path: Path) -> None:
     draw(tmp_path / "toy", Toy(images=1, size=32, seed=1))
     before = (tmp_path / "toy/images/toy_00000.png").read_bytes()
     draw(tmp_path / "toy", SMALL)

@@ -1,4 +1,4 @@
-"""A_w and A_s: image and mask move together, each part does what its numbers say and as often, and seeds decide."""
+"""Tests of A_w and A_s: image and mask stay aligned, every part obeys its parameters, and seeds decide all draws."""
 
 import colorsys
 import math
@@ -38,7 +38,7 @@ def apply(transform: A.Compose, seed: int, image: Pixels, mask: Pixels) -> tuple
 
 
 def frequency_is(times: int, draws: int, p: float) -> bool:
-    """Whether `times` of `draws` are within four deviations of what probability p gives."""
+    """Return whether `times` out of `draws` is within four standard deviations of probability p."""
     return abs(times - draws * p) <= 4 * (draws * p * (1 - p)) ** 0.5
 
 
@@ -46,7 +46,7 @@ def frequency_is(times: int, draws: int, p: float) -> bool:
 
 
 def resized(base: int, scale: tuple[float, float], seed: int, image: Pixels, mask: Pixels) -> tuple[Pixels, Pixels]:
-    """A crop so large that it shows all of the resized image, cut free of its padding."""
+    """Return the whole resized image and mask: a crop that shows all of them, without its padding."""
     transform = A.Compose([RandomResizedCrop(base, scale, int(base * scale[1]), 0.0)])
     there = apply(transform, seed, image, np.zeros_like(mask))[1] == 0
     box = slice(there.any(axis=1).sum()), slice(there.any(axis=0).sum())
@@ -81,7 +81,7 @@ def test_every_long_side_between_the_bounds_is_drawn_equally_often() -> None:
     assert all(frequency_is(sides.count(side), 1300, 1 / 13) for side in range(4, 17))
 
 
-def test_a_resized_mask_is_the_nearest_and_a_resized_image_is_between() -> None:
+def test_masks_are_resized_to_the_nearest_value_and_images_are_interpolated() -> None:
     mask = np.array([[0, 2], [7, 255]], dtype=np.uint8)
     image = np.repeat(mask[:, :, None], 3, axis=2)
     bigger, classes = resized(8, (1.0, 1.0), 0, image, mask)
@@ -89,21 +89,21 @@ def test_a_resized_mask_is_the_nearest_and_a_resized_image_is_between() -> None:
     assert set(np.unique(bigger)) > {0, 2, 7, 255}
 
 
-def test_an_image_made_smaller_does_not_alias() -> None:
-    """Stripes finer than its pixels become grey, which a sample of them would not be."""
+def test_downscaling_does_not_alias() -> None:
+    """Stripes that are finer than the new pixels become grey. Sampling single pixels would give stripes again."""
     stripes = np.zeros((60, 60, 3), dtype=np.uint8)
     stripes[:, ::2] = 200
     smaller, _ = resized(20, (1.0, 1.0), 0, stripes, stripes[:, :, 0])
     assert np.abs(smaller[:, 1:-1].astype(int) - 100).max() <= 12
 
 
-# -- one crop, and the crop of the whole ------------------------------------------------------------------------------
+# -- the crop, and the crop of the whole resized image ----------------------------------------------------------------
 
 
 def in_order(image: Pixels, mask: Pixels, params: Weak, seed: int) -> tuple[Pixels, Pixels]:
-    """The published order on the whole image by Pillow: resize, pad, crop, flip; every draw where it is needed."""
+    """Apply the published steps to the whole image with Pillow: resize, pad, crop, flip. Draw when a step needs it."""
     draw = random.Random(seed)
-    draw.random()  # albumentations asks first whether to do anything
+    draw.random()  # albumentations first draws whether to apply the transform
     height, width = mask.shape
     long = draw.randint(int(params.base * params.scale[0]), int(params.base * params.scale[1]))
     if height > width:
@@ -136,10 +136,10 @@ def in_order(image: Pixels, mask: Pixels, params: Weak, seed: int) -> tuple[Pixe
 )
 @example(180, 1, 260, 16, (0.5, 2.0), 0.0, 181, False)  # 180 rows become 183, of which 25 are needed
 @example(12, 12, 260, 16, (1.5, 4.0), 0.0, 28, True)  # so enlarged that neighbours are equal, and off by 2 together
-def test_a_sample_is_the_crop_of_the_wholly_resized_and_padded_image(
+def test_a_sample_equals_the_crop_of_the_whole_resized_and_padded_image(
     height: int, width: int, base: int, crop: int, scale: tuple[float, float], flip: float, seed: int, hard: bool
 ) -> None:
-    """Same draws; bilinear within a grey level, a few within two, also at hard edges; nearest and padding exactly."""
+    """Pixels differ by at most one grey level, a few by two, also at hard edges. Masks and padding are equal."""
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
     if hard:
@@ -158,7 +158,7 @@ def test_a_sample_is_the_crop_of_the_wholly_resized_and_padded_image(
 
 @pytest.mark.parametrize("shape", [(1500, 2400), (2400, 1500)])
 @pytest.mark.parametrize("base", [300, 3000])
-def test_large_images_are_cut_as_small_ones_are(shape: tuple[int, int], base: int) -> None:
+def test_large_images_are_cropped_like_small_ones(shape: tuple[int, int], base: int) -> None:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
     mask = rng.integers(0, 255, shape, dtype=np.uint8)
@@ -172,7 +172,7 @@ def test_large_images_are_cut_as_small_ones_are(shape: tuple[int, int], base: in
         assert (difference == 2).mean() < 1e-4
 
 
-def test_read_only_arrays_on_disk_give_the_same_samples(tmp_path: Path) -> None:
+def test_memory_mapped_arrays_give_the_same_samples(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     image, mask = rng.integers(0, 256, (90, 120, 3), dtype=np.uint8), rng.integers(0, 255, (90, 120), dtype=np.uint8)
     np.save(tmp_path / "image.npy", image)
@@ -191,27 +191,27 @@ def test_read_only_arrays_on_disk_give_the_same_samples(tmp_path: Path) -> None:
 
 
 def blocks(height: int, width: int, seed: int) -> tuple[Pixels, Pixels]:
-    """A mask of flat blocks of classes 0 to 4, and an image that encodes it: value 50 * class + 20 everywhere."""
+    """Return an image and a mask: blocks of classes 0 to 4, which the image encodes as 50 * class + 20."""
     coarse = np.random.default_rng(seed).integers(0, 5, (height // 16 + 1, width // 16 + 1))
     mask = np.kron(coarse, np.ones((16, 16)))[:height, :width].astype(np.uint8)
     return np.repeat((50 * mask + 20)[:, :, None], 3, axis=2).astype(np.uint8), mask
 
 
 def flat(mask: Pixels, reach: int) -> NDArray[np.bool_]:
-    """Where all pixels within `reach` are there and have the same value."""
+    """Return where all pixels within `reach` are inside the mask and have the same value."""
     windows = np.lib.stride_tricks.sliding_window_view(mask, (2 * reach + 1,) * 2)
     return np.pad(windows.min(axis=(2, 3)) == windows.max(axis=(2, 3)), reach)
 
 
 @FEW
 @given(st.integers(32, 70), st.integers(32, 70), SEEDS, st.sampled_from([0.0, 0.5, 1.0]))
-def test_image_and_mask_move_together(height: int, width: int, seed: int, flip: float) -> None:
+def test_image_and_mask_stay_aligned(height: int, width: int, seed: int, flip: float) -> None:
     image, mask = blocks(height, width, seed % 7)
     out, classes = apply(weak(Weak(base=max(height, width), crop=40, flip=flip)), seed, image, mask)
     assert out.shape == (40, 40, 3)
     assert classes.shape == (40, 40)
     coded = np.where(classes == 255, 0, 50 * classes.astype(int) + 20)
-    inside = flat(classes, 3)  # at twice the size, an edge of the image is spread over two pixels either way
+    inside = flat(classes, 3)  # at twice the size, an edge is blurred over two pixels on each side
     assert inside.any()
     assert np.array_equal(out[inside], np.repeat(coded[inside][:, None], 3, axis=1))
 
@@ -230,7 +230,7 @@ def test_edges_of_the_mask_lie_on_the_edges_of_the_image() -> None:
 
 @FEW
 @given(st.data(), st.integers(1, 30), st.integers(1, 30), SEEDS)
-def test_a_mask_gains_no_value_but_the_one_to_ignore(data: st.DataObject, height: int, width: int, seed: int) -> None:
+def test_a_mask_gets_no_new_value_except_255(data: st.DataObject, height: int, width: int, seed: int) -> None:
     mask = data.draw(arrays(np.uint8, (height, width), elements=st.sampled_from([0, 3, 20, 254])))
     image = np.zeros((height, width, 3), dtype=np.uint8)
     _, classes = apply(weak(Weak(base=24, crop=24)), seed, image, mask)
@@ -239,7 +239,7 @@ def test_a_mask_gains_no_value_but_the_one_to_ignore(data: st.DataObject, height
 
 @FEW
 @given(st.integers(8, 40), st.integers(8, 40), SEEDS, st.booleans())
-def test_what_is_too_small_is_padded_right_and_bottom_before_the_flip(
+def test_small_images_are_padded_right_and_bottom_before_the_flip(
     height: int, width: int, seed: int, flip: bool
 ) -> None:
     image = np.full((height, width, 3), 200, dtype=np.uint8)
@@ -255,7 +255,7 @@ def test_what_is_too_small_is_padded_right_and_bottom_before_the_flip(
     assert np.array_equal(out, np.repeat(np.where(expected == 3, 200, 0)[:, :, None], 3, axis=2))
 
 
-def test_a_crop_starts_anywhere_and_holds_no_padding() -> None:
+def test_a_crop_starts_anywhere_and_has_no_padding() -> None:
     mask = np.arange(20 * 20, dtype=np.int32).reshape(20, 20)
     rows, columns = (mask // 20).astype(np.uint8), (mask % 20).astype(np.uint8)
     image = np.stack([rows, columns, rows], axis=2)
@@ -271,7 +271,7 @@ def test_a_crop_starts_anywhere_and_holds_no_padding() -> None:
 
 
 @pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
-def test_images_are_flipped_as_often_as_asked(p: float) -> None:
+def test_images_are_flipped_with_the_given_probability(p: float) -> None:
     transform = weak(Weak(base=24, crop=24, scale=(1.0, 1.0), flip=p))
     flipped = 0
     for seed in range(400):
@@ -311,7 +311,7 @@ def test_cutout_fills_and_ignores_one_rectangle_within_its_ranges(
     assert (mask[outside] == 0).all()
     assert (image[outside] == 7).all()
     h, w = (s.stop - s.start for s in box)
-    # Both sides are cut down to whole pixels: the drawn ones were less than a pixel longer.
+    # Both sides are rounded down to whole pixels, so the drawn sides were less than a pixel longer.
     assert h * w <= area[1] * size**2
     assert (h + 1) * (w + 1) >= area[0] * size**2
     assert h / (w + 1) <= ASPECT[1]
@@ -329,7 +329,7 @@ def test_cutout_fills_with_noise_of_every_value_for_every_pixel_and_channel() ->
 
 def test_cutout_draws_size_and_place_together_so_that_large_rectangles_are_rare() -> None:
     areas = [(cut(seed, 100)[1] == 255).mean() for seed in range(1500)]
-    # A draw (a, r) fits at (1 - h)(1 - w) of all places; the mean area under that law, without drawing:
+    # A rectangle of area a and aspect r fits at a share (1 - h)(1 - w) of all places. So the exact mean area is:
     a, r = (g.ravel() for g in np.meshgrid(np.linspace(*AREA, 400), np.linspace(*ASPECT, 400)))
     fits = np.clip(1 - np.sqrt(a * r), 0, 1) * np.clip(1 - np.sqrt(a / r), 0, 1)
     law = (a * fits).sum() / fits.sum()
@@ -351,7 +351,7 @@ def test_strong_at_probability_0_changes_nothing(seed: int) -> None:
 
 @pytest.mark.parametrize("part", ["jitter", "grayscale", "blur", "cutout"])
 @pytest.mark.parametrize("p", [None, 0.1, 1.0])
-def test_each_part_is_applied_as_often_as_asked(part: str, p: float | None) -> None:
+def test_each_part_is_applied_with_the_given_probability(part: str, p: float | None) -> None:
     p = getattr(Strong(), part) if p is None else p
     transform = strong(Strong(**(OFF | {part: p}), blur_sigma=(1.0, 2.0)))
     applied = 0
@@ -363,8 +363,8 @@ def test_each_part_is_applied_as_often_as_asked(part: str, p: float | None) -> N
     assert frequency_is(applied, 400, p)
 
 
-def test_the_parts_of_a_strong_view_are_drawn_apart_from_each_other() -> None:
-    """Each of the 16 combinations is as frequent as the product of its parts' probabilities."""
+def test_the_parts_of_a_strong_view_are_drawn_independently() -> None:
+    """Each of the 16 combinations occurs with the product of the probabilities of its parts."""
     p = {"jitter": 0.8, "grayscale": 0.3, "blur": 0.5, "cutout": 0.5}
     image = np.full((24, 24, 3), (200, 60, 60), dtype=np.uint8)
     image[:, 12:] = (210, 70, 70)
@@ -384,12 +384,12 @@ def test_the_parts_of_a_strong_view_are_drawn_apart_from_each_other() -> None:
         times[bright, grey, blurred, bool((mask == 255).any())] += 1
     for combination in product([True, False], repeat=4):
         q = math.prod(p_ if on else 1 - p_ for p_, on in zip(p.values(), combination, strict=True))
-        # A brightness of almost 1 is not seen: 6 more.
+        # A brightness factor of almost 1 is not visible: allow 6 more.
         assert abs(times[combination] - draws * q) <= 4 * (draws * q * (1 - q)) ** 0.5 + 6, combination
 
 
-def test_the_draws_of_a_weak_view_do_not_tell_each_other() -> None:
-    """Scale, row and column of the crop, and flip: no pair of them is correlated."""
+def test_the_draws_of_a_weak_view_are_independent() -> None:
+    """No pair of these is correlated: scale, row of the crop, column of the crop, flip."""
     size, crop, draws = 64, 16, 600
     rows, columns = np.mgrid[:size, :size]
     image = np.stack([rows * 4, columns * 4, rows], axis=2).astype(np.uint8)
@@ -459,7 +459,7 @@ def test_hue_turns_by_up_to_a_quarter_either_way() -> None:
 
 
 def gaussian(image: Pixels, sigma: float) -> NDArray[np.float64]:
-    """Every pixel as the weighted sum of those around it, far beyond where weights matter."""
+    """Return the Gaussian blur as weighted sums, with a much larger window than needed."""
     reach = int(6 * sigma) + 1
     weights = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * sigma**2))
     weights /= weights.sum()
@@ -500,7 +500,7 @@ VIEWS: dict[str, Callable[[], A.Compose]] = {
 @pytest.mark.parametrize("view", VIEWS)
 @settings(max_examples=20, deadline=None)
 @given(SEEDS, st.integers(0, 5), SEEDS)
-def test_a_seed_decides_whatever_was_drawn_before_and_elsewhere(view: str, seed: int, before: int, other: int) -> None:
+def test_a_view_depends_only_on_its_seed_not_on_earlier_draws(view: str, seed: int, before: int, other: int) -> None:
     first = apply(VIEWS[view](), seed, COLOURFUL, CLASSES)
     random.seed(other)
     np.random.seed(other)
@@ -513,7 +513,7 @@ def test_a_seed_decides_whatever_was_drawn_before_and_elsewhere(view: str, seed:
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_other_seeds_give_other_views_and_the_given_arrays_stay_as_they_are(view: str) -> None:
+def test_other_seeds_give_other_views_and_the_input_arrays_are_not_changed(view: str) -> None:
     image, mask = COLOURFUL.copy(), CLASSES.copy()
     views = {apply(VIEWS[view](), seed, image, mask)[0].tobytes() for seed in range(30)}
     assert len(views) >= 24
@@ -522,7 +522,7 @@ def test_other_seeds_give_other_views_and_the_given_arrays_stay_as_they_are(view
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_no_global_generator_is_used_up(view: str) -> None:
+def test_global_random_generators_are_not_used(view: str) -> None:
     random.seed(0)
     np.random.seed(0)
     expected = (random.random(), np.random.random())
@@ -537,7 +537,7 @@ def test_no_global_generator_is_used_up(view: str) -> None:
 
 @FEW
 @given(st.data())
-def test_normalising_is_imagenets_mean_and_deviation_of_every_channel(data: st.DataObject) -> None:
+def test_normalize_uses_the_mean_and_deviation_of_imagenet(data: st.DataObject) -> None:
     shape = (data.draw(st.integers(1, 4)), data.draw(st.integers(1, 4)), 3)
     image = data.draw(arrays(np.uint8, shape))
     out: NDArray[Any] = normalize(image)
@@ -549,8 +549,8 @@ def test_normalising_is_imagenets_mean_and_deviation_of_every_channel(data: st.D
         assert np.abs(out[channel] - expected).max() < 1e-6
 
 
-def test_rectangles_that_hardly_ever_fit_are_left_out_in_the_end() -> None:
-    """Area 1 and a long range of aspects are allowed, and must not draw for ever."""
+def test_cutout_gives_up_if_rectangles_hardly_ever_fit() -> None:
+    """Area 1 with a large range of aspects is valid. CutOut must not draw for ever then."""
     view = strong(Strong(jitter=0, grayscale=0, blur=0, cutout=1, cutout_area=(1, 1), cutout_aspect=(0.3, 900)))
     reseed(view, 0)
     image = np.full((48, 48, 3), 7, dtype=np.uint8)

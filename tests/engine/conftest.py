@@ -1,4 +1,4 @@
-"""Small data sets on disk, and networks small enough to be followed by hand."""
+"""Fixtures for the tests of the engine: small data sets on disk."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,14 +21,14 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def make_photos(tmp_path_factory: pytest.TempPathFactory) -> MakePhotos:
-    """(sizes [(height, width)], classes) -> photographs of noise with masks of noise, some of it ignored."""
+    """Return a function: sizes [(height, width)], classes -> images and masks of noise, with some ignored pixels."""
 
     def make(sizes: Sequence[tuple[int, int]], classes: int) -> ImageReader:
         root: Path = tmp_path_factory.mktemp("photos")
         rng = np.random.default_rng(len(sizes))
         records = {}
         for i, (height, width) in enumerate(sizes):
-            name = f"set/{(i * 7) % 10}{i}"  # neither sorted nor in one folder's order
+            name = f"set/{(i * 7) % 10}{i}"  # the ids are not sorted
             record = Record(name, f"{i}.png", f"{i}-mask.png", width, height, "", "", tuple(range(classes)))
             Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(root / record.image)
             mask = rng.integers(0, classes, (height, width), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""A training as one process of several, for tests/stages/test_distributed.py to start: part_of_fit.py STEP OUT."""
+"""Runs one process of a training in several. tests/stages/test_distributed.py starts it: part_of_fit.py STEP OUT."""
 
 import sys
 from pathlib import Path
@@ -18,7 +18,7 @@ TRAIN = Train(epochs=3, batch_size=8, lr=0.05, head_lr_factor=1.0)
 
 
 class Noise(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
-    """Samples that have very unequal numbers of valid pixels."""
+    """Samples with very different numbers of valid pixels."""
 
     images = 1
 
@@ -35,7 +35,7 @@ class Noise(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
 
 
 def frozen(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """The loss of every training, with batch norm's running statistics and without dropout."""
+    """Return the usual loss, but with the running statistics of batch norm and without dropout."""
     return supervised(network.eval(), x, y)
 
 

@@ -1,4 +1,4 @@
-"""What a process that computes asks of the machine."""
+"""Tests of `setup_device`: it keeps freed memory, and names a missing device."""
 
 import ctypes
 import subprocess
@@ -31,7 +31,7 @@ print(faults() - before)
 @pytest.mark.skipif(
     sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not GNU's"
 )
-def test_memory_that_was_freed_is_not_asked_of_the_kernel_again() -> None:
+def test_freed_memory_is_used_again_without_the_kernel() -> None:
     def faults(way: str) -> int:
         done = subprocess.run([sys.executable, "-c", FAULTS, way], capture_output=True, text=True, check=True)
         return int(done.stdout)
@@ -39,7 +39,7 @@ def test_memory_that_was_freed_is_not_asked_of_the_kernel_again() -> None:
     assert faults("start") < faults("plain") / 5
 
 
-def test_a_device_that_is_not_there_is_named() -> None:
+def test_the_error_names_a_missing_device() -> None:
     if torch.cuda.is_available():
         pytest.skip("it is there")
     with pytest.raises(StppError, match=r"runtime\.device is `cuda`"):

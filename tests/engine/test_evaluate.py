@@ -1,4 +1,4 @@
-"""Predictions image by image, and one confusion matrix over all of them."""
+"""Tests of predictions for each image, and of one confusion matrix over all images."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -24,7 +24,7 @@ MODEL = Model()
 
 
 class Network(nn.Module):
-    """A convolution behind dropout: eval mode matters."""
+    """A convolution after dropout, so that eval mode matters."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ def photos(make_photos: Callable[..., ImageReader]) -> ImageReader:
 PLAIN = mask_predictor(single_pass, 2**22)
 
 
-def test_an_image_whose_probabilities_are_not_finite_is_named(photos: ImageReader) -> None:
+def test_the_error_names_an_image_whose_probabilities_are_not_finite(photos: ImageReader) -> None:
     sound, odd = Network(), Network()
     odd.classifier.bias.data[0] = float("nan")
     ids = list(photos.dataset.records)
@@ -55,7 +55,7 @@ def test_an_image_whose_probabilities_are_not_finite_is_named(photos: ImageReade
             list(predict_batches(networks, loader(photos, ids), MODEL, CPU, PLAIN))
 
 
-def test_one_class_for_every_pixel_is_a_constant_unless_there_is_no_other() -> None:
+def test_a_constant_prediction_is_reported_unless_there_is_only_one_class() -> None:
     assert Scores(torch.tensor([[0, 5, 0], [0, 7, 0], [0, 0, 0]])).constant == 1
     assert Scores(torch.tensor([[0, 5, 0], [0, 7, 0], [0, 0, 1]])).constant is None
     assert Scores(torch.tensor([[0, 0, 0], [0, 7, 0], [0, 0, 0]])).constant is None, "nothing else was to be found"
@@ -70,13 +70,13 @@ def loader(photos: ImageReader, ids: list[str], batch_size: int = 2) -> Iterable
 def each(
     networks: list[Network], photos: ImageReader, ids: list[str], batch_size: int = 2, model: Model = MODEL
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Id, masks (K, H, W) and the last network's confidence (H, W), image by image."""
+    """Yield for each image its id, masks (K, H, W) and the confidence of the last network (H, W)."""
     for batch in predict_batches(networks, loader(photos, ids, batch_size), model, CPU, PLAIN):
         yield from zip(batch.ids, batch.masks.unbind(1), batch.confidence, strict=True)
 
 
 def by_hand(network: Network, photos: ImageReader, name: str) -> Tensor:
-    """One image alone, read and normalised here: probabilities (classes, H, W)."""
+    """Return the probabilities (classes, H, W) of one image, which is read and normalised here."""
     pixels = np.asarray(Image.open(photos.root / photos.dataset.records[name].image), dtype=np.float64) / 255
     x = (pixels - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     with torch.no_grad():
@@ -84,14 +84,14 @@ def by_hand(network: Network, photos: ImageReader, name: str) -> Tensor:
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 8])
-def test_every_image_is_decided_once_in_the_given_order(photos: ImageReader, batch_size: int) -> None:
+def test_every_image_is_predicted_once_in_the_given_order(photos: ImageReader, batch_size: int) -> None:
     ids = sorted(photos.dataset.records)
     assert [name for name, _, _ in each([Network()], photos, ids, batch_size)] == ids
     assert [name for name, _, _ in each([Network()], photos, ids[::-1], batch_size)] == ids[::-1]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_a_decision_is_that_of_the_image_alone_without_dropout(photos: ImageReader, batch_size: int) -> None:
+def test_a_prediction_equals_that_of_the_image_alone_without_dropout(photos: ImageReader, batch_size: int) -> None:
     network = Network().train()
     for name, masks, confidence in each([network], photos, list(photos.dataset.records), batch_size):
         expected = by_hand(network, photos, name)
@@ -102,7 +102,7 @@ def test_a_decision_is_that_of_the_image_alone_without_dropout(photos: ImageRead
         assert torch.equal(masks[0][clear].long(), expected.argmax(0)[clear])
 
 
-def test_several_networks_decide_on_the_same_images_each_for_itself(photos: ImageReader) -> None:
+def test_several_networks_predict_the_same_images_independently(photos: ImageReader) -> None:
     one, other = Network(), Network()
     other.classifier.weight.data.neg_()
     ids = list(photos.dataset.records)
@@ -113,15 +113,15 @@ def test_several_networks_decide_on_the_same_images_each_for_itself(photos: Imag
         assert torch.equal(confidence, sure)
 
 
-def test_confidence_in_bfloat16_is_float32_near_that_in_float32(photos: ImageReader) -> None:
+def test_the_confidence_of_a_bfloat16_network_is_float32_and_close_to_that_in_float32(photos: ImageReader) -> None:
     network, ids = Network(), list(photos.dataset.records)
     for name, _, confidence in each([network], photos, ids, model=Model(precision="bfloat16")):
         assert confidence.dtype == torch.float32
         assert 1e-5 < float((confidence - by_hand(network, photos, name).amax(0)).abs().max()) < 0.03
 
 
-def test_deciding_leaves_torch_as_it_was(photos: ImageReader) -> None:
-    """Neither inference mode nor autocast reaches the caller, also of generators read in turn."""
+def test_prediction_leaves_the_modes_of_torch_unchanged(photos: ImageReader) -> None:
+    """Inference mode and autocast do not leak to the caller, even if several generators are read in turn."""
     ids = list(photos.dataset.records)
     streams = [each([Network()], photos, ids, model=Model(precision="bfloat16")) for _ in range(3)]
     for _ in zip(*streams, strict=True):
@@ -134,7 +134,7 @@ def test_deciding_leaves_torch_as_it_was(photos: ImageReader) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
-def test_evaluation_fills_one_matrix_as_a_loop_over_all_valid_pixels_does(photos: ImageReader, batch_size: int) -> None:
+def test_the_confusion_matrix_equals_a_loop_over_all_valid_pixels(photos: ImageReader, batch_size: int) -> None:
     network, ids = Network(), list(photos.dataset.records)[1:]
     expected = np.zeros((3, 3), dtype=int)
     for name in ids:
@@ -147,7 +147,7 @@ def test_evaluation_fills_one_matrix_as_a_loop_over_all_valid_pixels_does(photos
     assert scores.matrix.tolist() == expected.tolist()
 
 
-def test_scores_are_read_off_the_matrix_and_an_absent_class_is_no_number() -> None:
+def test_scores_are_computed_from_the_matrix_and_an_absent_class_is_nan() -> None:
     scores = Scores(torch.tensor([[3, 1, 0], [2, 4, 0], [0, 0, 0]]))
     assert scores.iou[:2] == pytest.approx([3 / 6, 4 / 7])
     assert math.isnan(scores.iou[2])

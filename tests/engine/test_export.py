@@ -1,4 +1,4 @@
-"""Exported networks compute what the checkpoint computes, at sizes that the export never saw."""
+"""Tests that exported networks compute the same as the checkpoint, also at sizes that the export did not see."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ def about(network: str, stride: int = 16) -> build.CheckpointMetadata:
 
 
 def small(of: build.CheckpointMetadata) -> nn.Module:
-    """A network whose batch norms have seen something, so that its logits are not all alike."""
+    """Return a network whose batch norms have seen data, so that its logits are not all alike."""
     torch.manual_seed(0)
     network = build.build(of.model, len(CLASSES))
     with torch.no_grad():
@@ -38,16 +38,14 @@ def small(of: build.CheckpointMetadata) -> nn.Module:
 
 
 @given(parts=st.integers(1, 7), height=st.integers(1, 40), width=st.integers(1, 40))
-def test_means_over_a_grid_are_those_of_adaptive_pooling(parts: int, height: int, width: int) -> None:
+def test_grid_means_equal_adaptive_pooling(parts: int, height: int, width: int) -> None:
     x = torch.randn(2, 3, height, width, dtype=torch.float64)
     torch.testing.assert_close(GridMeans(parts)(x), F.adaptive_avg_pool2d(x, parts))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["pspnet", "deeplabv3plus", "deeplabv2"])
-def test_onnx_runtime_and_torch_export_agree_with_the_checkpoint_on_sizes_never_tried(
-    name: str, tmp_path: Path
-) -> None:
+def test_onnx_runtime_and_torch_export_agree_with_the_checkpoint_at_other_sizes(name: str, tmp_path: Path) -> None:
     of = about(name)
     network = small(of)
     before = [type(module) for module in network.modules()]
@@ -74,7 +72,7 @@ def test_onnx_runtime_and_torch_export_agree_with_the_checkpoint_on_sizes_never_
     assert json.loads(props["palette"])[1] == [200, 100, 0]
 
 
-def test_an_export_that_computes_something_else_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_with_different_results_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(GridMeans, "forward", lambda self, x: F.adaptive_max_pool2d(x, self.parts))
     of = about("pspnet")
     with pytest.raises(StppError, match="differ by"):

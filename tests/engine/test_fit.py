@@ -1,4 +1,4 @@
-"""The training loop against one written by hand, and against its own interruption."""
+"""Tests of the training loop against a loop written by hand, and of interrupted trainings."""
 
 import copy
 import io
@@ -43,7 +43,7 @@ CLASSES = 3
 
 
 class Tiny(nn.Module):
-    """A backbone with batch norm and dropout, and a head: all that a network has to lose over an interruption."""
+    """A backbone with batch norm, dropout and a head: all kinds of state that an interruption could lose."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Tiny(nn.Module):
 
 @pytest.fixture(autouse=True, scope="module")
 def saved_after_every_epoch() -> Iterator[None]:
-    """Whatever the time that it takes."""
+    """Save after every epoch, however long saving takes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fit_module, "SAVING", math.inf)
         yield
@@ -70,7 +70,7 @@ def tiny(seed: int = 0) -> Tiny:
 
 
 class Noise:
-    """Training data in memory that needs no augmentation: any (epoch, position) gives the position's sample."""
+    """Training data in memory without augmentation: (epoch, position) gives the same sample for every epoch."""
 
     images = 1
 
@@ -88,17 +88,17 @@ class Noise:
 
 
 def scores(right: int) -> Scores:
-    """Rises with `right`, which lies in 0..10."""
+    """Return scores that rise with `right`, a number in 0..10."""
     return Scores(torch.tensor([[right, 10 - right, 0], [10 - right, right, 0], [0, 0, 0]]))
 
 
 class KilledError(Exception):
-    """The process ends here."""
+    """Stands for the end of the process."""
 
 
 @dataclass
 class World(Hooks):
-    """Hooks that write down their calls, and keep on a disk of bytes what a process leaves behind."""
+    """Hooks that record their calls, and keep in `disk` the files that a process leaves behind."""
 
     quality: Iterator[int] = field(default_factory=lambda: iter([5] * 99))
     validate_with: Callable[[nn.Module], Scores] | None = None
@@ -106,7 +106,7 @@ class World(Hooks):
     logged: list[tuple[dict[str, float], int]] = field(default_factory=list)
     disk: dict[str, bytes] = field(default_factory=dict)
     kill: tuple[str, int] | None = None
-    """(hook, n): the n-th call of that hook from 0 ends the process before it has done anything."""
+    """(hook, n): the n-th call of this hook, counted from 0, ends the process before the hook does anything."""
     seen: Counter[str] = field(default_factory=Counter)
 
     def pass_(self, hook: str) -> None:
@@ -133,7 +133,7 @@ class World(Hooks):
         self.logged.append((dict(row), step))
 
     def step(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """The loss, and one more place to end at."""
+        """Return the loss. The process can also end here."""
         self.pass_("step")
         self.calls.pop()
         return supervised(network, x, y)
@@ -172,7 +172,7 @@ def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 @st.composite
 def logits_and_targets(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
-    """Logits (B, 3, H, W) that need a gradient, and targets (B, H, W), any of them 255."""
+    """Draw logits (B, 3, H, W) that require a gradient, and targets (B, H, W), any of which may be 255."""
     shape = draw(st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4)))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32 - 1)))
     y = torch.randint(CLASSES, shape, generator=generator)
@@ -183,7 +183,7 @@ def logits_and_targets(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
 
 @settings(max_examples=50, deadline=None)
 @given(logits_and_targets())
-def test_the_loss_is_the_mean_over_valid_pixels_of_minus_the_log_of_the_true_class(
+def test_the_loss_is_the_mean_cross_entropy_over_valid_pixels(
     given: tuple[Tensor, Tensor],
 ) -> None:
     x, y = given
@@ -195,7 +195,7 @@ def test_the_loss_is_the_mean_over_valid_pixels_of_minus_the_log_of_the_true_cla
 
 @settings(max_examples=50, deadline=None)
 @given(logits_and_targets())
-def test_the_loss_has_no_gradient_where_the_target_is_255_and_does_not_see_the_logits_there(
+def test_pixels_with_target_255_change_neither_the_loss_nor_its_gradient(
     given: tuple[Tensor, Tensor],
 ) -> None:
     x, y = given
@@ -210,12 +210,12 @@ def test_the_loss_has_no_gradient_where_the_target_is_255_and_does_not_see_the_l
 
 @settings(max_examples=25, deadline=None)
 @given(logits_and_targets())
-def test_where_nothing_is_ignored_the_loss_is_torchs_mean(given: tuple[Tensor, Tensor]) -> None:
+def test_without_ignored_pixels_the_loss_equals_torchs_mean(given: tuple[Tensor, Tensor]) -> None:
     x, y = given[0], given[1].clamp(max=CLASSES - 1)
     torch.testing.assert_close(cross_entropy(x, y), F.cross_entropy(x, y))
 
 
-def test_a_batch_that_is_ignored_altogether_costs_nothing_and_teaches_nothing() -> None:
+def test_a_batch_without_valid_pixels_has_loss_0_and_gradient_0() -> None:
     x = torch.randn(2, CLASSES, 4, 4, requires_grad=True)
     loss = cross_entropy(x, torch.full((2, 4, 4), 255))
     loss.backward()
@@ -224,7 +224,7 @@ def test_a_batch_that_is_ignored_altogether_costs_nothing_and_teaches_nothing() 
     assert torch.equal(x.grad, torch.zeros_like(x))
 
 
-def test_the_loss_is_computed_in_float32_whatever_the_network_gives() -> None:
+def test_the_loss_is_computed_in_float32_for_logits_of_any_type() -> None:
     x, y = torch.randn(1, CLASSES, 3, 3).bfloat16(), torch.zeros(1, 3, 3, dtype=torch.int64)
     assert torch.equal(cross_entropy(x, y), cross_entropy(x.float(), y))
 
@@ -242,7 +242,7 @@ def test_checkpoints_are_kept_after_the_papers_epochs(checkpoints: int, epochs: 
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(2, 40), st.integers(0, 400))
-def test_k_checkpoints_rise_evenly_to_the_last_epoch(checkpoints: int, more: int) -> None:
+def test_k_checkpoints_are_evenly_spaced_up_to_the_last_epoch(checkpoints: int, more: int) -> None:
     epochs = checkpoints + more
     kept = evenly_spaced(checkpoints, epochs)
     assert len(kept) == checkpoints
@@ -255,7 +255,7 @@ def test_k_checkpoints_rise_evenly_to_the_last_epoch(checkpoints: int, more: int
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(2, 9), st.integers(0, 300), st.integers(1, 12))
-def test_of_so_many_iterations_val_is_measured_evenly_and_where_a_checkpoint_is_kept(
+def test_without_val_points_val_is_measured_evenly_and_at_every_checkpoint(
     checkpoints: int, more: int, per_epoch: int
 ) -> None:
     length = checkpoints + more
@@ -270,7 +270,7 @@ def test_of_so_many_iterations_val_is_measured_evenly_and_where_a_checkpoint_is_
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(2, 9), st.integers(0, 100), st.integers(1, 12), st.integers(1, 120), st.booleans())
-def test_val_is_measured_at_so_many_points_and_where_a_checkpoint_is_kept(
+def test_with_val_points_val_is_measured_evenly_and_at_every_checkpoint(
     checkpoints: int, more: int, per_epoch: int, points: int, epochs: bool
 ) -> None:
     length = checkpoints + more
@@ -285,7 +285,7 @@ def test_val_is_measured_at_so_many_points_and_where_a_checkpoint_is_kept(
     assert len(ends) == length if points >= length else points - checkpoints < len(ends) <= max(points, checkpoints)
 
 
-def test_weights_are_the_same_however_often_val_is_measured() -> None:
+def test_the_number_of_val_points_does_not_change_the_weights() -> None:
     networks, worlds = [tiny(), tiny()], [World(), World()]
     for network, world, points in zip(networks, worlds, (None, 2), strict=True):
         run(network, Noise(10), Train(epochs=5, batch_size=4, lr=0.2, checkpoints=2, val_points=points), world)
@@ -297,14 +297,14 @@ def test_weights_are_the_same_however_often_val_is_measured() -> None:
 # -- the loop ---------------------------------------------------------------------------------------------------------
 
 
-def test_training_is_sgd_with_momentum_and_decay_on_the_poly_schedule_as_written_by_hand() -> None:
+def test_training_equals_sgd_with_momentum_decay_and_poly_schedule_written_by_hand() -> None:
     train = Train(epochs=3, batch_size=4, lr=0.2, head_lr_factor=5.0, momentum=0.8, weight_decay=0.01, checkpoints=2)
     data, network = Noise(10), tiny()
     network.dropout.p = 0.0
     hand = copy.deepcopy(network)
 
     def validate(net: nn.Module) -> Scores:
-        net.eval()  # as every evaluation leaves it
+        net.eval()  # every evaluation leaves the network in eval mode
         return scores(5)
 
     curve = run(network, data, train, World(validate_with=validate))
@@ -312,7 +312,7 @@ def test_training_is_sgd_with_momentum_and_decay_on_the_poly_schedule_as_written
     velocity = {name: torch.zeros_like(p) for name, p in hand.named_parameters()}
     order = list(
         TrainingBatchSampler(10, 4, 6, train.seed, "teacher")
-    )  # 2 batches an epoch: 2 of the 10 samples are dropped
+    )  # 2 batches per epoch: 2 of the 10 samples are dropped
     losses = []
     for iteration, batch in enumerate(order):
         hand.zero_grad()
@@ -332,7 +332,7 @@ def test_training_is_sgd_with_momentum_and_decay_on_the_poly_schedule_as_written
     assert [row["train/loss"] for row in curve] == pytest.approx([sum(losses[i : i + 2]) / 2 for i in (0, 2, 4)])
 
 
-def test_the_curve_has_a_row_an_epoch_with_the_scores_and_the_rate_of_its_last_iteration() -> None:
+def test_the_curve_has_one_row_per_epoch_with_scores_and_the_last_learning_rate() -> None:
     train = Train(epochs=3, batch_size=4, lr=0.04, checkpoints=2)
     world = World(quality=iter([2, 6, 4]))
     curve = run(tiny(), Noise(9), train, world)
@@ -349,8 +349,8 @@ def test_the_curve_has_a_row_an_epoch_with_the_scores_and_the_rate_of_its_last_i
     assert all(row["train/images_per_second"] > 0 for row, _ in world.logged)
 
 
-def test_a_length_in_iterations_trains_as_the_epochs_that_have_as_many_do() -> None:
-    epochs = Train(epochs=4, batch_size=4, lr=0.2, checkpoints=2)  # of 2 iterations
+def test_a_length_in_iterations_gives_the_same_weights_as_that_many_iterations_in_epochs() -> None:
+    epochs = Train(epochs=4, batch_size=4, lr=0.2, checkpoints=2)  # 2 iterations per epoch
     networks, worlds = [tiny(), tiny()], [World(), World()]
     for network, world, train in zip(
         networks, worlds, (epochs, Train(iterations=8, batch_size=4, lr=0.2, checkpoints=2)), strict=True
@@ -377,7 +377,7 @@ def test_an_epoch_ends_with_validation_then_checkpoints_then_the_state_then_the_
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(0, 10), min_size=2, max_size=8))
-def test_the_best_checkpoint_is_written_when_the_score_rises_above_all_before_and_then_alone(
+def test_the_best_checkpoint_is_written_exactly_when_the_score_is_above_all_before(
     quality: list[int],
 ) -> None:
     world = World(quality=iter(quality))
@@ -388,7 +388,7 @@ def test_the_best_checkpoint_is_written_when_the_score_rises_above_all_before_an
 
 @settings(max_examples=10, deadline=None)
 @given(st.integers(2, 4), st.integers(0, 4))
-def test_k_checkpoints_hold_the_weights_of_their_epochs_and_the_last_one_those_at_the_end(k: int, more: int) -> None:
+def test_k_checkpoints_hold_the_weights_of_their_epochs_and_the_last_one_the_final_weights(k: int, more: int) -> None:
     world, network = World(), tiny()
     epochs = k + more
     at_end: list[dict[str, Tensor]] = []
@@ -405,7 +405,7 @@ def test_k_checkpoints_hold_the_weights_of_their_epochs_and_the_last_one_those_a
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_loss_that_is_no_number_is_an_error_that_names_the_learning_rate(bad: float) -> None:
+def test_a_loss_that_is_not_finite_is_an_error_that_names_the_learning_rate(bad: float) -> None:
     world = World()
 
     def step(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -416,14 +416,14 @@ def test_a_loss_that_is_no_number_is_an_error_that_names_the_learning_rate(bad: 
     with pytest.raises(StppError, match=said):
         run(tiny(), Noise(6), Train(epochs=3, batch_size=2, checkpoints=2), world, step=step)
     assert len(world.logged) == 1
-    assert world.read("state")["iteration"] == 3  # nothing of the epoch that diverged is kept
+    assert world.read("state")["iteration"] == 3  # no state of the diverged epoch is kept
 
 
 @pytest.mark.parametrize("diverges", ["loss", "weights"])
-def test_neither_a_saved_state_nor_a_checkpoint_is_replaced_by_one_of_a_training_that_diverged(
+def test_a_diverged_training_replaces_neither_the_saved_state_nor_a_checkpoint(
     monkeypatch: pytest.MonkeyPatch, diverges: str
 ) -> None:
-    """Saved after every iteration, until the loss, or under a sound loss the gradient, is no number."""
+    """State is saved after every iteration, until the loss is NaN, or the loss is finite and the gradient is not."""
     monkeypatch.setattr(fit_module, "SAVE_EVERY_S", -1.0)
     world = World()
 
@@ -452,13 +452,13 @@ def test_neither_a_saved_state_nor_a_checkpoint_is_replaced_by_one_of_a_training
     assert not [call for call in world.calls if call.startswith(("checkpoint", "validate"))]
 
 
-def test_a_learning_rate_that_is_far_too_high_is_found_out() -> None:
+def test_a_learning_rate_that_is_far_too_high_is_an_error() -> None:
     with pytest.raises(StppError, match=r"train\.lr"):
         run(tiny(), Noise(8), Train(epochs=9, batch_size=2, lr=1e6, checkpoints=2), World())
 
 
 def test_a_small_set_is_learned() -> None:
-    """The loss of three colours, one a class, falls to a small part of what it was."""
+    """Every class has its own colour, so the loss falls to less than a tenth."""
     data = Noise(4)
     data.x = F.one_hot(data.y % 255, CLASSES).permute(0, 3, 1, 2).float()
     network = tiny()
@@ -467,7 +467,7 @@ def test_a_small_set_is_learned() -> None:
     assert curve[-1]["train/loss"] < 0.1 * curve[0]["train/loss"]
 
 
-# -- going on ---------------------------------------------------------------------------------------------------------
+# -- resuming ---------------------------------------------------------------------------------------------------------
 
 TRAIN = Train(epochs=3, batch_size=2, lr=0.3, checkpoints=2)
 AUGMENT = Augment(weak=Weak(base=32, crop=24), strong=Strong())
@@ -484,7 +484,7 @@ class Undisturbed:
 
 @pytest.fixture(scope="module")
 def undisturbed(make_photos: Callable[..., ImageReader]) -> Undisturbed:
-    """Three epochs of three iterations on photographs, weakly and strongly augmented, that nothing stops."""
+    """Run three epochs of three iterations on weakly and strongly augmented photographs, without a stop."""
     torch.set_num_threads(1)
     photos = make_photos([(32, 32)] * 6, CLASSES)
     ids = list(photos.dataset.records)
@@ -503,7 +503,7 @@ def undisturbed(make_photos: Callable[..., ImageReader]) -> Undisturbed:
 
 
 def killed_and_resumed(undisturbed: Undisturbed, kills: list[tuple[str, int]]) -> tuple[nn.Module, World, list[Any]]:
-    """Start, end at every kill, start again from the disk in a process of its own randomness; then to the end."""
+    """Start a training, end it at each kill and resume it from disk with other random state, then run it to the end."""
     disk: dict[str, bytes] = {}
     for attempt, kill in enumerate([*kills, None]):
         world = World(validate_with=undisturbed.validate, disk=disk, kill=kill)
@@ -526,14 +526,14 @@ def assert_same(undisturbed: Undisturbed, network: nn.Module, world: World, curv
 
 @pytest.mark.parametrize("save_every", [math.inf, -1.0], ids=["saved_by_epoch", "saved_by_iteration"])
 @pytest.mark.parametrize("iteration", range(9))
-def test_a_run_stopped_in_any_iteration_ends_in_the_weights_and_the_curve_of_one_never_stopped(
+def test_a_run_stopped_in_any_iteration_ends_with_the_same_weights_and_curve(
     undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch, iteration: int, save_every: float
 ) -> None:
     monkeypatch.setattr(fit_module, "SAVE_EVERY_S", save_every)
     network, world, curve = killed_and_resumed(undisturbed, [("step", iteration)])
     assert_same(undisturbed, network, world, curve)
     left = 9 - (iteration if save_every < 0 else iteration // 3 * 3)
-    assert world.seen["step"] == left  # and nothing is done twice that was saved
+    assert world.seen["step"] == left  # saved iterations are not repeated
 
 
 KILLS = st.tuples(st.sampled_from(["step", "validate", "checkpoint", "save", "log"]), st.integers(0, 4))
@@ -541,7 +541,7 @@ KILLS = st.tuples(st.sampled_from(["step", "validate", "checkpoint", "save", "lo
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(kills=st.lists(KILLS, min_size=1, max_size=4), save_every=st.sampled_from([math.inf, -1.0]))
-def test_a_run_stopped_again_and_again_in_any_hook_ends_as_one_never_stopped(
+def test_a_run_stopped_several_times_in_any_hook_ends_with_the_same_weights_and_curve(
     undisturbed: Undisturbed, kills: list[tuple[str, int]], save_every: float
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -550,22 +550,22 @@ def test_a_run_stopped_again_and_again_in_any_hook_ends_as_one_never_stopped(
     assert_same(undisturbed, network, world, curve)
 
 
-def test_the_undisturbed_run_would_notice_another_order_of_random_numbers(undisturbed: Undisturbed) -> None:
-    """Dropout, augmentation and batch order all matter to the weights compared above."""
+def test_another_order_of_random_numbers_changes_the_weights(undisturbed: Undisturbed) -> None:
+    """Dropout, augmentation and batch order all affect the weights that the tests above compare."""
     for role in ("teacher", "student"):
         network = tiny()
         run(network, undisturbed.data, TRAIN, World(validate_with=undisturbed.validate), role=role)
         assert equal(network.state_dict(), undisturbed.weights) == (role == "teacher")
 
 
-def test_a_run_that_goes_on_logs_the_epochs_it_has_behind_it_once_more(undisturbed: Undisturbed) -> None:
+def test_a_resumed_run_logs_its_earlier_epochs_again(undisturbed: Undisturbed) -> None:
     _, world, curve = killed_and_resumed(undisturbed, [("step", 7)])
     assert world.calls[:2] == ["log", "log"]
     assert [epoch for _, epoch in world.logged] == [1, 2, 3]
     assert [row for row, _ in world.logged[:2]] == curve[:2]
 
 
-def test_a_finished_run_goes_on_by_logging_alone(undisturbed: Undisturbed) -> None:
+def test_resuming_a_finished_run_only_logs(undisturbed: Undisturbed) -> None:
     world, network = World(disk=dict(undisturbed.disk)), tiny(5)
     curve = run(network, undisturbed.data, TRAIN, world, state=world.read("state"))
     assert world.calls == ["log"] * 3
@@ -574,7 +574,7 @@ def test_a_finished_run_goes_on_by_logging_alone(undisturbed: Undisturbed) -> No
 
 
 @pytest.mark.parametrize(("a_save", "saves"), [(0.0, 8), (0.4, 8), (1.0, 4), (1000.0, 1)])
-def test_saving_takes_the_share_of_the_time_that_it_may(
+def test_saving_takes_no_more_than_its_share_of_the_time(
     monkeypatch: pytest.MonkeyPatch, a_save: float, saves: int
 ) -> None:
     now = 0.0
@@ -582,7 +582,7 @@ def test_saving_takes_the_share_of_the_time_that_it_may(
     class Slow(World):
         def step(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
             nonlocal now
-            now += 5.0  # an epoch has two
+            now += 5.0  # an epoch has two iterations
             return super().step(network, x, y)
 
         def save(self, state: State) -> None:
@@ -597,8 +597,8 @@ def test_saving_takes_the_share_of_the_time_that_it_may(
     assert world.calls.count("save") == saves
 
 
-def test_the_state_within_an_epoch_is_saved_about_as_often_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter(range(0, 10_000, 50))  # every look at the clock finds it 50 s later
+def test_the_state_within_an_epoch_is_saved_about_once_per_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 10_000, 50))  # every call of the clock is 50 s later
     monkeypatch.setattr(fit_module.time, "monotonic", lambda: float(next(clock)))
     monkeypatch.setattr(fit_module, "SAVE_EVERY_S", 120.0)
     world = World()
@@ -608,7 +608,7 @@ def test_the_state_within_an_epoch_is_saved_about_as_often_as_it_says(monkeypatc
 
 
 class Averaged:
-    """A step that keeps a moving average of the network, and learns from it: a mean teacher."""
+    """A step that keeps a moving average of the network and learns from it (a mean teacher)."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -631,7 +631,7 @@ class Averaged:
 
 
 @pytest.mark.parametrize("iteration", [0, 4, 8])
-def test_what_a_step_keeps_is_saved_and_restored(monkeypatch: pytest.MonkeyPatch, iteration: int) -> None:
+def test_the_state_of_a_step_is_saved_and_restored(monkeypatch: pytest.MonkeyPatch, iteration: int) -> None:
     monkeypatch.setattr(fit_module, "SAVE_EVERY_S", -1.0)
     ends, disk = list[tuple[nn.Module, Averaged]](), dict[str, bytes]()
     for kill, kept in ((None, dict[str, bytes]()), (("step", iteration), disk), (None, disk)):

@@ -1,4 +1,4 @@
-"""Confusion matrix and IoU against loops over pixels, sets of pixels, and torchmetrics."""
+"""Tests of the confusion matrix and IoU against loops over pixels, sets of pixels, and torchmetrics."""
 
 import math
 
@@ -19,7 +19,7 @@ Masks = tuple[int, NDArray[np.uint8], NDArray[np.uint8]]
 
 @st.composite
 def masks(draw: st.DrawFn, ignore: bool = True) -> Masks:
-    """(classes, predicted, target), some of the target 255."""
+    """Draw (classes, predicted, target). If `ignore`, some of the target is 255."""
     classes = draw(st.integers(1, 6))
     shape = draw(hnp.array_shapes(min_dims=2, max_dims=2, max_side=7))
     predicted = draw(hnp.arrays(np.uint8, shape, elements=st.integers(0, classes - 1)))
@@ -33,7 +33,7 @@ def matrix_of(given: Masks) -> Tensor:
 
 
 def iou_of_sets(given: Masks) -> list[float | None]:
-    """Per class, intersection over union of the sets of places; None where both are empty."""
+    """Return for each class the IoU of two sets of pixels, or None if both are empty."""
     classes, predicted, target = given
     valid = {p for p in np.ndindex(target.shape) if target[p] != 255}
     result: list[float | None] = []
@@ -45,7 +45,7 @@ def iou_of_sets(given: Masks) -> list[float | None]:
 
 @settings(max_examples=50, deadline=None)
 @given(masks())
-def test_a_cell_counts_the_pixels_of_its_target_and_prediction(given: Masks) -> None:
+def test_a_cell_counts_the_pixels_with_its_target_and_prediction(given: Masks) -> None:
     classes, predicted, target = given
     expected = [[0] * classes for _ in range(classes)]
     for row in range(target.shape[0]):
@@ -72,7 +72,7 @@ def test_miou_is_the_mean_over_the_classes_that_occur(given: Masks) -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(masks())
-def test_pixel_accuracy_is_the_part_of_the_valid_pixels_that_is_right(given: Masks) -> None:
+def test_pixel_accuracy_is_the_share_of_correct_valid_pixels(given: Masks) -> None:
     _, predicted, target = given
     right = [predicted[p] == target[p] for p in np.ndindex(target.shape) if target[p] != 255]
     got = pixel_accuracy(matrix_of(given))
@@ -90,7 +90,7 @@ def test_a_perfect_prediction_scores_one_however_many_classes_are_absent(given: 
 
 @settings(max_examples=50, deadline=None)
 @given(masks(), st.integers(0, 2**32 - 1))
-def test_what_is_predicted_where_the_target_is_255_never_counts(given: Masks, seed: int) -> None:
+def test_predictions_where_the_target_is_255_never_count(given: Masks, seed: int) -> None:
     classes, predicted, target = given
     other = np.random.default_rng(seed).integers(0, classes, target.shape).astype(np.uint8)
     assert torch.equal(matrix_of((classes, np.where(target == 255, other, predicted), target)), matrix_of(given))
@@ -98,7 +98,7 @@ def test_what_is_predicted_where_the_target_is_255_never_counts(given: Masks, se
 
 @settings(max_examples=25, deadline=None)
 @given(masks(), masks())
-def test_the_matrices_of_two_images_add_up_to_that_of_both(one: Masks, other: Masks) -> None:
+def test_the_matrices_of_two_images_add_up_to_the_matrix_of_both(one: Masks, other: Masks) -> None:
     classes = max(one[0], other[0])
     parts = [matrix_of((classes, *given[1:])) for given in (one, other)]
     both = [np.concatenate([one[i].ravel(), other[i].ravel()]) for i in (1, 2)]
@@ -110,7 +110,7 @@ def test_a_class_that_is_only_predicted_counts_as_zero() -> None:
     assert miou(matrix_of((3, predicted, target))) == pytest.approx((2 / 3 + 0) / 2)
 
 
-def test_no_valid_pixel_is_no_number() -> None:
+def test_scores_without_valid_pixels_are_nan() -> None:
     matrix = matrix_of((2, np.zeros((2, 2), np.uint8), np.full((2, 2), 255, np.uint8)))
     assert math.isnan(miou(matrix))
     assert math.isnan(pixel_accuracy(matrix))
@@ -124,7 +124,7 @@ def test_counts_beyond_32_bits_keep_their_value() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 7))
-def test_the_scores_are_those_of_torchmetrics(seed: int, classes: int) -> None:
+def test_the_scores_equal_those_of_torchmetrics(seed: int, classes: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     predicted = torch.randint(0, classes, (4, 9, 11), generator=generator)
     target = torch.randint(0, classes, (4, 9, 11), generator=generator)

@@ -1,4 +1,4 @@
-"""Poly schedule and parameter groups against the formula of the paper, written out."""
+"""Tests of the poly schedule and the parameter groups against the formula in the paper."""
 
 import math
 from itertools import pairwise
@@ -23,7 +23,7 @@ class Small(nn.Module):
 
 @settings(max_examples=50, deadline=None)
 @given(total=st.integers(1, 200_000), data=st.data())
-def test_poly_is_the_part_of_the_iterations_left_to_the_power_of_nine_tenths(total: int, data: st.DataObject) -> None:
+def test_poly_is_the_share_of_remaining_iterations_to_the_power_of_nine_tenths(total: int, data: st.DataObject) -> None:
     iteration = data.draw(st.integers(0, total))
     left = (total - iteration) / total
     assert poly(iteration, total) == pytest.approx(math.exp(0.9 * math.log(left)) if left else 0.0, abs=1e-12)
@@ -40,9 +40,7 @@ def test_poly_starts_at_one_falls_with_every_iteration_and_ends_at_zero(total: i
 
 @settings(max_examples=25, deadline=None)
 @given(lr=st.floats(1e-5, 1), batch_size=st.integers(2, 256))
-def test_the_learning_rate_is_linear_in_the_batch_size_and_that_of_the_parameters_at_16(
-    lr: float, batch_size: int
-) -> None:
+def test_the_learning_rate_is_proportional_to_the_batch_size_and_train_lr_at_16(lr: float, batch_size: int) -> None:
     assert scaled_lr(Train(lr=lr, batch_size=16)) == lr
     assert scaled_lr(Train(lr=lr, batch_size=batch_size)) / batch_size == pytest.approx(lr / 16)
 
@@ -74,7 +72,7 @@ def test_momentum_and_weight_decay_hold_for_both_groups(momentum: float, decay: 
     ] * 2
 
 
-def test_every_parameter_is_in_one_group_and_the_first_holds_the_backbone_alone() -> None:
+def test_every_parameter_is_in_one_group_and_the_first_group_is_the_backbone() -> None:
     with torch.device("meta"):
         network = DeepLabV3Plus("resnet18", 3, 16)
     sgd = optimizer(network, Train())

@@ -1,4 +1,4 @@
-"""Test-time augmentation and sliding windows against their definitions in plain loops."""
+"""Tests of test-time augmentation and sliding windows against plain loops."""
 
 import copy
 import operator
@@ -39,7 +39,7 @@ SCALES = Label().scales
 
 
 class Constant(nn.Module):
-    """The same scores at every place, whatever the image."""
+    """A network that gives the same scores at every pixel of any image."""
 
     def __init__(self, scores: list[float]) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Constant(nn.Module):
 
 
 def convolution(seed: int, classes: int = 4) -> nn.Module:
-    """Sharp enough that no two classes are near each other in most places."""
+    """Return a convolution with large weights, so that two classes rarely have similar scores."""
     torch.manual_seed(seed)
     network = nn.Conv2d(3, classes, 3, padding=1).double()
     network.weight.data *= 4
@@ -62,7 +62,7 @@ def image(seed: int, height: int, width: int, batch: int = 1) -> Tensor:
 
 
 def resized(x: Array, height: int, width: int) -> Array:
-    """Bilinear with aligned corners, a pixel at a time. x (C, h, w)."""
+    """Resize bilinearly with aligned corners, pixel by pixel. x (C, h, w)."""
     out = np.empty((len(x), height, width))
     for row in range(height):
         for column in range(width):
@@ -78,7 +78,7 @@ def resized(x: Array, height: int, width: int) -> Array:
 
 
 def published_sum(network: Callable[[Tensor], Tensor], x: Array, scales: tuple[float, ...], flip: bool) -> Array:
-    """Softmax scores of one image (3, H, W), resized back and added up as in the authors' code, not averaged."""
+    """Return the sum of the softmax scores of all views of one image (3, H, W), as in the authors' code."""
     _, height, width = x.shape
     total = np.zeros(())
     for scale in scales:
@@ -98,7 +98,7 @@ def published_sum(network: Callable[[Tensor], Tensor], x: Array, scales: tuple[f
     height=st.integers(2, 12),
     width=st.integers(2, 12),
 )
-def test_a_network_that_always_says_the_same_says_it_augmented_too(
+def test_a_constant_prediction_stays_the_same_with_augmentation(
     scores: list[float], flip: bool, height: int, width: int
 ) -> None:
     network, x = Constant(scores), torch.zeros(2, 3, height, width)
@@ -126,11 +126,11 @@ def test_augmentation_is_the_published_sum_divided_by_the_number_of_views(height
 
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), height=st.integers(3, 8), width=st.integers(3, 8))
-def test_the_mask_is_that_of_the_published_sum_without_an_average(seed: int, height: int, width: int) -> None:
+def test_the_mask_equals_that_of_the_published_sum(seed: int, height: int, width: int) -> None:
     network, x = convolution(seed), image(seed, height, width)
     expected = published_sum(network, x[0].numpy(), SCALES, True)
     first, second = np.sort(expected, axis=0)[:-3:-1]
-    clear = first - second > 1e-4  # nearer than that, the order of a sum decides
+    clear = first - second > 1e-4  # for closer scores, rounding decides
     got = with_tta(single_pass, SCALES, True)(network, x)[0].argmax(0).numpy()
     assert (got == expected.argmax(0))[clear].all()
 
@@ -150,7 +150,7 @@ def test_the_network_sees_the_published_sizes_each_with_its_mirror_image() -> No
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), height=st.integers(2, 12), width=st.integers(4, 12))
 def test_with_flips_a_mirrored_image_gets_the_mirrored_prediction(seed: int, height: int, width: int) -> None:
-    """From 4 pixels on: below, the smallest scale leaves one column, which aligned corners take from the left."""
+    """The width is at least 4. Below that, the smallest scale has one column, which comes from the left edge."""
     network, x = convolution(seed), image(seed, height, width, batch=2)
     predict = with_tta(single_pass, SCALES, True)
     torch.testing.assert_close(predict(network, x.flip(3)), predict(network, x).flip(3), rtol=0, atol=1e-6)
@@ -162,13 +162,13 @@ def test_without_flips_a_mirrored_image_may_get_another_prediction() -> None:
     assert not torch.allclose(predict(network, x.flip(3)), predict(network, x).flip(3), atol=1e-2)
 
 
-def test_an_image_of_one_pixel_is_not_scaled_to_nothing() -> None:
+def test_an_image_of_one_row_is_not_scaled_to_nothing() -> None:
     got = with_tta(single_pass, SCALES, True)(convolution(4), image(4, 1, 3))
     assert got.shape == (1, 4, 1, 3)
     torch.testing.assert_close(got.sum(1), torch.ones(1, 1, 3))
 
 
-def test_images_of_a_batch_do_not_touch_each_other() -> None:
+def test_images_of_a_batch_do_not_affect_each_other() -> None:
     network, x = convolution(5), image(5, 8, 9, batch=3)
     together = with_tta(single_pass, SCALES, True)(network, x)
     for i in range(3):
@@ -257,10 +257,10 @@ def test_evaluation_is_one_plain_pass_unless_its_parameters_say_otherwise(
 
 @pytest.mark.parametrize(("height", "width"), [(50, 90), (90, 50), (40, 40), (33, 200), (41, 25)])
 @pytest.mark.parametrize("scales", [(1.0,), (0.5, 1.0)])
-def test_an_image_above_the_bound_is_decided_in_windows_each_at_all_scales(
+def test_an_image_above_max_pixels_is_predicted_in_windows_each_at_all_scales(
     height: int, width: int, scales: tuple[float, ...]
 ) -> None:
-    """Against windows put together here: one after the other, row by row, over the whole image."""
+    """The expected result is computed here: windows are added up over the whole image."""
     network, x, side, step = set_normalization(convolution(3).float(), IMAGENET), pixels(3, height, width), 32, 21
     way = with_tta(single_pass, scales, flip=True)
     assert window_of(height, width, 1024) == side
@@ -274,11 +274,11 @@ def test_an_image_above_the_bound_is_decided_in_windows_each_at_all_scales(
     confidence, mask = (total / times).max(1)
     found, sure, _ = mask_predictor(way, 1024)(network, x)
     torch.testing.assert_close(sure, confidence, rtol=0, atol=1e-6)
-    assert (found == mask).float().mean() > 0.99  # equal but for ties within rounding
+    assert (found == mask).float().mean() > 0.99  # equal except for ties within rounding
 
 
 @pytest.mark.parametrize("name", ["deeplabv2", "deeplabv3plus", "pspnet"])
-def test_a_folded_network_computes_the_same_with_its_residuals_in_place(name: str) -> None:
+def test_a_folded_network_computes_the_same_and_adds_its_residuals_in_place(name: str) -> None:
     model = Model(network=name, backbone="resnet18", output_stride=16)  # type: ignore[arg-type]
     network, x = used(model), torch.randn(2, 3, 65, 97)
     with torch.inference_mode():
@@ -305,7 +305,7 @@ def test_a_folded_network_of_timm_computes_the_same(backbone: str) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 
-def test_folded_in_bfloat16_a_network_is_cast_once_to_what_autocast_casts_it_to() -> None:
+def test_a_network_folded_in_bfloat16_computes_the_same_as_with_autocast() -> None:
     model = Model(backbone="resnet18", output_stride=16, precision="bfloat16")
     network, x = used(model), torch.randn(1, 3, 65, 65).contiguous(memory_format=torch.channels_last)
     one = fold_batch_norms(copy.deepcopy(network), model)
@@ -317,7 +317,7 @@ def test_folded_in_bfloat16_a_network_is_cast_once_to_what_autocast_casts_it_to(
 
 
 @pytest.mark.parametrize("classes", [2, VECTOR - 1, VECTOR, VECTOR + 1, 150])
-def test_probabilities_are_those_of_every_pixel_alone_whatever_the_number_of_classes(classes: int) -> None:
+def test_probabilities_equal_the_softmax_of_every_pixel_for_any_number_of_classes(classes: int) -> None:
     torch.manual_seed(classes)
     network = nn.Conv2d(3, classes, 1)
     x = 3 * torch.randn(2, 3, 5, 7)
@@ -330,7 +330,7 @@ def test_probabilities_are_those_of_every_pixel_alone_whatever_the_number_of_cla
 
 
 def used(model: Model) -> nn.Module:
-    """A network whose batch norms do something."""
+    """Return a network whose batch norms differ from the identity."""
     torch.manual_seed(0)
     network = build(model, 5)
     for module in network.modules():
@@ -341,14 +341,14 @@ def used(model: Model) -> nn.Module:
     return network
 
 
-def test_an_image_at_the_bound_is_whole_and_windows_are_never_larger_than_the_bound_or_1024() -> None:
+def test_an_image_at_max_pixels_is_predicted_whole_and_windows_are_at_most_1024() -> None:
     assert window_of(1024, 2048, 2**21) is None
     assert window_of(1024, 2049, 2**21) == 1024
     assert window_of(300, 300, 50_000) == 223
 
 
 @pytest.mark.parametrize("way", ["labelling", "evaluation"])
-def test_windows_are_no_larger_than_their_side_and_no_more_than_overlap_by_a_third_needs(way: str) -> None:
+def test_windows_have_one_size_and_are_as_few_as_an_overlap_of_a_third_allows(way: str) -> None:
     seen = []
     bound = 2**16
 
@@ -366,7 +366,7 @@ def test_windows_are_no_larger_than_their_side_and_no_more_than_overlap_by_a_thi
     assert len(seen) == 5 * 2, "windows at 0, 170, 340, 510, 544 and at 0, 44"
 
 
-def test_what_was_evaluated_how_is_said() -> None:
+def test_describe_names_resolution_windows_scales_and_flip() -> None:
     assert describe(Evaluate()) == "original resolution, whole images, one scale"
     both = describe(Evaluate(window=769, scales=(0.5, 1.0), flip=True))
     assert both == "original resolution, windows of 769 at 512, scales 0.5, 1 and flip"

@@ -1,4 +1,4 @@
-"""The backbone against torchvision's own networks."""
+"""Tests of the backbone against torchvision's networks."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def _one_thread() -> None:
 
 
 def features(resnet: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """torchvision's own forward, up to the pooling."""
+    """Run torchvision's forward pass up to the pooling."""
     x = resnet.maxpool(resnet.relu(resnet.bn1(resnet.conv1(x))))
     low = resnet.layer1(x)
     return low, resnet.layer4(resnet.layer3(resnet.layer2(low)))
@@ -33,7 +33,9 @@ def without_classifier(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize(("name", "stride"), [("resnet50", 8), ("resnet50", 16)])
-def test_bottleneck_features_equal_torchvisions_dilated_ones_bit_for_bit(name: str, stride: int, train: bool) -> None:
+def test_bottleneck_features_equal_those_of_dilated_torchvision_networks_bit_for_bit(
+    name: str, stride: int, train: bool
+) -> None:
     torch.manual_seed(0)
     theirs = MAKE[name](weights=None, replace_stride_with_dilation=STRIDES[stride]).train(train)
     ours = ResNet(name, stride).train(train)
@@ -46,8 +48,8 @@ def test_bottleneck_features_equal_torchvisions_dilated_ones_bit_for_bit(name: s
 
 @pytest.mark.parametrize("stride", [8, 16])
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
-def test_dilation_only_fills_the_places_between_the_features_of_the_undilated_network(name: str, stride: int) -> None:
-    """Every (32 / stride)-th feature is what ImageNet's weights were trained to compute, padding included."""
+def test_dilation_only_adds_features_between_those_of_the_undilated_network(name: str, stride: int) -> None:
+    """Every (32 / stride)-th feature equals that of the undilated network, also at the padded border."""
     torch.manual_seed(1)
     plain = MAKE[name](weights=None).double().eval()
     dilated = ResNet(name, stride).double().eval()
@@ -60,7 +62,7 @@ def test_dilation_only_fills_the_places_between_the_features_of_the_undilated_ne
 
 @pytest.mark.parametrize("stride", [8, 16])
 @pytest.mark.parametrize("name", RESNETS)
-def test_features_have_a_quarter_and_the_output_strides_part_of_the_input_rounded_up(name: str, stride: int) -> None:
+def test_features_have_the_input_size_over_4_and_over_the_output_stride_rounded_up(name: str, stride: int) -> None:
     network = ResNet(name, stride).eval()
     low_channels, high_channels = (256, 2048) if name in ("resnet50", "resnet101") else (64, 512)
     for height, width in ((64, 32), (33, 49)):

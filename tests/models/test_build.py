@@ -1,4 +1,4 @@
-"""Networks by name and seed, and their weights in and out of files."""
+"""Tests of networks by name and seed, and of writing and reading their weights."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of weights of three classes."""
+    """Return a file with the weights of a network for three classes."""
     path = tmp_path_factory.mktemp("build") / "three.safetensors"
     build.save(path, seeded(5).state_dict())
     return path
@@ -37,14 +37,14 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return set(a) == set(b) and all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_one_seed_gives_one_network_and_another_seed_another() -> None:
+def test_equal_seeds_give_equal_networks_and_other_seeds_others() -> None:
     first, again, other = (seeded(s).state_dict() for s in (0, 0, 1))
     assert same(first, again)
     assert not torch.equal(first["classifier.weight"], other["classifier.weight"])
     assert not torch.equal(first["backbone.conv1.weight"], other["backbone.conv1.weight"])
 
 
-def test_the_backbone_and_the_output_stride_are_those_of_the_parameters() -> None:
+def test_the_network_has_the_backbone_and_the_output_stride_of_the_parameters() -> None:
     with torch.device("meta"):
         network = build.build(Model(backbone="resnet34", output_stride=8), 5)
         _, high = network.get_submodule("backbone")(torch.empty(1, 3, 64, 64))
@@ -55,7 +55,7 @@ def test_the_backbone_and_the_output_stride_are_those_of_the_parameters() -> Non
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("name", ["classifier.bias", "backbone.bn1.running_var", "backbone.layer4.1.conv2.weight"])
-def test_a_value_that_is_no_finite_number_is_neither_written_nor_read(name: str, value: float, tmp_path: Path) -> None:
+def test_a_value_that_is_not_finite_is_neither_written_nor_read(name: str, value: float, tmp_path: Path) -> None:
     state = {key: tensor.clone().contiguous() for key, tensor in seeded(5).state_dict().items()}
     state[name].view(-1)[-1] = value
     with pytest.raises(StppError, match=f"m.safetensors: not written: {name} has NaN or infinite values"):
@@ -71,9 +71,9 @@ def test_a_value_that_is_no_finite_number_is_neither_written_nor_read(name: str,
             read(tmp_path / "m.safetensors")
 
 
-def test_finite_weights_are_taken_however_large_unless_32_bits_are_too_few(tmp_path: Path) -> None:
+def test_large_finite_weights_are_accepted_if_they_fit_into_float32(tmp_path: Path) -> None:
     state = {key: tensor.clone() for key, tensor in seeded(5).state_dict().items()}
-    state["backbone.conv1.weight"].fill_(3e38)  # whose sum is infinite
+    state["backbone.conv1.weight"].fill_(3e38)  # their sum is infinite
     build.save(tmp_path / "m.safetensors", state)
     assert same(build.load(MODEL, 3, tmp_path / "m.safetensors").state_dict(), state)
     state["classifier.bias"] = torch.full((3,), 1e300, dtype=torch.float64)
@@ -82,7 +82,7 @@ def test_finite_weights_are_taken_however_large_unless_32_bits_are_too_few(tmp_p
         build.load(MODEL, 3, tmp_path / "m.safetensors")
 
 
-def test_weights_survive_a_file_bit_for_bit(checkpoint: Path) -> None:
+def test_weights_are_written_and_read_bit_for_bit(checkpoint: Path) -> None:
     network = build.load(MODEL, 3, checkpoint)
     assert same(network.state_dict(), seeded(5).state_dict())
     assert network.get_parameter("backbone.conv1.weight").is_contiguous(memory_format=torch.channels_last)
@@ -96,9 +96,7 @@ def test_a_checkpoint_without_counters_of_batches_has_them_at_zero(tmp_path: Pat
     assert not any(found[k] for k in found.keys() - state.keys())
 
 
-def test_equal_tensors_give_equal_bytes_whatever_their_order_and_memory_layout(
-    tmp_path: Path, checkpoint: Path
-) -> None:
+def test_equal_tensors_give_equal_bytes_in_any_order_and_memory_layout(tmp_path: Path, checkpoint: Path) -> None:
     state = {k: v.clone(memory_format=torch.contiguous_format) for k, v in seeded(5).state_dict().items()}
     assert not seeded(5).get_parameter("backbone.conv1.weight").is_contiguous()  # channels last
     for ordered in (state, dict(reversed(state.items()))):
@@ -124,7 +122,7 @@ def test_a_checkpoint_whose_keys_differ_is_refused(tmp_path: Path, change: str) 
 
 
 @pytest.mark.parametrize("content", [None, b"", b"hello, this is no checkpoint", b"\x80\x04}."])
-def test_a_file_that_is_no_checkpoint_is_refused_with_its_name(tmp_path: Path, content: bytes | None) -> None:
+def test_a_file_that_is_not_a_checkpoint_is_refused_with_its_name(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "f.safetensors"
     if content is not None:
         path.write_bytes(content)
@@ -155,7 +153,7 @@ def test_a_backbone_file_without_counters_of_batches_starts_them_at_zero(tmp_pat
     assert not any(v.any() for k, v in state.items() if "num_batches" in k)
 
 
-def test_an_empty_backbone_file_leaves_the_network_as_it_was_drawn(tmp_path: Path) -> None:
+def test_an_empty_backbone_file_leaves_the_random_network_unchanged(tmp_path: Path) -> None:
     build.save(tmp_path / "backbone.safetensors", {})
     network = seeded(0)
     assert not build.load_start_weights(network, MODEL, tmp_path / "backbone.safetensors")
@@ -163,7 +161,7 @@ def test_an_empty_backbone_file_leaves_the_network_as_it_was_drawn(tmp_path: Pat
 
 
 @pytest.mark.parametrize("network", ["deeplabv2", "deeplabv3plus", "pspnet"])
-def test_a_whole_network_is_a_start_and_its_classifier_stays_random_where_the_classes_differ(
+def test_a_network_starts_from_a_whole_network_without_its_classifier_if_the_classes_differ(
     tmp_path: Path, network: str
 ) -> None:
     model = Model(network=network, backbone="resnet18", output_stride=16)

@@ -1,4 +1,4 @@
-"""DeepLabv3+ against the counts, rates and sizes of the published network (method.md)."""
+"""Tests of DeepLabv3+ against the parameter counts, rates and sizes of the published network."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def _one_thread() -> None:
     ],
 )
 @pytest.mark.parametrize("stride", [8, 16])
-def test_it_has_as_many_parameters_as_the_published_network(
+def test_the_number_of_parameters_equals_that_of_the_published_network(
     backbone: str, classes: int, parameters: int, stride: int
 ) -> None:
     with torch.device("meta"):
@@ -33,7 +33,7 @@ def test_it_has_as_many_parameters_as_the_published_network(
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (97, 64), (33, 49), (17, 130)])
 @pytest.mark.parametrize("stride", [8, 16])
-def test_logits_have_the_size_of_the_input_whatever_it_is(stride: int, height: int, width: int) -> None:
+def test_logits_have_the_size_of_any_input(stride: int, height: int, width: int) -> None:
     with torch.no_grad():
         logits = DeepLabV3Plus("resnet18", 7, stride).eval()(torch.empty(1, 3, height, width))
     assert logits.shape == (1, 7, height, width)
@@ -49,18 +49,18 @@ def test_the_rates_of_the_pyramid_are_halved_at_output_stride_16(stride: int, ra
     assert all(c.padding == c.dilation and c.kernel_size == (3, 3) for c in dilated)
 
 
-def test_the_pyramid_reaches_one_rate_to_each_side_and_no_further() -> None:
-    """The gradient of one output of each dilated branch touches nine places, as far apart as the rate."""
+def test_a_dilated_branch_sees_nine_pixels_that_are_one_rate_apart() -> None:
+    """The gradient of one output of a dilated branch is not zero at nine pixels, which are one rate apart."""
     head = DeepLabV3Plus("resnet18", 2, 16).head.double().eval()
     for branch, rate in ((head.b1, 6), (head.b2, 12), (head.b3, 18)):
         x = torch.randn(1, 512, 41, 41, dtype=torch.float64, requires_grad=True)
-        branch[0](x)[0, :, 20, 20].sum().backward()  # the convolution alone: no ReLU to hide a place
+        branch[0](x)[0, :, 20, 20].sum().backward()  # only the convolution, because a ReLU could hide a pixel
         rows, columns = x.grad[0].abs().sum(0).nonzero(as_tuple=True)
         reach = (20 - rate, 20, 20 + rate)
         assert set(zip(rows.tolist(), columns.tolist(), strict=True)) == {(r, c) for r in reach for c in reach}
 
 
-def test_image_pooling_is_a_projection_of_the_images_mean_at_every_place() -> None:
+def test_image_pooling_is_the_projected_mean_of_the_image_at_every_pixel() -> None:
     torch.manual_seed(0)
     pooling = DeepLabV3Plus("resnet18", 2, 16).head.b4.eval()
     x = torch.rand(2, 512, 3, 5)
@@ -68,12 +68,12 @@ def test_image_pooling_is_a_projection_of_the_images_mean_at_every_place() -> No
     with torch.no_grad():
         out = pooling(x)
         mean = x.flatten(2).sum(2) / 15
-        expected = (mean @ weight[:, :, 0, 0].T).clamp(min=0) / (1 + 1e-5) ** 0.5  # batch norm as it is drawn
+        expected = (mean @ weight[:, :, 0, 0].T).clamp(min=0) / (1 + 1e-5) ** 0.5  # batch norm with its initial values
     torch.testing.assert_close(out, expected[:, :, None, None].expand(-1, -1, 3, 5))
     assert out.any()
 
 
-def test_dropout_is_by_channel_at_one_half_after_the_pyramid_and_by_value_at_a_tenth_before_the_classifier() -> None:
+def test_dropout_is_by_channel_at_0_5_after_the_pyramid_and_by_value_at_0_1_before_the_classifier() -> None:
     with torch.device("meta"):
         network = DeepLabV3Plus("resnet50", 2, 8)
     dropouts = [
@@ -84,8 +84,8 @@ def test_dropout_is_by_channel_at_one_half_after_the_pyramid_and_by_value_at_a_t
     assert dropouts == [("head", nn.Dropout2d, 0.5), ("fuse", nn.Dropout, 0.1)]
 
 
-def test_the_logits_are_the_classifiers_with_corners_aligned() -> None:
-    """From 9 x 13 to 33 x 49, every fourth place is one of the classifier's own, and linear between two of them."""
+def test_logits_are_resized_with_aligned_corners() -> None:
+    """From 9 x 13 to 33 x 49, every fourth pixel is an output of the classifier; those between are interpolated."""
     torch.manual_seed(0)
     network = DeepLabV3Plus("resnet18", 3, 16).eval()
     coarse: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""What the heads pool and spread is what torch does, in the memory that the rest of the network is in."""
+"""Tests of pooling and spreading in the heads: the results equal torch's, and memory stays channels last."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ LAST = torch.channels_last
 
 @pytest.mark.parametrize("layout", [LAST, torch.contiguous_format])
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (9, 5)])
-def test_the_mean_and_its_gradient_are_those_of_pooling(size: tuple[int, int], layout: torch.memory_format) -> None:
+def test_the_mean_and_its_gradient_equal_those_of_pooling(size: tuple[int, int], layout: torch.memory_format) -> None:
     x = torch.randn(2, 3, *size, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
     weights = torch.randn(2, 3, 1, 1, dtype=torch.float64)
     found, expected = Mean()(x), F.adaptive_avg_pool2d(x, 1)
@@ -24,7 +24,7 @@ def test_the_mean_and_its_gradient_are_those_of_pooling(size: tuple[int, int], l
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_one_pixel_is_spread_to_what_resizing_makes_of_it(dtype: torch.dtype) -> None:
+def test_spreading_one_pixel_equals_resizing_it(dtype: torch.dtype) -> None:
     pixel, like = torch.randn(2, 3, 1, 1, dtype=dtype), torch.empty(2, 5, 4, 6)
     found = spread(pixel, like)
     assert torch.equal(found, resize(pixel, like))
@@ -37,7 +37,7 @@ def test_large_maps_and_their_gradients_stay_in_channels_last_memory(name: str) 
     elsewhere = []
 
     def look(what: str, t: Tensor) -> None:
-        if min(t.shape) > 1 and t.shape[1] >= 64 and t.stride(1) != 1:  # also a part of the channels of one that is
+        if min(t.shape) > 1 and t.shape[1] >= 64 and t.stride(1) != 1:  # stride 1 allows a slice of channels, too
             elsewhere.append(f"{what} {tuple(t.shape)} {t.stride()}")
 
     for layer, module in network.named_modules():

@@ -1,4 +1,4 @@
-"""Every network against the public code's, written out over its state dict: functions, no modules of this project."""
+"""Tests of every network against the public code, which is written here as functions of a state dict."""
 
 import os
 from pathlib import Path
@@ -34,14 +34,14 @@ def bn(x: Tensor, s: State, key: str) -> Tensor:
 
 
 def unit(x: Tensor, s: State, key: str, first: int = 0, rate: int = 1) -> Tensor:
-    """Convolution, batch norm and ReLU at three places of a Sequential that follow one another."""
+    """Apply a convolution, batch norm and ReLU that are consecutive in a Sequential, from index `first`."""
     weight = s[f"{key}.{first}.weight"]
     padding = rate * (weight.shape[2] // 2)
     return F.relu(bn(F.conv2d(x, weight, padding=padding, dilation=rate), s, f"{key}.{first + 1}"))
 
 
 def up(x: Tensor, like: Tensor) -> Tensor:
-    """Bilinear with aligned corners by the definition: output corner (0, 0) is input corner (0, 0), and so the last."""
+    """Resize bilinearly with aligned corners: the corner pixels of output and input have the same positions."""
 
     def axis(n: int, m: int) -> tuple[Tensor, Tensor, Tensor]:
         at = torch.arange(m, dtype=torch.float64) * ((n - 1) / (m - 1) if m > 1 else 0.0)
@@ -55,9 +55,10 @@ def up(x: Tensor, like: Tensor) -> Tensor:
 
 
 def resnet(x: Tensor, s: State, stride: int) -> tuple[Tensor, Tensor]:
-    """ResNet with bottlenecks: at output stride 8 the strides of layers 3 and 4 are dilation, a block late.
+    """Apply a ResNet with bottlenecks.
 
-    At 16 that of layer 4 alone is.
+    At output stride 8, dilation replaces the strides of layers 3 and 4, and starts one block later. At 16, only the
+    stride of layer 4 is replaced.
     """
     last = ((3, 1, (1, 2)), (4, 1, (2, 4))) if stride == 8 else ((3, 2, (1, 1)), (4, 1, (1, 2)))
     x = F.relu(bn(F.conv2d(x, s["backbone.conv1.weight"], stride=2, padding=3), s, "backbone.bn1"))
@@ -108,7 +109,7 @@ ORACLES = {"deeplabv2": deeplabv2, "deeplabv3plus": deeplabv3plus, "pspnet": psp
 
 
 def published(network: str, classes: int = 5, backbone: str = "resnet50") -> State:
-    """A state dict in the public code's layout, with running statistics that are not those of a fresh network."""
+    """Return a state dict in the layout of the public code, with running statistics unlike those of a new network."""
     torch.manual_seed(3)
     state = build.build(Model(network=network, backbone=backbone), classes).state_dict()
     generator = torch.Generator().manual_seed(4)
@@ -125,7 +126,7 @@ def published(network: str, classes: int = 5, backbone: str = "resnet50") -> Sta
     ("backbone", "stride", "size"),
     [("resnet50", 8, (65, 97)), ("resnet50", 8, (64, 48)), ("resnet50", 16, (65, 97)), ("resnet101", 8, (65, 97))],
 )
-def test_a_loaded_network_computes_what_the_published_one_computes(
+def test_a_loaded_network_computes_the_same_as_the_published_one(
     network: str, backbone: str, stride: int, size: tuple[int, int]
 ) -> None:
     state = published(network, backbone=backbone)
@@ -151,7 +152,7 @@ def test_a_loaded_network_computes_what_the_published_one_computes(
     ],
 )
 @pytest.mark.parametrize("stride", [8, 16])
-def test_it_has_as_many_parameters_as_the_published_network(
+def test_the_number_of_parameters_equals_that_of_the_published_network(
     network: str, backbone: str, classes: int, parameters: int, stride: int
 ) -> None:
     with torch.device("meta"):
@@ -188,7 +189,7 @@ def test_the_classifiers_of_deeplabv2_start_from_a_narrow_normal_distribution() 
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_a_network_saved_by_dataparallel_in_half_precision_is_placed_in_float32(network: str) -> None:
+def test_a_network_saved_by_dataparallel_in_half_precision_is_converted_to_float32(network: str) -> None:
     state = published(network)
     half = {f"module.{k}": v.half() if v.is_floating_point() else v for k, v in state.items()}
     placed = convert_keys(half, network, "resnet50", "test")
@@ -199,12 +200,12 @@ def test_a_network_saved_by_dataparallel_in_half_precision_is_placed_in_float32(
 
 
 @pytest.mark.parametrize("prefix", ["", "Scale.", "module.Scale."])
-def test_the_coco_start_of_advsemiseg_is_placed_key_by_key(prefix: str) -> None:
+def test_the_keys_of_the_coco_weights_of_advsemiseg_are_converted(prefix: str) -> None:
     state = published("deeplabv2", classes=21)
     theirs = {}
     for key, value in state.items():
         if key.endswith("num_batches_tracked"):
-            continue  # those files are older than the counters
+            continue  # those files are from before torch had these counters
         name = key.replace("classifier.", "layer5.conv2d_list.").removeprefix("backbone.")
         theirs[prefix + name] = value
     placed = convert_keys(theirs, "deeplabv2", "resnet50", "coco.pth")
@@ -233,7 +234,7 @@ def test_a_key_of_a_network_that_does_not_fit_is_named(network: str, what: str) 
 
 
 @pytest.mark.parametrize("other", NETWORKS)
-def test_one_network_is_never_taken_for_another(other: str) -> None:
+def test_weights_of_another_network_are_refused(other: str) -> None:
     for network in set(NETWORKS) - {other}:
         with pytest.raises(StppError, match=f"does not fit {other} on resnet50"):
             convert_keys(published(network), other, "resnet50", "theirs.pth")
@@ -257,7 +258,7 @@ def test_export_and_import_give_back_the_same_tensors(tmp_path: Path) -> None:
 
 
 def test_a_tensor_with_and_without_its_prefix_is_an_error() -> None:
-    """AdvSemiSeg's `Scale.` is removed: of two tensors for one place none is taken."""
+    """The prefix `Scale.` of AdvSemiSeg is removed, so two tensors would then have the same key."""
     theirs = {"Scale.layer5.conv2d_list.0.weight": torch.zeros(1), "Scale.conv1.weight": torch.zeros(1)}
     with pytest.raises(StppError, match=r"two tensors each, with and without `Scale.`, for backbone\.conv1\.weight"):
         convert_keys(theirs | {"conv1.weight": torch.ones(1)}, "deeplabv2", "resnet101", "theirs.pth")

@@ -1,4 +1,4 @@
-"""Backbones of timm, and the weights that a package ships, against timm's own networks."""
+"""Tests of timm backbones, and of weights from a package, against timm's own networks."""
 
 import logging
 from pathlib import Path
@@ -26,13 +26,11 @@ def _one_thread() -> None:
 
 @pytest.mark.parametrize("stride", [8, 16])
 @pytest.mark.parametrize(
-    # SAME padding puts nothing before the first pixel of an even side: features lie half a step further on.
+    # For an even side, SAME padding adds nothing before the first pixel, so features are shifted by half a step.
     ("name", "shift"),
     [("mobilenetv2_100", 0), ("tf_efficientnet_lite0", 1)],
 )
-def test_dilation_only_fills_the_places_between_the_features_that_the_weights_were_trained_for(
-    name: str, shift: int, stride: int
-) -> None:
+def test_dilation_only_adds_features_between_those_of_the_undilated_network(name: str, shift: int, stride: int) -> None:
     torch.manual_seed(0)
     plain = timm.create_model(name, features_only=True).double().eval()
     dilated = Timm(name, stride).double().eval()
@@ -58,7 +56,7 @@ def test_dilation_only_fills_the_places_between_the_features_that_the_weights_we
         ("resnet_50", "not a known backbone"),
     ],
 )
-def test_a_network_that_does_not_suit_the_head_is_refused_with_the_reason(name: str, why: str) -> None:
+def test_a_network_that_does_not_fit_the_head_is_refused_with_the_reason(name: str, why: str) -> None:
     with pytest.raises(StppError, match=f"model.backbone: {name} .*{why}.*stpp backbone list"):
         build.build(Model(backbone=name, output_stride=16), 5)
 
@@ -71,7 +69,7 @@ def whole() -> dict[str, Tensor]:
 WHOLE = timm.create_model("tf_efficientnet_lite0")
 
 
-def test_a_state_dict_of_timm_is_placed_key_by_key_or_named() -> None:
+def test_a_state_dict_of_timm_is_converted_and_keys_that_do_not_fit_are_named() -> None:
     state = whole()
     placed = convert_keys(state, "deeplabv3plus", LITE.backbone, "file")
     assert placed.layout == "timm"
@@ -93,12 +91,12 @@ def test_a_state_dict_of_timm_is_placed_key_by_key_or_named() -> None:
     ]
 
 
-def test_what_this_project_saved_is_placed_as_it_is() -> None:
+def test_a_state_dict_of_this_project_keeps_its_keys() -> None:
     state = build.build(LITE, 4).state_dict()
     assert convert_keys(state, "deeplabv3plus", LITE.backbone, "file").state.keys() == state.keys()
 
 
-def test_the_weights_of_the_package_are_those_of_timms_network_in_its_order(tmp_path: Path) -> None:
+def test_the_weights_of_the_package_fit_timms_network_in_order(tmp_path: Path) -> None:
     placed, start = start_of(LITE, tmp_path)
     known = PACKAGED[LITE.backbone]
     assert start == build.Start("package", known.package, "Apache-2.0", Normalization((0.5,) * 3, (0.5,) * 3))
@@ -120,7 +118,7 @@ def test_the_weights_of_the_package_are_those_of_timms_network_in_its_order(tmp_
     torch.testing.assert_close(found, maps[1], rtol=0, atol=1e-4)
 
 
-def test_a_package_that_is_not_there_or_ships_something_else_is_named(
+def test_the_error_names_a_package_that_is_missing_or_has_another_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = PACKAGED[LITE.backbone]
@@ -133,12 +131,12 @@ def test_a_package_that_is_not_there_or_ships_something_else_is_named(
         start_of(LITE, tmp_path)
 
 
-def test_a_name_that_is_no_weights_is_answered_with_the_choices(tmp_path: Path) -> None:
+def test_the_error_for_an_unknown_name_of_weights_lists_the_choices(tmp_path: Path) -> None:
     with pytest.raises(StppError, match=r"in22k: no such file; .*`none`, `package`, `in1k` .*or a file in"):
         start_of(LITE.model_copy(update={"weights": "in22k"}), tmp_path)
 
 
-def test_a_local_file_is_normalised_as_timm_says_of_its_network(tmp_path: Path) -> None:
+def test_a_local_file_gets_the_normalisation_of_its_timm_network(tmp_path: Path) -> None:
     torch.save(whole(), tmp_path / "mine.pth")
     placed, start = start_of(LITE.model_copy(update={"weights": "mine.pth"}), tmp_path)
     assert start.normalization == Normalization((0.5,) * 3, (0.5,) * 3)
@@ -147,7 +145,7 @@ def test_a_local_file_is_normalised_as_timm_says_of_its_network(tmp_path: Path) 
     assert len(placed.state) == 288
 
 
-def test_a_checkpoint_keeps_its_normalisation_and_one_of_before_has_imagenets(tmp_path: Path) -> None:
+def test_a_checkpoint_keeps_its_normalisation_and_an_old_one_has_that_of_imagenet(tmp_path: Path) -> None:
     by = Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     network = build.build(LITE, 2)
     about = build.CheckpointMetadata(LITE, ("a", "b"), ((0, 0, 0), (1, 1, 1)), build.Start("x", normalization=by))

@@ -1,4 +1,4 @@
-"""The reader of weights against files of every kind and layout."""
+"""Tests of reading weights from files of all kinds and layouts."""
 
 import pickle
 from pathlib import Path
@@ -26,7 +26,7 @@ def _one_thread() -> None:
 
 
 def read_weights(name: str, weights: str, folder: Path) -> dict[str, Tensor]:
-    """The backbone of what a training starts from, in torchvision's keys."""
+    """Return the initial weights of the backbone, with torchvision's keys."""
     start = start_of(Model(backbone=name, weights=weights), folder)[0].state
     assert all(key.startswith("backbone.") for key in start)
     return {key.removeprefix("backbone."): value for key, value in start.items()}
@@ -34,20 +34,20 @@ def read_weights(name: str, weights: str, folder: Path) -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def published() -> dict[str, Tensor]:
-    """A state dict as torchvision publishes one for ResNet-18, classifier included."""
+    """Return a state dict like torchvision's published one for ResNet-18, with the classifier."""
     torch.manual_seed(2)
     return models.resnet18(weights=None).state_dict()
 
 
 def torchvisions_file(home: Path) -> Path:
-    """Where torch.hub looks for the published weights before it downloads them."""
+    """Return the path where torch.hub looks for the published weights before it downloads them."""
     path = home / "hub" / "checkpoints" / Path(urlparse(models.ResNet18_Weights.IMAGENET1K_V1.url).path).name
     path.parent.mkdir(parents=True)
     return path
 
 
 class Bomb:
-    """Pickles to a call that writes a file."""
+    """An object whose pickle calls a function that writes a file."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -56,7 +56,7 @@ class Bomb:
         return Path.touch, (self.marker,)  # type: ignore[return-value]
 
 
-def test_no_weights_are_an_empty_start(tmp_path: Path) -> None:
+def test_the_choice_none_gives_no_weights(tmp_path: Path) -> None:
     assert read_weights("resnet18", "none", tmp_path) == {}
 
 
@@ -108,7 +108,7 @@ def test_a_local_file_gives_its_tensors_without_the_classifier(
     ResNet("resnet18", 16).load_state_dict(state)
 
 
-def test_half_precision_becomes_float32_without_a_change_of_value_and_counters_stay_integers(
+def test_half_precision_is_converted_to_float32_exactly_and_counters_stay_integers(
     tmp_path: Path, published: dict[str, Tensor]
 ) -> None:
     half = {k: v.half() if v.is_floating_point() else v for k, v in published.items()}
@@ -173,7 +173,7 @@ def test_all_keys_that_do_not_fit_are_named_at_once(tmp_path: Path, published: d
         (torch.zeros(64, 64, 3, 3).to(torch.float8_e4m3fn), "float8"),
     ],
 )
-def test_tensors_that_are_no_weights_are_named(published: dict[str, Tensor], value: Tensor, said: str) -> None:
+def test_the_error_names_tensors_that_are_not_weights(published: dict[str, Tensor], value: Tensor, said: str) -> None:
     with pytest.raises(StppError, match=r"layer1\.0\.conv1\.weight: ") as error:
         convert_keys(published | {"layer1.0.conv1.weight": value}, "deeplabv3plus", "resnet18", "a.pth")
     assert said in str(error.value)
@@ -188,7 +188,7 @@ def test_a_pickle_with_code_is_refused_and_not_executed(tmp_path: Path, save: ob
     assert not marker.exists()
 
 
-def test_the_pickle_with_code_would_have_been_executed_by_a_careless_reader(tmp_path: Path) -> None:
+def test_a_plain_unpickler_would_execute_the_code(tmp_path: Path) -> None:
     marker = tmp_path / "executed"
     pickle.loads(pickle.dumps(Bomb(marker)))
     assert marker.exists()
@@ -210,7 +210,7 @@ def test_a_file_outside_the_folder_is_refused(tmp_path: Path, published: dict[st
 
 
 @pytest.mark.parametrize("name", ["", ".", "deeper", "nowhere.pth", "IMAGENET1K_V9"])
-def test_a_name_that_is_no_file_is_an_error_that_names_the_three_choices(tmp_path: Path, name: str) -> None:
+def test_a_name_that_is_not_a_file_is_an_error_that_names_the_three_choices(tmp_path: Path, name: str) -> None:
     (tmp_path / "deeper").mkdir()
     with pytest.raises(StppError) as error:
         read_weights("resnet18", name, tmp_path)
@@ -242,7 +242,7 @@ def test_a_truncated_file_is_refused_wherever_it_is_cut(tmp_path: Path, kind: st
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(at=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-def test_a_flipped_bit_of_a_tensor_is_noticed(tmp_path: Path, at: float, bit: int) -> None:
+def test_a_flipped_bit_of_a_tensor_is_detected(tmp_path: Path, at: float, bit: int) -> None:
     state = {"conv1.weight": torch.arange(300.0)}
     torch.save(state, tmp_path / "whole.pth")
     data = bytearray((tmp_path / "whole.pth").read_bytes())

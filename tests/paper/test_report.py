@@ -1,4 +1,4 @@
-"""Reports of the paper's tables: read from files alone, and never fuller than what was run."""
+"""Tests of reports of the paper's tables: they read only files, and contain only what was run."""
 
 import csv
 import io
@@ -38,7 +38,7 @@ def cell(folder: Path, name: str, setting: str, system: str, seed: int, miou: fl
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_nothing_run_is_reported_as_not_run_and_never_as_published(tmp_path: Path, name: str) -> None:
+def test_cells_without_runs_are_reported_as_not_run_and_never_as_published(tmp_path: Path, name: str) -> None:
     rows = report.rows(table(name), results.of_table(tmp_path, name)[0])
     assert rows
     for row in rows:
@@ -50,12 +50,12 @@ def test_nothing_run_is_reported_as_not_run_and_never_as_published(tmp_path: Pat
 
 
 def grids_of(folder: Path, name: str, setting: str) -> dict[str, list[dict[str, str]]]:
-    """The evidence over a setting's seeds, each row by the header's names."""
+    """Return the evidence over the seeds of a setting. Each row is a dict with the names in the header."""
     found = report.grids(table(name), results.of_table(folder, name)[0])[setting]
     return {grid.title: [dict(zip(grid.header, row, strict=True)) for row in grid.rows] for grid in found}
 
 
-def test_systems_are_compared_seed_by_seed_where_there_are_two_or_more(tmp_path: Path) -> None:
+def test_systems_are_compared_over_seeds_if_there_are_two_or_more(tmp_path: Path) -> None:
     numbers = {"suponly": (0.50, 0.60, 0.70), "st": (0.53, 0.62, 0.74), "stpp": (0.52, 0.66)}
     for system, values in numbers.items():
         for seed, miou in enumerate(values):
@@ -75,7 +75,7 @@ def test_systems_are_compared_seed_by_seed_where_there_are_two_or_more(tmp_path:
     assert list(grids_of(tmp_path, "table-1", "pascal-1_8-deeplabv3plus-resnet50")) == ["Every seed"]
 
 
-def test_a_cell_tells_of_every_model_mask_set_and_class_of_its_run(tmp_path: Path) -> None:
+def test_a_cell_has_every_model_mask_set_and_class_of_its_run(tmp_path: Path) -> None:
     for seed in (0, 1):
         numbers = {
             "miou": {
@@ -108,7 +108,7 @@ def test_a_cell_tells_of_every_model_mask_set_and_class_of_its_run(tmp_path: Pat
     ]
 
 
-def test_ours_is_the_mean_over_seeds_with_the_deviation_of_a_sample(tmp_path: Path) -> None:
+def test_our_number_is_the_mean_over_seeds_with_the_sample_deviation(tmp_path: Path) -> None:
     setting = "pascal-1_8-deeplabv3plus-resnet50"
     for seed, miou in enumerate((0.730, 0.736, 0.745)):
         cell(tmp_path, "table-4", setting, "blind", seed, miou)
@@ -120,7 +120,7 @@ def test_ours_is_the_mean_over_seeds_with_the_deviation_of_a_sample(tmp_path: Pa
     assert rows["1/4 (2645)", "ST"][4] == report.NOT_RUN
 
 
-def test_own_data_stands_below_and_has_no_published_number(tmp_path: Path) -> None:
+def test_own_data_has_rows_without_a_published_number(tmp_path: Path) -> None:
     cell(tmp_path, "table-1", "mine-half-pspnet-resnet18", "st", 0, 0.5)
     rows = report.rows(table("table-1"), results.of_table(tmp_path, "table-1")[0])
     own = [row for row in rows if row.labels == "mine-half-pspnet-resnet18"]
@@ -129,7 +129,7 @@ def test_own_data_stands_below_and_has_no_published_number(tmp_path: Path) -> No
     assert all(row.fields()[7] == "" for row in own)
 
 
-def test_every_form_holds_the_same_fields(tmp_path: Path) -> None:
+def test_every_format_has_the_same_fields(tmp_path: Path) -> None:
     cell(tmp_path, "table-3", "cityscapes-1_8-deeplabv3plus-resnet50", "stpp", 0, 0.72)
     found, left_out = results.of_table(tmp_path, "table-3")
     rows, notes = report.rows(table("table-3"), found), report.notes(found, left_out)
@@ -147,7 +147,7 @@ def test_every_form_holds_the_same_fields(tmp_path: Path) -> None:
     assert "whole images" in page
 
 
-def test_a_name_from_outside_is_text_in_the_page(tmp_path: Path) -> None:
+def test_names_are_escaped_in_the_page(tmp_path: Path) -> None:
     rows = [report.Row("", "<script>alert(1)</script>", "a|b", None, ())]
     shown = report.table_of(table("table-1"), rows)
     below = {"<script>": [Grid("<script>", ["<script>"], [["<script>"]])]}
@@ -155,7 +155,7 @@ def test_a_name_from_outside_is_text_in_the_page(tmp_path: Path) -> None:
     assert "| a/b |" in report.markdown(shown, {}, [])
 
 
-def test_a_finished_cell_counts_for_every_table_but_only_with_its_parameters_and_lists(tmp_path: Path) -> None:
+def test_a_finished_cell_counts_only_with_the_same_parameters_and_lists(tmp_path: Path) -> None:
     params, lists = setting_params(load([Path("params.yaml")])), {"splits/a.txt": "1"}
     cell(tmp_path, "table-1", "s", "st", 0, 0.7, params=params, lists=lists)
     assert results.finished(tmp_path, "s", "st", 0, {"params": params, "lists": lists}) is not None
@@ -164,7 +164,7 @@ def test_a_finished_cell_counts_for_every_table_but_only_with_its_parameters_and
     assert results.finished(tmp_path, "s", "st", 1, {"params": params, "lists": lists}) is None
 
 
-def test_a_cell_of_before_a_parameter_was_there_has_its_default(tmp_path: Path) -> None:
+def test_an_older_cell_counts_with_the_defaults_of_parameters_that_it_lacks(tmp_path: Path) -> None:
     setting, params = "own", setting_params(load([Path("params.yaml")]))
     params.pop("data.root")
     old = {key: value for key, value in params.items() if key not in ("train.val_points", "split.stratify")}
@@ -210,7 +210,7 @@ def test_a_cell_counts_in_the_report_of_every_table_that_has_it(tmp_path: Path) 
         assert bool([r for r in rows if "own-" in r.labels]) == (name == "table-1")
 
 
-def test_what_ran_with_another_overlay_is_not_averaged(tmp_path: Path) -> None:
+def test_runs_with_different_overlays_are_not_averaged(tmp_path: Path) -> None:
     setting = "pascal-1_8-deeplabv3plus-resnet50"
     for seed, threshold in ((0, 0.5), (1, 0.9)):
         overlay = {"label": {"threshold": threshold}}
@@ -222,13 +222,13 @@ def test_what_ran_with_another_overlay_is_not_averaged(tmp_path: Path) -> None:
     assert [path.name for path in left_out] == ["0.json"]
 
 
-def test_a_persons_note_among_the_results_is_no_result(tmp_path: Path) -> None:
+def test_other_files_among_the_results_are_ignored(tmp_path: Path) -> None:
     cell(tmp_path, "table-1", "own-mine", "st", 0, 0.5)
     write_json(tmp_path / "table-1/own-mine/st/notes.json", {"why": "to remember"})
     assert len(results.of_table(tmp_path, "table-1")[0]["own-mine", "st"]) == 1
 
 
-def test_the_overlay_of_a_result_is_what_the_pipeline_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_overlay_of_a_result_is_the_one_that_its_pipeline_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     root = Path(__file__).resolve().parents[2]
     monkeypatch.chdir(root)
     seen = 0
@@ -260,7 +260,7 @@ def test_the_overlay_of_a_result_is_what_the_pipeline_reads(monkeypatch: pytest.
 def test_a_result_that_contradicts_its_path_or_itself_is_named(
     tmp_path: Path, change: dict[str, Any], said: str
 ) -> None:
-    """A run that was copied to another seed's name would count twice."""
+    """For example, a result that was copied to another seed would count twice."""
     setting = "pascal-1_8-deeplabv3plus-resnet50"
     cell(tmp_path, "table-4", setting, "st", 0, 0.7, **change)
     with pytest.raises(StppError) as error:
@@ -271,7 +271,7 @@ def test_a_result_that_contradicts_its_path_or_itself_is_named(
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{", "1"])
-def test_a_damaged_result_is_named_and_what_to_do(tmp_path: Path, text: str) -> None:
+def test_the_error_for_a_damaged_result_has_a_remedy(tmp_path: Path, text: str) -> None:
     path = results.path_of(tmp_path, "table-4", "s", "st", 0)
     path.parent.mkdir(parents=True)
     path.write_text(text)
@@ -279,7 +279,7 @@ def test_a_damaged_result_is_named_and_what_to_do(tmp_path: Path, text: str) -> 
         results.finished(tmp_path, "s", "st", 0, {})
 
 
-def test_runs_of_several_commits_are_said(tmp_path: Path) -> None:
+def test_a_note_names_the_commits_if_there_are_several(tmp_path: Path) -> None:
     setting = "pascal-1_8-deeplabv3plus-resnet50"
     for seed, commit in enumerate(("aaaa", "bbbb")):
         cell(tmp_path, "table-4", setting, "st", seed, 0.7, commit=commit)
@@ -287,7 +287,7 @@ def test_runs_of_several_commits_are_said(tmp_path: Path) -> None:
     assert "The code is that of 2 commits: aaaa, bbbb." in notes
 
 
-def test_reports_are_written_whoever_reads_what_is_printed(tmp_path: Path) -> None:
+def test_reports_are_written_even_if_the_reader_of_the_output_stops(tmp_path: Path) -> None:
     reading = f"{sys.executable} -m stpp paper report | head -n 1"
     env = os.environ | {"STPP_TRACKING": "off"}
     subprocess.run(["bash", "-c", reading], cwd=tmp_path, env=env, check=True, capture_output=True)

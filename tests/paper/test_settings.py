@@ -1,4 +1,4 @@
-"""The paper's settings and numbers, against the method sheet where it is there, and the split lists it used."""
+"""Tests of the paper's settings and numbers (against its text, if it is in ../shared), and of its split lists."""
 
 import json
 import re
@@ -27,7 +27,7 @@ def test_every_system_of_every_table_can_be_run() -> None:
     assert {system for one in TABLES.values() for system in one.systems} <= set(SYSTEMS)
 
 
-def test_one_cell_has_one_number_in_all_tables() -> None:
+def test_a_cell_has_the_same_number_in_all_tables() -> None:
     seen: dict[tuple[str, str], float] = {}
     for one in TABLES.values():
         for cell, number in one.numbers.items():
@@ -53,12 +53,12 @@ def test_a_table_has_as_many_cells_as_in_the_paper(name: str, settings: int, num
 
 
 @pytest.mark.real
-def test_the_numbers_are_those_that_the_paper_prints() -> None:
+def test_the_numbers_equal_those_in_the_text_of_the_paper() -> None:
     text = SHARED / "paper" / "st-plus-plus.txt"
     if not text.is_file():
         pytest.skip(f"{text} is not there")
     words = text.read_text()
-    # How the paper calls a row, which stands right before its numbers.
+    # The name of a row in the paper, which is right before its numbers.
     called = {
         "suponly": "SupOnly",
         "st": r"ST\)?",
@@ -84,13 +84,13 @@ def test_the_numbers_are_those_that_the_paper_prints() -> None:
     assert sentence in words.replace("\n", " ")
 
 
-def test_a_table_that_is_none_is_an_error_that_names_those_there_are() -> None:
+def test_the_error_for_an_unknown_table_names_the_known_ones() -> None:
     with pytest.raises(StppError, match="table-1, table-2"):
         table("table-9")
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_a_setting_is_a_valid_params_file_that_means_what_the_paper_says(name: str, tmp_path: Path) -> None:
+def test_a_setting_is_a_valid_params_file_with_the_values_of_the_paper(name: str, tmp_path: Path) -> None:
     setting = SETTINGS[name]
     path = tmp_path / "params.yaml"
     path.write_text(as_yaml(Params.model_validate(params_of(setting))))
@@ -135,7 +135,7 @@ def test_models_train_for_as_many_iterations_as_in_the_published_code(
 
 
 def published(folder: Path, labels: str = "92", data: str = "pascal") -> Path:
-    """Lists in the published layout and size."""
+    """Write lists in the published layout and of the published size. Return their folder."""
     images = [f"JPEGImages/{i:05d}.jpg SegmentationClass/{i:05d}.png" for i in range(TRAIN[data] + VAL[data])]
     m, n = LABELED[data][labels], TRAIN[data]
     lists = {"labeled": images[:m], "unlabeled": images[m:n]}
@@ -148,12 +148,12 @@ def published(folder: Path, labels: str = "92", data: str = "pascal") -> Path:
     return folder
 
 
-def test_a_published_split_is_read_whole(tmp_path: Path) -> None:
+def test_a_published_split_is_read_completely(tmp_path: Path) -> None:
     lists = read_lists(published(tmp_path), "pascal", "92", "split_1")
     assert (len(lists.labeled), len(lists.unlabeled), len(lists.val)) == (92, 10_490, 1_449)
 
 
-def test_all_that_is_wrong_with_a_split_is_said_at_once(tmp_path: Path) -> None:
+def test_all_problems_of_a_published_split_are_reported_at_once(tmp_path: Path) -> None:
     folder = published(tmp_path)
     split = folder / "pascal/92/split_0"
     labeled = (split / "labeled.txt").read_text().splitlines()
@@ -168,7 +168,7 @@ def test_all_that_is_wrong_with_a_split_is_said_at_once(tmp_path: Path) -> None:
     assert "unlabeled.txt: the published list is empty" in message
 
 
-def test_a_mark_of_the_encoding_glued_lines_and_ids_hide_nothing(tmp_path: Path) -> None:
+def test_problems_are_found_despite_a_byte_order_mark_joined_lines_and_plain_ids(tmp_path: Path) -> None:
     folder = published(tmp_path)
     path = folder / "pascal/92/split_0/labeled.txt"
     lines = path.read_text().splitlines()
@@ -185,7 +185,7 @@ def test_a_mark_of_the_encoding_glued_lines_and_ids_hide_nothing(tmp_path: Path)
 
 
 @pytest.mark.parametrize(("which", "change"), [("labeled", -1), ("unlabeled", -1), ("labeled", 1)])
-def test_a_count_that_is_not_the_settings_is_an_error(tmp_path: Path, which: str, change: int) -> None:
+def test_a_wrong_number_of_images_is_an_error(tmp_path: Path, which: str, change: int) -> None:
     path = published(tmp_path) / "pascal/92/split_0" / f"{which}.txt"
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines, "JPEGImages/x.jpg x.png"] if change > 0 else lines[:-1]))
@@ -194,12 +194,12 @@ def test_a_count_that_is_not_the_settings_is_an_error(tmp_path: Path, which: str
 
 
 @pytest.mark.parametrize(("data", "labels", "split"), [("pascal", "93", "split_0"), ("pascal", "92", "split_7")])
-def test_a_setting_that_is_none_is_an_error_that_names_those_there_are(data: str, labels: str, split: str) -> None:
+def test_the_error_for_an_unknown_setting_names_the_known_ones(data: str, labels: str, split: str) -> None:
     with pytest.raises(StppError, match="known: "):
         read_lists(Path(), data, labels, split)
 
 
-def test_the_command_keeps_lists_with_name_source_and_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_stores_lists_with_name_source_and_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from stpp.stages.data import lists
 
     monkeypatch.chdir(tmp_path)
@@ -212,7 +212,7 @@ def test_the_command_keeps_lists_with_name_source_and_hash(tmp_path: Path, monke
 
 @pytest.mark.real
 @pytest.mark.parametrize(("data", "labels"), [(d, n) for d, names in LABELED.items() for n in names])
-def test_the_published_lists_are_usable_but_for_the_empty_ones(data: str, labels: str) -> None:
+def test_the_published_lists_can_be_read_except_for_the_empty_ones(data: str, labels: str) -> None:
     folder = SHARED / "data" / "published_splits"
     if not folder.is_dir():
         pytest.skip(f"{folder} is not there")
@@ -224,7 +224,7 @@ def test_the_published_lists_are_usable_but_for_the_empty_ones(data: str, labels
             assert len(read_lists(folder, data, labels, split).labeled) == LABELED[data][labels]
 
 
-def test_settings_read_the_lists_where_the_command_puts_them() -> None:
+def test_settings_name_the_lists_where_the_command_stores_them() -> None:
     for setting in SETTINGS.values():
         split = params_of(setting)["split"]
         folder = lists_folder(setting.data, setting.labels)

@@ -1,4 +1,4 @@
-"""Figures over systems: what they show is what was measured, also where something was not run."""
+"""Tests of figures over systems: they show the measured numbers, also if some systems were not run."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def test_a_figure_is_a_png_of_readable_size_with_equal_bytes_for_equal_numbers(t
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_of_nothing_says_so(name: str) -> None:
+def test_a_figure_without_results_says_so(name: str) -> None:
     drawn = FIGURES[name](Measured())
     said = [text.get_text() for text in drawn.findobj(Text) if text.get_text()]
     assert said in (["no results for this figure yet"], ["no epoch trained yet"])
@@ -47,7 +47,9 @@ def test_a_figure_of_nothing_says_so(name: str) -> None:
         ("figure_4", ["reliable", "unreliable", "boosted"]),
     ],
 )
-def test_a_bar_is_as_high_as_its_number_and_one_that_was_not_run_is_missing(name: str, models: list[str]) -> None:
+def test_a_bar_has_the_height_of_its_number_and_systems_that_were_not_run_have_none(
+    name: str, models: list[str]
+) -> None:
     for missing in (None, models[1]):
         miou = {k: v for k, v in MIOU.items() if k != missing}
         pseudo = {k: v for k, v in PSEUDO.items() if k != missing}
@@ -60,7 +62,7 @@ def test_a_bar_is_as_high_as_its_number_and_one_that_was_not_run_is_missing(name
         assert all(height < top for height in heights)
 
 
-def test_stages_are_a_line_beside_the_other_system() -> None:
+def test_figure_6_shows_the_stages_as_a_line_and_st_as_another() -> None:
     (ax,) = FIGURES["figure_6"](ALL).axes
     steps, other = ax.lines
     assert list(steps.get_ydata()) == pytest.approx([100 * MIOU[m] for m in ("suponly", "student_1", "stpp")])
@@ -70,12 +72,12 @@ def test_stages_are_a_line_beside_the_other_system() -> None:
     assert high > max(steps.get_ydata())
 
 
-def test_numbers_of_several_evaluations_come_together_and_the_first_counts() -> None:
+def test_metrics_of_several_evaluations_are_merged_and_the_first_one_counts() -> None:
     first = {"val": {"suponly": {"miou": 0.4}}, "pseudo": {"reliable": {"miou": 0.6, "images": 3}}, "evaluation": "x"}
     second = {"val": {"suponly": {"miou": 0.1}, "st": {"miou": 0.5}}}
     assert merge_metrics([first, second], {}) == Measured({"suponly": 0.4, "st": 0.5}, {"reliable": 0.6}, {})
 
 
-def test_every_look_is_of_a_name_that_a_figure_shows() -> None:
+def test_every_entry_of_looks_belongs_to_a_name_in_a_figure() -> None:
     names = {*MIOU, *PSEUDO}
     assert all(any(name.startswith(start) for name in names) for start in compare.LOOKS)

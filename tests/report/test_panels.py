@@ -32,7 +32,7 @@ def count(picture: NDArray[np.uint8], colour: tuple[int, int, int]) -> int:
 
 
 def box(picture: NDArray[np.uint8], colour: tuple[int, int, int]) -> tuple[int, int, int, int]:
-    """Left, top, width and height of the pixels of a colour."""
+    """Return left, top, width and height of the pixels of a colour."""
     y, x = (picture == colour).all(axis=2).nonzero()
     return int(x.min()), int(y.min()), int(np.ptp(x)) + 1, int(np.ptp(y)) + 1
 
@@ -61,7 +61,7 @@ def test_a_shrunk_mask_mixes_no_colours_and_keeps_its_shape(tmp_path: Path) -> N
     assert count(plain, PALETTE[1]) == SIDE * SIDE // 2 + SWATCH
 
 
-def test_an_image_is_shown_where_its_mask_is_and_in_its_colours(tmp_path: Path) -> None:
+def test_an_image_has_its_own_colours_and_is_aligned_with_its_mask(tmp_path: Path) -> None:
     image = np.full((100, 200, 3), RED, dtype=np.uint8)
     picture = drawn(tmp_path / "p.png", [("a", [image, mask(100, 200), None])])
     left, top, width, height = box(picture, RED)
@@ -75,7 +75,7 @@ def test_ignored_pixels_are_striped_grey_and_named(tmp_path: Path) -> None:
     with_ignored[:40] = 255
     picture = drawn(tmp_path / "p.png", [("a", [with_ignored])], ["truth"])
     left, middle, width, _ = box(picture, PALETTE[1])
-    left += width - SIDE  # from the swatch in the legend, at the left, to the cell
+    left += width - SIDE  # the swatch in the legend is further left than the cell
     cell = picture[middle - 160 : middle, left : left + SIDE]
     assert count(cell, STRIPES[0]) + count(cell, STRIPES[1]) == 320 * 160
     assert all(count(cell, grey) > 320 * 70 for grey in STRIPES)
@@ -85,7 +85,7 @@ def test_ignored_pixels_are_striped_grey_and_named(tmp_path: Path) -> None:
     assert sum(count(without, grey) for grey in STRIPES) < 50  # edges of letters
 
 
-def test_the_legend_holds_the_classes_that_occur(tmp_path: Path) -> None:
+def test_the_legend_has_only_the_classes_that_occur(tmp_path: Path) -> None:
     picture = drawn(tmp_path / "p.png", [("a", [mask(40, 40, 1)]), ("b", [mask(40, 40, 3)])], ["truth"])
     cell = 320 * 320
     assert [count(picture, colour) for colour in PALETTE] == [0, cell + SWATCH, 0, cell + SWATCH]
@@ -104,7 +104,7 @@ def test_a_missing_mask_is_an_empty_box(tmp_path: Path) -> None:
     picture = drawn(tmp_path / "p.png", [("a", [PHOTO, None])], ["image", "truth"])
     left, top, width, height = box(picture, BROWN)
     inside = picture[top + 1 : top + height - 1, left + width + 9 : left + 2 * width + 7]
-    assert 0 < (inside < 255).any(axis=2).sum() < 1500  # "no mask"
+    assert 0 < (inside < 255).any(axis=2).sum() < 1500  # the text "no mask"
     assert tuple(picture[top, left + width + 8]) != (255, 255, 255)
 
 
@@ -124,7 +124,7 @@ def test_a_picture_is_never_wider_than_2000_pixels(
     assert picture.shape[1] <= 2000
     if sizes and not missing:
         cells = (picture == PALETTE[1]).all(axis=2)
-        assert not cells[:, -8:].any()  # nothing is cut off at the right
+        assert not cells[:, -8:].any()  # no cell is cut off at the right
 
 
 def test_equal_inputs_give_equal_bytes_without_metadata(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_any_id_title_and_note_is_drawn(name: str, tmp_path: Path) -> None:
     assert drawn(tmp_path / "p.png", [(name, [PHOTO])], [name], note=name).shape[1] <= 2000
 
 
-def test_no_rows_say_so(tmp_path: Path) -> None:
+def test_a_panel_without_rows_says_so(tmp_path: Path) -> None:
     assert (drawn(tmp_path / "p.png", []) == INK).all(axis=2).any()
 
 
@@ -152,7 +152,7 @@ def test_the_note_is_drawn_below(tmp_path: Path) -> None:
     assert (noted[len(without) - 8 :] == INK).all(axis=2).any()
 
 
-def test_wrong_cells_leave_the_old_picture(tmp_path: Path) -> None:
+def test_an_error_leaves_the_old_picture(tmp_path: Path) -> None:
     path = tmp_path / "p.png"
     path.write_bytes(b"old")
     with pytest.raises(ValueError, match="argument 2 is shorter"):
@@ -164,7 +164,7 @@ def test_wrong_cells_leave_the_old_picture(tmp_path: Path) -> None:
 
 @settings(deadline=None)
 @given(st.text(st.characters(categories=["L", "N", "P"]), max_size=100), st.integers(1, 4))
-def test_wrapped_lines_fit_and_lose_nothing_unless_they_say_so(text: str, most: int) -> None:
+def test_wrapped_lines_fit_and_are_complete_or_end_with_an_ellipsis(text: str, most: int) -> None:
     font = _font(11)
     lines = _wrapped(text, IDS, font, most, length=400)
     assert len(lines) <= most

@@ -61,7 +61,7 @@ def size(path: Path) -> tuple[int, int]:
 def test_a_figure_is_a_png_of_readable_size_with_equal_bytes_for_equal_inputs(name: str, tmp_path: Path) -> None:
     one, two = tmp_path / "one.png", tmp_path / "new" / "two.png"
     ORDINARY[name](one)
-    with plots.matplotlib.style.context("dark_background"):  # as a user's matplotlibrc would
+    with plots.matplotlib.style.context("dark_background"):  # a user's matplotlibrc could do the same
         ORDINARY[name](two)
     assert one.read_bytes() == two.read_bytes()
     assert 900 <= size(one)[0] <= 1200
@@ -77,7 +77,7 @@ def test_empty_and_missing_numbers_still_draw(name: str, tmp_path: Path) -> None
     assert 900 <= size(tmp_path / "figure.png")[0] <= 1200
 
 
-def test_names_from_outside_are_text_and_not_markup(tmp_path: Path) -> None:
+def test_names_are_drawn_as_text_not_as_markup(tmp_path: Path) -> None:
     values = [0.5] * len(HOSTILE)
     plots.curves(dict.fromkeys(HOSTILE, CURVE), tmp_path / "curves.png")
     plots.quality(dict.fromkeys(HOSTILE, 0.5), tmp_path / "quality.png")
@@ -98,7 +98,7 @@ def test_a_figure_that_cannot_be_drawn_leaves_the_old_one(tmp_path: Path) -> Non
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"old"]
 
 
-def test_every_model_has_a_legend_entry_and_its_own_look() -> None:
+def test_every_model_has_a_legend_entry_and_its_own_style() -> None:
     names = ["teacher", "student_1", "student", "_x", "$"]
     for ax in plots.curves_figure(dict.fromkeys(names, CURVE)).axes:
         legend = ax.get_legend()
@@ -109,7 +109,7 @@ def test_every_model_has_a_legend_entry_and_its_own_look() -> None:
         assert len({(line.get_linestyle(), line.get_marker()) for line in ax.lines}) == len(names)
 
 
-def test_curves_hold_loss_and_percent_against_epoch() -> None:
+def test_curves_show_loss_and_miou_in_percent_by_epoch() -> None:
     loss, miou = plots.curves_figure({"teacher": CURVE}).axes
     assert np.allclose(loss.lines[0].get_xydata(), [(e, 2 / e) for e in range(1, 6)])
     assert np.allclose(miou.lines[0].get_xydata(), [(e, 10 * e) for e in range(1, 6)])
@@ -130,10 +130,10 @@ def test_the_histogram_counts_every_scored_image_once(scores: dict[str, float], 
     counted = [sum(bar.get_height() for bar in group) for group in ax.containers]
     assert counted == [len(known - reliable), len(known & reliable)]
     for below, above in zip(*ax.containers, strict=True):
-        assert above.get_y() == below.get_height()  # stacked: neither hides the other
+        assert above.get_y() == below.get_height()  # the bars are stacked, so neither hides the other
 
 
-def test_the_scatter_holds_the_images_with_both_numbers() -> None:
+def test_the_scatter_plot_has_the_images_with_both_numbers() -> None:
     quality = {"i1": 0.3, "i2": 0.2, "i9": 0.9, "i10": NAN, "other": 0.5}
     _, ax = plots._stability({**SCORES, "i2": NAN, "i3": 0.3}, RELIABLE, quality | {"i3": 0.4}).axes
     points = [p for group in ax.collections if isinstance(group, PathCollection) for p in group.get_offsets()]
@@ -141,7 +141,7 @@ def test_the_scatter_holds_the_images_with_both_numbers() -> None:
     assert ax.get_title() == "Spearman rank correlation 1.00, n = 3"
 
 
-def test_bars_are_as_high_as_the_quality_written_over_them() -> None:
+def test_bars_have_the_height_of_the_quality_written_above_them() -> None:
     (ax,) = plots._quality({"reliable": 0.8125, "boosted": NAN, "rest": 0.0}).axes
     heights = [bar.get_height() for group in ax.containers for bar in group]
     assert np.allclose(heights, [81.25, NAN, 0], equal_nan=True)
@@ -149,7 +149,7 @@ def test_bars_are_as_high_as_the_quality_written_over_them() -> None:
 
 
 @pytest.mark.parametrize("classes", [2, 21])
-def test_bars_of_a_class_lie_at_its_name_in_the_order_of_models(classes: int) -> None:
+def test_bars_of_a_class_are_at_its_name_in_the_order_of_models(classes: int) -> None:
     rng = np.random.default_rng(0)
     scores = {model: [float(v) for v in rng.random(classes)] for model in ("suponly", "student_1", "stpp")}
     scores["stpp"][1] = NAN
@@ -166,7 +166,7 @@ def test_bars_of_a_class_lie_at_its_name_in_the_order_of_models(classes: int) ->
     assert legend.get_texts()[2].get_text() == f"ST++: mIoU {100 * np.nanmean(scores['stpp']):.1f}"
 
 
-def test_rows_of_the_confusion_matrix_are_percent_of_the_true_class() -> None:
+def test_rows_of_the_confusion_matrix_are_percentages_of_the_true_class() -> None:
     ax, _ = plots._confusion([[3, 1, 0], [0, 0, 0], [1, 0, 1]], CLASSES).axes
     shown = np.ma.filled(ax.images[0].get_array(), NAN)
     assert np.allclose(shown, [[75, 25, 0], [NAN] * 3, [50, 0, 50]], equal_nan=True)
@@ -192,7 +192,7 @@ def test_a_shown_name_is_one_printable_line_that_keeps_both_ends(name: str, leng
         assert shown[0] == name[0] and shown[-1] == name[-1]
 
 
-def test_drawing_needs_neither_torch_nor_trackers_nor_pyplot() -> None:
+def test_drawing_imports_neither_torch_nor_mlflow_nor_dvc_nor_pyplot() -> None:
     heavy = "{'torch', 'mlflow', 'dvc', 'matplotlib.pyplot'} & set(sys.modules)"
     code = f"import sys, stpp.report.plots, stpp.report.panels; print({heavy})"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""Intervals over seeds and images, against formulae and loops written out; what a run is said to show."""
+"""Tests of intervals over seeds and images against formulas and loops, and of the verdict on a run."""
 
 import math
 import random
@@ -42,7 +42,7 @@ def test_a_paired_difference_has_the_interval_of_the_t_test() -> None:
 
 
 def counted(n: int, right: float, seed: int, classes: int = 3) -> Counts:
-    """Of n images of 100 pixels, of which about this part is right."""
+    """Return the counts of n images of 100 pixels, about a share `right` of which is correct."""
     rng = np.random.default_rng(seed)
     counts = np.zeros((n, 3, classes), dtype=np.int64)
     for image in counts:
@@ -68,7 +68,7 @@ def test_miou_of_sums_is_the_mean_over_classes_that_occur() -> None:
     assert float(miou(counts.sum(0))) == pytest.approx(by_hand(counts))
 
 
-def test_the_bootstrap_is_that_of_a_loop_over_images_drawn_again() -> None:
+def test_the_bootstrap_interval_equals_that_of_a_loop_over_resampled_images() -> None:
     first, second = counted(60, 0.5, 1), counted(60, 0.6, 2)
     rng = random.Random(1)
     differences = []
@@ -81,13 +81,13 @@ def test_the_bootstrap_is_that_of_a_loop_over_images_drawn_again() -> None:
     assert (found.low, found.high) == pytest.approx((differences[75], differences[2924]), abs=0.006)
 
 
-def test_four_times_the_images_halve_the_interval_and_a_model_is_no_better_than_itself() -> None:
+def test_four_times_the_images_halve_the_interval_and_equal_models_have_no_gain() -> None:
     few, many = (bootstrap_gain(counted(n, 0.5, 3), counted(n, 0.55, 4)) for n in (100, 400))
     assert (few.high - few.low) / (many.high - many.low) == pytest.approx(2, rel=0.25)
     assert bootstrap_gain(counted(50, 0.5, 5), counted(50, 0.5, 5)) == Interval(0, 0, 0)
 
 
-def test_counts_come_back_and_another_file_is_named(tmp_path: Path) -> None:
+def test_counts_are_read_back_and_the_error_names_a_damaged_file(tmp_path: Path) -> None:
     path, one = tmp_path / "images.npz", counted(4, 0.5, 0)
     write_counts(path, {"val": ["a", "b", "c", "d"], "file": ["e"]}, {("val", "st"): one, ("file", "st"): one[:1]})
     assert read_counts(path, "val").keys() == {"st"}
@@ -105,7 +105,7 @@ def test_counts_come_back_and_another_file_is_named(tmp_path: Path) -> None:
         read_counts(path, "val")
 
 
-# -- what a run shows -------------------------------------------------------------------------------------------------
+# -- the verdict on a run ---------------------------------------------------------------------------------------------
 
 CLASSES = ("sky", "pole", "road")
 GOOD, BAD = counted(80, 0.7, 6), counted(80, 0.5, 7)
@@ -121,7 +121,7 @@ def test_the_best_on_val_is_named_with_its_gain_and_the_noise_of_the_images() ->
     assert verdict({"st": GOOD}, Facts(CLASSES, {})) == [] == list(gains({"st": GOOD}))
 
 
-def test_a_student_below_its_teacher_is_warned_of_with_the_likely_causes() -> None:
+def test_a_student_below_its_teacher_gives_a_warning_with_likely_causes() -> None:
     lost = GOOD.copy()
     lost[:, 0, 1] = lost[:, 2, 1] = 0
     known = Facts(CLASSES, {"student_1": 9000, "stpp": 150}, 0.05)
@@ -144,7 +144,9 @@ def test_a_student_below_its_teacher_is_warned_of_with_the_likely_causes() -> No
         ([0.1, 0.2, 0.3, 0.4, math.nan, 0.6], ""),
     ],
 )
-def test_whether_labels_or_length_were_the_teachers_limit(tmp_path: Path, values: list[float], said: str) -> None:
+def test_the_verdict_says_if_more_labels_or_a_longer_training_would_help(
+    tmp_path: Path, values: list[float], said: str
+) -> None:
     rows = "".join(f"{i},{value}\n" for i, value in enumerate(values, 1))
     (tmp_path / "curve.csv").write_text(f"iteration,val/miou\n{rows}")
     known = read_facts({"suponly": tmp_path, "st": tmp_path / "none"}, None, CLASSES)
@@ -152,7 +154,7 @@ def test_whether_labels_or_length_were_the_teachers_limit(tmp_path: Path, values
     assert [said in line for line in lines[1:]] == [True] * bool(said)
 
 
-# -- order ------------------------------------------------------------------------------------------------------------
+# -- rank correlation -------------------------------------------------------------------------------------------------
 
 
 def ranks(values: list[float]) -> list[float]:
@@ -160,7 +162,7 @@ def ranks(values: list[float]) -> list[float]:
 
 
 def spearman(a: list[float], b: list[float]) -> float:
-    """Pearson's correlation of ranks, written out."""
+    """Return Pearson's correlation of the ranks."""
     x, y = ranks(a), ranks(b)
     mean = (len(a) + 1) / 2
     cov = sum((u - mean) * (v - mean) for u, v in zip(x, y, strict=True))
@@ -182,13 +184,13 @@ def test_rank_correlation_equals_the_formula_by_double_loops(pairs: list[tuple[f
 
 @settings(deadline=None)
 @given(st.lists(st.integers(-50, 50), min_size=3, unique=True))
-def test_rank_correlation_sees_the_order_only(values: list[int]) -> None:
+def test_rank_correlation_depends_only_on_the_order(values: list[int]) -> None:
     a = [float(v) for v in values]
     assert rank_correlation(a, [v**3 for v in a]) == pytest.approx(1)
     assert rank_correlation(a, [-v for v in a]) == pytest.approx(-1)
 
 
-def test_rank_correlation_of_what_is_no_list_of_pairs() -> None:
+def test_rank_correlation_of_nan_is_nan_and_of_unequal_lengths_an_error() -> None:
     assert math.isnan(rank_correlation([1, 2, math.nan], [1, 2, 3]))
     with pytest.raises(ValueError):
         rank_correlation([1, 2, 3], [1, 2])

@@ -1,4 +1,4 @@
-"""Online labelling against the paper's Eq. 1, a pixel at a time."""
+"""Tests of online labelling against Eq. 1 of the paper, pixel by pixel."""
 
 import math
 
@@ -13,7 +13,7 @@ from stpp.selftrain.online import online
 
 
 class Linear(nn.Module):
-    """Logits of three classes, each pixel by itself; counts how it was called."""
+    """A 1 x 1 convolution to the logits of three classes. It records the batch size of every call."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,13 +61,13 @@ def by_hand(network: Linear, x: Tensor, y: Tensor, threshold: float, weight: flo
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 99), st.sampled_from([0.0, 0.6, 0.95]), st.sampled_from([0.0, 0.5, 1.0]))
-def test_the_loss_is_that_of_eq_1(seed: int, threshold: float, weight: float) -> None:
+def test_the_loss_equals_eq_1(seed: int, threshold: float, weight: float) -> None:
     network, (x, y) = Linear(), batch(seed)
     loss = online(Online(threshold=threshold, weight=weight))(network, x, y)
     assert float(loss.detach()) == pytest.approx(by_hand(network, x, y, threshold, weight), rel=1e-4)
 
 
-def test_labelled_and_weak_views_go_through_the_network_together_and_strong_ones_alone() -> None:
+def test_labelled_and_weak_views_share_a_forward_pass_and_strong_views_have_their_own() -> None:
     network = Linear()
     online(Online())(network, *batch(1))
     assert network.batches == [4, 2]
@@ -83,7 +83,7 @@ def test_no_gradient_flows_through_the_weak_view() -> None:
     assert strong > 0
 
 
-def test_what_the_strong_view_does_not_show_teaches_nothing() -> None:
+def test_hidden_pixels_of_the_strong_view_do_not_change_the_loss() -> None:
     x, y = batch(3)
     hidden = y[:, 1] == 255
     other = x.clone()

@@ -1,4 +1,4 @@
-"""Pseudo masks against numpy."""
+"""Tests of pseudo masks against numpy."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ SCORES = hnp.arrays(
 
 
 def labelled(scores: torch.Tensor, threshold: float | None = None) -> tuple[NDArray[np.uint8], float]:
-    """In a batch, behind an image of which everything is class 0."""
+    """Return mask and confidence of an image that is the second of a batch, after an image of only class 0."""
     confidence, mask = torch.stack([torch.ones_like(scores), scores]).max(1)
     masks, confidences = pseudo_masks(mask.to(torch.uint8), confidence, threshold)
     assert not masks[0].any()
@@ -29,7 +29,7 @@ def labelled(scores: torch.Tensor, threshold: float | None = None) -> tuple[NDAr
 
 @settings(max_examples=50, deadline=None)
 @given(SCORES)
-def test_a_pixel_gets_its_most_probable_class_and_the_first_of_equals(scores: Scores) -> None:
+def test_a_pixel_gets_its_most_probable_class_or_the_first_of_equal_ones(scores: Scores) -> None:
     mask, _ = labelled(torch.from_numpy(scores))
     assert mask.dtype == np.uint8
     assert mask.tolist() == scores.argmax(0).tolist()
@@ -44,7 +44,7 @@ def test_confidence_is_the_mean_of_the_winning_probability(scores: Scores) -> No
 
 @settings(max_examples=25, deadline=None)
 @given(SCORES)
-def test_no_pixel_is_ignored_however_unsure(scores: Scores) -> None:
+def test_without_a_threshold_no_pixel_is_ignored(scores: Scores) -> None:
     mask, confidence = labelled(torch.from_numpy(scores / scores.sum(0)))
     assert (mask < len(scores)).all()
     assert 0 < confidence <= 1 + 1e-6
@@ -69,9 +69,7 @@ def test_a_pixel_below_the_threshold_is_ignored_and_one_at_it_is_not(scores: Sco
 
 @settings(max_examples=50, deadline=None)
 @given(hnp.arrays(np.uint8, (3, 4), elements=st.sampled_from([0, 1, 255])), hnp.arrays(np.uint8, (3, 4)))
-def test_phase_two_labels_what_phase_one_ignored_and_changes_nothing_else(
-    kept: NDArray[np.uint8], mask: NDArray[np.uint8]
-) -> None:
+def test_fill_labels_only_the_ignored_pixels(kept: NDArray[np.uint8], mask: NDArray[np.uint8]) -> None:
     filled = fill(kept, mask)
     assert filled.dtype == np.uint8
     assert all(filled[p] == (mask[p] if kept[p] == 255 else kept[p]) for p in np.ndindex(3, 4))

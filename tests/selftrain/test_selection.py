@@ -1,4 +1,4 @@
-"""Reliable and unreliable images: what holds whatever the scores and their ties."""
+"""Tests of the selection of reliable images, for any scores and ties."""
 
 import math
 from decimal import Decimal
@@ -12,21 +12,21 @@ from hypothesis import strategies as st
 from stpp.selftrain.selection import rank, select
 
 IDS = st.text("abAB019/_", min_size=1, max_size=4)
-# few values, so that many images share one
+# Few values, so that many images have the same score.
 SCORES = st.dictionaries(IDS, st.sampled_from([0.0, 0.25, 0.5, 0.5000001, 1.0]) | st.floats(0, 1), max_size=30)
 RATIOS = st.integers(1, 99).map(lambda percent: percent / 100)
 
 
 @settings(max_examples=50, deadline=None)
 @given(SCORES, RATIOS)
-def test_every_image_is_in_one_of_the_two_sets_and_in_it_once(scores: dict[str, float], ratio: float) -> None:
+def test_every_image_is_once_in_one_of_the_two_sets(scores: dict[str, float], ratio: float) -> None:
     reliable, unreliable = select(scores, ratio)
     assert sorted(reliable + unreliable) == sorted(scores)
 
 
 @settings(max_examples=50, deadline=None)
 @given(SCORES, RATIOS)
-def test_the_reliable_set_holds_the_ratios_part_rounded_down(scores: dict[str, float], ratio: float) -> None:
+def test_the_reliable_set_has_the_share_given_by_the_ratio_rounded_down(scores: dict[str, float], ratio: float) -> None:
     assert len(select(scores, ratio)[0]) == math.floor(len(scores) * Fraction(Decimal(str(ratio))))
 
 
@@ -34,7 +34,7 @@ def test_the_reliable_set_holds_the_ratios_part_rounded_down(scores: dict[str, f
     ("images", "ratio", "reliable"),
     [(9920, 0.5, 4960), (7, 0.5, 3), (1, 0.5, 0), (0, 0.5, 0), (100, 0.29, 29), (100, 0.57, 57), (10, 0.7, 7)],
 )
-def test_t_is_floor_of_n_times_the_ratio_as_it_is_written(images: int, ratio: float, reliable: int) -> None:
+def test_t_is_the_floor_of_n_times_the_decimal_ratio(images: int, ratio: float, reliable: int) -> None:
     assert len(select({str(i): 0.5 for i in range(images)}, ratio)[0]) == reliable
 
 
@@ -47,7 +47,7 @@ def test_no_unreliable_image_scores_above_a_reliable_one(scores: dict[str, float
 
 @settings(max_examples=50, deadline=None)
 @given(SCORES, RATIOS)
-def test_both_sets_fall_in_score_and_equal_scores_rise_in_id(scores: dict[str, float], ratio: float) -> None:
+def test_images_are_ordered_by_falling_score_and_then_by_id(scores: dict[str, float], ratio: float) -> None:
     reliable, unreliable = select(scores, ratio)
     ranked = reliable + unreliable
     for one, next_ in pairwise(ranked):
@@ -56,7 +56,7 @@ def test_both_sets_fall_in_score_and_equal_scores_rise_in_id(scores: dict[str, f
 
 @settings(max_examples=50, deadline=None)
 @given(SCORES, RATIOS, st.randoms(use_true_random=False))
-def test_the_order_in_which_images_were_scored_changes_nothing(
+def test_the_order_of_scores_does_not_change_the_selection(
     scores: dict[str, float], ratio: float, random: object
 ) -> None:
     names = list(scores)
@@ -67,11 +67,11 @@ def test_the_order_in_which_images_were_scored_changes_nothing(
 @settings(max_examples=25, deadline=None)
 @given(SCORES, RATIOS)
 def test_the_papers_sum_and_its_mean_select_the_same_images(scores: dict[str, float], ratio: float) -> None:
-    """s_i and s_i / (K - 1) for K = 3: the order is the same."""
+    """s_i and s_i / (K - 1) give the same order, here for K = 3."""
     assert select({name: 2 * value for name, value in scores.items()}, ratio) == select(scores, ratio)
 
 
-# -- by what ----------------------------------------------------------------------------------------------------------
+# -- select.by --------------------------------------------------------------------------------------------------------
 
 KNOWN = {
     "stability": {"a": 0.9, "b": 0.2, "c": 0.5, "d": 0.7},
@@ -84,15 +84,15 @@ KNOWN = {
     ("by", "reliable"),
     [("stability", ["a", "d"]), ("inverse", ["b", "c"]), ("confidence", ["b", "c"]), ("oracle", ["d", "a"])],
 )
-def test_the_reliable_half_is_the_upper_one_of_what_ranks(by: str, reliable: list[str]) -> None:
+def test_the_reliable_half_has_the_highest_scores_of_the_ranking(by: str, reliable: list[str]) -> None:
     assert select(rank(by, KNOWN, seed=0), 0.5)[0] == reliable
 
 
-def test_an_image_without_a_valid_pixel_is_the_oracles_last() -> None:
+def test_the_oracle_ranks_an_image_without_valid_pixels_last() -> None:
     assert select(rank("oracle", KNOWN, seed=0), 0.75)[1] == ["c"]
 
 
-def test_chance_depends_on_the_seed_and_the_ids_alone_and_takes_every_image_equally_often() -> None:
+def test_a_random_selection_depends_only_on_seed_and_ids_and_is_uniform() -> None:
     names = [f"image/{i}" for i in range(12)]
 
     def chosen(seed: int, stability: float) -> list[str]:

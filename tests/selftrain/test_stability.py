@@ -1,4 +1,4 @@
-"""Stability scores against the paper's definition in plain loops."""
+"""Tests of stability scores against the definition in the paper, in plain loops."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ Views = tuple[int, list[Mask]]
 
 @st.composite
 def views(draw: st.DrawFn, least: int = 2) -> Views:
-    """(classes, M_i1 .. M_iK)."""
+    """Draw (classes, M_i1 .. M_iK)."""
     classes = draw(st.integers(1, 5))
     shape = draw(hnp.array_shapes(min_dims=2, max_dims=2, max_side=6))
     mask = hnp.arrays(np.uint8, shape, elements=st.integers(0, classes - 1))
@@ -28,7 +28,7 @@ def score(masks: list[Mask], classes: int) -> float:
 
 
 def mean_iou(a: Mask, b: Mask) -> float:
-    """A class that neither mask shows has no IoU."""
+    """Return the mean IoU over the classes in at least one of the masks."""
     present = sorted(set(a.ravel().tolist()) | set(b.ravel().tolist()))
     total = 0.0
     for c in present:
@@ -42,7 +42,7 @@ def mean_iou(a: Mask, b: Mask) -> float:
 
 @settings(max_examples=50, deadline=None)
 @given(views())
-def test_it_is_the_mean_iou_of_every_earlier_mask_with_the_last_over_their_number(given: Views) -> None:
+def test_the_score_is_the_average_mean_iou_of_the_earlier_masks_with_the_last(given: Views) -> None:
     classes, masks = given
     s_i = sum(mean_iou(masks[j], masks[-1]) for j in range(len(masks) - 1))
     assert score(masks, classes) == pytest.approx(s_i / (len(masks) - 1))
@@ -50,7 +50,7 @@ def test_it_is_the_mean_iou_of_every_earlier_mask_with_the_last_over_their_numbe
 
 @settings(max_examples=50, deadline=None)
 @given(views())
-def test_it_lies_between_zero_and_one(given: Views) -> None:
+def test_the_score_is_between_zero_and_one(given: Views) -> None:
     assert 0 <= score(given[1], given[0]) <= 1
 
 
@@ -63,14 +63,14 @@ def test_equal_masks_score_one(given: Views, checkpoints: int) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(views(least=3), st.randoms(use_true_random=False))
-def test_the_earlier_checkpoints_have_the_same_part_in_it(given: Views, random: object) -> None:
+def test_the_order_of_the_earlier_checkpoints_does_not_matter(given: Views, random: object) -> None:
     classes, (*earlier, last) = given
     shuffled = list(earlier)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     assert score([*shuffled, last], classes) == pytest.approx(score([*earlier, last], classes))
 
 
-def test_the_last_checkpoint_is_the_reference_and_no_other() -> None:
+def test_only_the_last_checkpoint_is_the_reference() -> None:
     a, b = np.zeros((2, 2), np.uint8), np.ones((2, 2), np.uint8)
     assert score([a, a, b], 2) == 0
     assert score([a, b, b], 2) == 0.5
@@ -78,14 +78,14 @@ def test_the_last_checkpoint_is_the_reference_and_no_other() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(views())
-def test_a_checkpoint_kept_twice_changes_nothing_for_a_teacher_of_two(given: Views) -> None:
-    """The sum is divided by K - 1."""
+def test_repeating_the_first_of_two_checkpoints_does_not_change_the_score(given: Views) -> None:
+    """The reason is that the sum is divided by K - 1."""
     classes, masks = given
     first, last = masks[0], masks[-1]
     assert score([first, first, first, last], classes) == pytest.approx(score([first, last], classes))
 
 
-def test_one_stray_pixel_of_a_new_class_in_a_4_x_4_mask_takes_it_to_0_47() -> None:
+def test_one_pixel_of_another_class_in_a_4_x_4_mask_gives_the_score_0_47() -> None:
     stray = np.zeros((4, 4), np.uint8)
     stray[1, 2] = 7
     assert score([stray, np.zeros((4, 4), np.uint8)], 21) == pytest.approx((15 / 16 + 0) / 2)
@@ -103,6 +103,6 @@ def test_classes_that_no_mask_shows_do_not_count(given: Views, more: int) -> Non
     assert score(masks, classes + more) == pytest.approx(score(masks, classes))
 
 
-def test_one_checkpoint_has_nothing_to_be_compared_with() -> None:
+def test_one_checkpoint_is_an_error() -> None:
     with pytest.raises(ValueError, match="two checkpoints"):
         score([np.zeros((2, 2), np.uint8)], 2)

@@ -1,4 +1,4 @@
-"""Suggestions: unstable first, rare classes first, no two alike."""
+"""Tests of suggestions: unstable images and rare classes come first, and no two images are alike."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,13 +12,13 @@ images = st.integers(2, 12).flatmap(
 )
 
 
-def test_of_equal_pictures_the_least_stable_comes_first() -> None:
+def test_with_equal_classes_the_least_stable_image_comes_first() -> None:
     shares = {i: [0.5, 0.5] for i in "abc"}
     found = suggest({"a": 0.9, "b": 0.2, "c": 0.5}, shares.__getitem__, [3, 3], 3)
     assert [one.id for one in found] == ["b", "c", "a"]
 
 
-def test_of_equal_stability_the_class_that_fewest_masks_show_comes_first_and_then_in_turn() -> None:
+def test_with_equal_stability_the_rarest_class_comes_first_and_classes_alternate() -> None:
     shares = {"a1": [1.0, 0.0], "a2": [1.0, 0.0], "b1": [0.0, 1.0], "b2": [0.0, 1.0]}
     found = suggest(dict.fromkeys(shares, 0.5), shares.__getitem__, [1, 0], 4)
     assert [one.id for one in found][:1] == ["b2"], "nothing shows b yet"
@@ -26,13 +26,13 @@ def test_of_equal_stability_the_class_that_fewest_masks_show_comes_first_and_the
     assert [one.id[0] for one in evenly][:2] in (["a", "b"], ["b", "a"])
 
 
-def test_an_image_like_one_that_is_taken_is_passed_over() -> None:
+def test_an_image_that_looks_like_a_suggested_one_is_skipped() -> None:
     shares = {i: [1.0] for i in "abc"}
     found = suggest({"a": 0.1, "b": 0.2, "c": 0.3}, shares.__getitem__, [0], 2, alike=lambda name: name == "b")
     assert [(one.id, one.alike) for one in found] == [("a", False), ("c", False)]
 
 
-def test_images_that_look_like_others_fill_up_where_no_others_are_left_and_are_marked() -> None:
+def test_similar_images_are_suggested_and_marked_if_no_others_are_left() -> None:
     shares = {i: [1.0] for i in "abcd"}
     stability = {"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.4}
     found = suggest(stability, shares.__getitem__, [0], 3, alike=lambda name: name in "bcd")
@@ -40,7 +40,9 @@ def test_images_that_look_like_others_fill_up_where_no_others_are_left_and_are_m
 
 
 @given(images, st.integers(1, 15))
-def test_suggestions_are_distinct_and_as_many_as_there_are(known: list[tuple[float, list[float]]], n: int) -> None:
+def test_suggestions_are_distinct_and_as_many_as_requested_or_available(
+    known: list[tuple[float, list[float]]], n: int
+) -> None:
     stability = {f"{i:02d}": s for i, (s, _) in enumerate(known)}
     shares = {f"{i:02d}": [v / sum(p) for v in p] for i, (_, p) in enumerate(known)}
     found = suggest(stability, shares.__getitem__, [0, 1, 2], n)
@@ -52,7 +54,7 @@ def test_suggestions_are_distinct_and_as_many_as_there_are(known: list[tuple[flo
 
 
 def plainly(stability: dict[str, float], shares: dict[str, list[float]], shown: list[int], n: int) -> list[str]:
-    """Look at every image for every suggestion."""
+    """Return the suggestions of an algorithm that looks at every image for every suggestion."""
     counts, left, taken = list(shown), dict(stability), []
     while left and len(taken) < n:
         worth = {i: (1 - s) * sum(p / (1 + c) for p, c in zip(shares[i], counts, strict=True)) for i, s in left.items()}
@@ -63,9 +65,7 @@ def plainly(stability: dict[str, float], shares: dict[str, list[float]], shown: 
 
 
 @given(images, st.integers(1, 15))
-def test_suggestions_are_those_of_looking_at_every_image_every_time(
-    known: list[tuple[float, list[float]]], n: int
-) -> None:
+def test_suggestions_equal_those_of_a_full_search_each_time(known: list[tuple[float, list[float]]], n: int) -> None:
     stability = {f"{i:02d}": round(s, 1) for i, (s, _) in enumerate(known)}
     shares = {f"{i:02d}": p for i, (_, p) in enumerate(known)}
     found = suggest(stability, shares.__getitem__, [0, 1, 2], n)

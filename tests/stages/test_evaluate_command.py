@@ -1,4 +1,4 @@
-"""`stpp evaluate` on any checkpoint and list, against plain prediction and counting."""
+"""Tests of `stpp evaluate` on any checkpoint and list, against plain prediction and counting."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def evaluate(project: Project, *more: str, rc: int = 0) -> str:
     return project.run(*words, "--model", "mine=mine.safetensors", *more, rc=rc)
 
 
-def test_a_list_is_evaluated_as_by_hand(prepared: Project, checkpoint: Path) -> None:
+def test_the_evaluation_of_a_list_equals_one_written_by_hand(prepared: Project, checkpoint: Path) -> None:
     dataset = read_dataset(prepared.folder / "runs/data")
     ids = read_ids(prepared.folder / "runs/split/test.txt")[:3]
     write_ids(prepared.folder / "lists/some.txt", ids)
@@ -61,7 +61,7 @@ def test_a_list_is_evaluated_as_by_hand(prepared: Project, checkpoint: Path) -> 
     assert len(list((prepared.folder / "out/panels/mine").rglob("*.png"))) == TINY["evaluate"]["panels"]  # type: ignore[index]
 
 
-def test_windows_and_scales_are_parameters_and_said(prepared: Project, checkpoint: Path) -> None:
+def test_windows_and_scales_are_parameters_and_are_reported(prepared: Project, checkpoint: Path) -> None:
     (prepared.folder / "slide.yaml").write_text("evaluate: {window: 24, stride: 16, scales: [1.0, 1.5], flip: true}\n")
     output = evaluate(prepared, "--params", "params.yaml", "--params", "slide.yaml")
     said = "original resolution, windows of 24 at 16, scales 1, 1.5 and flip"
@@ -97,9 +97,7 @@ def test_a_checkpoint_of_another_network_is_an_error(prepared: Project, checkpoi
     assert "mine.safetensors: not a checkpoint of this network" in output
 
 
-def test_a_checkpoint_that_says_what_it_is_of_is_evaluated_whatever_the_parameters(
-    prepared: Project, checkpoint: Path
-) -> None:
+def test_a_checkpoint_with_metadata_is_evaluated_with_any_model_parameters(prepared: Project, checkpoint: Path) -> None:
     evaluate(prepared)
     about = build.CheckpointMetadata(MODEL, ("a", "b", "c", "d", "e", "f"), ((0, 0, 0),) * 6)
     build.save(checkpoint, build.load(MODEL, 6, checkpoint).state_dict(), about)
@@ -129,7 +127,7 @@ def test_a_checkpoint_of_other_classes_is_an_error(prepared: Project, checkpoint
     assert "mine.safetensors: has 2 classes (sky, road), but the data set has 6" in output
 
 
-def test_models_and_lists_whose_names_run_into_each_other_are_kept_apart(prepared: Project, checkpoint: Path) -> None:
+def test_models_and_lists_with_names_that_could_be_confused_are_kept_apart(prepared: Project, checkpoint: Path) -> None:
     torch.manual_seed(1)
     build.save(prepared.folder / "other.safetensors", build.build(MODEL, 6).state_dict())
     ids = read_ids(prepared.folder / "runs/split/test.txt")
@@ -148,7 +146,7 @@ def test_a_name_given_twice_is_an_error(prepared: Project, checkpoint: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "..", ".x", "", "a b", "a\n"])
-def test_a_name_that_leads_elsewhere_is_an_error(prepared: Project, checkpoint: Path, name: str) -> None:
+def test_a_name_that_is_not_a_plain_file_name_is_an_error(prepared: Project, checkpoint: Path, name: str) -> None:
     output = evaluate(prepared, "--model", f"{name}=other.safetensors", rc=2)
     assert "expected NAME=PATH" in output
 
@@ -170,7 +168,7 @@ def test_a_list_needs_no_split(prepared: Project, checkpoint: Path) -> None:
         ("score --checkpoints .", "stability needs two"),
     ],
 )
-def test_other_commands_name_what_they_cannot_use(
+def test_other_commands_name_the_input_that_they_cannot_use(
     prepared: Project, checkpoint: Path, command: str, message: str
 ) -> None:
     (prepared.folder / "odd.txt").write_text("nobody\n\n")
@@ -182,7 +180,7 @@ def test_other_commands_name_what_they_cannot_use(
     assert not (prepared.folder / "out").exists()
 
 
-def test_another_list_replaces_what_the_command_wrote_before(prepared: Project, checkpoint: Path) -> None:
+def test_another_list_replaces_the_earlier_results(prepared: Project, checkpoint: Path) -> None:
     ids = read_ids(prepared.folder / "runs/split/test.txt")
     for name, part in (("a", ids[:2]), ("b", ids[2:4])):
         write_ids(prepared.folder / f"{name}.txt", part)

@@ -1,4 +1,4 @@
-"""`stpp export`: what other runtimes get from a checkpoint, and an HTTP request to MLflow's own server."""
+"""Tests of `stpp export`: files for other runtimes, and HTTP requests to MLflow's own server."""
 
 import base64
 import io
@@ -39,13 +39,13 @@ def export(project: Project, out: str, *words: str, rc: int = 0) -> str:
     return output
 
 
-def test_onnx_is_written_and_says_how_near_it_is(checkpoint: Project) -> None:
+def test_onnx_is_written_and_its_difference_from_the_checkpoint_is_reported(checkpoint: Project) -> None:
     output = export(checkpoint, "deep/m.onnx")
     assert "RGB from 0 to 1" in output and "differ from the checkpoint's by" in output
     assert [path.name for path in (checkpoint.folder / "deep").iterdir()] == ["m.onnx"]
 
 
-def test_what_is_there_stays_and_what_is_wrong_is_named(checkpoint: Project) -> None:
+def test_existing_files_are_kept_and_a_wrong_model_is_named(checkpoint: Project) -> None:
     (checkpoint.folder / "m.onnx").write_text("mine")
     assert "already exists" in export(checkpoint, "m.onnx", rc=2)
     assert (checkpoint.folder / "m.onnx").read_text() == "mine"
@@ -57,7 +57,7 @@ def test_what_is_there_stays_and_what_is_wrong_is_named(checkpoint: Project) -> 
 
 @pytest.fixture
 def server(checkpoint: Project) -> Iterator[str]:
-    """`mlflow models serve` on loopback; its address."""
+    """Run `mlflow models serve` on the loopback address. Yield its URL."""
     export(checkpoint, "packaged", "--as", "mlflow")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -91,7 +91,7 @@ def answered(address: str, *images: bytes) -> list[dict[str, str]]:
 
 
 @pytest.mark.slow
-def test_mlflows_server_answers_an_image_with_its_mask(checkpoint: Project, server: str) -> None:
+def test_mlflows_server_returns_the_mask_of_an_image(checkpoint: Project, server: str) -> None:
     rng = np.random.default_rng(0)
     photos = [rng.integers(0, 256, size, dtype=np.uint8) for size in ((40, 64, 3), (51, 33, 3))]
     encoded = []
@@ -115,7 +115,7 @@ def test_mlflows_server_answers_an_image_with_its_mask(checkpoint: Project, serv
 
 
 @pytest.mark.slow
-def test_a_package_needs_no_project_beside_it(checkpoint: Project, tmp_path: Path) -> None:
+def test_a_package_works_without_a_project(checkpoint: Project, tmp_path: Path) -> None:
     export(checkpoint, "packaged", "--as", "mlflow")
     code = (
         "import mlflow, sys; m = mlflow.pyfunc.load_model(sys.argv[1]); import stpp;"

@@ -1,4 +1,4 @@
-"""`label` over a mask set that is there: shards stay that would be made from the same in the same way, no others."""
+"""Tests of `label` on an existing mask set: it reuses exactly the shards whose inputs and code are unchanged."""
 
 import re
 import shutil
@@ -22,12 +22,12 @@ IDS, MODEL, SHARDS = "runs/split/unlabeled.txt", "runs/model.safetensors", 3
 
 
 def label(project: Project, out: str = "runs/label", ids: str = IDS) -> int:
-    """Label, and say how many shards stayed."""
+    """Run `stpp label`. Return how many shards were reused."""
     command = ("--model", MODEL, "--ids", ids, *COMMON, "--out", out)
-    return stayed(project.run("stpp", "label", *command))
+    return reused_shards(project.run("stpp", "label", *command))
 
 
-def stayed(said: str) -> int:
+def reused_shards(said: str) -> int:
     found = re.search(rf"(\d+) of {SHARDS} shards are reused", said)
     return int(found[1]) if found else 0
 
@@ -36,8 +36,8 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (folder / "masks").iterdir()}
 
 
-def as_anew(project: Project, ids: str = IDS) -> bool:
-    """Whether what was labelled last has the bytes of what is labelled where nothing was."""
+def equals_new_set(project: Project, ids: str = IDS) -> bool:
+    """Return whether the mask set has the same bytes as one that is labelled in a new folder."""
     anew = f"runs/anew_{len(list((project.folder / 'runs').iterdir()))}"
     assert label(project, anew, ids) == 0
     return files(project.folder / "runs/label") == files(project.folder / anew)
@@ -56,7 +56,7 @@ def shorter(project: Project) -> None:
 
 
 def change(project: Project, name: str) -> None:
-    """Put another photograph in place of one."""
+    """Replace the photograph of an id by another one."""
     dataset = read_dataset(project.folder / "runs/data")
     path = project.folder / "data/toy" / dataset.records[name].image
     Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
@@ -88,16 +88,16 @@ def test_only_the_shard_of_a_changed_photograph_is_labelled_again(labelled: Proj
     (touched,) = [shard for shard in before if shard.endswith(".zip") and before[shard] != now[shard]]
     with zipfile.ZipFile(labelled.folder / "runs/label/masks" / touched) as archive:
         assert f"{name}.png" in archive.namelist()
-    assert as_anew(labelled)
+    assert equals_new_set(labelled)
 
 
-def test_a_list_with_an_id_less_touches_its_shard_alone(labelled: Project) -> None:
+def test_a_list_without_an_id_changes_only_its_shard(labelled: Project) -> None:
     shorter(labelled)
     assert label(labelled, ids="shorter.txt") == SHARDS - 1
-    assert as_anew(labelled, "shorter.txt")
+    assert equals_new_set(labelled, "shorter.txt")
 
 
-def test_other_weights_and_other_parameters_leave_no_shard(labelled: Project) -> None:
+def test_other_weights_or_parameters_label_all_shards_again(labelled: Project) -> None:
     draw_weights(labelled, 1)
     assert label(labelled) == 0
     labelled.params(label={"scales": [1.0], "batch_size": 4, "shards": SHARDS})
@@ -105,7 +105,7 @@ def test_other_weights_and_other_parameters_leave_no_shard(labelled: Project) ->
 
 
 @pytest.mark.parametrize("damage", ["a shard", "the manifest", "shards.csv", "{}", "{", "a file more"])
-def test_a_mask_set_that_is_not_as_it_was_left_is_not_taken_over(labelled: Project, damage: str) -> None:
+def test_a_mask_set_that_was_changed_is_not_reused(labelled: Project, damage: str) -> None:
     place = labelled.folder / "runs/label"
     shards = sorted((place / "masks").glob("*.zip"))
     if damage == "a shard":
@@ -124,13 +124,13 @@ def test_a_mask_set_that_is_not_as_it_was_left_is_not_taken_over(labelled: Proje
 
 
 @pytest.mark.slow
-def test_dvc_leaves_the_mask_set_in_place_and_forced_it_is_made_anew(copied: Project) -> None:
+def test_dvc_keeps_the_mask_set_in_place_and_a_forced_run_labels_all_again(copied: Project) -> None:
     place, ids = copied.folder / "runs/label_unreliable", copied.folder / "runs/selection/unreliable.txt"
     before = files(copied.folder / "runs/label_unreliable")
-    assert stayed(copied.run("dvc", "repro", "-f", "-s", "label_unreliable")) == 0
+    assert reused_shards(copied.run("dvc", "repro", "-f", "-s", "label_unreliable")) == 0
     assert files(place) == before
     rest = read_ids(ids)[1:]
     ids.unlink()
     ids.write_text("".join(f"{i}\n" for i in rest))
-    assert stayed(copied.run("dvc", "repro", "-s", "label_unreliable")) == SHARDS - 1
+    assert reused_shards(copied.run("dvc", "repro", "-s", "label_unreliable")) == SHARDS - 1
     assert [*MaskSet(place / "masks").ids] == rest

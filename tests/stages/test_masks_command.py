@@ -1,4 +1,4 @@
-"""`stpp masks extract`: what is there stays, and is named before anything is written."""
+"""Tests of `stpp masks extract`: it names existing files before it writes any, and never replaces them."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def masks(tmp_path: Path) -> MaskSet:
     return made
 
 
-def test_nothing_is_written_if_one_is_there_or_unknown_and_all_of_these_are_named(
+def test_nothing_is_written_if_a_file_exists_or_an_id_is_unknown_and_all_are_named(
     masks: MaskSet, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"

@@ -1,4 +1,4 @@
-"""Tables on one's own data through real DVC experiments: planned, run, interrupted, gone on with, reported."""
+"""Tests of tables on own data with real DVC experiments: plan, run, interrupt, resume, report."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ def settings(project: Project) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_table_on_own_data_is_planned_run_interrupted_and_finished(project: Project) -> None:
+def test_a_table_on_own_data_is_planned_run_interrupted_resumed_and_reported(project: Project) -> None:
     setting = "own-tiny-tiny-deeplabv3plus-resnet18"
     del project.env["STPP_TRACKING"]
     project.commit("-A")
@@ -65,7 +65,7 @@ def test_a_table_on_own_data_is_planned_run_interrupted_and_finished(project: Pr
     project.run("dvc", "repro", "-q", "split")
     assert "h of training on this machine" in project.run("stpp", "paper", "plan", "table-4", "--own")
 
-    # other data is another cell
+    # the same cell with other data must run
     text = (project.folder / "params.yaml").read_text()
     (project.folder / "params.yaml").write_text(text.replace("images: 30", "images: 31"))
     changed = project.run("stpp", "paper", "plan", "table-1", "--own", "--cell", "*/st")
@@ -88,7 +88,7 @@ def test_a_cell_pattern_that_matches_nothing_is_an_error_that_names_the_cells(pr
     assert "Traceback" not in output
 
 
-def test_presets_are_listed_shown_and_used_but_not_over_changes(project: Project) -> None:
+def test_presets_are_listed_shown_and_used_but_never_replace_uncommitted_changes(project: Project) -> None:
     listed = project.run("stpp", "preset", "list")
     assert "pascal-92-deeplabv3plus-resnet101" in listed
     assert "Table 2, ST++: 65.2" in listed
@@ -100,7 +100,7 @@ def test_presets_are_listed_shown_and_used_but_not_over_changes(project: Project
     assert "no such preset" in project.run("stpp", "preset", "show", "../../params", rc=2)
 
 
-def test_a_table_whose_data_lists_or_weights_are_not_here_starts_nothing(project: Project) -> None:
+def test_a_table_with_missing_data_lists_or_weights_starts_nothing(project: Project) -> None:
     assert "has no commit, from which DVC experiments start" in project.run("stpp", "paper", "run", "table-1", rc=2)
     project.commit("-A")
     cell = "pascal-1_8-deeplabv2-resnet101/st"
@@ -112,7 +112,7 @@ def test_a_table_whose_data_lists_or_weights_are_not_here_starts_nothing(project
 
 
 @pytest.mark.slow
-def test_what_is_in_neither_git_nor_dvc_is_named_before_a_run_that_would_not_find_it(project: Project) -> None:
+def test_files_in_neither_git_nor_dvc_are_named_before_a_run_that_would_miss_them(project: Project) -> None:
     setting, weights = "pascal-1_8-deeplabv2-resnet101", "weights/deeplabv2_resnet101_coco.safetensors"
     image = project.folder / "data/pascal/JPEGImages/1.jpg"
     lists = [project.folder / f"splits/pascal/1_8/split_0/{name}.txt" for name in ("labeled", "unlabeled", "val")]

@@ -1,4 +1,4 @@
-"""What `paper run` hands to `dvc exp run -S`, through DVC's own reader of it."""
+"""Tests of the changes that `paper run` passes to `dvc exp run -S`; DVC's own parser reads them."""
 
 import json
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def applied(params: Params) -> Params:
 
 @pytest.mark.parametrize("present", PRESENT, ids=lambda p: p.stem)
 @pytest.mark.parametrize("name", [*SETTINGS][::4])
-def test_the_experiments_params_mean_the_setting_whatever_they_were(
+def test_the_parameters_of_an_experiment_equal_the_setting_for_any_earlier_params_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, present: Path, name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -38,9 +38,7 @@ def test_the_experiments_params_mean_the_setting_whatever_they_were(
 
 
 @pytest.mark.parametrize("present", PRESENT, ids=lambda p: p.stem)
-def test_on_own_data_nothing_but_the_seeds_is_changed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, present: Path
-) -> None:
+def test_on_own_data_only_the_seeds_are_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, present: Path) -> None:
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text(present.read_text())
     own = load([Path("params.yaml")])
@@ -71,7 +69,7 @@ def change_overlay() -> None:
 
 
 @pytest.mark.parametrize("change", [change_weights, change_list, change_image, add_to_dvc, change_overlay])
-def test_a_result_stands_only_for_what_it_was_made_of(
+def test_a_change_of_any_input_makes_a_result_outdated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[], None]
 ) -> None:
     monkeypatch.chdir(tmp_path)

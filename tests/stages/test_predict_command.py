@@ -1,4 +1,4 @@
-"""`stpp predict`: a checkpoint and photos are enough; what is there stays, what cannot be read is named."""
+"""Tests of `stpp predict`: it needs only a checkpoint and photos, keeps existing files, and names unreadable ones."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ ABOUT = build.CheckpointMetadata(MODEL, ("sky", "road", "<b>sign</b>"), ((1, 2, 
 
 @pytest.fixture
 def photos(project: Project) -> Project:
-    """A folder of photos of several sizes and kinds, one of them turned, and a checkpoint."""
+    """Return a project with a checkpoint and a folder of photos of several sizes and kinds, one with an orientation."""
     torch.manual_seed(1)
     build.save(project.folder / "model.safetensors", build.build(MODEL, 3).state_dict(), ABOUT)
     folder = project.folder / "photos"
@@ -45,7 +45,7 @@ def predict(project: Project, *words: str, rc: int = 0) -> str:
     return output
 
 
-def test_a_folder_becomes_masks_of_the_same_names_and_sizes(photos: Project) -> None:
+def test_a_folder_gives_masks_with_the_same_names_and_sizes(photos: Project) -> None:
     output = predict(photos, "photos", "--as", "mask", "--as", "overlay", "--as", "probabilities")
     assert "4 of 4 images" in output
     assert "warning: EXIF orientation: turned upright: 1 image(s), such as photos/turned.jpg" in output
@@ -76,13 +76,13 @@ def test_a_folder_becomes_masks_of_the_same_names_and_sizes(photos: Project) -> 
 
 
 @pytest.mark.parametrize("words", [["photos/*.jpg"], ["list.txt"], ["photos/a.jpg", "photos/turned.jpg"]])
-def test_patterns_lists_and_files_name_images_too(photos: Project, words: list[str]) -> None:
+def test_images_can_be_given_as_patterns_lists_and_files(photos: Project, words: list[str]) -> None:
     (photos.folder / "list.txt").write_text("photos/a.jpg\r\n\r\nphotos/turned.jpg\n")
     predict(photos, *words)
     assert {p.name for p in (photos.folder / "out/masks").iterdir()} == {"a.png", "turned.png"}
 
 
-def test_an_image_that_cannot_be_read_is_named_and_the_rest_is_done(photos: Project) -> None:
+def test_an_image_that_cannot_be_read_is_named_and_the_others_are_predicted(photos: Project) -> None:
     (photos.folder / "photos/broken.png").write_bytes(b"no image at all")
     cut = (photos.folder / "photos/a.jpg").read_bytes()[:300]
     (photos.folder / "photos/cut.jpg").write_bytes(cut)
@@ -92,7 +92,7 @@ def test_an_image_that_cannot_be_read_is_named_and_the_rest_is_done(photos: Proj
     assert len(list((photos.folder / "out/masks").rglob("*.png"))) == 4
 
 
-def test_a_network_whose_numbers_overflow_is_named_with_the_image(photos: Project) -> None:
+def test_an_overflow_in_the_network_is_reported_with_the_image(photos: Project) -> None:
     state = build.load(MODEL, 3, photos.folder / "model.safetensors").state_dict()
     large = {"classifier.weight": torch.full_like(state["classifier.weight"], 3e38)}
     build.save(photos.folder / "model.safetensors", state | large, ABOUT)
@@ -101,8 +101,8 @@ def test_a_network_whose_numbers_overflow_is_named_with_the_image(photos: Projec
     assert not list((photos.folder / "out").rglob("*.png"))
 
 
-def test_photos_that_are_not_read_are_named_and_counted_and_the_rest_is_done(photos: Project) -> None:
-    """A phone's photo beside the JPEG of the same name was passed over, and all was said to be done."""
+def test_photos_that_are_not_supported_are_named_and_counted_and_the_others_are_predicted(photos: Project) -> None:
+    """Once, a HEIC photo beside a JPEG of the same name was skipped without a message."""
     folder = photos.folder / "photos"
     (folder / "a.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
     shutil.copyfile(folder / "a.jpg", folder / "scan")
@@ -119,7 +119,7 @@ def test_photos_that_are_not_read_are_named_and_counted_and_the_rest_is_done(pho
     assert len(list((photos.folder / "out/masks").rglob("*.png"))) == 4
 
 
-def test_nothing_of_another_origin_is_replaced(photos: Project) -> None:
+def test_files_of_a_user_or_of_another_model_are_not_replaced(photos: Project) -> None:
     (photos.folder / "out").mkdir()
     (photos.folder / "out/mine.txt").write_text("mine")
     assert "out: already exists" in predict(photos, "photos", rc=2)
@@ -139,7 +139,7 @@ def test_results_inside_the_photos_folder_are_not_predicted_again(photos: Projec
         assert "4 of 4 images" in output
 
 
-def test_another_photo_of_the_same_name_or_a_persons_file_is_not_replaced(photos: Project) -> None:
+def test_results_of_another_photo_with_the_same_name_and_files_of_a_user_are_not_replaced(photos: Project) -> None:
     predict(photos, "photos/a.jpg")
     masks = photos.folder / "out/masks"
     before = (masks / "a.png").read_bytes()
@@ -154,7 +154,7 @@ def test_another_photo_of_the_same_name_or_a_persons_file_is_not_replaced(photos
     assert (masks / "deep/b.png").is_file(), "the rest is done"
 
 
-def test_a_name_that_the_disk_does_not_take_stops_nothing(photos: Project) -> None:
+def test_a_file_name_that_is_too_long_does_not_stop_the_other_images(photos: Project) -> None:
     name = "x" * 245
     shutil.copyfile(photos.folder / "photos/deep/b.png", photos.folder / f"photos/{name}.png")
     output = predict(photos, "photos", rc=2)
@@ -163,14 +163,14 @@ def test_a_name_that_the_disk_does_not_take_stops_nothing(photos: Project) -> No
 
 
 @pytest.mark.parametrize("line", [b'{"name": [1]}\n', b"\xff\n", b"[]\n", b"3\n", b'{"name": "a", "image": 3}\n'])
-def test_a_damaged_journal_costs_time_and_nothing_else(photos: Project, line: bytes) -> None:
+def test_a_damaged_journal_only_costs_time(photos: Project, line: bytes) -> None:
     predict(photos, "photos")
     with (photos.folder / "out/done.jsonl").open("ab") as file:
         file.write(line)
     assert "4 of 4 images" in predict(photos, "photos")
 
 
-def test_called_again_it_does_what_is_new_or_changed_alone(photos: Project) -> None:
+def test_a_second_call_predicts_only_new_and_changed_images(photos: Project) -> None:
     predict(photos, "photos")
     times = {p: p.stat().st_mtime_ns for p in (photos.folder / "out/masks").rglob("*.png")}
     shutil.copyfile(photos.folder / "photos/deep/b.png", photos.folder / "photos/new.png")
@@ -183,7 +183,7 @@ def test_called_again_it_does_what_is_new_or_changed_alone(photos: Project) -> N
 
 
 @pytest.mark.slow
-def test_killed_it_goes_on_and_ends_the_same(photos: Project) -> None:
+def test_a_killed_prediction_resumes_and_gives_the_same_masks(photos: Project) -> None:
     rng = np.random.default_rng(1)
     for i in range(60):
         Image.fromarray(rng.integers(0, 256, (96, 96, 3), dtype=np.uint8)).save(photos.folder / f"photos/{i:02}.png")
@@ -199,13 +199,13 @@ def test_killed_it_goes_on_and_ends_the_same(photos: Project) -> None:
     done = len(list(masks.rglob("*.png")))
     assert done < 64
     with (photos.folder / "out/done.jsonl").open("a") as file:
-        file.write('{"name": "cut sh')  # as a kill in the middle of a line would leave it
+        file.write('{"name": "cut sh')  # as after a kill in the middle of a line
     predict(photos, "photos")
     photos.run("stpp", "predict", "photos", "--model", "model.safetensors", "--out", "other")
     assert digest([masks]) == digest([photos.folder / "other/masks"])
 
 
-def test_a_large_image_is_predicted_in_windows_and_test_time_augmentation_is_a_choice(photos: Project) -> None:
+def test_windows_and_test_time_augmentation_are_options(photos: Project) -> None:
     output = photos.folder / "out/probabilities"
     kinds = ["photos/a.jpg", "--as", "probabilities"]
     found = {}
@@ -230,7 +230,9 @@ def test_a_large_image_is_predicted_in_windows_and_test_time_augmentation_is_a_c
         (["photos/a.jpg", "again/a.png"], "its results would have the same name as those of photos/a.jpg"),
     ],
 )
-def test_what_names_no_image_is_said_before_anything_is_written(photos: Project, words: list[str], said: str) -> None:
+def test_inputs_without_images_are_reported_before_anything_is_written(
+    photos: Project, words: list[str], said: str
+) -> None:
     (photos.folder / "empty.txt").write_text("\n")
     (photos.folder / "wrong.txt").write_text("photos/a.jpg\nphotos/x.jpg\n")
     (photos.folder / "again").mkdir()
@@ -239,7 +241,7 @@ def test_what_names_no_image_is_said_before_anything_is_written(photos: Project,
     assert not (photos.folder / "out").exists()
 
 
-def test_a_file_that_is_no_checkpoint_of_stpp_is_named(photos: Project) -> None:
+def test_the_error_names_a_file_that_is_not_a_checkpoint_of_stpp(photos: Project) -> None:
     path = photos.folder / "model.safetensors"
     build.save(path, build.build(MODEL, 3).state_dict())
     assert "no valid metadata about its network and classes" in predict(photos, "photos", rc=2)
@@ -259,13 +261,15 @@ def test_a_file_that_is_no_checkpoint_of_stpp_is_named(photos: Project) -> None:
         build.CheckpointMetadata(MODEL, tuple(map(str, range(300))), ((0, 0, 0),) * 300),
     ],
 )
-def test_a_checkpoint_that_lies_about_its_classes_is_refused(tmp_path: Path, about: build.CheckpointMetadata) -> None:
+def test_a_checkpoint_with_invalid_metadata_about_its_classes_is_refused(
+    tmp_path: Path, about: build.CheckpointMetadata
+) -> None:
     build.save(tmp_path / "m.safetensors", {"x": torch.zeros(1)}, about)
     with pytest.raises(Exception, match="invalid metadata about its"):
         build.read_metadata(tmp_path / "m.safetensors")
 
 
-def test_a_checkpoint_says_what_it_is_of_in_equal_bytes(tmp_path: Path) -> None:
+def test_metadata_of_a_checkpoint_is_read_back_and_gives_equal_bytes(tmp_path: Path) -> None:
     state = {"x": torch.zeros(1)}
     for name in ("a", "b"):
         build.save(tmp_path / name, state, ABOUT)

@@ -1,4 +1,4 @@
-"""A setting that fits: suggested from manifest, split and machine, written at a person's word, and one that runs."""
+"""Tests of `stpp preset suggest`: the setting fits data and machine, is written only on request, and is valid."""
 
 import itertools
 import re
@@ -10,7 +10,7 @@ from stpp.paper.setting import Images, Machine, choices, length
 from stpp.params.file import load
 
 
-def test_a_suggestion_has_reasons_and_times_and_once_written_it_runs(prepared: Project) -> None:
+def test_a_suggestion_has_reasons_and_times_and_is_a_valid_params_file(prepared: Project) -> None:
     file = prepared.folder / "params.yaml"
     prepared.commit("-A")
     before = file.read_text()
@@ -29,7 +29,7 @@ def test_a_suggestion_has_reasons_and_times_and_once_written_it_runs(prepared: P
     assert "not in git" in refused
 
 
-def test_what_is_not_there_yet_is_named_with_the_remedy(project: Project) -> None:
+def test_the_error_for_missing_files_has_a_remedy(project: Project) -> None:
     output = project.run("stpp", "preset", "suggest", rc=2)
     assert "runs/data: no such folder; run `dvc repro split` first" in output
     assert "none.yaml: no such file" in project.run("stpp", "preset", "suggest", "--params", "none.yaml", rc=2)
@@ -40,7 +40,7 @@ SIDES = [(32, 32), (96, 64), (480, 360), (2048, 1024), (8000, 6000)]
 
 @pytest.mark.parametrize("cuda", [False, True])
 @pytest.mark.parametrize(("size", "labeled"), list(itertools.product(SIDES, [2, 5, 1464])))
-def test_a_suggestion_keeps_the_bounds_that_the_data_sets(size: tuple[int, int], labeled: int, cuda: bool) -> None:
+def test_a_suggestion_stays_within_the_limits_of_the_data(size: tuple[int, int], labeled: int, cuda: bool) -> None:
     images = Images(long=size[0], short=size[1], labeled=labeled, unlabeled=300, val=10, test=0)
     values = {one.key: one.value for one in choices(images, Machine(cuda, cores=4))}
     assert 32 <= values["augment.weak.crop"] <= max(32, size[1])
@@ -51,7 +51,7 @@ def test_a_suggestion_keeps_the_bounds_that_the_data_sets(size: tuple[int, int],
 
 
 @pytest.mark.parametrize("per_epoch", [30, 800])
-def test_a_length_fits_the_hours_and_is_never_beyond_the_papers(per_epoch: int) -> None:
+def test_a_suggested_length_fits_the_hours_and_is_at_most_that_of_the_paper(per_epoch: int) -> None:
     for hours, iteration in itertools.product((0.1, 1, 10, 1000), (0.01, 0.5)):
         epochs, iterations = (one.value for one in length(per_epoch, iteration, 5.0, 60.0, hours))
         assert (epochs is None) != (iterations is None) and (epochs or 0) <= 80

@@ -1,4 +1,4 @@
-"""`dvc repro` as people come to use it: mistyped parameters, kills of DVC itself, interrupts before a commit."""
+"""Tests of `dvc repro` after mistyped parameters, kills of DVC itself, and interrupts before a commit."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ def runs(project: Project) -> str:
     return digest([project.folder / "runs", project.folder / "data"])
 
 
-def test_a_mistyped_parameter_costs_nothing_that_was_made(copied: Project) -> None:
+def test_a_mistyped_parameter_removes_no_results(copied: Project) -> None:
     copied.run("stpp", "system", "use", "st", "blind")
     before, overlay = runs(copied), copied.folder / "pipelines/blind/params.yaml"
     for sections, key in (({"train": {"epochs": "many"}}, "train.epochs"), ({"evaluate": {"panels": -1}}, "panels")):
@@ -41,8 +41,8 @@ def test_a_mistyped_parameter_costs_nothing_that_was_made(copied: Project) -> No
     assert runs(copied) == before
 
 
-def test_a_lock_that_a_kill_has_cut_costs_nothing_that_was_made(project: Project) -> None:
-    """Cut as DVC, killed while it writes what has just run, leaves it."""
+def test_a_dvc_lock_that_was_cut_by_a_kill_costs_no_results(project: Project) -> None:
+    """A kill while DVC writes dvc.lock cuts the file like this."""
     project.run("dvc", "repro", "label_reliable")
     project.run("dvc", "repro", "label_reliable", "-f", "-s")
     lock = project.folder / "dvc.lock"
@@ -61,8 +61,8 @@ def test_a_lock_that_a_kill_has_cut_costs_nothing_that_was_made(project: Project
         assert lock.read_bytes() == whole and runs(project) == before
 
 
-def test_a_stage_puts_back_a_lock_that_dvc_reads_but_that_a_kill_has_cut(copied: Project) -> None:
-    """Then DVC knows too little, and would label again; it is stopped, and knows all when it is called again."""
+def test_a_stage_restores_a_cut_dvc_lock_that_dvc_can_read(copied: Project) -> None:
+    """DVC has read an incomplete lock and would label again, so the stage stops it. The next call reads all of it."""
     lock, before = copied.folder / "dvc.lock", runs(copied)
     whole = lock.read_text()
     copied.run("stpp", "check")
@@ -74,7 +74,7 @@ def test_a_stage_puts_back_a_lock_that_dvc_reads_but_that_a_kill_has_cut(copied:
     assert runs(copied) == before and lock.read_text() == whole
 
 
-def test_after_an_interrupt_git_gets_what_it_should_and_the_next_change_runs(project: Project) -> None:
+def test_after_an_interrupt_git_gets_only_the_split_and_the_next_change_runs(project: Project) -> None:
     project.params(train={"epochs": 8})
     dvc = project.start("dvc", "repro", "train_teacher")
     while not list((project.folder / ".stpp").glob("runs-teacher-*/state.pt")):
@@ -92,7 +92,7 @@ def test_after_an_interrupt_git_gets_what_it_should_and_the_next_change_runs(pro
     assert project.run("git", "status", "--short", "runs") == ""
 
 
-def test_a_mistake_on_the_first_run_puts_nothing_into_git(project: Project) -> None:
+def test_a_failed_first_run_does_not_put_data_into_git(project: Project) -> None:
     project.params(split={"labeled": {"count": 1000}})
     project.run("dvc", "repro", rc=255)
     project.params()

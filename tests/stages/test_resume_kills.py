@@ -1,4 +1,4 @@
-"""Work survives kill -9 at any moment, and ends in the same bytes as an undisturbed run. Real processes, real kills."""
+"""Tests that work survives kill -9 at any moment and gives the same bytes; with real processes and real kills."""
 
 import os
 import random
@@ -21,7 +21,7 @@ TRAIN = f"stpp train --name teacher --backbone runs/backbone.safetensors {DATA}"
 
 
 def outs(folder: Path) -> dict[str, str]:
-    """Content of every out but run.json, which names an execution, and what DVC adds."""
+    """Return the hashes of all outs except run.json, which is different in each run, and files that DVC adds."""
     return {
         f.relative_to(folder).as_posix(): digest([f])
         for f in folder.rglob("*")
@@ -30,9 +30,9 @@ def outs(folder: Path) -> dict[str, str]:
 
 
 def kill_and_repeat(project: Project, command: list[str], seed: int, seconds: float) -> int:
-    """Kill the command's whole group as soon as it has kept something, then at random moments, then let it end.
+    """Kill the command's process group after its first saved work, then at random moments, then let it end.
 
-    How often it died: once at least, for what it keeps first is not all.
+    Return the number of kills. It is at least 1, because the first saved work is not all of it.
     """
     chance = random.Random(seed)
     before = kept(project)
@@ -56,21 +56,21 @@ def kill_and_repeat(project: Project, command: list[str], seed: int, seconds: fl
 
 
 def kept(project: Project) -> set[Path]:
-    """Saved states, scored parts, labelled shards and counted models."""
+    """Return the files of saved work: states, scored parts, labelled shards and evaluated models."""
     home = project.folder / ".stpp"
     patterns = ("*/state.pt", "*/part-*.csv", "*/masks/*.zip", "*/on-*/*.json")
     return {f for pattern in patterns for f in home.glob(pattern)}
 
 
 def undisturbed(project: Project, command: list[str], out: str) -> tuple[dict[str, str], float]:
-    """What the command leaves when nobody kills it, and how long it took."""
+    """Run the command without a kill. Return the hashes of its outs, and its duration in seconds."""
     began = time.monotonic()
     project.run(*[w.replace("OUT", out) for w in command])
     return outs(project.folder / out), time.monotonic() - began
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_training_killed_at_random_ends_in_the_same_bytes(prepared: Project, workers: int) -> None:
+def test_a_training_killed_at_random_ends_with_the_same_bytes(prepared: Project, workers: int) -> None:
     prepared.params(train={"epochs": 8}, runtime={"workers": workers})
     expected, seconds = undisturbed(prepared, TRAIN, "runs/first")
     killed = [w.replace("OUT", "runs/second") for w in TRAIN]
@@ -78,8 +78,8 @@ def test_a_training_killed_at_random_ends_in_the_same_bytes(prepared: Project, w
     assert outs(prepared.folder / "runs/second") == expected
 
 
-def test_what_models_predict_is_the_same_bytes_when_killed_at_random(prepared: Project) -> None:
-    """Scoring, labelling and evaluating."""
+def test_predictions_killed_at_random_end_with_the_same_bytes(prepared: Project) -> None:
+    """This covers scoring, labelling and evaluation."""
     prepared.params(evaluate={"batch_size": 1}, score={"shards": 12}, label={"shards": 12})
     prepared.run(*[w.replace("OUT", "runs/teacher") for w in TRAIN])
     teacher = "runs/teacher/model.safetensors"
@@ -96,8 +96,8 @@ def test_what_models_predict_is_the_same_bytes_when_killed_at_random(prepared: P
         assert outs(prepared.folder / f"{out}_second") == expected
 
 
-def test_short_stages_killed_at_random_leave_all_or_nothing(prepared: Project) -> None:
-    """Those that keep nothing on the way: what stands under a final name is whole, and the next attempt is enough."""
+def test_short_stages_killed_at_random_leave_complete_outs_or_none(prepared: Project) -> None:
+    """These stages save no partial work. A file with its final name is complete, and the next attempt succeeds."""
     prepared.params(toy={"images": 300})
     chance, kills = random.Random(0), 0
     for words in (
@@ -144,7 +144,7 @@ def children(pid: int) -> list[int]:
 
 
 @pytest.mark.parametrize("who", ["stage", "group"])
-def test_under_dvc_a_killed_training_goes_on_with_the_next_repro(project: Project, who: str) -> None:
+def test_a_training_killed_under_dvc_resumes_with_the_next_repro(project: Project, who: str) -> None:
     project.params(train={"epochs": 12})
     project.run("dvc", "repro", "split", "backbone")
     expected, seconds = undisturbed(project, TRAIN, "runs/first")
@@ -152,7 +152,7 @@ def test_under_dvc_a_killed_training_goes_on_with_the_next_repro(project: Projec
     before = kept(project)
     for _ in range(2):
         dvc = project.start("dvc", "repro", "train_teacher")
-        wait_for(lambda: kept(project) - before and children(dvc.pid))  # noqa: B023 - asked at once
+        wait_for(lambda: kept(project) - before and children(dvc.pid))  # noqa: B023 - it is called at once
         time.sleep(chance.uniform(0, 0.2 * seconds))
         assert dvc.poll() is None, "too late to kill it"
         if who == "stage":
@@ -167,7 +167,7 @@ def test_under_dvc_a_killed_training_goes_on_with_the_next_repro(project: Projec
     assert outs(project.folder / "runs/teacher") == expected
 
 
-def test_dvc_killed_alone_leaves_a_stage_that_the_next_repro_waits_for(project: Project) -> None:
+def test_the_next_repro_waits_for_a_stage_whose_dvc_was_killed(project: Project) -> None:
     project.params(train={"epochs": 12})
     project.run("dvc", "repro", "split", "backbone")
     expected, _ = undisturbed(project, TRAIN, "runs/first")
@@ -201,7 +201,7 @@ def test_a_second_copy_with_other_parameters_is_refused_and_names_the_first(prep
 
 
 @pytest.mark.slow
-def test_a_saved_state_that_is_no_number_is_named_and_left(prepared: Project) -> None:
+def test_a_saved_state_that_is_not_finite_is_named_and_kept(prepared: Project) -> None:
     prepared.params(train={"epochs": 200})
     command = [word.replace("OUT", "runs/teacher") for word in TRAIN]
     process = prepared.start(*command)
@@ -218,7 +218,7 @@ def test_a_saved_state_that_is_no_number_is_named_and_left(prepared: Project) ->
     assert path.read_bytes() == before and not (prepared.folder / "runs/teacher").exists()
 
 
-def test_a_stage_killed_before_dvc_records_it_puts_its_results_back(project: Project) -> None:
+def test_a_stage_killed_before_dvc_records_it_restores_its_results(project: Project) -> None:
     project.run("dvc", "repro", "split", "backbone")
     dvc = project.start("dvc", "repro", "train_teacher")
     done = project.folder / "runs/teacher/run.json"
@@ -236,7 +236,7 @@ def test_a_stage_killed_before_dvc_records_it_puts_its_results_back(project: Pro
     )
 
 
-def test_ctrl_c_says_in_one_line_how_to_go_on(prepared: Project) -> None:
+def test_ctrl_c_prints_one_line_about_how_to_resume(prepared: Project) -> None:
     prepared.params(train={"epochs": 30})
     process = prepared.start(*[w.replace("OUT", "runs/teacher") for w in TRAIN])
     wait_for(lambda: list((prepared.folder / ".stpp").glob("runs-teacher-*/state.pt")))
@@ -247,8 +247,8 @@ def test_ctrl_c_says_in_one_line_how_to_go_on(prepared: Project) -> None:
     assert output.count("run the same command again") == 1
 
 
-def test_a_full_disk_is_said_leaves_nothing_half_written_and_is_survived(prepared: Project) -> None:
-    """A limit on the size of a file stands for the disk: writing fails in the middle of the first saved state."""
+def test_a_full_disk_is_reported_leaves_no_partial_files_and_the_next_run_succeeds(prepared: Project) -> None:
+    """A limit on the file size simulates the full disk: writing fails in the middle of the first saved state."""
     command = " ".join(TRAIN).replace("OUT", "runs/teacher")
     output = prepared.run("bash", "-c", f"ulimit -f 20000; {command}", rc=2)
     assert "the disk is full" in output and "Traceback" not in output

@@ -1,4 +1,4 @@
-"""`stpp runs compare`: what differs, and what came of it."""
+"""Tests of `stpp runs compare`: differences in parameters, code and data, and the results beside each other."""
 
 import re
 from pathlib import Path
@@ -40,7 +40,7 @@ def compare(project: Project, *words: str, rc: int = 0) -> str:
     return output
 
 
-def test_what_differs_is_said_and_every_class_is_side_by_side(project: Project) -> None:
+def test_differences_are_listed_and_every_class_is_side_by_side(project: Project) -> None:
     evaluated(project.folder / "a", "st", (0.5, 0.25, float("nan")), lr=0.1)
     evaluated(project.folder / "b", "stpp", (0.75, 0.125, 0.0), lr=0.2, code="b" * 32)
     output = compare(project, "a", "b")
@@ -54,7 +54,7 @@ def test_what_differs_is_said_and_every_class_is_side_by_side(project: Project) 
     assert re.search(r"test mIoU +- +14\.6 +-", output)
 
 
-def test_equal_runs_are_said_to_be_equal(project: Project) -> None:
+def test_equal_runs_are_reported_as_equal(project: Project) -> None:
     evaluated(project.folder / "a", "st", (0.5, 0.25, 0.5))
     output = compare(project, "a", "a")
     for what in ("parameters", "code", "data and split"):
@@ -62,7 +62,7 @@ def test_equal_runs_are_said_to_be_equal(project: Project) -> None:
     assert re.search(r"val mIoU +41\.7 +41\.7 +\+0\.0", output)
 
 
-def test_numbers_of_another_val_are_not_taken_for_comparable(project: Project) -> None:
+def test_numbers_on_different_val_sets_are_reported_as_not_comparable(project: Project) -> None:
     evaluated(project.folder / "a", "st", (0.5, 0.25, 0.5))
     evaluated(project.folder / "b", "st", (0.5, 0.25, 0.5), val="w" * 32)
     output = compare(project, "a", "b")
@@ -95,7 +95,7 @@ def test_a_damaged_folder_is_named(project: Project, text: str, said: str) -> No
     assert said in compare(project, "a", "b", rc=2)
 
 
-def test_what_is_neither_a_folder_nor_a_run_is_named(project: Project) -> None:
+def test_the_error_names_an_argument_that_is_neither_a_folder_nor_a_run(project: Project) -> None:
     evaluated(project.folder / "a", "st", (0.5, 0.25, 0.5))
     (project.folder / "b").mkdir()
     assert "b: has no metrics.json" in compare(project, "a", "b", rc=2)

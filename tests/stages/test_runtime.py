@@ -1,4 +1,4 @@
-"""What runtime.* says changes no result."""
+"""Tests that the parameters in `runtime` do not change results."""
 
 import pytest
 from small import TINY, Project
@@ -8,7 +8,7 @@ TRAIN = ("stpp", "train", "--name", "teacher", *COMMON, "--backbone", "runs/back
 
 
 @pytest.mark.slow
-def test_pixel_cache_files_are_kept_where_asked_and_change_no_weight(prepared: Project) -> None:
+def test_the_pixel_cache_is_used_on_request_and_does_not_change_the_weights(prepared: Project) -> None:
     weights = {}
     for cache in (None, 0.5):
         prepared.params(train={"epochs": 3}, runtime={**TINY["runtime"], "cache_gb": cache})

@@ -1,4 +1,4 @@
-"""Stage select: which half is reliable, by what, and what is said where it cannot be."""
+"""Tests of the stage `select`: the reliable half for every `select.by`, and errors."""
 
 from pathlib import Path
 
@@ -32,16 +32,16 @@ def run(**values: object) -> tuple[list[str], list[str]]:
 @pytest.mark.parametrize(
     ("by", "reliable"), [("stability", "ad"), ("inverse", "bc"), ("confidence", "bc"), ("oracle", "da")]
 )
-def test_the_half_is_chosen_by_what_select_by_names(by: str, reliable: str) -> None:
+def test_the_reliable_half_is_chosen_by_select_by(by: str, reliable: str) -> None:
     assert run(by=by)[0] == list(reliable)
 
 
-def test_chance_changes_with_its_seed_and_with_nothing_else() -> None:
+def test_a_random_selection_depends_only_on_its_seed() -> None:
     assert run(by="random", seed=1) == run(by="random", seed=1)
     assert len({tuple(run(by="random", seed=seed)[0]) for seed in range(20)}) > 3
 
 
-def test_the_oracle_needs_every_true_mask_and_says_so() -> None:
+def test_the_oracle_without_all_true_masks_is_an_error() -> None:
     write_csv(Path("score/quality.csv"), ("id", "miou"), [("a", 0.5)])
     with pytest.raises(
         StppError, match=r"select\.by `oracle` needs the true masks of all .* 3 have none \(b, \.\.\.\)"

@@ -1,4 +1,4 @@
-"""A pinned split stays what it was, and two splits are told apart image by image."""
+"""Tests that a pinned split cannot change, and that `split diff` names every difference between splits."""
 
 import shutil
 
@@ -12,7 +12,7 @@ def ids(project: Project, name: str) -> list[str]:
     return (project.folder / f"runs/split/{name}.txt").read_text().split()
 
 
-def test_a_pinned_name_refuses_another_content_and_nothing_else(prepared: Project) -> None:
+def test_a_pinned_name_refuses_only_another_content(prepared: Project) -> None:
     prepared.run(*SPLIT)
     assert "tiny: 30 images" in prepared.run("stpp", "split", "pin", "tiny")
     before = (prepared.folder / "runs/split/manifest.csv").read_bytes()
@@ -41,7 +41,7 @@ def test_a_mask_that_changed_under_a_pinned_name_is_refused(prepared: Project) -
     assert f"another mask in labeled: 1\n  {one}" in prepared.run(*SPLIT, rc=2)
 
 
-def test_a_difference_names_every_image_that_moved(prepared: Project) -> None:
+def test_split_diff_names_every_image_that_moved(prepared: Project) -> None:
     prepared.run(*SPLIT)
     prepared.run("stpp", "split", "pin", "first")
     prepared.commit("-A")
@@ -65,7 +65,7 @@ def test_a_difference_names_every_image_that_moved(prepared: Project) -> None:
 
 
 @pytest.mark.parametrize("name", ["nowhere", "--help-me", "../x", "HEAD"])
-def test_a_split_that_is_none_is_named_with_those_there_are(prepared: Project, name: str) -> None:
+def test_the_error_for_an_unknown_split_names_the_known_ones(prepared: Project, name: str) -> None:
     prepared.run(*SPLIT)
     prepared.run("stpp", "split", "pin", "mine")
     output = prepared.run("stpp", "split", "diff", "--", name, "runs/split", rc=2)

@@ -1,4 +1,4 @@
-"""Every system of the paper through DVC, on data that trains in seconds: nothing twice, and each is what it says."""
+"""Tests every system of the paper with DVC, on data that trains in seconds. No stage may run twice."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from stpp.store.masks import MaskSet
 pytestmark = pytest.mark.slow
 
 
-def test_every_system_runs_and_shares_what_is_the_same(project: Project) -> None:
+def test_every_system_runs_and_no_stage_runs_twice(project: Project) -> None:
     project.run("stpp", "system", "use", "--all")
     folder, stages = project.folder, ran(project.run("dvc", "repro", "--all-pipelines"))
     assert len(stages) == len(set(stages))
@@ -52,7 +52,7 @@ def test_every_system_runs_and_shares_what_is_the_same(project: Project) -> None
     figures = {path.stem for path in folder.glob("runs/figures/*.png")}
     assert figures == {"figure_1", "figure_3a", "figure_3b", "figure_4", "figure_6", "figure_8"}
 
-    # an overlay that changes runs its system alone
+    # a changed overlay re-runs only its own system
     overlay = folder / "pipelines/blind/params.yaml"
     overlay.write_text(overlay.read_text() + "  seed: 5\n")
     again = ran(project.run("dvc", "repro", "pipelines/blind/dvc.yaml"))

@@ -1,4 +1,4 @@
-"""The whole of ST++ and ST through DVC: what runs, what does not run again, and what is left for a person."""
+"""Tests whole runs of ST++ and ST with DVC: which stages run, which do not run again, and what they write."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from stpp.tracking.client import client
 pytestmark = pytest.mark.slow
 
 
-def test_st_plus_plus_and_st_run_whole_and_nothing_runs_twice(project: Project) -> None:
+def test_st_plus_plus_and_st_run_and_no_stage_runs_twice(project: Project) -> None:
     project.env.pop("STPP_TRACKING")
     folder = project.folder
     everything = [stage.split(":")[-1] for stage in ran(project.run("dvc", "repro"))]
@@ -22,7 +22,7 @@ def test_st_plus_plus_and_st_run_whole_and_nothing_runs_twice(project: Project) 
         assert name in everything
     assert len(list((folder / "runs/teacher/checkpoints").iterdir())) == 3
 
-    # what is left
+    # the files of the run
     sets = {name: set(read_ids(folder / f"runs/split/{name}.txt")) for name in ("labeled", "unlabeled", "val", "test")}
     assert sum(len(s) for s in sets.values()) == len(set().union(*sets.values())) == 30
     reliable, unreliable = (read_ids(folder / f"runs/selection/{n}.txt") for n in ("reliable", "unreliable"))
@@ -66,7 +66,7 @@ def test_st_plus_plus_and_st_run_whole_and_nothing_runs_twice(project: Project) 
     version = versions[about["student"]["run_id"]]
     described = found["evaluation"].data.tags["mlflow.note.content"]
     assert "best on val" in described and "best on val" in table
-    # Trained for three epochs, the model may predict one class, and is no champion by itself then.
+    # After three epochs, the model may predict a single class. Then it did not get the alias by itself.
     mlflow.set_registered_model_alias("tiny", "champion", version.version)
     assert "according to dvc.lock" in project.run("stpp", "audit", "runs/student/model.safetensors")
     assert "the record of MLflow run" in project.run("stpp", "audit", "models:/tiny@champion")
@@ -75,7 +75,7 @@ def test_st_plus_plus_and_st_run_whole_and_nothing_runs_twice(project: Project) 
     output = project.run("dvc", "repro")
     assert ran(output) == [] and "up to date" in output
 
-    # what is asked for once more is done once more
+    # a forced stage runs again
     again = project.run("dvc", "repro", "-f", "-s", "evaluate")
     assert "restor" not in again and "evaluate stpp on test" in again
 
@@ -100,13 +100,13 @@ def test_st_plus_plus_and_st_run_whole_and_nothing_runs_twice(project: Project) 
     assert st_parent.data.tags["stpp.run.teacher"] == about["teacher"]["run_id"]
     assert "val/st/miou" in st_parent.data.metrics
 
-    # the two beside each other, from files and from MLflow
+    # comparing the two gives the same from files and from MLflow
     beside = project.run("stpp", "runs", "compare", "runs/evaluation", "runs/st/evaluation")
     assert "data and split: equal" in beside
     again = project.run("stpp", "runs", "compare", parent.info.run_id, st_parent.info.run_id)
     assert again.splitlines()[1:] == beside.splitlines()[1:]
 
-    # what DVC has to say: nothing that git holds is missing, plots of both pipelines, differences to the commit
+    # git has the lists and locks but no data or weights, and DVC shows the plots of both pipelines
     project.commit(".")
     project.run("dvc", "remote", "add", "-d", "store", str(folder.parent / "store"))
     project.run("dvc", "push", "-q")
@@ -131,7 +131,7 @@ def test_st_plus_plus_and_st_run_whole_and_nothing_runs_twice(project: Project) 
     project.params(data={"root": "elsewhere"})
     assert ran(project.run("dvc", "repro")) == ["prepare"]
 
-    # another ratio selects anew, and does not touch the teacher
+    # another ratio repeats the selection, but not the teacher
     before = digest([folder / "runs/teacher"])
     pointer = (folder / "runs/teacher/run.json").read_text()
     project.params(data={"root": "elsewhere"}, select={"ratio": 0.25})
@@ -148,15 +148,15 @@ def test_st_plus_plus_and_st_run_whole_and_nothing_runs_twice(project: Project) 
     assert (parent.data.params["select.ratio"], later_parent.data.params["select.ratio"]) == ("0.5", "0.25")
     assert later_parent.data.tags["stpp.run.teacher"] == about["teacher"]["run_id"]
 
-    # what DVC's cache brings back still points to its MLflow run
+    # results restored from DVC's cache still name their MLflow run
     shutil.rmtree(folder / "runs/teacher")
     project.run("dvc", "checkout")
     assert (folder / "runs/teacher/run.json").read_text() == pointer
     assert mlflow.get_run(json.loads(pointer)["run_id"]).info.status == "FINISHED"
 
 
-def test_own_photographs_need_no_masks_where_they_are_unlabelled(project: Project) -> None:
-    """kind folder: two patterns, masks of some images only, values mapped; no code knows the data set."""
+def test_own_photographs_need_no_masks_if_they_are_unlabelled(project: Project) -> None:
+    """The kind `folder` describes the data by two patterns and mapped mask values. Only some images have masks."""
     project.run("stpp", "draw", "--out", "drawn")
     masks = sorted((project.folder / "drawn/masks").iterdir())
     for mask in masks[18:]:

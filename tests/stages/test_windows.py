@@ -1,4 +1,4 @@
-"""Images above `max_pixels` are predicted in windows, and the mask set says so."""
+"""Tests that images above `max_pixels` are predicted in windows, and that the mask set records the windows."""
 
 import pytest
 from small import TINY, Project
@@ -9,11 +9,11 @@ COMMON = ("--data", "runs/data", "--split", "runs/split")
 
 
 @pytest.mark.slow
-def test_a_mask_set_names_the_windows_it_was_made_in_and_windows_change_what_is_predicted(project: Project) -> None:
+def test_a_mask_set_records_its_windows_and_windows_change_predictions(project: Project) -> None:
     found = {}
     for max_pixels in (48 * 48, 48 * 48 - 1):
         project.params(toy={"size": 48}, label={**TINY["label"], "scales": [1.0], "max_pixels": max_pixels})
-        if not found:  # both label with one teacher
+        if not found:  # both settings label with the same teacher
             project.prepare()
             backbone = ("--backbone", "runs/backbone.safetensors")
             project.run("stpp", "train", "--name", "teacher", *COMMON, *backbone, "--out", "runs/teacher")
