@@ -6,6 +6,7 @@ DVC's commands speak of every pipeline that they find. So they stay short if the
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 
 from stpp.store.files import StppError, read_text, write_text
@@ -23,8 +24,9 @@ def systems() -> list[str]:
 
 
 def title(name: str) -> str:
-    """Return the comment in the first line of a system's dvc.yaml."""
-    return read_text(FOLDER / name / "dvc.yaml").split("\n")[0].removeprefix("#").strip()
+    """Return the first sentence of the comment at the top of a system's dvc.yaml."""
+    lines = takewhile(lambda line: line.startswith("#"), read_text(FOLDER / name / "dvc.yaml").splitlines())
+    return " ".join(line.removeprefix("#").strip() for line in lines).split(". ")[0].rstrip(".")
 
 
 def in_use() -> list[str]:
