@@ -3,12 +3,16 @@
 import io
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import time
+import urllib.request
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import chdir, redirect_stderr, redirect_stdout, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from unittest.mock import patch
@@ -75,6 +79,24 @@ class Project:
             start_new_session=True,
         )
 
+    @contextmanager
+    def serving(self, *command: str, answers: str) -> Iterator[str]:
+        """Run a server on a free port of the loopback address, and yield its URL once it answers at a path."""
+        port = free_port()
+        process, address = self.start(*command, "--host", "127.0.0.1", "--port", str(port)), f"http://127.0.0.1:{port}"
+        try:
+            for _ in range(240):
+                try:
+                    with urllib.request.urlopen(f"{address}{answers}", timeout=5):
+                        break
+                except OSError:
+                    assert process.poll() is None, process.communicate()[0]
+                    time.sleep(0.5)
+            yield address
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
     def end(self) -> None:
         """Kill every process that a command of this project has started, in any session."""
         for process in psutil.process_iter(["environ"]) if self.started else ():
@@ -129,6 +151,13 @@ class Project:
         merged = {name: {**section, **sections.get(name, {})} for name, section in TINY.items()}
         with (self.folder / "params.yaml").open("w") as file:
             YAML().dump(merged, file)
+
+
+def free_port() -> int:
+    """Return a port of the loopback address that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def ran(output: str) -> list[str]:

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -15,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from small import BIN, ROOT, Project, project_in
+from small import BIN, ROOT, Project, free_port, project_in
 from test_containers import DOCKERFILE, SERVICES, environment, filled, stage
 
 needs_buildah = pytest.mark.skipif(shutil.which("buildah") is None, reason="no buildah, which builds images")
@@ -127,9 +126,7 @@ def test_a_stage_runs_for_a_user_without_a_name_in_the_environment_of_the_image(
 
 
 def test_a_stage_runs_for_a_user_without_a_name_in_a_cluster_job(nameless: Project) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     nameless.env |= {"HOME": str(nameless.folder), "STPP_MASTER": f"127.0.0.1:{port}"}
     as_nameless(nameless, "stpp", "cluster", "--", "dvc", "repro", "-q", "split")
 
@@ -185,9 +182,7 @@ def inside(storage: Path) -> list[str]:
 def server(inside: list[str], storage: Path) -> Iterator[int]:
     """Run the image's own command in a container, and yield its port on the loopback address of this machine."""
     command = json.loads(re.findall(r"(?m)^CMD (\[.*\])$", stage("server"))[-1])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     changed = {"0.0.0.0": "127.0.0.1", "5000": str(port)}
     with (storage / "log").open("w") as log:
         words = [*inside, *(changed.get(word, word) for word in command)]

@@ -1,10 +1,5 @@
 """Tests of MLflow's UI in Chromium: runs, charts of two runs, figures, the champion."""
 
-import os
-import signal
-import socket
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,27 +14,12 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def server(copied: Project) -> Iterator[str]:
     """Run MLflow's server for a finished project on the loopback address. Yield its URL."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     store = f"sqlite:///{copied.folder / 'mlflow.db'}"
     # After three epochs, the model predicts a single class, so it did not get the alias by itself.
     MlflowClient(store).set_registered_model_alias("tiny", "champion", "1")
-    words = ("--backend-store-uri", store, "--host", "127.0.0.1", "--port", str(port), "--workers", "1")
-    process = copied.start("mlflow", "server", *words)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(240):
-            try:
-                with urllib.request.urlopen(f"{address}/health", timeout=5):
-                    break
-            except OSError:
-                assert process.poll() is None, process.communicate()[0]
-                time.sleep(0.5)
+    words = ("mlflow", "server", "--backend-store-uri", store, "--workers", "1")
+    with copied.serving(*words, answers="/health") as address:
         yield address
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")

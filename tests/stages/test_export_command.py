@@ -3,10 +3,6 @@
 import base64
 import io
 import json
-import os
-import signal
-import socket
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -59,26 +55,9 @@ def test_existing_files_are_kept_and_a_wrong_model_is_named(checkpoint: Project)
 def server(checkpoint: Project) -> Iterator[str]:
     """Run `mlflow models serve` on the loopback address. Yield its URL."""
     export(checkpoint, "packaged", "--as", "mlflow")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = checkpoint.start(
-        *("mlflow", "models", "serve", "--env-manager", "local", "--model-uri", "packaged"),
-        *("--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
-    )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(240):
-            try:
-                with urllib.request.urlopen(f"{address}/ping", timeout=5):
-                    break
-            except OSError:
-                assert process.poll() is None, process.communicate()[0]
-                time.sleep(0.5)
+    words = ("mlflow", "models", "serve", "--env-manager", "local", "--model-uri", "packaged", "--workers", "1")
+    with checkpoint.serving(*words, answers="/ping") as address:
         yield address
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
 
 
 def answered(address: str, *images: bytes) -> list[dict[str, str]]:
