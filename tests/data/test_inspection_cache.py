@@ -156,6 +156,16 @@ def test_another_meaning_of_masks_is_looked_at_anew(data: Data, tmp_path: Path) 
     assert found(data, tmp_path / "memory") == found(data, None)
 
 
+@pytest.mark.parametrize("version", ["PIL.__version__", "cv2.__version__", "stpp.store.decoding.KORNIA"])
+def test_with_another_version_of_a_decoder_all_is_read_again(
+    version: str, data: Data, reads: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found(data, tmp_path / "memory")
+    monkeypatch.setattr(version, "0.1")
+    found(data, tmp_path / "memory")
+    assert len(reads) == 2 * COUNT
+
+
 def test_problems_are_said_again_as_long_as_they_are_there(data: Data, tmp_path: Path) -> None:
     (Path(data.root) / "i/03.png").write_text("none")
     (Path(data.root) / "i/twin.png").write_bytes((Path(data.root) / "i/04.png").read_bytes())

@@ -108,9 +108,12 @@ def test_what_it_gives_cannot_be_written_to(cached: Cached) -> None:
         photos.image("l/0")[0, 0] = 7
 
 
-def test_another_way_of_decoding_begins_anew(cached: Cached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("version", ["PIL.__version__", "cv2.__version__", "stpp.store.decoding.KORNIA"])
+def test_another_way_of_decoding_begins_anew(
+    version: str, cached: Cached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read_all(cached())
-    monkeypatch.setattr("PIL.__version__", "0.1")
+    monkeypatch.setattr(version, "0.1")
     photos = cached()
     assert files(tmp_path) == []
     photos.image("l/0")
