@@ -1,9 +1,9 @@
 """Everything that is not the network, at many ids: time per id, and the memory that a process comes to.
 
-`python benchmarks/many.py` takes about a minute at 3,000 and 30,000 ids; with `--ids 10000 100000 1000000` about half
-an hour, and 6 GB of disk for a while (below $BENCH_DIR, or where temporary files go). Images are of 8 x 8 pixels and
-differ; every tenth has a mask; masks are links to a few files. Every part runs in a process of its own. `old worker` is
-the plain way, for contrast: rows as dicts, ids as a list of str.
+`python benchmarks/many.py` takes a minute or two; with `--ids 10000 100000 1000000` about half an hour, and 6 GB of
+disk for a while (below $BENCH_DIR, or where temporary files go). Images are of 8 x 8 pixels and differ; every tenth
+has a mask; masks are links to a few files. Every part runs in a process of its own. `old worker` is the plain way, for
+contrast: rows as dicts, ids as a list of str.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def _alone(part: str, ids: int, work: Path) -> dict[str, Any]:
     return said
 
 
-def run(sizes: tuple[int, ...] = (1_000, 10_000), parts: tuple[str, ...] = tuple(PARTS)) -> list[dict[str, Any]]:
+def run(sizes: tuple[int, ...], parts: tuple[str, ...]) -> list[dict[str, Any]]:
     """Measure every part at every size: part, unit, ids, seconds, us_per_id, cpu_us_per_id, peak_mib, note."""
     rows = []
     for ids in sizes:
@@ -72,7 +72,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--ids", type=int, nargs="+", default=[1_000, 10_000], help="How many images.")
+    parser.add_argument("--ids", type=int, nargs="+", default=[1_000, 10_000], help="How many images (%(default)s).")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS), help="Only these.")
     parser.add_argument("--json", type=Path, help="File for the same as JSON.")
     asked = parser.parse_args()

@@ -1,6 +1,7 @@
 """Tests that the links and pictures in the documents exist."""
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,12 @@ def test_every_relative_link_and_image_exists(document: Path) -> None:
         target = document.parent / name if name else document
         assert target.exists(), f"{document.name}: {link}"
         assert not anchor or anchor in anchors(target), f"{document.name}: {link}"
+
+
+def test_a_table_of_the_benchmark_of_many_images_has_the_names_of_its_parts() -> None:
+    table = (ROOT / "docs/scale.md").read_text().partition("\n## Many images\n")[2]
+    parts = re.findall(r"(?m)^\| (?!part )(.*?) \|", table)
+    assert parts and set(parts) <= set(runpy.run_path(str(ROOT / "benchmarks/many_parts.py"))["PARTS"])
 
 
 def test_pictures_are_small_and_each_is_shown() -> None:

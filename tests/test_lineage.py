@@ -19,6 +19,7 @@ from stpp.run.lineage import (
     md5_of,
     parse_dvc_lock,
     producer_of,
+    read_dvc_locks,
     upstream,
 )
 from stpp.store.files import StppError
@@ -153,3 +154,11 @@ def test_a_stage_may_have_no_parameters_but_a_params_file_without_sections_is_re
 def test_the_error_for_an_invalid_dvc_lock_has_a_remedy(text: str) -> None:
     with pytest.raises(StppError, match=r"dvc\.lock: not a dvc.lock .*git checkout"):
         parse_dvc_lock(text, "dvc.lock")
+
+
+def test_all_damaged_dvc_locks_are_named_at_once(tmp_path: Path) -> None:
+    for name in ("dvc.lock", "pipelines/st/dvc.lock", "pipelines/toy/dvc.lock"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("stages: {}" if "toy" in name else "[")
+    with pytest.raises(StppError, match=r"2 problem\(s\):\ndvc\.lock: .*\npipelines/st/dvc\.lock: .*git checkout"):
+        read_dvc_locks(tmp_path)

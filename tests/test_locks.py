@@ -120,6 +120,11 @@ def test_a_lock_with_merge_conflicts_is_left_to_the_user(root: Path) -> None:
     with pytest.raises(StppError, match=r"has merge conflicts; keep one version: `git checkout --ours dvc\.lock`"):
         repair(root)
     assert (root / "dvc.lock").read_text() == text
+    for name, other in (("st", text), ("toy", "")):
+        (root / f"pipelines/{name}").mkdir(parents=True)
+        (root / f"pipelines/{name}/dvc.lock").write_text(other)
+    with pytest.raises(StppError, match=r"3 problem(?s:.*)\n.*/st/dvc\.lock: has m.*\n.*/toy/dvc\.lock: is empty"):
+        damaged(root)
 
 
 @pytest.mark.parametrize("text", ["", '{"read": {', "\0"])

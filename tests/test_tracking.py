@@ -366,6 +366,16 @@ def test_a_server_that_was_never_there_stops_nothing(
     assert run.run_id is None
 
 
+def test_a_time_limit_that_is_no_number_stops_no_stage(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "abc")
+    run_id = read_json(a_stage(root))["run_id"]
+    assert client(root).get_run(run_id).data.metrics["train/loss"] == 1.0
+    assert "abc" not in capsys.readouterr().out
+
+
 def test_tracking_loads_mlflow_only_when_there_is_something_to_say() -> None:
     code = "import sys, stpp.tracking; print('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

@@ -23,7 +23,7 @@ from stpp.run.lineage import (
     sha256_of,
 )
 from stpp.run.parallel import THREADS, ordered_map
-from stpp.store.files import StppError, read_json
+from stpp.store.files import StppError, raise_problems, read_json
 
 MD5 = re.compile("[0-9a-f]{32}")
 VERIFIED, CHANGED, ABSENT = "verified", "changed", "absent"
@@ -169,14 +169,21 @@ class Project:
         words = ["git", "-C", str(self.root), "show", f"{commit}:./{path}"]
         return subprocess.run(words, capture_output=True, check=False).stdout
 
-    def past(self, md5: str) -> Iterator[LineageSource]:
-        """Yield a source for each commit or DVC experiment whose dvc.lock has an out with this hash, newest first."""
+    def past(self, md5: str, problems: list[str]) -> Iterator[LineageSource]:
+        """Yield a source for each commit or DVC experiment whose dvc.lock has an out with this hash, newest first.
+
+        problems: gets a line for each damaged dvc.lock.
+        """
         locks = ["dvc.lock", "pipelines/*/dvc.lock"]
         for commit in git("-C", str(self.root), "log", "--all", "--format=%H", f"-S{md5}", "--", *locks).split():
             executions = []
             for name in self._names_in(commit, "dvc.lock", "pipelines"):
                 if Path(name).name == "dvc.lock":
-                    executions += parse_dvc_lock(self.shown(commit, name).decode(errors="replace"), name)
+                    try:
+                        executions += parse_dvc_lock(self.shown(commit, name).decode(errors="replace"), name)
+                    except StppError:
+                        where = f"{name} of commit {commit[:12]}"
+                        problems.append(f"{where}: is damaged; name an MLflow run of the model instead (runs:/ID)")
             if any(out.md5 == md5 for execution in executions for out in execution.outs):
                 yield LineageSource(f"dvc.lock of commit {commit[:12]}", executions, today=False)
 
@@ -215,13 +222,15 @@ def sources(
     """Yield the lineage sources that say how a file was made, nearest first.
 
     They are dvc.lock and the records in place, then dvc.lock files in git's history, then MLflow. remote: asks MLflow
-    for the record of a content.
+    for the record of a content. Raises StppError at the end, naming every damaged dvc.lock in git's history.
     """
+    problems: list[str] = []
     known = [project.lock, *project.records.values()]
     yield from (s for s in known if _made(s, content))
-    yield from project.past(content.md5)
+    yield from project.past(content.md5, problems)
     if (found := remote(content)) is not None and _made(found, content):
         yield found
+    raise_problems(problems, f"{content.path}, which no other dvc.lock lists")
 
 
 def _equal(one: tuple[Content, ...], other: tuple[Content, ...]) -> bool:

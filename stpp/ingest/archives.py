@@ -40,13 +40,18 @@ DAMAGED = (
     lzma.LZMAError,
     EOFError,
     KeyError,
-    RuntimeError,
     ValueError,
     OSError,
 )
-"""The exceptions that archive readers raise for damaged bytes and for archives with a password."""
+"""The exceptions that archive readers raise for damaged bytes."""
 SUFFIXES = (*READ, ".txt")
 """The file endings that are taken from an archive without a known layout."""
+UNPACK, PUBLISHED = "unpack it yourself, and import the folder", "use the published archive of SBD"
+"""Remedies where another download gives the same."""
+
+
+class MemberError(ValueError):
+    """A member of an intact archive that cannot be taken; its message says what to do."""
 
 
 def _as_it_is(data: bytes) -> bytes:
@@ -56,18 +61,19 @@ def _as_it_is(data: bytes) -> bytes:
 def _mask_of_sbd(data: bytes) -> bytes:
     """Convert a .mat of SBD to a PNG of its class mask: GTcls.Segmentation, ids 0 to 20 and 255.
 
-    Raises ValueError if the bytes are no such file.
+    Raises MemberError if the bytes are no such file.
     """
     if len(data) > LARGEST_MAT:
-        raise ValueError(f"not a .mat of SBD: too large ({len(data) / 2**20:.0f} MB)")
+        raise MemberError(f"not a .mat of SBD: too large ({len(data) / 2**20:.0f} MB); {PUBLISHED}")
     try:
         mask = np.asarray(loadmat(io.BytesIO(data), squeeze_me=True, struct_as_record=False)["GTcls"].Segmentation)
     except Exception as error:  # noqa: BLE001 - scipy raises many kinds for a damaged file
-        raise ValueError(f"not a .mat of SBD: {error}") from None
+        raise MemberError(f"not a .mat of SBD: {error}; {PUBLISHED}") from None
     if mask.ndim != 2 or not np.issubdtype(mask.dtype, np.integer):
-        raise ValueError(f"not a .mat of SBD: its mask is {mask.dtype} of shape {mask.shape}")
+        raise MemberError(f"not a .mat of SBD: its mask is {mask.dtype} of shape {mask.shape}; {PUBLISHED}")
     if unknown := sorted(set(np.unique(mask).tolist()) - {*range(21), 255}):
-        raise ValueError(f"not a .mat of SBD: its mask has class {unknown[0]}; only 0 to 20 and 255 are valid")
+        found = f"its mask has class {unknown[0]}, but only 0 to 20 and 255 are valid"
+        raise MemberError(f"not a .mat of SBD: {found}; {PUBLISHED}")
     return encode_mask(mask.astype(np.uint8), voc_palette(256))
 
 
@@ -144,13 +150,18 @@ def import_archive(source: Path, out: Path) -> Imported:
                 continue
             data = read()
             if room is not None and (room := room - len(data)) < 0:
-                raise ValueError(f"it unpacks to more than 1 GiB and {TIMES} times its size")
+                size = f"it unpacks to more than 1 GiB and {TIMES} times its size"
+                raise StppError(f"{source}: {size}; if that is right, {UNPACK}")
             _put(out / path, convert(data), partial)
             found.counts[what] = found.counts.get(what, 0) + 1
+    except MemberError as error:
+        raise StppError(f"{source}: {name}: {error}") from None
+    except RuntimeError as error:  # zipfile: a password, or an unknown compression
+        raise StppError(f"{source}: {error}; {UNPACK}") from None
     except DAMAGED as error:
         if isinstance(error, OSError) and error.errno is not None:  # an error of the disk, not of the archive
             raise
-        raise StppError(f"{source}: damaged, or not an archive of a data set: {error}; download it again") from None
+        raise StppError(f"{source}: damaged: {error}; download it again") from None
     finally:
         partial.unlink(missing_ok=True)
     os.sync()  # once at the end: a sync after each of 17,000 files takes minutes
@@ -221,6 +232,8 @@ def _members(source: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
                 if not info.is_dir() and not stat.S_ISLNK(info.external_attr >> 16):
                     yield info.filename, lambda info=info: _read(archive.open(info), info.file_size)  # type: ignore[misc]
     elif source.is_file():
+        if not tarfile.is_tarfile(source):
+            raise StppError(f"{source}: neither a zip nor a tar; {UNPACK}, or download it again")
         with tarfile.open(source) as archive:
             for member in archive:
                 if member.isfile():
@@ -239,6 +252,6 @@ def _begins_as_zip(source: Path) -> bool:
 
 def _read(file: IO[bytes] | None, size: int) -> bytes:
     if file is None or size > LARGEST:
-        raise ValueError(f"a member of {size / 2**20:.0f} MB is too large for an image or mask")
+        raise MemberError(f"{size / 2**20:.0f} MB are too large for an image or mask; {UNPACK} without this file")
     with file:
         return file.read()

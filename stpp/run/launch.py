@@ -42,7 +42,7 @@ def launch(arguments: list[str]) -> int:
     Returns the exit code of the first process that failed, or 0.
     """
     if _nodes() == 1:
-        return _run(arguments, "localhost:0")
+        return _run(arguments, "localhost:0", [])
     store = _store(patience=timedelta(seconds=30))  # `stpp cluster` is this process's ancestor and listens already
     with socket.create_server(("", 0)) as free:
         port = free.getsockname()[1]
@@ -152,17 +152,19 @@ def _watched(store: "TCPStore", number: int, arguments: list[str], port: int) ->
     from torch.distributed import DistNetworkError
     from torch.distributed.elastic.multiprocessing import SignalException
 
-    over = threading.Event()
+    over, why = threading.Event(), list[str]()
 
-    def failed_elsewhere() -> bool:
+    def failed_elsewhere() -> str:
         try:
-            return bool(store.check([f"failed/{number}"]))
+            other = store.get(f"failed/{number}").decode() if store.check([f"failed/{number}"]) else ""
+            return other and f"machine {other} ({NODE}={other}) failed"
         except DistNetworkError:  # the first machine is gone, and the store with it
-            return True
+            return "lost the connection to the first machine"
 
     def watch() -> None:
         while not over.wait(1):
-            if failed_elsewhere():
+            if what := failed_elsewhere():
+                why.append(f"{what}, so the processes of this machine were stopped")
                 os.kill(os.getpid(), signal.SIGTERM)  # torch's engine catches it and ends its processes
                 return
 
@@ -170,21 +172,21 @@ def _watched(store: "TCPStore", number: int, arguments: list[str], port: int) ->
     watcher.start()
     code = 1
     try:
-        code = _run(arguments, f"{_master()[0]}:{port}")
+        code = _run(arguments, f"{_master()[0]}:{port}", why)
         over.set()
         watcher.join()
     except SignalException:  # the signal came after all processes had ended
         pass
     if code:
-        store.set(f"failed/{number}", str(_node()))
+        store.compare_set(f"failed/{number}", "", str(_node()))  # only the first: it made the others fail
     return code
 
 
-def _run(arguments: list[str], endpoint: str) -> int:
+def _run(arguments: list[str], endpoint: str, why: list[str]) -> int:
     """Start this machine's processes, wait for them, and return the exit code of the first that failed, or 0.
 
-    endpoint: host:port where the processes of all machines meet. Returns 1 if a signal ended a process or the launch.
-    Raises KeyboardInterrupt after Ctrl-C.
+    endpoint: host:port where the processes of all machines meet. why: `_watched` puts in why it stops the processes,
+    for the message. Returns 1 if a signal ended a process or the launch. Raises KeyboardInterrupt after Ctrl-C.
     """
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -218,6 +220,6 @@ def _run(arguments: list[str], endpoint: str) -> int:
     except SignalException as error:
         if error.sigval is signal.SIGINT:
             raise KeyboardInterrupt from None
-        print("error: stopped by a signal, or because another machine failed", file=sys.stderr, flush=True)
+        print(f"error: {why[0] if why else 'stopped by a signal'}", file=sys.stderr, flush=True)
         return 1
     return 0

@@ -17,7 +17,7 @@ from typing import Any
 from pathspec import GitIgnoreSpec
 
 from stpp.run.parallel import THREADS, ordered_map
-from stpp.store.files import StppError, digest, open_regular, parse_yaml, read_bytes, sha256, walk
+from stpp.store.files import StppError, digest, open_regular, parse_yaml, raise_problems, read_bytes, sha256, walk
 
 CHECKED = "runs/checked.txt"
 """The out of `stpp check`, with constant content. The first stages depend on it, so DVC runs `check` before them."""
@@ -161,10 +161,14 @@ def _params(raw: Any) -> dict[str, Any]:
 
 
 def read_dvc_locks(root: Path) -> list[Execution]:
-    """Return the executions that all dvc.lock files of a project record now."""
-    found = []
+    """Return the executions that all dvc.lock files of a project record. Raises StppError naming all damaged ones."""
+    found, problems = list[Execution](), list[str]()
     for path in lock_files(root):
-        found += parse_dvc_lock(read_bytes(path).decode(errors="replace"), path.relative_to(root).as_posix())
+        try:
+            found += parse_dvc_lock(read_bytes(path).decode(errors="replace"), path.relative_to(root).as_posix())
+        except StppError as error:
+            problems.append(str(error))
+    raise_problems(problems, "dvc.lock")
     return found
 
 

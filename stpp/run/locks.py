@@ -14,21 +14,25 @@ from pathlib import Path
 from stpp.params.file import read_yaml
 from stpp.run.git import git
 from stpp.run.lineage import lock_files, parse_dvc_lock
-from stpp.store.files import StppError, write_text
+from stpp.store.files import StppError, raise_problems, write_text
 
 OPEN = re.compile(r"^(?:    (?:deps|outs|params)|      \S.*):\n\Z", re.MULTILINE)
 """Matches a last line that other lines must follow, so the file was cut there."""
 ENTRY = re.compile(r"^  (\S.*):\n((?:    .*\n?)+)", re.MULTILINE)
 """Matches one stage in a dvc.lock: its name and its lines."""
+CONFLICTS = "has merge conflicts"
+"""Begins what is wrong with a dvc.lock that only a person can repair."""
 
 
 def damaged(root: Path) -> dict[Path, str]:
     """Return the dvc.lock files that a kill has left empty or cut, each with what is wrong.
 
-    Raises StppError naming a dvc.lock that a person must repair: one with conflict markers of a merge.
+    Raises StppError naming all of them if a person must repair one: it has conflict markers of a merge.
     """
-    found = {path: _wrong(path, root) for path in lock_files(root)}
-    return {path: wrong for path, wrong in found.items() if wrong}
+    found = {path: wrong for path in lock_files(root) if (wrong := _wrong(path, root))}
+    if any(wrong.startswith(CONFLICTS) for wrong in found.values()):
+        raise_problems([f"{path.relative_to(root).as_posix()}: {wrong}" for path, wrong in found.items()], "dvc.lock")
+    return found
 
 
 def repair(root: Path) -> list[str]:
@@ -67,16 +71,11 @@ def _text(path: Path) -> str:
 
 
 def _wrong(path: Path, root: Path) -> str:
-    """Return how a kill has damaged a dvc.lock, or "" if it is complete.
-
-    Raises StppError if it holds conflict markers of a merge.
-    """
+    """Return how a kill or a merge has damaged a dvc.lock, or "" if it is complete."""
     name = path.relative_to(root).as_posix()
     text, kept = _text(path), _text(_kept(path, root))
     if kept and text == kept:
         return ""
-    if "\n<<<<<<< " in f"\n{text}":
-        raise StppError(f"{name}: has merge conflicts; keep one version: `git checkout --ours {name}`, or `--theirs`")
     if wrong := _broken(text, name):
         return wrong
     now, then = dict(ENTRY.findall(text)), dict(ENTRY.findall(kept))
@@ -94,6 +93,8 @@ def _wrong(path: Path, root: Path) -> str:
 
 def _broken(text: str, name: str) -> str:
     """Return why a text is not a complete dvc.lock, or "" if it is one."""
+    if "\n<<<<<<< " in f"\n{text}":
+        return f"{CONFLICTS}; keep one version: `git checkout --ours {name}`, or `--theirs`"
     try:
         if not parse_dvc_lock(text, name) and not ENTRY.search(text):
             return "is empty"

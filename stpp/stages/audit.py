@@ -15,7 +15,7 @@ from stpp.audit.trace import Step, parameter_of, steps_of, trace
 from stpp.run.lineage import Content, content_of
 from stpp.run.locks import damaged
 from stpp.run.resume import root
-from stpp.store.files import StppError, read_ids, write_json, write_text
+from stpp.store.files import StppError, raise_problems, read_ids, write_json, write_text
 from stpp.store.manifest import read_dataset, split_digest
 from stpp.store.packed import PackedStrings
 from stpp.tracking.read import artifact_of, datasets_of, run_of, runs_like, splits_named, tags_of
@@ -38,10 +38,8 @@ def audit(
     The exit code is 1 if the audit finds a contradiction, such as a changed
     file, and 0 if it finds none.
     """
-    for path, wrong in damaged(root()).items():
-        raise StppError(
-            f"{path}: {wrong}; DVC was probably killed while it wrote the file; run `stpp check` to repair it"
-        )
+    killed = "DVC was probably killed while it wrote the file; run `stpp check` to repair it"
+    raise_problems([f"{path}: {wrong}; {killed}" for path, wrong in damaged(root()).items()], "audit")
     project, server = Project(root()), Server(asked=not offline)
     try:
         audits = [_audit(project, server, model) for model in models or _models(project)]

@@ -1,6 +1,5 @@
 """The commands `preset list`, `show` and `use`: params files by name."""
 
-import subprocess
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +8,7 @@ from typer import Argument, Option
 from stpp.paper.published import SETTINGS, cells, params_of
 from stpp.params.file import as_yaml
 from stpp.params.models import Params
+from stpp.run.git import git
 from stpp.store.files import StppError, write_text
 
 FOLDER, PARAMS = Path("pipelines/presets"), Path("params.yaml")
@@ -40,8 +40,8 @@ def use(
     cache.
     """
     text = _text(name)
-    if out.exists() and not force and changed(out):
-        raise StppError(f"{out}: holds changes that are not in git: commit them, or use --force")
+    if not force:
+        check_committed(out)
     write_text(out, text)
     print(f"{out}: {name}; next: put the data where data.root says, then run `dvc repro`")
 
@@ -62,8 +62,9 @@ def _text(name: str) -> str:
     return path.read_text(encoding="utf-8").replace("$schema=../../params", "$schema=params")
 
 
-def changed(path: Path) -> bool:
-    """Return whether the file's content is not committed in git; also True if git ignores the file, or fails."""
-    words = ["git", "status", "--porcelain", "--ignored", "--", str(path)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    return done.returncode != 0 or bool(done.stdout.strip())
+def check_committed(path: Path) -> None:
+    """Raise StppError if the file exists and no commit holds its content, so that overwriting it would lose it."""
+    status = git("-C", str(path.parent), "status", "--branch", "--porcelain", "--ignored", "--", path.name).splitlines()
+    if path.exists() and len(status) != 1:  # one line names the branch; there is none if git fails
+        changes, alone = "holds changes that are not in git: commit them", "is in no git repository: copy it first"
+        raise StppError(f"{path}: {changes if status else alone}, or use --force")

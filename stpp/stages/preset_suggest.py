@@ -11,7 +11,7 @@ from typer import Option
 from stpp.paper.setting import Images, fitted
 from stpp.params.file import edited, load
 from stpp.stages import options
-from stpp.stages.preset import PARAMS, changed
+from stpp.stages.preset import PARAMS, check_committed
 from stpp.store.files import StppError, read_ids, write_text
 from stpp.store.manifest import read_dataset
 
@@ -35,8 +35,8 @@ def suggest(
     Run it after `dvc repro split`. It measures a few training iterations, and
     prints at the end how long each stage will take.
     """
-    if write and not force and changed(params):
-        raise StppError(f"{params}: holds changes that are not in git: commit them, or use --force")
+    if write and not force:
+        check_committed(params)
     present = load([params])
     for folder in (data, split):
         if not folder.is_dir():

@@ -13,7 +13,7 @@ from stpp.report.panels import contact_sheet
 from stpp.selftrain.suggestion import Suggestion
 from stpp.selftrain.suggestion import suggest as choose
 from stpp.stages import options
-from stpp.store.files import StppError, atomic_folder, read_ids, write_csv, write_ids
+from stpp.store.files import StppError, atomic_folder, raise_problems, read_ids, write_csv, write_ids
 from stpp.store.manifest import Dataset, read_dataset, read_table
 from stpp.store.masks import MaskSet
 
@@ -42,12 +42,11 @@ def suggest(
     photos = ImageReader(dataset, Path(load(options.params_files(params)).data.root))
     stability = read_table(scores / "scores.csv", ("id", "stability"), lambda row: float(row[1]))
     sets = [MaskSet(folder) for folder in (masks or map(Path, MASKS))]
-    for name in stability:
-        if not any(name in one.rows for one in sets):
-            folders = ", ".join(str(one.folder) for one in sets)
-            raise StppError(f"{name}: no mask in {folders}; name the mask sets of all unlabelled images with --masks")
-        if name not in dataset.records:
-            raise StppError(f"{name}: in {scores}, but not in {data}; run `dvc repro`")
+    folders = ", ".join(str(one.folder) for one in sets)
+    remedy = "name the mask sets of all unlabelled images with --masks"
+    problems = [f"{i}: no mask in {folders}; {remedy}" for i in stability if not any(i in one.rows for one in sets)]
+    problems += [f"{i}: in {scores}, but not in {data}; run `dvc repro`" for i in stability if i not in dataset.records]
+    raise_problems(problems, "suggest")
 
     def holder(name: str) -> MaskSet:
         return next(one for one in sets if name in one.rows)

@@ -4,12 +4,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from small import Project as Small
 
 from stpp.audit.history import contents_of_name
-from stpp.audit.project import ABSENT, CHANGED, VERIFIED, Project
+from stpp.audit.project import ABSENT, CHANGED, VERIFIED, Project, sources
 from stpp.audit.trace import RECORDED, _differing
 from stpp.run.code import PACKAGE, imports
 from stpp.run.lineage import Content, content_of
+from stpp.store.files import StppError
 
 
 def commit(folder: Path) -> None:
@@ -61,6 +63,32 @@ def test_a_splits_name_is_that_of_its_data_set(root: Path) -> None:
     assert len(contents_of_name(Project(root), "a", "half")) == 2
     assert len(contents_of_name(Project(root), "b", "half")) == 1
     assert contents_of_name(Project(root), "b", "whole") == {}
+
+
+def test_all_damaged_dvc_locks_are_named_at_once(project: Small) -> None:
+    for name in ("dvc.lock", "pipelines/st/dvc.lock"):
+        (project.folder / name).write_text("")
+    said = project.run("stpp", "audit", "--offline", rc=2)
+    assert "2 problem(s)" in said and "Traceback" not in said
+    assert f"\n{project.folder}/dvc.lock: is empty" in said
+    assert f"\n{project.folder}/pipelines/st/dvc.lock: is empty" in said
+
+
+def test_damaged_dvc_locks_in_git_hide_no_whole_one_and_are_named_if_there_is_none(root: Path) -> None:
+    model = Content("model", "a" * 32)
+    (root / "pipelines/st").mkdir(parents=True)
+    for name in ("dvc.lock", "pipelines/st/dvc.lock"):
+        (root / name).write_text(f"stages: [{model.md5}")
+    commit(root)
+    (root / "dvc.lock").write_text("stages: {}")
+    (root / "pipelines/st/dvc.lock").write_text("stages: {}")
+    commit(root)
+    with pytest.raises(StppError, match=r"2 problem(?s:.*)\ndvc\.lock of commit \w{12}: .*\n.*/st/dvc\.lock of com"):
+        list(sources(Project(root), model, lambda content: None))
+    (root / "dvc.lock").write_text(f"stages: {{train: {{cmd: x, outs: [{{path: model, md5: {model.md5}}}]}}}}")
+    commit(root)
+    (root / "dvc.lock").write_text("stages: {}")
+    assert next(sources(Project(root), model, lambda content: None)).executions[0].stage == "train"
 
 
 @pytest.mark.parametrize(

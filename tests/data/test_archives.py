@@ -290,7 +290,7 @@ def test_a_record_that_is_none_of_an_import_stops_it_before_anything_is_written(
 @pytest.mark.parametrize("content", [b"", b"hello", b"MATLAB 5.0 MAT-file" + b"\0" * 200])
 def test_a_mat_that_is_none_of_sbd_is_an_error(tmp_path: Path, content: bytes) -> None:
     archive = as_zip(tmp_path / "benchmark.zip", {"benchmark_RELEASE/dataset/cls/2007_000001.mat": content})
-    with pytest.raises(StppError, match=r"benchmark\.zip: damaged.*not a \.mat of SBD"):
+    with pytest.raises(StppError, match=r"benchmark\.zip: .*not a \.mat of SBD"):
         import_archive(archive, tmp_path / "data")
 
 
@@ -299,6 +299,29 @@ def test_an_archive_of_other_things_and_a_path_that_is_not_there_are_errors(tmp_
         import_archive(as_zip(tmp_path / "x.zip", {"readme.md": b"hello"}), tmp_path / "data")
     with pytest.raises(StppError, match="no such file or folder"):
         import_archive(tmp_path / "nowhere.tar", tmp_path / "data")
+
+
+def test_the_remedy_fits_what_is_wrong_with_an_archive(tmp_path: Path) -> None:
+    whole = as_tar(tmp_path / "voc.tgz", voc()).read_bytes()
+    (tmp_path / "cut.tgz").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "login.zip").write_text("<html>log in to download</html>" * 50)
+    plain = as_zip(tmp_path / "plain.zip", {"a.png": b"x"}).read_bytes()
+    entry = plain.index(b"PK\1\2")  # of a.png in the list at the end of a zip
+    for name, at, value in (("locked.zip", 8, 1), ("large.zip", 27, 32)):  # bit 0 of the flags; 512 MiB
+        (tmp_path / name).write_bytes(plain[: entry + at] + bytes([value]) + plain[entry + at + 1 :])
+    mat = {"benchmark_RELEASE/dataset/cls/2007_000001.mat": sbd_mat(np.full((2, 2), 77))}
+    as_zip(tmp_path / "sbd.zip", mat)
+    as_folder(tmp_path / "sbd", mat)
+    for name, said in {
+        "cut.tgz": "damaged: .*; download it again",
+        "login.zip": "neither a zip nor a tar; unpack it yourself, and import the folder, or download it again",
+        "locked.zip": ".* encrypted.*; unpack it yourself, and import the folder",
+        "large.zip": "a.png: 512 MB .*; unpack it yourself, and import the folder without this file",
+        "sbd.zip": ".*/2007_000001.mat: .* class 77.*; use the published archive of SBD",
+        "sbd": ".*/2007_000001.mat: .* class 77.*; use the published archive of SBD",
+    }.items():
+        with pytest.raises(StppError, match=rf"/{name}: {said}$"):
+            import_archive(tmp_path / name, tmp_path / "data")
 
 
 def test_what_was_imported_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

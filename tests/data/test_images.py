@@ -652,6 +652,15 @@ def test_a_jpeg_with_missing_data_gives_a_note(progressive: bool, tmp_path: Path
     assert any("damaged or truncated" in note for note in read_image(tmp_path / "a.jpg")[1])
 
 
+def test_a_jpeg_far_larger_than_its_pixels_need_is_not_called_damaged(tmp_path: Path) -> None:
+    Image.fromarray(SMOOTH).save(tmp_path / "a.jpg", quality=92)
+    whole = (tmp_path / "a.jpg").read_bytes()
+    comment = b"\xff\xfe\xff\xff" + bytes(0xFFFF - 2)
+    (tmp_path / "bulky.jpg").write_bytes(whole[:2] + 20 * comment + whole[2:])
+    plain, bulky = read_image(tmp_path / "a.jpg"), read_image(tmp_path / "bulky.jpg")
+    assert bulky[1] == plain[1] == [] and np.array_equal(bulky[0], plain[0])
+
+
 def saved(folder: Path, name: str, **more: Any) -> Path:
     Image.fromarray(GREY).save(folder / name, **more)
     return folder / name

@@ -156,6 +156,16 @@ def test_a_new_meaning_of_mask_values_is_inspected_again(data: Data, tmp_path: P
     assert found(data, tmp_path / "memory") == found(data, None)
 
 
+@pytest.mark.parametrize("version", ["PIL.__version__", "cv2.__version__", "stpp.store.decoding.KORNIA"])
+def test_with_another_version_of_a_decoder_all_is_read_again(
+    version: str, data: Data, reads: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found(data, tmp_path / "memory")
+    monkeypatch.setattr(version, "0.1")
+    found(data, tmp_path / "memory")
+    assert len(reads) == 2 * COUNT
+
+
 def test_problems_are_reported_again_until_they_are_fixed(data: Data, tmp_path: Path) -> None:
     (Path(data.root) / "i/03.png").write_text("none")
     (Path(data.root) / "i/twin.png").write_bytes((Path(data.root) / "i/04.png").read_bytes())

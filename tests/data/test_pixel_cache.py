@@ -108,11 +108,12 @@ def test_cached_pixels_are_read_only(cached: Cached) -> None:
         photos.image("l/0")[0, 0] = 7
 
 
-def test_another_version_of_the_decoder_starts_a_new_cache(
-    cached: Cached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("version", ["PIL.__version__", "cv2.__version__", "stpp.store.decoding.KORNIA"])
+def test_another_version_of_a_decoder_starts_a_new_cache(
+    version: str, cached: Cached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read_all(cached())
-    monkeypatch.setattr("PIL.__version__", "0.1")
+    monkeypatch.setattr(version, "0.1")
     photos = cached()
     assert files(tmp_path) == []
     photos.image("l/0")

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -160,6 +161,18 @@ def test_what_fails_on_one_machine_ends_on_the_other_with_its_exit_code(prepared
     assert (first.returncode, second.returncode) == (2, 2), said
     assert "runs/teacher/checkpoints: no such file or folder" in said[0]
     assert "Traceback" not in "".join(said)
+
+
+def test_the_machine_that_failed_is_named_on_the_others(prepared: Project, tmp_path: Path) -> None:
+    shutil.copytree(prepared.folder, tmp_path / "second")
+    shutil.rmtree(tmp_path / "second/runs/split")
+    shared = {"STPP_NNODES": "2", "STPP_MASTER": f"127.0.0.1:{free_port()}"}
+    cluster = (*module(("stpp", "cluster")), "--", *module(TRAIN), "--out", "runs/teacher")
+    second = on(replace(prepared, folder=tmp_path / "second"), 1, **shared, STPP_NODE_RANK="1").start(*cluster)
+    first = on(prepared, 1, **shared, STPP_NODE_RANK="0").start(*cluster)
+    said = [node.communicate(timeout=600)[0] for node in (first, second)]
+    assert "machine 1 (STPP_NODE_RANK=1) failed" in said[0] and "Traceback" not in said[0], said
+    assert "runs/split" in said[1] and "machine 1" not in said[1]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Tests of tables on own data with real DVC experiments: plan, run, interrupt, resume, report."""
 
 import os
+import shutil
 import signal
 import sys
 import time
@@ -93,7 +94,11 @@ def test_presets_are_listed_shown_and_used_but_never_replace_uncommitted_changes
     assert "pascal-92-deeplabv3plus-resnet101" in listed
     assert "Table 2, ST++: 65.2" in listed
     assert "camvid" in listed
-    project.run("stpp", "preset", "use", "camvid", rc=2)
+    refused = project.run("stpp", "preset", "use", "camvid", rc=2)
+    assert "params.yaml: holds changes that are not in git: commit them, or use --force" in refused
+    shutil.rmtree(project.folder / ".git")
+    refused = project.run("stpp", "preset", "use", "camvid", rc=2)
+    assert "params.yaml: is in no git repository: copy it first, or use --force" in refused
     project.run("stpp", "preset", "use", "pascal-92-deeplabv3plus-resnet101", "--force")
     text = (project.folder / "params.yaml").read_text()
     assert text == project.run("stpp", "preset", "show", "pascal-92-deeplabv3plus-resnet101")
