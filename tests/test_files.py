@@ -5,10 +5,12 @@ import hashlib
 import os
 import resource
 import signal
+import sys
 import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -157,6 +159,44 @@ def test_publish_copies_a_file_or_a_folder(tmp_path: Path) -> None:
     publish(tmp_path / "state" / "a" / "b", tmp_path / "new" / "file")
     assert contents(tmp_path / "out") == {"a/b": b"1"}
     assert contents(tmp_path / "new") == {"file": b"1"}
+
+
+def order_of(write: Callable[[], None]) -> list[str]:
+    """Return the names of the fsync, replace and rename calls that `write` makes, in order."""
+    made: list[str] = []
+
+    def note(frame: FrameType, event: str, function: Any) -> None:
+        if event == "c_call" and function in (os.fsync, os.replace, os.rename):
+            made.append(function.__name__)
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        write()
+    finally:
+        sys.setprofile(before)
+    return made
+
+
+def test_content_is_synced_before_the_rename(tmp_path: Path) -> None:
+    """After a power cut, a file with its final name is complete."""
+
+    def folder() -> None:
+        with atomic_folder(tmp_path / "out") as partial:
+            (partial / "deep").mkdir()
+            for name in ("a", "b", "deep/c"):
+                (partial / name).write_text("1")
+
+    assert order_of(lambda: write_text(tmp_path / "file", "1")) == ["fsync", "replace"]
+    assert order_of(folder) == ["fsync", "fsync", "fsync", "rename"]
+
+
+def test_an_open_file_stays_readable_while_it_is_replaced(tmp_path: Path) -> None:
+    write_text(tmp_path / "file", "old")
+    with (tmp_path / "file").open() as file:
+        write_text(tmp_path / "file", "new")
+        assert file.read() == "old"
+    assert (tmp_path / "file").read_text() == "new"
 
 
 # -- hashes -----------------------------------------------------------------------------------------------------------

@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stpp.store.files import ID
-from stpp.store.manifest import Dataset, Record, read_dataset, write_dataset
+from stpp.store.files import ID, StppError
+from stpp.store.manifest import Dataset, Record, digest_of, read_dataset, write_dataset
 
 HASHES = st.binary(min_size=1, max_size=2).map(lambda content: hashlib.sha256(content).hexdigest())
 WORDS = st.text("abé ,'-", min_size=1, max_size=5)
@@ -75,3 +76,31 @@ def test_the_manifest_is_plain_csv(tmp_path: Path) -> None:
     with (tmp_path / "manifest.csv").open(newline="") as file:
         rows = list(csv.reader(file))
     assert rows[1] == ["a/1", "i/a/1.jpg", "m/a/1.png", "30", "20", "f" * 64, "0" * 64, "0 2"]
+
+
+@settings(max_examples=30, deadline=None)
+@given(datasets())
+def test_the_digest_of_a_data_set_covers_classes_and_values_but_not_colours_or_name(
+    dataset: Dataset,
+) -> None:
+    *others, last = dataset.classes
+    for classes, values in (
+        ((*others, f"{last}x"), dataset.values),
+        (dataset.classes, dataset.values | {65536: 255}),
+        (dataset.classes, dict.fromkeys(dataset.values, 254) | {65536: 255}),
+    ):
+        meant = Dataset(dataset.name, classes, dataset.palette, values, dataset.records)
+        assert meant.digest != dataset.digest
+        assert digest_of(meant, list(dataset.records)) != digest_of(dataset, list(dataset.records))
+    shown = Dataset("another", dataset.classes, ((1, 2, 3),) * len(dataset.classes), dataset.values, dataset.records)
+    assert shown.digest == dataset.digest
+
+
+@pytest.mark.parametrize("path", ["../outside.png", "/etc/passwd", "images/../../outside.png", ".."])
+@pytest.mark.parametrize("column", ["image", "mask"])
+def test_a_path_outside_the_data_set_is_refused(column: str, path: str, tmp_path: Path) -> None:
+    paths = {"image": "i/a.png", "mask": "m/a.png"} | {column: path}
+    record = Record("a", paths["image"], paths["mask"], 30, 20, "f" * 64, "0" * 64, (0,))
+    write_dataset(tmp_path, Dataset("n", ("x",), ((0, 0, 0),), {0: 0}, {"a": record}))
+    with pytest.raises(StppError, match="points outside the data set"):
+        read_dataset(tmp_path)

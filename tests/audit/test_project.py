@@ -1,5 +1,7 @@
 """What a project holds is found where it is: in place, in git, under whatever name; nothing else is taken for it."""
 
+import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from stpp.audit.project import ABSENT, CHANGED, VERIFIED, Project, sources
 from stpp.audit.trace import RECORDED, _differing
 from stpp.run.code import PACKAGE, imports
 from stpp.run.lineage import Content, content_of
-from stpp.store.files import StppError
+from stpp.store.files import StppError, write_text
 
 
 def commit(folder: Path) -> None:
@@ -116,3 +118,32 @@ def test_the_commands_that_keep_a_record_are_those_of_tracked_stages() -> None:
         if "stpp.stages.stage" in imports(f"stpp.stages.{path.stem}")
     }
     assert tracked - {"training"} == set(RECORDED)
+
+
+def test_a_damaged_file_in_dvcs_cache_counts_as_absent(root: Path) -> None:
+    folder = root / "runs/out"
+    folder.mkdir(parents=True)
+    for name in ("a", "b"):
+        (folder / name).write_text(f"content of {name}")
+    content = content_of(folder, root)
+    parts = [{"md5": content_of(folder / name, root).md5, "relpath": name} for name in ("a", "b")]
+    listing = json.dumps(parts, sort_keys=True)
+    shutil.rmtree(folder)
+    cache = Project(root).cache_dir
+    kept = {content.md5: listing} | {part["md5"]: f"content of {part['relpath']}" for part in parts}
+    places = {md5: cache / md5[:2] / md5[2:] for md5 in kept}
+    for md5, text in kept.items():
+        write_text(places[md5], text)
+
+    def verdict() -> str:
+        project = Project(root)
+        project.cache_dir = cache  # asking dvc takes a second
+        return project.check(content, today=False)[0]
+
+    assert verdict() == VERIFIED
+    for md5, text in kept.items():
+        for damaged in (f"{text}!", "", None):
+            places[md5].unlink() if damaged is None else write_text(places[md5], damaged)
+            assert verdict() == ABSENT, (md5, damaged)
+        write_text(places[md5], text)
+    assert verdict() == VERIFIED

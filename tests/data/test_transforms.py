@@ -338,6 +338,13 @@ def test_cutout_draws_size_and_place_together_so_that_large_rectangles_are_rare(
     assert np.mean(areas) == pytest.approx(0.14, abs=0.015)
 
 
+def test_cutout_reaches_every_border() -> None:
+    boxes = [rectangle(cut(seed, 24)[1]) for seed in range(400)]
+    for axis in (0, 1):
+        assert min(box[axis].start for box in boxes) == 0
+        assert max(box[axis].stop for box in boxes) == 24
+
+
 # -- A_s --------------------------------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from ruamel.yaml import YAML
-from small import TINY, Project
+from small import TINY, Project, mask_set
 
 from stpp.data.transforms import normalize
 from stpp.models import build
@@ -188,3 +188,23 @@ def test_another_list_replaces_the_earlier_results(prepared: Project, checkpoint
         shown = {file.stem for file in (prepared.folder / "out/panels/mine").iterdir()}
         assert shown == set(part)
         assert name in read_json(prepared.folder / "out/metrics.json")
+
+
+def test_pseudo_masks_are_measured_only_where_they_are_not_ignored(prepared: Project, checkpoint: Path) -> None:
+    """Masks that are right at every labelled pixel have mIoU 1, also if most pixels are ignored."""
+    dataset = read_dataset(prepared.folder / "runs/data")
+    masks = {}
+    for name in read_ids(prepared.folder / "runs/split/unlabeled.txt")[:2]:
+        mask = np.array(Image.open(prepared.folder / "data/toy" / dataset.records[name].mask))
+        mask[4:] = 255
+        masks[name] = mask
+    mask_set(prepared.folder / "pseudo", masks, dataset.palette)
+    evaluate(prepared, "--masks", "some=pseudo")
+    assert read_json(prepared.folder / "out/metrics.json")["pseudo"]["some"] == {"miou": 1.0, "images": 2}
+    rows = read_csv(prepared.folder / "out/quality.csv", ("id", "group", "miou"))
+    measured = [(row["id"], row["group"], float(row["miou"])) for row in rows]
+    assert sorted(measured) == [(name, "some", 1) for name in sorted(masks)]
+    rows = read_csv(prepared.folder / "out/per_class.csv", ("set", "model", "class", "iou"))
+    assert [(row["set"], row["model"], row["class"]) for row in rows] == [
+        (subset, "mine", label) for subset in ("val", "test") for label in dataset.classes
+    ]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from small import Project
+from torch.nn.functional import interpolate
 
 from stpp.data.transforms import normalize
 from stpp.models import build
@@ -275,3 +276,24 @@ def test_metadata_of_a_checkpoint_is_read_back_and_gives_equal_bytes(tmp_path: P
         build.save(tmp_path / name, state, ABOUT)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert build.read_metadata(tmp_path / "a") == ABOUT
+
+
+def test_test_time_augmentation_is_the_mean_over_five_scales_and_flips(photos: Project) -> None:
+    state = build.load(MODEL, 3, photos.folder / "model.safetensors").state_dict()
+    sure = {"classifier.weight": 50 * state["classifier.weight"]}
+    build.save(photos.folder / "model.safetensors", state | sure, ABOUT)
+    predict(photos, "photos/deep/b.png", "--as", "probabilities", "--tta")
+    network = build.load(MODEL, 3, photos.folder / "model.safetensors").eval()
+    x = torch.from_numpy(normalize(np.asarray(Image.open(photos.folder / "photos/deep/b.png"))))[None]
+    size = x.shape[2:]
+    views = {"plain": torch.zeros(3, *size), "mirrored": torch.zeros(3, *size)}
+    for scale in (0.5, 0.75, 1.0, 1.5, 2.0):
+        scaled = interpolate(x, [int(side * scale) for side in size], mode="bilinear", align_corners=True)
+        with torch.inference_mode():
+            for name, seen in (("plain", scaled), ("mirrored", scaled.flip(3))):
+                p = interpolate(network(seen).softmax(1), list(size), mode="bilinear", align_corners=True)
+                views[name] += (p.flip(3) if name == "mirrored" else p)[0] / 10
+    with np.load(photos.folder / "out/probabilities/b.npz") as held:
+        found = held["probabilities"].astype(float)
+    np.testing.assert_allclose(found, (views["plain"] + views["mirrored"]).numpy(), atol=2e-3)
+    assert not np.allclose(found, 2 * views["plain"].numpy(), atol=4e-3), "the mirror images count"
