@@ -388,3 +388,10 @@ def test_a_single_unlabelled_image_is_a_problem_before_anything_trains() -> None
     sets = {"val": ["000"], "labeled": ["001", "002"], "unlabeled": ["003"]}
     problems, _ = checked(sets, numbered(4))
     assert [p for p in problems if p.startswith("split.unlabeled: 1 image ")]
+
+
+def test_images_of_a_list_are_never_drawn_for_another_set(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("000\n001\n002\n003\n004\n")
+    for seed in range(20):
+        split = split_of(labeled=Subset(list="mine.txt"), val=Subset(count=1), seed=seed)
+        assert drawn(numbered(7), split, tmp_path)["val"] in (["005"], ["006"])
