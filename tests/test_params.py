@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 
 from stpp.ingest.splits import size_of
 from stpp.params.file import edited, flatten, load, schema
-from stpp.params.models import Data, Params, Subset
+from stpp.params.models import Data, Evaluate, Params, Subset
 from stpp.store.files import StppError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -491,3 +491,9 @@ def test_many_unknown_keys_are_reported_in_few_lines(complaint: Any) -> None:
     assert len(lines) == 5 and lines[4] == "full list: .stpp/problems.txt"
     assert lines[3] == "... and 19997 more like these"
     assert len(complaint({"train": {"lr": "x" * 100_000}})[0]) < 600
+
+
+def test_windows_may_touch_but_leave_no_gap() -> None:
+    assert Evaluate(window=100, stride=100).stride == 100
+    with pytest.raises(ValidationError, match="`stride` 101 leaves gaps between windows of 100"):
+        Evaluate(window=100, stride=101)

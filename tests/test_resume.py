@@ -108,7 +108,7 @@ def test_a_job_with_other_parameters_is_refused_while_one_runs() -> None:
     assert key_of("stpp.stages.select", {"a": 2})
 
 
-def test_what_a_person_put_where_a_stage_writes_stays() -> None:
+def test_a_persons_files_in_the_outs_are_kept() -> None:
     Path("in").write_text("one")
     Path("out/masks").mkdir(parents=True)
     Path("out/masks/mine.png").write_text("work of days")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from stpp.data.transforms import normalize
-from stpp.deploy.export import GridMeans, to_onnx, to_torch_export
+from stpp.deploy.export import FromPixels, GridMeans, to_onnx, to_torch_export
 from stpp.models import build
 from stpp.params.models import Model
 from stpp.store.files import StppError
@@ -78,3 +78,12 @@ def test_an_export_with_different_results_is_not_written(tmp_path: Path, monkeyp
     with pytest.raises(StppError, match="differ by"):
         to_torch_export(small(of), of, tmp_path / "m.pt2")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_exported_takes_pixels_from_0_to_1_and_normalises_them_as_for_training() -> None:
+    network = small(about("deeplabv2"))
+    photo = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(normalize(photo))[None])
+        found = FromPixels(network)(torch.from_numpy(photo.transpose(2, 0, 1)[None].astype(np.float32) / 255))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)

@@ -81,3 +81,11 @@ def test_every_parameter_is_in_one_group_and_the_first_group_is_the_backbone() -
     for name, parameter in network.named_parameters():
         assert (id(parameter) in inside) == name.startswith("backbone."), name
         assert (id(parameter) in outside) != name.startswith("backbone."), name
+
+
+def test_what_starts_from_trained_weights_learns_at_the_rate_of_the_backbone_and_the_rest_of_the_head_faster() -> None:
+    network = Small()
+    sgd = optimizer(network, Train(lr=0.1, batch_size=16, head_lr_factor=10.0), frozenset({"head.weight"}))
+    rates = {id(p): group["lr"] for group in sgd.param_groups for p in group["params"]}
+    for name, parameter in network.named_parameters():
+        assert rates[id(parameter)] == pytest.approx(1.0 if name == "head.bias" else 0.1), name
