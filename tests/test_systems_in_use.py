@@ -75,4 +75,6 @@ def test_without_the_line_that_leaves_all_out_all_are_in_use(folder: Path) -> No
     path = folder / ".dvcignore"
     path.write_text(path.read_text().replace(ALL + "\n", ""))
     assert in_use() == systems()
+    with pytest.raises(StppError, match="so DVC reads all systems"):
+        drop(["st"])
     assert all(map(title, systems()))

@@ -53,6 +53,8 @@ def drop(names: Iterable[str]) -> None:
     in use reads its outs.
     """
     names, before = list(names), in_use()
+    if ALL not in _lines():
+        raise StppError(f"{IGNORE}: has no line `{ALL}`, so DVC reads all systems; add the line, then use those you want")
     for name in names:
         _known(name)
         if _line(name) not in _lines():
