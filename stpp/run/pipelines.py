@@ -54,7 +54,9 @@ def drop(names: Iterable[str]) -> None:
     """
     names, before = list(names), in_use()
     if ALL not in _lines():
-        raise StppError(f"{IGNORE}: has no line `{ALL}`, so DVC reads all systems; add the line, then use those you want")
+        raise StppError(
+            f"{IGNORE}: has no line `{ALL}`, so DVC reads all systems; add the line, then use those you want"
+        )
     for name in names:
         _known(name)
         if _line(name) not in _lines():
