@@ -106,7 +106,8 @@ def _with_rest(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def discover(ids: int) -> None:
-    from stpp.ingest.catalog import layout, list_images
+    from stpp.ingest.catalog import list_images
+    from stpp.ingest.known_layouts import layout
     from stpp.params.file import load
 
     data = load([Path("params.yaml")]).data

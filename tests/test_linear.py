@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stpp.ingest.catalog import layout, list_images
+from stpp.ingest.catalog import list_images
 from stpp.ingest.inspection import inspect
+from stpp.ingest.known_layouts import layout
 from stpp.ingest.splits import check, draw
 from stpp.params.models import Data, Split
 from stpp.run.lineage import md5_of

@@ -15,7 +15,7 @@ from stpp.data.augmentations import AUGMENTATIONS
 from stpp.data.transforms import strong
 from stpp.engine.evaluate import predict_batches
 from stpp.engine.predict import mask_predictor, single_pass
-from stpp.ingest.catalog import Layout, layout
+from stpp.ingest.known_layouts import Layout, layout
 from stpp.ingest.layouts import LAYOUTS
 from stpp.models.backbone import backbone as backbone_of
 from stpp.models.build import build

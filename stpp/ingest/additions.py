@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from stpp.data.images import palette_of, read_mask, to_classes, values_in
-from stpp.ingest.catalog import layout, list_images, mask_of
+from stpp.ingest.catalog import list_images, mask_of
+from stpp.ingest.known_layouts import layout
 from stpp.ingest.names import is_stray
 from stpp.ingest.palettes import PaletteCheck, shown_in
 from stpp.params.models import Data

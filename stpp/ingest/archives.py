@@ -21,7 +21,7 @@ from typing import IO
 import numpy as np
 from scipy.io import loadmat
 
-from stpp.ingest.catalog import voc_palette
+from stpp.ingest.known_layouts import voc_palette
 from stpp.ingest.names import READ, is_stray
 from stpp.run.progress import progress
 from stpp.store.files import StppError, alive, digest, read_bytes, sha256

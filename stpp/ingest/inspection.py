@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from stpp.data.images import read_image, read_mask, to_classes, values_in
-from stpp.ingest.catalog import ImagePair, Layout, layout, list_images
+from stpp.ingest.catalog import ImagePair, list_images
 from stpp.ingest.inspection_cache import Inspected, InspectionCache, MaskColours, States, old_enough, state_of
+from stpp.ingest.known_layouts import Layout, layout
 from stpp.ingest.palettes import PaletteCheck, shown_in
 from stpp.params.models import Data
 from stpp.run.parallel import ordered_map

@@ -5,9 +5,9 @@ here is a valid `data.kind` at once.
 """
 
 LAYOUTS = {
-    "toy": "stpp.ingest.catalog:toy_layout",
-    "pascal": "stpp.ingest.catalog:pascal",
-    "cityscapes": "stpp.ingest.catalog:cityscapes",
-    "folder": "stpp.ingest.catalog:folder",
+    "toy": "stpp.ingest.known_layouts:toy_layout",
+    "pascal": "stpp.ingest.known_layouts:pascal",
+    "cityscapes": "stpp.ingest.known_layouts:cityscapes",
+    "folder": "stpp.ingest.known_layouts:folder",
 }
-"""Name -> MODULE:FUNCTION. The function takes the section `data` and returns a `stpp.ingest.catalog.Layout`."""
+"""Name -> MODULE:FUNCTION. The function takes the section `data` and returns a `stpp.ingest.known_layouts.Layout`."""

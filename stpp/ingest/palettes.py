@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from stpp.data.images import palette_of
-from stpp.ingest.catalog import Layout
 from stpp.ingest.inspection_cache import MaskColours
+from stpp.ingest.known_layouts import Layout
 from stpp.store.masks import IGNORE
 
 

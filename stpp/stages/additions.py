@@ -2,12 +2,13 @@
 
 import hashlib
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 from typer import Argument, Option
 
-from stpp.ingest.additions import read_additions
+from stpp.ingest.additions import Addition, read_additions
 from stpp.params.file import edited, load
 from stpp.stages import options
 from stpp.store.files import (
@@ -78,14 +79,7 @@ def add(
     if folder.exists() and not ((folder / PARENT).is_file() and read_json(folder / PARENT) == parent):
         raise taken
     text = edited(params, {"split.name": name} | {f"split.{which}": {"list": f"{name}/{which}.txt"} for which in sets})
-    for one in added:
-        if not one.target.exists():
-            with atomic_write(one.target) as partial:
-                partial.write_bytes(one.data)
-    with atomic_folder(folder) as partial:
-        for which, ids in sets.items():
-            write_ids(partial / f"{which}.txt", ids)
-        write_json(partial / PARENT, parent)
+    _write(added, folder, sets, parent)
     write_text(params, text)
     if converted := sum(one.reading == "classes" for one in added):
         print(
@@ -96,3 +90,15 @@ def add(
         f"set in {params}, so the next `dvc repro` uses it\n"
         f"next: `git add {folder} {params}`; if DVC tracks {p.data.root}, also `dvc add {p.data.root}`"
     )
+
+
+def _write(added: Sequence[Addition], folder: Path, sets: dict[str, list[str]], parent: Mapping[str, object]) -> None:
+    """Write the added masks into the data set, and the lists of the new split with its parent into `folder`."""
+    for one in added:
+        if not one.target.exists():
+            with atomic_write(one.target) as partial:
+                partial.write_bytes(one.data)
+    with atomic_folder(folder) as partial:
+        for which, ids in sets.items():
+            write_ids(partial / f"{which}.txt", ids)
+        write_json(partial / PARENT, parent)

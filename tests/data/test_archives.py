@@ -20,7 +20,8 @@ from scipy.io import savemat
 from stpp.data.images import read_mask, to_classes
 from stpp.ingest import archives
 from stpp.ingest.archives import import_archive
-from stpp.ingest.catalog import layout, list_images
+from stpp.ingest.catalog import list_images
+from stpp.ingest.known_layouts import layout
 from stpp.params.models import Data
 from stpp.store.files import StppError
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stpp.data.images import to_classes
-from stpp.ingest.catalog import ImagePair, Layout, layout, list_images, voc_palette
+from stpp.ingest.catalog import ImagePair, list_images
+from stpp.ingest.known_layouts import Layout, layout, voc_palette
 from stpp.params.models import Data
 from stpp.store.files import StppError
 
