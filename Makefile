@@ -56,7 +56,5 @@ lock: install ## Write requirements.lock with the newest versions within pyproje
 	uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev --generate-hashes --no-annotate \
 		--custom-compile-command 'make lock' --output-file requirements.lock pyproject.toml
 
-ui: install ## Start the MLflow UI on http://127.0.0.1:5000
-	@case "$${MLFLOW_TRACKING_URI:=sqlite:///mlflow.db}" in http*) \
-	printf 'the MLflow UI is at %s\n' "$$MLFLOW_TRACKING_URI" | sed -E 's,://.*@,://,; s,[?#].*,,';; *) \
-	MLFLOW_BACKEND_STORE_URI="$$MLFLOW_TRACKING_URI" mlflow ui --host 127.0.0.1 --port 5000 --workers 1;; esac
+ui: install ## Start the MLflow UI, on port 5000 or the next free one
+	@stpp ui

@@ -128,6 +128,7 @@ COMMANDS = {
             "drop": Command("system:drop", "Let DVC read systems no longer; their files, dvc.lock and cache stay."),
         },
     ),
+    "ui": Command("ui:ui", "Start MLflow's UI, and print the address of the project's runs."),
     "runs": Command(
         "",
         "Compare runs.",

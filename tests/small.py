@@ -85,13 +85,7 @@ class Project:
         port = free_port()
         process, address = self.start(*command, "--host", "127.0.0.1", "--port", str(port)), f"http://127.0.0.1:{port}"
         try:
-            for _ in range(240):
-                try:
-                    with urllib.request.urlopen(f"{address}{answers}", timeout=5):
-                        break
-                except OSError:
-                    assert process.poll() is None, process.communicate()[0]
-                    time.sleep(0.5)
+            wait_for(f"{address}{answers}", process)
             yield address
         finally:
             os.killpg(process.pid, signal.SIGKILL)
@@ -151,6 +145,17 @@ class Project:
         merged = {name: {**section, **sections.get(name, {})} for name, section in TINY.items()}
         with (self.folder / "params.yaml").open("w") as file:
             YAML().dump(merged, file)
+
+
+def wait_for(url: str, process: subprocess.Popen[str]) -> None:
+    """Wait until the server of a process answers, at most two minutes. Fails if the process ends before."""
+    for _ in range(240):
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except OSError:
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.5)
 
 
 def free_port() -> int:

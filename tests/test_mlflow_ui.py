@@ -1,11 +1,13 @@
 """Tests of MLflow's UI in Chromium: runs, charts of two runs, figures, the champion."""
 
+import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from small import Project
+from small import Project, wait_for
 from ui import CHROMIUM, PICTURES, browser, walk
 
 pytestmark = pytest.mark.slow
@@ -13,13 +15,22 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def server(copied: Project) -> Iterator[str]:
-    """Run MLflow's server for a finished project on the loopback address. Yield its URL."""
-    store = f"sqlite:///{copied.folder / 'mlflow.db'}"
+    """Run `stpp ui` in a finished project, while its usual port is in use. Yield the URL that it prints."""
     # After three epochs, the model predicts a single class, so it did not get the alias by itself.
-    MlflowClient(store).set_registered_model_alias("tiny", "champion", "1")
-    words = ("mlflow", "server", "--backend-store-uri", store, "--workers", "1")
-    with copied.serving(*words, answers="/health") as address:
-        yield address
+    MlflowClient(f"sqlite:///{copied.folder / 'mlflow.db'}").set_registered_model_alias("tiny", "champion", "1")
+    with socket.socket() as taken:
+        with suppress(OSError):
+            taken.bind(("127.0.0.1", 5000))
+            taken.listen()
+        process = copied.start("stpp", "ui")
+        assert process.stdout
+        opened, url, *_ = process.stdout.readline().split()
+        assert opened == "open" and not url.startswith("http://127.0.0.1:5000/")
+        in_use = copied.run("stpp", "ui", "--port", "5000", rc=2)
+        assert "port 5000: in use; choose another one with --port" in in_use
+        wait_for(url, process)
+        yield url
+    copied.end()
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")

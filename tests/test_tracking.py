@@ -31,8 +31,7 @@ from stpp.stages.report import _only as only_class
 from stpp.stages.runs import compare
 from stpp.stages.stage import Inputs, Recipe, open_stage
 from stpp.store.files import read_json, sha256, write_json
-from stpp.tracking.attach import attach, describe
-from stpp.tracking.attach import link as link_runs
+from stpp.tracking.attach import attach, conclude
 from stpp.tracking.champion import Measured, register
 from stpp.tracking.client import Client, PausedError, client, reason, tracking_uri
 from stpp.tracking.models import Checkpoint, log_checkpoints
@@ -98,8 +97,35 @@ def test_stages_of_one_system_share_a_parent_and_another_split_has_another(root:
         r.data.tags["stpp.key"]: r.data.tags["mlflow.parentRunId"] for r in runs(root, "tags.`stpp.key` LIKE '%'")
     }
     assert parent["a"] == parent["b"] != parent["c"]
-    names = {r.info.run_name for r in runs(root) if r.info.run_id in parent.values()}
-    assert all(name.startswith("stpp tiny ") for name in names)
+    names = {r.info.run_id: r.info.run_name for r in runs(root)}
+    assert (names[parent["a"]], names[parent["c"]]) == ("stpp tiny", "stpp other split")
+
+
+def test_a_parent_run_is_named_by_what_differs_and_runs_until_its_summary(root: Path, params: Params) -> None:
+    def parent(**changed: Any) -> Any:
+        other = Params.model_validate(params.model_dump() | changed)
+        key = json.dumps(sorted(changed))
+        with track("teacher", key, other, other, TAGS | {"stpp.label": "ST++"}, root, root / key) as run:
+            run.log({"x": 1.0}, 0)
+            assert client(root).get_run(run.parent_id).info.status == "RUNNING"
+        return client(root).get_run(run.parent_id)
+
+    ratio, train = params.select.model_dump() | {"ratio": 0.25}, params.train.model_dump() | {"seed": 7}
+    assert parent().info.run_name == "ST++ tiny"
+    assert parent(select=ratio).info.run_name == "ST++ ratio=0.25"
+    assert parent(select=ratio, train=train).info.run_name == "ST++ train.seed=7 ratio=0.25"
+    many = train | {"lr": 0.5, "momentum": 0.1, "weight_decay": 0.2, "batch_size": 3}
+    assert parent(train=many).info.run_name == "ST++ train.seed=7 train.batch_size=3 lr=0.5 momentum=0.1 and 1 more"
+    with pytest.raises(RuntimeError), track("score", "s", params, params, TAGS, root, root / "s") as run:
+        run.log({"x": 1.0}, 0)
+        raise RuntimeError("killed")
+    assert client(root).get_run(run.parent_id).info.status == "FAILED"
+    with track("evaluate", "e", params, params, TAGS, root, root / "e") as run:
+        run.log({"x": 1.0}, 0)
+        assert client(root).get_run(run.parent_id).info.status == "RUNNING"
+        run.summary({"val/stpp/miou": 0.5, "test/stpp/miou": float("nan")})
+    ended = client(root).get_run(run.parent_id)
+    assert (ended.info.status, ended.data.metrics) == ("FINISHED", {"val/stpp/miou": 0.5})
 
 
 def test_a_run_that_failed_is_resumed_and_its_steps_are_not_logged_twice(root: Path, params: Params) -> None:
@@ -138,21 +164,22 @@ def test_a_run_says_what_its_machine_did_and_goes_on_where_it_stopped(
     assert not [name for name in found.data.metrics if name.startswith("system/")]
 
 
-def test_a_prediction_is_an_image_beside_its_masks_by_step(root: Path, params: Params) -> None:
+def test_predictions_are_one_picture_a_step_with_images_beside_their_masks(root: Path, params: Params) -> None:
     image = np.full((60, 600, 3), 90, np.uint8)
     truth, predicted = np.zeros((60, 600), np.uint8), np.ones((60, 600), np.uint8)
     truth[:, 300:] = 255
+    rows = [(image, truth, predicted), (image[:, :20], predicted[:, :20], predicted[:, :20])]
     with track("teacher", "key", params, params, TAGS, root, root / "id") as run:
         for step in (1, 2):
-            run.prediction("val/ä+1", image, (truth, predicted), ((0, 0, 0), (10, 200, 30)), step)
-        run.prediction("thin", image[:1], (truth[:1],), ((0, 0, 0),), 1)  # MLflow fails to make it smaller
+            run.predictions("val images", rows, ((0, 0, 0), (10, 200, 30)), step)
+        run.predictions("thin", [(image[:1], truth[:1])], ((0, 0, 0),), 1)  # MLflow fails to make it smaller
         run.log({"train/loss": 1.0}, 2)
     [found] = runs(root, "tags.`stpp.key` = 'key'")
     paths = [a.path for a in client(root).list_artifacts(found.info.run_id, "images") if a.path.endswith(".png")]
     assert len(paths) == 2 and found.data.metrics["train/loss"] == 1.0
     with Image.open(client(root).download_artifacts(found.info.run_id, paths[0])) as shown:
         pixels = np.asarray(shown.convert("RGB"))
-    assert pixels.shape == (51, 3 * 512, 3)
+    assert pixels.shape == (51 + 3 * 512, 3 * 512, 3)
     seen = [tuple(map(int, pixels[20, x])) for x in (100, 612, 920, 1200)]
     assert seen == [(90, 90, 90), (0, 0, 0), (255, 255, 255), (10, 200, 30)]
 
@@ -282,12 +309,18 @@ def test_a_system_shows_its_final_metrics_parameters_and_shared_runs(root: Path,
             run.summary({"val/stpp/miou": 0.5})
         ids[name] = run.run_id
         (root / f"{name}.json").write_text(json.dumps({"run_id": run.run_id, "stage": name}))
-    link_runs(root / "evaluate.json", [root / "teacher.json", root / "evaluate.json"], root)
+    (root / "panels.png").write_bytes(b"panels")
+    members = [root / "teacher.json", root / "evaluate.json"]
+    conclude(root / "evaluate.json", members, "ST++ gains", [root / "panels.png"], root)
     evaluated = client(root).get_run(ids["evaluate"])
     parent = client(root).get_run(evaluated.data.tags["mlflow.parentRunId"])
     assert parent.data.metrics == {"val/stpp/miou": 0.5}
     assert parent.data.params["train.epochs"] == "3"
     assert {parent.data.tags["stpp.run.teacher"], parent.data.tags["stpp.run.evaluate"]} == set(ids.values())
+    assert evaluated.data.tags["mlflow.note.content"] == "ST++ gains"
+    described = parent.data.tags["mlflow.note.content"]
+    assert described.startswith("ST++ gains\n") and all(f"/runs/{run_id})" in described for run_id in ids.values())
+    assert [a.path for a in client(root).list_artifacts(parent.info.run_id, "figures")] == ["figures/panels.png"]
 
 
 def test_switched_off_it_is_silent(root: Path, params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -713,10 +746,10 @@ def test_a_runs_description_is_ours_until_a_person_writes_another(root: Path, mo
         return str(mlflow.get_run(run_id).data.tags["mlflow.note.content"])
 
     for text in ("first", "second"):
-        describe(run_json, text, root)
+        conclude(run_json, [], text, [], root)
         assert shown() == text
     mlflow.set_tag(run_id, "mlflow.note.content", "a person's")
-    describe(run_json, "third", root)
+    conclude(run_json, [], "third", [], root)
     assert shown() == "a person's"
 
 

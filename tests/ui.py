@@ -1,7 +1,7 @@
 """Clicks through MLflow's UI as a user would. `python tests/ui.py URL EXPERIMENT` takes the screenshots for docs/.
 
-URL is the address of an MLflow server. EXPERIMENT is the name of a data set; ST++ must have run on it with this server
-as MLFLOW_TRACKING_URI. Chromium must be installed.
+URL is the address that `stpp ui` prints. EXPERIMENT is the name of the data set, on which ST++ must have run. Chromium
+must be installed.
 """
 
 import re
@@ -40,13 +40,14 @@ def browser() -> Iterator[Any]:
         one.close()
 
 
-def walk(page: Any, server: str, experiment: str, shots: Path) -> None:
+def walk(page: Any, url: str, experiment: str, shots: Path) -> None:
     """Check that MLflow shows runs, comparisons, charts, predictions, figures, checkpoints and the champion.
 
-    Saves screenshots of the runs, the charts, the predictions, a figure and the champion in `shots`.
+    Saves screenshots of the runs, the parent run, the charts, the predictions, a figure and the champion in `shots`.
     """
     from mlflow import MlflowClient
 
+    server = url.partition("/#")[0]
     mlflow = MlflowClient(server)
     one = mlflow.get_experiment_by_name(experiment)
     champion = mlflow.get_model_version_by_alias(experiment, "champion")
@@ -64,9 +65,8 @@ def walk(page: Any, server: str, experiment: str, shots: Path) -> None:
         page.wait_for_timeout(1500)  # until animations have ended
         page.screenshot(path=shots / f"mlflow-{name}.png")
 
-    page.goto(server)
-    page.get_by_text("Model training", exact=True).click()
-    page.goto(runs)
+    assert url == runs
+    page.goto(url)
     page.get_by_role("button", name="Close", exact=True).click()  # closes MLflow's assistant
     page.locator(".ag-row", has=page.get_by_text(parent.info.run_name)).first.locator("button").first.click()
     for name in STAGES:
@@ -78,6 +78,12 @@ def walk(page: Any, server: str, experiment: str, shots: Path) -> None:
     page.get_by_role("button", name="Compare").click()
     page.get_by_text("Comparing 2 Runs from 1 Experiment").wait_for()
     page.get_by_text("train.batch_size").first.wait_for()
+
+    page.goto(f"{runs}/{parent.info.run_id}")  # what was found, and links to all runs behind it
+    page.get_by_text("best on val").first.wait_for()
+    for name in STAGES:
+        assert page.get_by_role("link", name=name, exact=True).first.get_attribute("href").endswith(ids[name])
+    picture("parent")
 
     two = f"attributes.run_id IN ('{ids['teacher']}', '{ids['student']}')"
     page.goto(f"{runs}?compareRunsMode=CHART&searchFilter={quote(two)}")

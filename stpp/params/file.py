@@ -142,6 +142,12 @@ def pipeline_of(stage: str) -> tuple[str, str]:
     return ("" if name == ".." else name), step.partition("@")[2]
 
 
+def system_of(stage: str) -> str:
+    """Return the name of a DVC stage's system: its pipeline, `stpp` for the root's, and its variant if it has one."""
+    pipeline, variant = pipeline_of(stage)
+    return f"{pipeline or 'stpp'} {variant}".rstrip()
+
+
 def code_deps(stage: str) -> list[Path]:
     """Return the deps of a stage in its dvc.yaml that are the project's own code: files and folders below stpp/.
 

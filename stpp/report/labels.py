@@ -50,6 +50,13 @@ def teacher_of(model: str) -> str:
     return TEACHERS.get(model, "suponly")
 
 
+def system_label(system: str) -> str:
+    """Return the display name of a system: its pipeline, and the variant if it has several, as in `iterative 2`."""
+    pipeline, _, variant = system.partition(" ")
+    model = {"iterative": f"round_{variant}", "pixel": "pixel_2"}.get(pipeline, variant or pipeline)
+    return LABELS.get(model, system)
+
+
 def one_line(name: str, length: int = 28) -> str:
     """Return a name of any origin as one line of printable characters, cut in the middle to at most `length` of them.
 

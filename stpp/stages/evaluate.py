@@ -89,6 +89,7 @@ def _evaluate(stage: Stage, models: dict[str, Path], sets: dict[str, Path], list
     by_image = {(s, name): np.load(_counted(job, s, name).with_suffix(".npy")) for s, name in scores}
     write_counts(job.folder / "images.npz", subsets, by_image)
     above = {subset: gains({name: by_image[subset, name] for name in models}) for subset in subsets}
+    summary: dict[str, float] = {}
     for (subset, name), one in scores.items():
         if (only := one.constant) is not None:
             print(
@@ -99,7 +100,7 @@ def _evaluate(stage: Stage, models: dict[str, Path], sets: dict[str, Path], list
             metrics[subset][name] |= {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high}
         final = {f"{subset}/{name}/{what}": value for what, value in metrics[subset][name].items()}
         run.log(final, 0)
-        run.summary(final)
+        summary |= final
     quality = []
     for group, folder in sets.items():
         rows, one = _quality(MaskSet(folder), photos, group)
@@ -107,6 +108,8 @@ def _evaluate(stage: Stage, models: dict[str, Path], sets: dict[str, Path], list
         if rows:
             metrics.setdefault("pseudo", {})[group] = {"miou": one.miou, "images": len(rows)}
             run.log({f"pseudo/{group}/miou": one.miou}, 0)
+            summary[f"pseudo/{group}/miou"] = one.miou
+    run.summary(summary)
     per_class = [(*key, c, v) for key, one in scores.items() for c, v in zip(dataset.classes, one.iou, strict=True)]
     write_csv(job.folder / "per_class.csv", PER_CLASS, per_class)
     write_csv(job.folder / "quality.csv", ("id", "group", "miou"), quality)

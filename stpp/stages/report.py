@@ -24,7 +24,7 @@ from stpp.store.files import atomic_folder, read_csv, read_ids, sha256
 from stpp.store.manifest import Dataset, read_dataset
 from stpp.store.masks import MaskSet, read_png
 from stpp.store.records import MetricsJson, RunJson, ScoresJson, read
-from stpp.tracking.attach import attach, describe, link
+from stpp.tracking.attach import attach, conclude
 from stpp.tracking.champion import Measured, register
 from stpp.tracking.client import run_ids_of
 from stpp.tracking.models import Checkpoint, log_checkpoints
@@ -76,7 +76,6 @@ def report(
     # The evaluation's run gets all figures. Those of a selection, or of all models, are added to this run alone,
     # because several selections or systems may share a run that scored or trained.
     attach(evaluation / "run.json", sorted(out.glob("*.png")), root())
-    link(evaluation / "run.json", members, root())
     for name, folder in models.items():
         log_checkpoints(folder / "run.json", checkpoints[name], dataset.name, root())
     measured = [name for name in models if name in matrices]
@@ -88,7 +87,8 @@ def report(
     by_image = {subset: read_counts(evaluation / "images.npz", subset) for subset in ("val", "test")}
     shown = table([metrics], dataset.name, {subset: gains(counts) for subset, counts in by_image.items()})
     said = verdict(by_image["val"], read_facts(models, scores, dataset.classes))
-    describe(evaluation / "run.json", "\n".join(["```", shown, "```", *said]), root())
+    text = "\n".join(["```", shown, "```", *said])
+    conclude(evaluation / "run.json", members, text, [out / "panels.png"], root())
     print(shown, *said, sep="\n")
 
 

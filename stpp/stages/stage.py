@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from stpp.params.file import code_deps, load, read_yaml
+from stpp.params.file import code_deps, load, read_yaml, system_of
 from stpp.params.models import Params
+from stpp.report.labels import system_label
 from stpp.run import distributed, launch
 from stpp.run.code import PACKAGE, import_closure, source_path
 from stpp.run.git import git
@@ -121,7 +122,8 @@ def open_stage(
         if job.finished or not distributed.is_main():
             yield stage
             return
-        with track(name, job.key, params, load(files[:1]), tags, root(), job.folder / "mlflow_run") as run:
+        label = {"stpp.label": system_label(system_of(os.environ.get("DVC_STAGE", name)))}
+        with track(name, job.key, params, load(files[:1]), tags | label, root(), job.folder / "mlflow_run") as run:
             run.tag("stpp.out", out.as_posix())
             stage = replace(stage, run=run)
             yield stage

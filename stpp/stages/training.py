@@ -187,9 +187,9 @@ class _World(Hooks):
     def log(self, row: dict[str, float], step: int) -> None:
         dataset, run = self.photos.dataset, self.stage.run
         run.log(_named(row, dataset.classes), step)
-        for i, mask in self.predicted if step in self.shown_after else ():
-            masks = (self.photos.mask(i), mask.cpu().numpy())
-            run.prediction(f"val/{i}", self.photos.image(i), masks, dataset.palette, step)
+        if self.predicted and step in self.shown_after:
+            rows = [(self.photos.image(i), self.photos.mask(i), mask.cpu().numpy()) for i, mask in self.predicted]
+            run.predictions("val images, true masks, predictions", rows, dataset.palette, step)
         self.predicted = []
 
 

@@ -19,38 +19,55 @@ def attach(run_json: Path, figures: list[Path], root: Path) -> None:
     An existing artifact is never overwritten: a different figure of the same name gets its hash in its file name.
     An error of MLflow is printed and stops nothing.
     """
-
-    def send(mlflow: Client, run_id: str) -> None:
-        there = {one.path for one in mlflow.list_artifacts(run_id, "figures")}
-        with tempfile.TemporaryDirectory() as folder:
-            for figure in figures:
-                named = figure
-                if f"figures/{figure.name}" in there:
-                    known = Path(mlflow.download_artifacts(run_id, f"figures/{figure.name}", folder))
-                    if known.read_bytes() == figure.read_bytes():
-                        continue
-                    named = Path(folder) / f"{figure.stem}-{sha256(figure)[:8]}{figure.suffix}"
-                    if f"figures/{named.name}" in there:
-                        continue
-                    shutil.copyfile(figure, named)
-                mlflow.log_artifact(run_id, str(named), "figures")
-
-    in_run(run_json, root, "figures did not reach MLflow", send)
+    in_run(run_json, root, "figures did not reach MLflow", lambda mlflow, run_id: _upload(mlflow, run_id, figures))
 
 
-def describe(run_json: Path, text: str, root: Path) -> None:
-    """Set the description that MLflow's UI shows for a run, unless a person wrote another one.
+def _upload(mlflow: Client, run_id: str, figures: list[Path]) -> None:
+    there = {one.path for one in mlflow.list_artifacts(run_id, "figures")}
+    with tempfile.TemporaryDirectory() as folder:
+        for figure in figures:
+            named = figure
+            if f"figures/{figure.name}" in there:
+                known = Path(mlflow.download_artifacts(run_id, f"figures/{figure.name}", folder))
+                if known.read_bytes() == figure.read_bytes():
+                    continue
+                named = Path(folder) / f"{figure.stem}-{sha256(figure)[:8]}{figure.suffix}"
+                if f"figures/{named.name}" in there:
+                    continue
+                shutil.copyfile(figure, named)
+            mlflow.log_artifact(run_id, str(named), "figures")
 
-    text: Markdown. An error of MLflow is printed and stops nothing.
+
+def conclude(evaluation: Path, members: list[Path], text: str, figures: list[Path], root: Path) -> None:
+    """Describe the runs of an evaluated system: the evaluation's run and the parent run.
+
+    evaluation: run.json of the evaluation. members: the run.json files of all stages behind it. text: Markdown.
+    figures: added to the parent run. A description that a person wrote stays. An error of MLflow is printed and stops
+    nothing.
+
+    An MLflow run has one parent: a teacher that several systems share keeps its first parent. So the tag
+    `stpp.run.STAGE` of every parent holds the run id of each stage, and its description has a link to each.
     """
 
     def send(mlflow: Client, run_id: str) -> None:
-        tags = mlflow.get_run(run_id).data.tags
-        if tags.get(NOTE) == tags.get(OURS):
-            for tag in (NOTE, OURS):
-                mlflow.set_tag(run_id, tag, text)
+        run = mlflow.get_run(run_id)
+        parent = run.data.tags["mlflow.parentRunId"]
+        about = [one for one in (read(member, RunJson) for member in members) if one["run_id"] is not None]
+        for one in about:
+            mlflow.set_tag(parent, f"stpp.run.{one['stage']}", one["run_id"])
+        runs = f"#/experiments/{run.info.experiment_id}/runs"
+        links = ", ".join(f"[{one['stage']}]({runs}/{one['run_id']})" for one in about)
+        _upload(mlflow, parent, figures)
+        for which, said in (
+            (run_id, text),
+            (parent, f"{text}\n\nRuns of this system, also those of others that it shares: {links}"),
+        ):
+            tags = mlflow.get_run(which).data.tags
+            if tags.get(NOTE) == tags.get(OURS):
+                for tag in (NOTE, OURS):
+                    mlflow.set_tag(which, tag, said)
 
-    in_run(run_json, root, "its description did not reach MLflow", send)
+    in_run(evaluation, root, "its description did not reach MLflow", send)
 
 
 def publish(experiment: str, name: str, files: list[Path], root: Path) -> None:
@@ -68,22 +85,3 @@ def publish(experiment: str, name: str, files: list[Path], root: Path) -> None:
         mlflow.set_terminated(run_id)
     except Exception as error:  # noqa: BLE001 - a failure of tracking must not stop the command
         print(f"{name}: did not reach MLflow: {reason(error)}")
-
-
-def link(run_json: Path, members: list[Path], root: Path) -> None:
-    """Tag the parent of the run that run_json names with the run ids of `members`.
-
-    members: run.json files. The tag `stpp.run.STAGE` holds the run id of each stage. An MLflow run has one parent: a
-    teacher that several systems share keeps its first parent, and the parents of the other systems name it by this tag.
-    An error of MLflow is printed and stops nothing.
-    """
-
-    def name(mlflow: Client, run_id: str) -> None:
-        parent = mlflow.get_run(run_id).data.tags["mlflow.parentRunId"]
-        for member in members:
-            other = read(member, RunJson)
-            if other["run_id"] is None:  # it ran while MLflow was not reached
-                continue
-            mlflow.set_tag(parent, f"stpp.run.{other['stage']}", other["run_id"])
-
-    in_run(run_json, root, "its runs could not be linked in MLflow", name)

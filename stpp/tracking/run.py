@@ -5,10 +5,10 @@ import importlib.util
 import json
 import math
 import os
-import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from stpp.params.file import flatten, overlays_of, pipeline_of
+from stpp.params.file import flatten, overlays_of, system_of
 from stpp.params.models import Params
 from stpp.run.distributed import is_main
 from stpp.run.git import git
@@ -26,7 +26,13 @@ from stpp.store.files import StppError, write_text
 from stpp.tracking.client import client, get_or_create_experiment, limit, reason, tracking_uri
 from stpp.tracking.secrets import link, without_secrets
 
-ELSEWHERE = {"runtime": True, "toy": True, "data": True, "score": True, "label": {"batch_size", "shards"}}
+ELSEWHERE: dict[str, Any] = {
+    "runtime": True,
+    "toy": True,
+    "data": True,
+    "score": True,
+    "label": {"batch_size", "shards"},
+}
 """Parameters that do not count in `stpp.group`, which names a parent run.
 
 They say how to compute, or the digest of the data covers their meaning.
@@ -38,6 +44,8 @@ Two systems may differ in these and still be compared.
 """
 SHOWN = 512
 """Largest width of an image or mask in a logged prediction, in pixels."""
+DIFFERENCES = 4
+"""The most differences that the name of a parent run holds."""
 WRITTEN = (":!dvc.lock", ":!pipelines/*/dvc.lock", ":!runs")
 """Git pathspecs that exclude what DVC writes while a stage runs."""
 
@@ -98,39 +106,43 @@ class Run:
         self._tables.append({"path": name, "type": "table"})
         self.tag("mlflow.loggedArtifacts", json.dumps(self._tables))
 
-    def prediction(
+    def predictions(
         self,
         name: str,
-        image: NDArray[np.uint8],
-        masks: "Sequence[NDArray[np.uint8]]",
+        rows: "Sequence[Sequence[NDArray[np.uint8]]]",
         palette: Sequence[tuple[int, int, int]],
         step: int,
     ) -> None:
-        """Log an image beside masks of it, as one picture that MLflow's UI shows by step.
+        """Log images beside masks of them, as one picture that MLflow's UI shows by step.
 
-        image: RGB (H, W, 3). masks: class ids (H, W). palette: RGB colours of the classes; other ids become white. The
-        image and each mask are at most 512 pixels wide.
+        rows: for each image, its RGB (H, W, 3), then masks of class ids (H, W). palette: RGB colours of the classes;
+        other ids become white. Every image and mask is drawn at the largest width of an image, at most 512 pixels.
         """
 
         def send() -> None:
             colours = np.full((256, 3), 255, np.uint8)  # ignored pixels are white
             colours[: len(palette)] = palette
-            scale = min(1.0, SHOWN / image.shape[1])
-            size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
-            cells = [Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)]
-            cells += [Image.fromarray(colours[mask]).resize(size, Image.Resampling.NEAREST) for mask in masks]
-            shown = np.concatenate([np.asarray(cell) for cell in cells], axis=1)
-            key = re.sub(r"[^A-Za-z0-9_./ -]", "_", name)  # MLflow allows no other characters
-            self._client.log_image(self.run_id, shown, key=key, step=step)
+            width = min(SHOWN, max(image.shape[1] for image, *_ in rows))
+            drawn = []
+            for image, *masks in rows:
+                size = width, max(1, round(image.shape[0] * width / image.shape[1]))
+                cells = [Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)]
+                cells += [Image.fromarray(colours[mask]).resize(size, Image.Resampling.NEAREST) for mask in masks]
+                drawn.append(np.concatenate([np.asarray(cell) for cell in cells], axis=1))
+            self._client.log_image(self.run_id, np.concatenate(drawn), key=name, step=step)
 
         self._send(send)
 
     def summary(self, metrics: dict[str, float]) -> None:
-        """Log final metrics to the parent run, as the result of the whole system."""
+        """Log final metrics to the parent run, as the result of the whole system, and end the parent run."""
+        now = int(time.time() * 1000)
 
         def send() -> None:
-            for key, value in metrics.items():
-                self._client.log_metric(self.parent_id, key, value)
+            from mlflow.entities import Metric
+
+            batch = [Metric(k, v, now, 0) for k, v in metrics.items() if not math.isnan(v)]
+            self._client.log_batch(self.parent_id, metrics=batch)
+            self._client.set_terminated(self.parent_id, "FINISHED")
 
         self._send(send)
 
@@ -150,9 +162,14 @@ class Run:
         self._ended.set()
         if self._client is not None:
             self._client.once_more()
-        self._send(lambda: self._client.set_terminated(self.run_id, status), time.monotonic() + 2 * limit())
+        self._send(lambda: self._close(status), time.monotonic() + 2 * limit())
         if lost := len(self._pending) + self._refused:
             print(f"{self.name}: {lost} entries did not reach MLflow; metrics are in the stage's files", flush=True)
+
+    def _close(self, status: str) -> None:
+        self._client.set_terminated(self.run_id, status)
+        if status != "FINISHED" and self._client.get_run(self.parent_id).info.status == "RUNNING":
+            self._client.set_terminated(self.parent_id, status)
 
     def _send(self, action: Callable[[], None], until: float = math.inf) -> None:
         """Send an entry to MLflow after the pending ones, or keep it for later if MLflow fails.
@@ -246,19 +263,28 @@ class Run:
     def _group(self, experiment: str) -> str:
         """Return the id of the system's parent run; create it if it does not exist.
 
-        The parent run groups the stages of one system, split and set of parameters.
+        The parent run groups the stages of one system, split and set of parameters. It is RUNNING until `summary`.
         """
         group = self.tags["stpp.group"]
         found = self._client.search_runs([experiment], f"tags.`stpp.is_group` = '{group}'", max_results=1)
         if found and found[0].data.params:
-            return str(found[0].info.run_id)
+            run_id = str(found[0].info.run_id)
+            if found[0].info.status in ("FAILED", "KILLED"):
+                self._client.update_run(run_id, status="RUNNING")
+            return run_id
         tags = {k: v for k, v in self.tags.items() if k != "stpp.dvc.stage"} | {"stpp.is_group": group}
-        name = f"{self.tags['stpp.system']} {self.params.split.name} {group[:8]}"
-        run = found[0] if found else self._client.create_run(experiment, tags=tags, run_name=name)
-        run_id = str(run.info.run_id)
-        self._describe(run_id)
-        self._client.set_terminated(run_id)
-        return run_id
+        run = found[0] if found else self._client.create_run(experiment, tags=tags, run_name=self._title(experiment))
+        self._describe(str(run.info.run_id))
+        return str(run.info.run_id)
+
+    def _title(self, experiment: str) -> str:
+        """Return a name for the parent run: the system, and what differs from the first parent run of the system."""
+        like = f"tags.`stpp.system` = '{self.tags['stpp.system']}' AND tags.`stpp.is_group` LIKE '%'"
+        first = self._client.search_runs([experiment], like, max_results=1, order_by=["attributes.start_time ASC"])
+        different = _differences(self.params, self.tags, first[0].data) if first else []
+        return " ".join(
+            [self.tags.get("stpp.label", self.tags["stpp.system"]), *(different or [self.params.split.name])]
+        )
 
     def _describe(self, run_id: str) -> None:
         """Log the parameters, the data and the split."""
@@ -283,8 +309,33 @@ class Run:
     def _log_params(self, run_id: str) -> None:
         from mlflow.entities import Param
 
-        flat = {k: str(v)[:6000] for k, v in flatten(self.params).items() if v is not None}
-        self._client.log_batch(run_id, params=[Param(k, v) for k, v in flat.items()])
+        self._client.log_batch(run_id, params=[Param(k, v) for k, v in _as_logged(self.params).items()])
+
+
+def _as_logged(params: Params) -> dict[str, str]:
+    return {k: str(v)[:6000] for k, v in flatten(params).items() if v is not None}
+
+
+def _differences(params: Params, tags: Mapping[str, str], first: Any) -> list[str]:
+    """Return how a parent run differs from the first one of its system: `ratio=0.25`, at most DIFFERENCES of these.
+
+    first: the data of the first parent run. Parameters that do not count in `stpp.group` are left out.
+    """
+    counted = list(flatten(params.model_dump(exclude=ELSEWHERE)))
+    short = {key: key.rpartition(".")[2] for key in counted}
+    unique = {name for name, n in Counter(short.values()).items() if n == 1}
+    now, before = _as_logged(params), first.params
+    changed = [
+        f"{short[key] if short[key] in unique else key}={now.get(key, 'null')}"
+        for key in counted
+        if now.get(key) != before.get(key)
+    ]
+    contents = [
+        name for name in ("data", "split") if tags.get(f"stpp.{name}.digest") != first.tags.get(f"stpp.{name}.digest")
+    ]
+    changed = changed or [f"other {name}" for name in contents]
+    more = len(changed) - DIFFERENCES
+    return [*changed[:DIFFERENCES], *([f"and {more} more"] if more > 0 else [])]
 
 
 def is_nan(value: Any) -> bool:
@@ -301,8 +352,7 @@ def track(
     memory: a file that holds the run's id and survives a kill, so that a killed stage continues in the same run.
     """
     stage = os.environ.get("DVC_STAGE", name)
-    pipeline, variant = pipeline_of(stage)
-    system = " ".join(filter(None, (pipeline or "stpp", variant)))
+    system = system_of(stage)
     try:
         overlays = overlays_of(stage)
     except StppError:
