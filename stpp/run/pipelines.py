@@ -64,20 +64,18 @@ def drop(names: Iterable[str]) -> None:
         readers = [one for one in before if one not in names and name in _with_needed([one])]
         if readers:
             raise StppError(f"{name}: its outs are read by {', '.join(readers)}; drop these, too")
-    _write([line for line in _lines() if line not in map(_line, names)])
+    _remove(names)
 
 
 @contextmanager
 def using(names: Iterable[str]) -> Iterator[None]:
     """Let DVC read these systems, too, until the block ends."""
-    before = read_text(IGNORE)
     new = use(names)
-    after = read_text(IGNORE)
     try:
         yield
     finally:
-        if new and read_text(IGNORE) == after:  # else somebody has edited it meanwhile
-            write_text(IGNORE, before)
+        if new:
+            _remove(new)
 
 
 def _with_needed(names: Iterable[str]) -> list[str]:
@@ -104,6 +102,11 @@ def _line(name: str) -> str:
 
 def _lines() -> list[str]:
     return read_text(IGNORE).splitlines() if IGNORE.exists() else []
+
+
+def _remove(names: Iterable[str]) -> None:
+    lines = {_line(name) for name in names}
+    _write([line for line in _lines() if line not in lines])
 
 
 def _write(lines: list[str]) -> None:
