@@ -109,7 +109,9 @@ def _evaluate(stage: Stage, models: dict[str, Path], sets: dict[str, Path], list
             metrics.setdefault("pseudo", {})[group] = {"miou": one.miou, "images": len(rows)}
             run.log({f"pseudo/{group}/miou": one.miou}, 0)
             summary[f"pseudo/{group}/miou"] = one.miou
-    run.summary(summary)
+    *_, last = models  # the final model of the system
+    whole = {f"{subset}/{what}": metrics[subset][last].get(what) for subset in subsets for what in ("miou", "gain")}
+    run.summary(summary | {name: value for name, value in whole.items() if value is not None})
     per_class = [(*key, c, v) for key, one in scores.items() for c, v in zip(dataset.classes, one.iou, strict=True)]
     write_csv(job.folder / "per_class.csv", PER_CLASS, per_class)
     write_csv(job.folder / "quality.csv", ("id", "group", "miou"), quality)

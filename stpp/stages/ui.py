@@ -14,6 +14,7 @@ from stpp.stages import options
 from stpp.store.files import StppError
 from stpp.tracking.client import client, query, tracking_uri
 from stpp.tracking.secrets import link
+from stpp.tracking.view import address
 
 FIRST, LAST = 5000, 5099
 """The ports that are tried one after the other."""
@@ -30,7 +31,7 @@ def ui(
     name, uri = load(options.params_files(params)).data.name, tracking_uri(root())
     client(root())  # repairs the database of a project that was copied
     experiment = query(root(), lambda mlflow: mlflow.get_experiment_by_name(name))
-    page = f"/#/experiments/{experiment.experiment_id}/runs" if experiment else ""
+    page = address(experiment) if experiment else ""
     if uri.startswith("http"):
         print(f"{link(uri)}{page}")
         return

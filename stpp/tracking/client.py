@@ -20,6 +20,7 @@ from stpp.store.files import StppError
 from stpp.store.records import RunJson, read
 from stpp.tracking.moved import FOLDER, foreign_root, foreign_roots, repair_locations
 from stpp.tracking.secrets import hide_in_logs, without_secrets
+from stpp.tracking.view import TAG, saved_view
 
 LIMIT = "10"
 """Seconds that one call of MLflow may take in all, unless MLFLOW_HTTP_REQUEST_TIMEOUT is set."""
@@ -245,8 +246,8 @@ def get_or_create_experiment(mlflow: Client, name: str, root: Path) -> str:
         return checked_experiment_id(mlflow, known, root)
     # A server chooses the place of artifacts itself. With a database, MLflow would take the working directory.
     place = None if mlflow.uri.startswith("http") else (root / FOLDER / name).as_uri()
-    # With this tag, the UI opens in its view for model training.
-    tags = {"mlflow.experimentKind": "custom_model_development"}
+    # With the first tag, MLflow's UI shows the experiment as model training.
+    tags = {"mlflow.experimentKind": "custom_model_development", TAG: saved_view()}
     return str(mlflow.create_experiment(name, artifact_location=place, tags=tags))
 
 
