@@ -90,6 +90,7 @@ def report(
     said = verdict(by_image["val"], read_facts(models, scores, dataset.classes))
     describe(evaluation / "run.json", "\n".join(["```", shown, "```", *said]), root())
     print(shown, *said, sep="\n")
+    print(f"report: {len(list(out.glob('*.png')))} figures; {out}")
 
 
 def _stability(scores: Path | None) -> dict[str, float]:
