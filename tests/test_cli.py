@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from small import BIN, ROOT, Project
 
-from stpp.cli import COMMANDS, Command, load_command
+from stpp.cli import COMMANDS, Command, load_command, reflowed
 from stpp.models.networks import NETWORKS
 from stpp.stages import weights
 
@@ -25,6 +25,13 @@ def test_help_names_every_command_quickly() -> None:
     for name in ("prepare", "split", "train", "score", "select", "label", "evaluate", "report", "show", "masks"):
         assert name in out
     assert seconds < 5  # it takes 0.5 s on an idle core; test_architecture checks its imports
+
+
+def test_help_wraps_paragraphs_at_the_terminals_width_and_keeps_lists() -> None:
+    text = "First line.\n\nA paragraph\nof two lines. And a list:\n- one\n- two\n  in two lines\n\nThe end."
+    assert reflowed(text) == (
+        "First line.\n\nA paragraph of two lines. And a list:\n- one\n- two\n  in two lines\n\nThe end."
+    )
 
 
 def test_the_table_of_commands_has_the_first_help_line_of_each_command() -> None:
