@@ -150,6 +150,34 @@ def test_check_names_the_error_in_an_overlay_and_writes_only_if_all_parameters_a
     assert (project.folder / "runs/checked.txt").read_text() == "params are valid\n"
 
 
+def test_check_names_all_that_is_missing_at_once_and_nothing_that_dvc_makes_or_pulls(project: Project) -> None:
+    mine = {"kind": "folder", "root": "photos", "images": "{name}.png", "classes": ["a", "b"]}
+    project.params(
+        data=mine,
+        split={"labeled": {"list": "mine.txt"}, "test": {"list": "../outside.txt"}},
+        model={"weights": "own.pth"},
+    )
+    output = fails(project, "stpp", "check", "--out", "runs/checked.txt")
+    for problem in (
+        "data.root: photos: no such folder",
+        "split.labeled.list: splits/mine.txt: no such file; lists must lie in splits/",
+        "split.test.list: splits/../outside.txt: no such file",
+        "model.weights: weights/own.pth: no such file",
+    ):
+        assert output.count(problem) == 1, "once, not for each overlay"
+    assert not (project.folder / "runs").exists()
+
+    for name in ("splits/mine.txt", "outside.txt", "weights/own.pth"):
+        (project.folder / name).write_text("")
+    assert fails(project, "stpp", "check").count(": no such") == 1
+    (project.folder / "photos.dvc").write_text("")
+    assert "data.root: photos is not here; `dvc pull` fetches it" in project.run("stpp", "check")
+    (project.folder / "photos.dvc").unlink()
+    (project.folder / "photos").mkdir()
+    assert "dvc pull" not in project.run("stpp", "check", "--out", "runs/checked.txt")
+    assert (project.folder / "runs/checked.txt").read_text() == "params are valid\n"
+
+
 def test_show_before_any_run_says_what_to_do(project: Project) -> None:
     assert "dvc repro" in fails(project, "stpp", "show")
 
