@@ -127,11 +127,12 @@ def _collapsed(only: Mapping[str, int], val: Mapping[str, Counts], classes: Sequ
     for c in dict.fromkeys(only.values()):
         of = [name for name in only if only[name] == c]
         shares = [100 * float(val[name][:, 2, c].sum() / val[name][:, 2].sum()) for name in of]
-        shown = ", ".join(f"{_label(name)} {share:.1f} %" for name, share in zip(of, shares, strict=True))
+        shown = ", ".join(
+            f"{_label(name)} ({share:.1f} % of all pixels)" for name, share in zip(of, shares, strict=True)
+        )
         lines.append(
-            f"warning: one class, {classes[c]}, is all that these models find (share of the pixels of val that they "
-            f"call so: {shown}); their mIoU is that of no model at all: train for longer (train.epochs), start from "
-            "weights (model.weights), or change train.lr"
+            f"warning: no class but {classes[c]} is found on val by {shown}: nothing else was learnt; train for longer "
+            "(train.epochs), start from weights (model.weights), or change train.lr"
         )
     return lines
 
