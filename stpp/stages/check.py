@@ -78,12 +78,12 @@ def _missing(p: Params) -> Iterator[str]:
             continue
         if any(Path(f"{one}.dvc").is_file() for one in (path, *path.parents)):
             print(f"{key}: {path} is not here; `dvc pull` fetches it")
-        elif not _is_made(path):
+        elif key != "data.root" or not _is_made(path):
             yield f"{key}: {path}: {problem}"
 
 
 def _is_made(path: Path) -> bool:
-    """Return whether a dvc.yaml names a path or a folder above it, so that a stage makes it."""
+    """Return whether a dvc.yaml names the data set's folder or one above it: only a stage that makes it does."""
     pipelines = [file for file in (Path("dvc.yaml"), *Path("pipelines").glob("*/dvc.yaml")) if file.is_file()]
     named = {line.strip(" -:'\"") for file in pipelines for line in read_text(file).splitlines()}
     return any(one.as_posix() in named for one in (path, *path.parents) if one.name)
