@@ -4,7 +4,7 @@ DVC removes a stage's outs before it runs the stage. Without the check, a wrong 
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -37,14 +37,15 @@ def check(
         for line in repair(root()):
             print(line)
     files, problems = options.params_files(params), dict[str, None]()
-    problems |= dict.fromkeys(_missing(load(files)))
+    named = _named(load(files))
     beside = sorted(Path("pipelines").glob("*/*.yaml"))
     overlays = [file for file in beside if file.name != "dvc.yaml" and file.parent.name != "presets"]
     for overlay in overlays:
         try:
-            problems |= dict.fromkeys(_missing(load([*files, overlay])))
+            named |= _named(load([*files, overlay]))
         except StppError as error:
             problems |= dict.fromkeys(str(error).split("\n"))
+    problems |= dict.fromkeys(_missing(named))
     if problems:
         raise StppError("\n".join(problems))
     if out is not None:
@@ -53,27 +54,30 @@ def check(
     print(f"{', '.join(map(str, files))}, alone and with {len(overlays)} overlays: valid")
 
 
-def _missing(p: Params) -> Iterator[str]:
-    """Yield a problem for every file and folder that the parameters name and that does not exist.
-
-    If DVC tracks it, it is not a problem: then print how to get it.
-    """
+def _named(p: Params) -> dict[tuple[str, Path], str]:
+    """Return the files and folders that parameters name, by key and path, each with what to say if it is missing."""
     root = Path(p.data.root)
     remedy = "is the path right, and is the data there?" if p.data.kind != "toy" else "kind toy is drawn in data/toy"
-    named = {"data.root": (root, f"no such folder; {remedy}")}
+    named = {("data.root", root): f"no such folder; {remedy}"}
     if p.data.list is not None and root.is_dir():
-        named["data.list"] = (root / p.data.list, "no such file; give its path below data.root")
+        named["data.list", root / p.data.list] = "no such file; give its path below data.root"
     for name in ("labeled", "unlabeled", "val", "test"):
         subset = getattr(p.split, name)
         if subset is not None and subset.list is not None:
-            where = LISTS / subset.list
-            named[f"split.{name}.list"] = (where, f"no such file; lists must lie in {LISTS}/, which DVC tracks")
+            what = f"no such file; lists must lie in {LISTS}/, which DVC tracks"
+            named[f"split.{name}.list", LISTS / subset.list] = what
     if set(p.model.weights) & {".", "/"}:  # else it is the name of published weights, or `none`
-        named["model.weights"] = (
-            WEIGHTS / p.model.weights,
-            f"no such file; `stpp backbone list {p.model.backbone}` names the published weights",
-        )
-    for key, (path, problem) in named.items():
+        what = f"no such file; `stpp backbone list {p.model.backbone}` names the published weights"
+        named["model.weights", WEIGHTS / p.model.weights] = what
+    return named
+
+
+def _missing(named: Mapping[tuple[str, Path], str]) -> Iterator[str]:
+    """Yield a problem for every file and folder that does not exist; print how to get it if DVC tracks it.
+
+    named: see `_named`.
+    """
+    for (key, path), problem in named.items():
         if path.is_dir() if key == "data.root" else path.is_file():
             continue
         if any(Path(f"{one}.dvc").is_file() for one in (path, *path.parents)):
