@@ -7,7 +7,9 @@ import functools
 import gc
 import getpass
 import importlib.metadata
+import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -188,7 +190,13 @@ def _guarded(stage: Callable[..., None]) -> Callable[..., None]:
             typer.echo("error: the disk is full: free some space, then run the same command again", err=True)
             raise typer.Exit(2) from None
 
+    command.__doc__ = reflowed(inspect.getdoc(stage) or "")
     return command
+
+
+def reflowed(text: str) -> str:
+    """Join the lines of every paragraph, so that it fills a terminal of any width; a list keeps its lines."""
+    return re.sub(r"(?<=\S)\n(?![\s*-])", " ", text)
 
 
 def _of_dvc() -> None:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from small import BIN, ROOT, Project
 
-from stpp.cli import COMMANDS, Command, load_command
+from stpp.cli import COMMANDS, Command, load_command, reflowed
 from stpp.models.networks import NETWORKS
 from stpp.stages import weights
 
@@ -25,6 +25,13 @@ def test_help_names_every_command_quickly() -> None:
     for name in ("prepare", "split", "train", "score", "select", "label", "evaluate", "report", "show", "masks"):
         assert name in out
     assert seconds < 5  # it takes 0.5 s on an idle core; test_architecture checks its imports
+
+
+def test_help_wraps_paragraphs_at_the_terminals_width_and_keeps_lists() -> None:
+    text = "First line.\n\nA paragraph\nof two lines. And a list:\n- one\n- two\n  in two lines\n\nThe end."
+    assert reflowed(text) == (
+        "First line.\n\nA paragraph of two lines. And a list:\n- one\n- two\n  in two lines\n\nThe end."
+    )
 
 
 def test_the_table_of_commands_has_the_first_help_line_of_each_command() -> None:
@@ -140,6 +147,34 @@ def test_check_names_the_error_in_an_overlay_and_writes_only_if_all_parameters_a
     assert not (project.folder / "runs").exists()
     overlay.write_text(right)
     assert "13 overlays: valid" in project.run("stpp", "check", "--out", "runs/checked.txt")
+    assert (project.folder / "runs/checked.txt").read_text() == "params are valid\n"
+
+
+def test_check_names_all_that_is_missing_at_once_and_nothing_that_dvc_makes_or_pulls(project: Project) -> None:
+    mine = {"kind": "folder", "root": "photos", "images": "{name}.png", "classes": ["a", "b"]}
+    project.params(
+        data=mine,
+        split={"labeled": {"list": "mine.txt"}, "test": {"list": "../outside.txt"}},
+        model={"weights": "own.pth"},
+    )
+    output = fails(project, "stpp", "check", "--out", "runs/checked.txt")
+    for problem in (
+        "data.root: photos: no such folder",
+        "split.labeled.list: splits/mine.txt: no such file; lists must lie in splits/",
+        "split.test.list: splits/../outside.txt: no such file",
+        "model.weights: weights/own.pth: no such file",
+    ):
+        assert output.count(problem) == 1, "once, not for each overlay"
+    assert not (project.folder / "runs").exists()
+
+    for name in ("splits/mine.txt", "outside.txt", "weights/own.pth"):
+        (project.folder / name).write_text("")
+    assert fails(project, "stpp", "check").count(": no such") == 1
+    (project.folder / "photos.dvc").write_text("")
+    assert project.run("stpp", "check").count("data.root: photos is not here; `dvc pull` fetches it") == 1
+    (project.folder / "photos.dvc").unlink()
+    (project.folder / "photos").mkdir()
+    assert "dvc pull" not in project.run("stpp", "check", "--out", "runs/checked.txt")
     assert (project.folder / "runs/checked.txt").read_text() == "params are valid\n"
 
 

@@ -300,6 +300,9 @@ FOLDER = {"name": "mine", "kind": "folder", "root": "r", "images": "{name}.png",
         ({"values": {"65536": 1}}, "'65536' is not a mask value"),
         ({"values": {"7": 2}}, "class 2, but there are 2"),
         ({"values": {"7": -1}}, "greater than or equal to 0"),
+        ({"ignore": 1}, "`ignore` 1 is also the id of class b"),
+        ({"values": {"1": "ignore"}}, "no mask value means b"),
+        ({"values": {"1": 0, "0": 0}}, "no mask value means b"),
     ],
 )
 def test_the_error_explains_a_wrong_description_of_a_folder(

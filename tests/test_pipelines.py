@@ -163,6 +163,8 @@ def test_the_parameters_that_a_stage_reads_are_watched() -> None:
             text += source_path("stpp.stages.training").read_text()
         read = set(re.findall(r"\b(?:p|params)\.(\w+)\b", text)) | set(re.findall(r"load\([^\n]*\)\.(\w+)", text))
         read &= set(Params.model_fields)
+        if "params.yaml" in names(stage.get("params", [])):  # `check` watches all of it
+            continue
         watched = {p.split(".")[0] for p in names(stage.get("params", []))}
         unwatched_by_design = {"runtime", "data"} if words(stage)[0] != "prepare" else {"runtime"}
         if words(stage)[0].startswith("train"):

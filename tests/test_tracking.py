@@ -30,13 +30,13 @@ from stpp.run.resume import Job
 from stpp.stages.report import _only as only_class
 from stpp.stages.runs import compare
 from stpp.stages.stage import Inputs, Recipe, open_stage
-from stpp.store.files import read_json, sha256, write_json
+from stpp.store.files import StppError, read_json, sha256, write_json
 from stpp.tracking.attach import attach, conclude
 from stpp.tracking.champion import Measured, register
 from stpp.tracking.client import Client, PausedError, client, reason, tracking_uri
 from stpp.tracking.models import Checkpoint, log_checkpoints
 from stpp.tracking.moved import foreign_root
-from stpp.tracking.read import artifact_of, datasets_of, run_of
+from stpp.tracking.read import artifact_of, datasets_of, member_of, run_of
 from stpp.tracking.run import Run, track
 from stpp.tracking.secrets import link, without_secrets
 
@@ -970,3 +970,23 @@ def test_runs_of_mlflow_compare_where_val_lacks_a_class(
     compare(run_id, run_id)
     lines = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if line.strip()}
     assert lines["sign"] == ["-", "-", "-"] and lines["car"] == ["50.0", "50.0", "+0.0"]
+
+
+def test_a_run_is_found_by_the_first_digits_of_its_id_and_by_the_hash_in_a_name(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+    run_id = read_json(a_stage(root))["run_id"]
+    mlflow = client(root)
+    parent = mlflow.get_run(run_id).data.tags["mlflow.parentRunId"]
+    *_, shown = mlflow.get_run(parent).info.run_name.split()
+    assert run_of(run_id[:6], root) == run_of(f"runs:/{run_id[:20]}", root) == run_of(run_id, root) == run_id
+    assert run_of(shown, root) == run_of(parent[:8], root) == parent
+    assert member_of(parent, "attributes.run_name = 'stage'", root) == run_id
+
+    other = mlflow.create_run("0", tags={"stpp.is_group": f"{shown}0"}, run_name=f"another {shown}").info.run_id
+    with pytest.raises(StppError, match="beginning of several MLflow runs") as error:
+        run_of(shown, root)
+    assert f"{other} (another {shown})" in str(error.value) and parent in str(error.value)
+    with pytest.raises(StppError, match="000000: no such file or folder, and no MLflow run with this id"):
+        run_of("000000", root)

@@ -7,7 +7,6 @@ from pkgutil import resolve_name
 from stpp.ingest import toy
 from stpp.ingest.layouts import LAYOUTS
 from stpp.params.models import Data
-from stpp.store.files import StppError
 from stpp.store.manifest import Rgb
 from stpp.store.masks import IGNORE
 
@@ -131,14 +130,9 @@ def cityscapes(data: Data) -> Layout:
 
 
 def folder(data: Data) -> Layout:
-    """Return the layout that params.yaml describes. Raises StppError if `data.ignore` is also the id of a class."""
+    """Return the layout that params.yaml describes."""
     classes = data.classes or ()
     values = _own(len(classes), data.ignore)
-    if data.ignore is not None and data.ignore < len(classes):
-        raise StppError(
-            f"data.ignore: {data.ignore} is also the id of class {classes[data.ignore]}; "
-            "if no mask value is to be ignored, set it to null"
-        )
     for value, meaning in (data.values or {}).items():
         values[int(value)] = IGNORE if meaning == "ignore" else meaning
     palette = data.palette or voc_palette(len(classes))

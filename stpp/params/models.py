@@ -147,6 +147,15 @@ class Data(Section):
                 raise ValueError(f"`values` key {value!r} is not a mask value (0 to 65535)")
             if isinstance(meaning, int) and not 0 <= meaning < classes:
                 raise ValueError(f"`values` maps {value} to class {meaning}, but there are {classes} classes")
+        if self.classes and self.ignore is not None and self.ignore < classes:
+            raise ValueError(
+                f"`ignore` {self.ignore} is also the id of class {self.classes[self.ignore]}; if no mask value is to "
+                "be ignored, set it to null"
+            )
+        known = dict(enumerate(range(classes))) | {int(v): meaning for v, meaning in (self.values or {}).items()}
+        if self.classes and (unmeant := sorted({*range(classes)} - {*known.values()})):
+            labels = ", ".join(self.classes[c] for c in unmeant)
+            raise ValueError(f"no mask value means {labels}: `values` gives its id another meaning; add a value for it")
         return self
 
 

@@ -1,6 +1,7 @@
 """Comparison of two evaluated runs: the differences in their inputs, and the differences in their results."""
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,8 @@ from stpp.report.labels import LABELS
 from stpp.run.lineage import Execution
 
 NONE = "-"
+WIDEST = 28
+"""The most characters of a column's name that is made of parameters."""
 
 
 @dataclass
@@ -19,8 +22,8 @@ class Evaluated:
     model: str
     miou: dict[str, float]
     """mIoU by set, in [0, 1]."""
-    classes: dict[str, float]
-    """IoU on val by class, in [0, 1]; NaN if no true and no predicted pixel has the class."""
+    classes: dict[str, dict[str, float]]
+    """IoU by set and class, in [0, 1]; NaN if no true and no predicted pixel has the class."""
     digests: dict[str, str] = field(default_factory=dict)
     """Digests of data and split, and of the images that each set was measured on."""
     executions: list[Execution] = field(default_factory=list)
@@ -59,13 +62,15 @@ def _changed(what: str, one: dict[str, Any], other: dict[str, Any], whole: bool)
 
     whole: show each value in full, not only its first 12 characters.
     """
-    keys = [key for key in dict.fromkeys((*one, *other)) if one.get(key, NONE) != other.get(key, NONE)]
+    keys = _differing(one, other)
     if not keys:
         return [f"{what}: equal"]
-    shown = [
-        f"  {key}: {_short(one.get(key, NONE), whole)} -> {_short(other.get(key, NONE), whole)}" for key in sorted(keys)
-    ]
+    shown = [f"  {key}: {_short(one.get(key, NONE), whole)} -> {_short(other.get(key, NONE), whole)}" for key in keys]
     return [f"{what}: {len(keys)} differ", *shown]
+
+
+def _differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    return sorted(key for key in {*one, *other} if one.get(key, NONE) != other.get(key, NONE))
 
 
 def _short(value: Any, whole: bool) -> str:
@@ -73,19 +78,32 @@ def _short(value: Any, whole: bool) -> str:
 
 
 def table(one: Evaluated, other: Evaluated) -> str:
-    """Return a table of mIoU by set and IoU on val by class, in %, of two runs with their difference."""
-    head = ("", LABELS.get(one.model, one.model), LABELS.get(other.model, other.model), "difference")
+    """Return a table of mIoU by set, each with the IoU of its classes, in %, of two runs with their difference."""
+    head = ("", *_columns(one, other), "difference")
     rows = [head]
     for name in dict.fromkeys((*one.miou, *other.miou)):
         rows.append(_row(f"{name} mIoU", one.miou.get(name), other.miou.get(name)))
-    for name in dict.fromkeys((*one.classes, *other.classes)):
-        rows.append(_row(f"  {name}", one.classes.get(name), other.classes.get(name)))
+        first, second = one.classes.get(name, {}), other.classes.get(name, {})
+        rows += [_row(f"  {c}", first.get(c), second.get(c)) for c in dict.fromkeys((*first, *second))]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     lines = [
         "  ".join(c.ljust(w) if not i else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
         for row in rows
     ]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _columns(one: Evaluated, other: Evaluated) -> tuple[str, str]:
+    """Return names for two runs: of their models, else one or two parameters that differ, else of the runs."""
+    models = LABELS.get(one.model, one.model), LABELS.get(other.model, other.model)
+    if models[0] != models[1]:
+        return models
+    keys = _differing(one.params, other.params)
+    first, second = (
+        ", ".join(f"{re.split('[.: ]', key)[-1]} {run.params.get(key, NONE)}" for key in keys) for run in (one, other)
+    )
+    few = 1 <= len(keys) <= 2 and len(first) <= WIDEST and len(second) <= WIDEST and one.executions and other.executions
+    return (first, second) if few else (one.name, other.name)
 
 
 def _row(name: str, one: float | None, other: float | None) -> tuple[str, str, str, str]:

@@ -1,4 +1,4 @@
-"""The verdict on a run: whether its students gained more than chance explains, and what to check if they did not."""
+"""The verdict on a run: whether its models learnt, whether its students gained more than chance, and what to do."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,6 +12,10 @@ from stpp.store.files import read_csv
 
 SHORT = 2000
 """With fewer iterations than this, a student with strong augmentation has hardly begun to learn."""
+FEW = 20
+"""With fewer iterations than this, a network has hardly changed from its start."""
+NAMED = 5
+"""The most classes that a sentence names."""
 LOST, KNOWN = 0.01, 0.05
 """A student has lost a class if its IoU is below LOST and its teacher's IoU is above KNOWN."""
 RISING = 1.0
@@ -64,15 +68,19 @@ def _correlation(scores: Path) -> float | None:
 
 
 def verdict(val: Mapping[str, Counts], known: Facts) -> list[str]:
-    """Return sentences about the models of a run: the best one on val, then what went wrong and the likely reasons.
+    """Return sentences about the models of a run: the best one on val, and what went wrong with likely reasons.
 
-    val: counts of the images of val, by model.
+    The rest is left out if all models predict a single class. val: counts of the images of val, by model.
     """
     names = list(val)
     value = {name: float(miou(one.sum(0))) for name, one in val.items()}
     best = max(names, key=lambda name: value[name])
     images = len(val[best])
-    lines = []
+    few = {name: length for name in names if (length := known.iterations.get(name, FEW)) < FEW}
+    only = {name: c for name, one in val.items() if (c := _only(one)) is not None}
+    lines = _untrained(few) + _collapsed(only, val, known.classes)
+    if len(only) == len(names):
+        return lines
     if len(names) > 1:
         base = "suponly" if "suponly" in names else names[0]
         if best == base:
@@ -84,7 +92,9 @@ def verdict(val: Mapping[str, Counts], known: Facts) -> list[str]:
                 f"best on val: {_label(best)}, {in_points(gain)} above {_label(base)}: {sure} the choice of "
                 f"{images} images explains"
             )
-    if known.rise is not None:
+    if best not in only:
+        lines += _never_found(best, val[best], known.classes)
+    if known.rise is not None and "suponly" not in few:
         what = f"SupOnly on val: {known.rise:+.1f} points in the last third of its training: "
         if known.rise > RISING:
             lines.append(f"{what}it had not converged; train longer before you label more images")
@@ -95,6 +105,48 @@ def verdict(val: Mapping[str, Counts], known: Facts) -> list[str]:
         if teacher in val and (gain := bootstrap_gain(val[teacher], val[student])).sign < 0:
             lines += _below(teacher, student, gain, val, known)
     return lines
+
+
+def _untrained(few: Mapping[str, int]) -> list[str]:
+    """Return a warning about models with FEW iterations. few: iterations by model."""
+    trained = ", ".join(f"{_label(name)} {length}" for name, length in few.items())
+    advice = "these results show only that the pipeline runs; raise train.epochs, or set train.iterations"
+    return [f"warning: trained for a handful of iterations: {trained}; {advice}"] if few else []
+
+
+def _only(counts: Counts) -> int | None:
+    """Return the class that a model predicts most if it finds no other (IoU below LOST); None if it finds several."""
+    _, true, predicted = counts.sum(0)
+    found = (iou(counts.sum(0)) >= LOST) & (true > 0)
+    return int(predicted.argmax()) if found.sum() < 2 <= (true > 0).sum() else None
+
+
+def _collapsed(only: Mapping[str, int], val: Mapping[str, Counts], classes: Sequence[str]) -> list[str]:
+    """Return a warning for each class that is all that some models predict. only: this class, by model."""
+    lines = []
+    for c in dict.fromkeys(only.values()):
+        of = [name for name in only if only[name] == c]
+        shares = [100 * float(val[name][:, 2, c].sum() / val[name][:, 2].sum()) for name in of]
+        shown = ", ".join(
+            f"{_label(name)} ({share:.1f} % of all pixels)" for name, share in zip(of, shares, strict=True)
+        )
+        lines.append(
+            f"warning: no class but {classes[c]} is found on val by {shown}: nothing else was learnt; train for longer "
+            "(train.epochs), start from weights (model.weights), or change train.lr"
+        )
+    return lines
+
+
+def _never_found(model: str, counts: Counts, classes: Sequence[str]) -> list[str]:
+    """Return a sentence that names the classes of val that a model does not find, with their pixels."""
+    true, values = counts[:, 1].sum(0).tolist(), iou(counts.sum(0)).tolist()
+    lost = [f"{name} ({n} pixels)" for name, n, v in zip(classes, true, values, strict=True) if n and v < LOST]
+    if not lost:
+        return []
+    more = f" and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
+    advice = "label more images that show them (stpp suggest), or train for longer"
+    of = f"{len(lost)} of {sum(n > 0 for n in true)} classes of val"
+    return [f"{_label(model)} does not find {of}: {', '.join(lost[:NAMED])}{more}; {advice}"]
 
 
 def _below(teacher: str, student: str, loss: Interval, val: Mapping[str, Counts], known: Facts) -> list[str]:

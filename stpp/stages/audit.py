@@ -18,7 +18,7 @@ from stpp.run.resume import root
 from stpp.store.files import StppError, raise_problems, read_ids, write_json, write_text
 from stpp.store.manifest import read_dataset, split_digest
 from stpp.store.packed import PackedStrings
-from stpp.tracking.read import artifact_of, datasets_of, run_of, runs_like, splits_named, tags_of
+from stpp.tracking.read import TRAINING, artifact_of, datasets_of, member_of, run_of, runs_like, splits_named, tags_of
 
 Models = Annotated[
     list[str] | None,
@@ -156,7 +156,7 @@ def _start(project: Project, server: Server, model: str) -> tuple[LineageSource,
         )
     if not server.asked:
         raise StppError(f"{model}: no such file; to look for it in MLflow, leave out --offline")
-    run_id = run_of(model, root())
+    run_id = member_of(run_of(model, root()), TRAINING, root())
     record = _record(run_id, root())
     if record is None or not (outs := record.executions[0].outs):
         raise StppError(f"MLflow run {run_id}: has no record of its outputs; name the run of a training")

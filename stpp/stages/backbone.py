@@ -31,7 +31,8 @@ def backbone(
     placed, start = start_of(model, weights)
     save(out, placed.state, start)
     whole = "" if all(key.startswith("backbone.") for key in placed.state) else " of a whole network"
-    print(f"{model.network} on {model.backbone}: weights {start}, {len(placed.state)} tensors{whole}")
+    found = f"{len(placed.state)} tensors{whole} from {start}" if placed.state else "no weights: random ones"
+    print(f"{model.network} on {model.backbone}: {found}; {out}")
 
 
 SIDE, TIMES = 256, 3

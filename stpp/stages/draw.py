@@ -7,4 +7,6 @@ from stpp.stages import options
 
 def draw(out: options.Out, params: options.Params = None) -> None:
     """Draw the embedded data set: the same seed gives the same bytes."""
-    draw_toy(out, load(options.params_files(params)).toy)
+    toy = load(options.params_files(params)).toy
+    draw_toy(out, toy)
+    print(f"draw: {toy.images} images of {toy.size} x {toy.size} pixels with masks; {out} (images, masks)")

@@ -91,10 +91,6 @@ def _evaluate(stage: Stage, models: dict[str, Path], sets: dict[str, Path], list
     above = {subset: gains({name: by_image[subset, name] for name in models}) for subset in subsets}
     summary: dict[str, float] = {}
     for (subset, name), one in scores.items():
-        if (only := one.constant) is not None:
-            print(
-                f"warning: {name} predicts {dataset.classes[only]} for every pixel of {subset}: it has learnt nothing"
-            )
         metrics.setdefault(subset, {})[name] = {"miou": one.miou, "pixel_accuracy": one.pixel_accuracy}
         if gain := above[subset].get(name):
             metrics[subset][name] |= {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high}
@@ -119,6 +115,21 @@ def _evaluate(stage: Stage, models: dict[str, Path], sets: dict[str, Path], list
     write_json(job.folder / "metrics.json", metrics)
     run.artifact(job.folder / "metrics.json")
     run.table({name: [row[at] for row in per_class] for at, name in enumerate(PER_CLASS)}, "per_class.json")
+    _say(stage, dataset, scores)
+
+
+def _say(stage: Stage, dataset: Dataset, scores: dict[tuple[str, str], Scores]) -> None:
+    """Print the mIoU of every model by set, and a warning about a model that predicts one class for every pixel."""
+    constant: dict[str, list[str]] = {}
+    values: dict[str, list[str]] = {}
+    for (subset, name), one in scores.items():
+        values.setdefault(subset, []).append(f"{name} {100 * one.miou:.1f}")
+        if (only := one.constant) is not None:
+            constant.setdefault(f"{name} predicts {dataset.classes[only]} for every pixel", []).append(subset)
+    for what, subsets in constant.items():
+        print(f"warning: {what} of {' and '.join(subsets)}: it has learnt nothing")
+    found = "; ".join(f"{subset} mIoU: {', '.join(of)}" for subset, of in values.items())
+    stage.done(found, "metrics.json", "per_class.csv")
 
 
 def _count(job: Job, p: Params, photos: ImageReader, models: dict[str, Path], subsets: dict[str, list[str]]) -> None:

@@ -94,6 +94,7 @@ def _label(stage: Stage, model: Path, ids: Path, data: Path, keep: Path | None) 
     before = distributed.broadcast(_before(job, out))
     same = {name for name, key in keys.items() if before.get(name) == key}
     earlier = MaskSet(out / "masks") if same else None
+    stage.resumed(sum(part.exists() for part in parts), len(parts))
     mine = distributed.shard(list(zip(names, shards, parts, strict=True)))
     for name, shard, part in progress(mine, f"label {len(found)} images", len(mine)):
         if part.exists():  # the part takes its final name after the shard, so both are complete
@@ -107,7 +108,7 @@ def _label(stage: Stage, model: Path, ids: Path, data: Path, keep: Path | None) 
         return
 
     if same:
-        print(f"label: {len(same)} of {len(names)} shards are reused: the same images, labelled in the same way")
+        print(f"{stage.name}: {len(same)} of {len(names)} shards are reused: the same images, labelled in the same way")
     merge_manifests(parts, job.folder / "masks" / "manifest.csv")
     write_shard_keys(job.folder / "masks", keys)
     rows = MaskSet(job.folder / "masks").rows.values()
@@ -119,6 +120,7 @@ def _label(stage: Stage, model: Path, ids: Path, data: Path, keep: Path | None) 
         only = dataset.classes[int(labelled.argmax())]
         print(f"warning: {model} labels every pixel of {len(found)} images as {only}: it has learnt nothing")
     stage.run.log({"pseudo/images": float(len(found)), "pseudo/confidence": confidence / len(found)}, 0)
+    stage.done(f"{len(found)} masks, mean confidence {confidence / len(found):.2f}", "masks")
 
 
 def _key(labeller: str, dataset: Dataset, kept: MaskSet | None, shard: Iterable[str]) -> str:

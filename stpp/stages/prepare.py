@@ -24,4 +24,4 @@ def prepare(out: options.Out, params: options.Params = None) -> None:
         write_text(partial / "warnings.txt", "".join(f"{w}\n" for w in warnings))
     masks = sum(bool(r.mask) for r in dataset.records.values())
     size = f"{len(dataset.records)} images, {masks} with masks, {len(dataset.classes)} classes"
-    print(f"{dataset.name}: {size}, digest {dataset.digest}")
+    print(f"{dataset.name}: {size}; {out} (dataset.json, digest {dataset.digest})")

@@ -90,6 +90,7 @@ def report(
     text = "\n".join(["```", shown, "```", *said])
     conclude(evaluation / "run.json", members, text, [out / "panels.png"], root())
     print(shown, *said, sep="\n")
+    print(f"report: {len(list(out.glob('*.png')))} figures; {out}")
 
 
 def _stability(scores: Path | None) -> dict[str, float]:

@@ -9,7 +9,7 @@ from stpp.report.differences import Evaluated, differences, table
 from stpp.run.lineage import from_json
 from stpp.run.resume import root
 from stpp.store.files import StppError, read_csv, read_json
-from stpp.tracking.read import artifact_of, evaluation_of
+from stpp.tracking.read import EVALUATION, artifact_of, member_of, run_of
 
 Named = Annotated[str, Argument(help="Folder that `stpp evaluate` wrote (or its parent folder), or an MLflow run.")]
 
@@ -18,7 +18,8 @@ def compare(one: Named, other: Named) -> None:
     """Compare two runs: parameters, data, split, code, mIoU and IoU by class.
 
     Name a run by the folder of its evaluation, or by the MLflow run id of its
-    evaluation or of its parent run. The final models are compared.
+    evaluation or of its parent run. The first 6 digits of an id are enough,
+    and so is the hash in a parent run's name. The final models are compared.
     """
     first, second = _evaluated(one), _evaluated(other)
     print(f"{first.name} -> {second.name}\n", *differences(first, second), "", sep="\n")
@@ -37,14 +38,14 @@ def _evaluated(name: str) -> Evaluated:
             return _read(folder.as_posix(), read_json(folder / "metrics.json"), rows, about)
     if Path(name).exists():
         raise StppError(f"{name}: has no metrics.json and per_class.csv; name a folder that `stpp evaluate` wrote")
-    run_id = evaluation_of(name.removeprefix("runs:/"), root())
+    run_id = member_of(run_of(name, root()), EVALUATION, root())
     raw, metrics, about = (artifact_of(run_id, f"{file}.json", root()) for file in ("per_class", "metrics", "run"))
     try:
         names = raw["columns"]
         rows = [dict(zip(names, ("nan" if v is None else str(v) for v in row), strict=True)) for row in raw["data"]]
     except (KeyError, TypeError, ValueError) as error:
         raise StppError(f"MLflow run {run_id}: its per_class.json is not a table ({error!r})") from None
-    return _read(f"MLflow run {run_id}", metrics, rows, about)
+    return _read(f"MLflow run {run_id[:8]}", metrics, rows, about)
 
 
 def _read(name: str, metrics: Any, rows: list[dict[str, str]], about: Any) -> Evaluated:
@@ -60,7 +61,10 @@ def _read(name: str, metrics: Any, rows: list[dict[str, str]], about: Any) -> Ev
             name,
             model,
             {key: float(metrics[key][model]["miou"]) for key in sets},
-            {row["class"]: float(row["iou"]) for row in rows if (row["set"], row["model"]) == ("val", model)},
+            {
+                key: {row["class"]: float(row["iou"]) for row in rows if (row["set"], row["model"]) == (key, model)}
+                for key in sets
+            },
             {key.split(".")[1]: value for key, value in about.items() if key.endswith(".digest")} | lists,
             from_json(about["lineage"]) if "lineage" in about else [],
         )

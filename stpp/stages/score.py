@@ -87,8 +87,9 @@ def _score(stage: Stage, checkpoints: Path, data: Path, split: Path) -> None:
     ids = read_ids(split / "unlabeled.txt")
     shards = shards_of(ids, p.score.shards)
     names = [f"part-{index:05d}.csv" for index in range(len(shards))]
+    stage.resumed(sum((job.folder / name).exists() for name in names), len(names))
     mine = distributed.shard(list(zip(names, shards, strict=True)))
-    for name, shard in progress(mine, f"score {len(ids)} images, K = {len(files)}", len(mine)):
+    for name, shard in progress(mine, f"score {len(ids)} images", len(mine)):
         job.once(name, partial(score_shard, shard))
     distributed.barrier()
     if not distributed.is_main():
@@ -102,3 +103,5 @@ def _score(stage: Stage, checkpoints: Path, data: Path, split: Path) -> None:
     confidence = [float(row[2]) for row in scored]
     run.table({"id": [row[0] for row in scored], "stability": s, "confidence": confidence}, "scores.json")
     run.log({"stability/mean": sum(s) / len(s), "stability/min": min(s)}, 0)
+    found = f"stability {sum(s) / len(s):.2f} on average, {min(s):.2f} to {max(s):.2f}"
+    stage.done(f"{len(s)} images with K = {len(files)} checkpoints; {found}", "scores.csv")

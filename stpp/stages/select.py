@@ -25,8 +25,8 @@ def select(
     score that ranks them.
     """
     p = load(options.params_files(params)).select
-    ratio = p.ratio
-    reliable, unreliable = select_ids(rank(p.by, Known(scores), p.seed), ratio)
+    ratio, ranked = p.ratio, rank(p.by, Known(scores), p.seed)
+    reliable, unreliable = select_ids(ranked, ratio)
     if not reliable or not unreliable:
         raise StppError(
             f"select.ratio {ratio} leaves {len(reliable)} reliable and {len(unreliable)} unreliable images: "
@@ -35,7 +35,9 @@ def select(
     with atomic_folder(out) as partial:
         write_ids(partial / "reliable.txt", reliable)
         write_ids(partial / "unreliable.txt", unreliable)
-    print(f"{len(reliable)} reliable, {len(unreliable)} unreliable, by {p.by}")
+    least = "" if p.by == "random" else f", reliable from {ranked[reliable[-1]]:.3f} upwards"
+    of = f"{len(reliable)} reliable and {len(unreliable)} unreliable images by {p.by}{least}"
+    print(f"select: {of}; {out} (reliable.txt, unreliable.txt)")
 
 
 class Known(Mapping[str, Scores]):

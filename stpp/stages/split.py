@@ -56,7 +56,7 @@ def split(data: options.Data, lists: Lists, out: options.Out, params: options.Pa
         write_csv(partial / "manifest.csv", MANIFEST, rows)
         _keep_to_pin(lists, p.split.name, partial / "manifest.csv")
     counts = ", ".join(f"{len(sets[n])} {n}" for n in reversed(SETS) if n in sets)
-    print(f"split {p.split.name}: {counts}, {split_digest(out)}")
+    print(f"split {p.split.name}: {counts}; {out} (manifest.csv, digest {split_digest(out)})")
 
 
 def _keep_to_pin(lists: Path, name: str, manifest: Path) -> None:

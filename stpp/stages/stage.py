@@ -2,9 +2,10 @@
 
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -16,6 +17,7 @@ from stpp.run import distributed, launch
 from stpp.run.code import PACKAGE, import_closure, source_path
 from stpp.run.git import git
 from stpp.run.lineage import Content, Execution, as_json, command, contents_of, read_dvc_locks, upstream
+from stpp.run.progress import duration
 from stpp.run.resume import Job, open_job, root
 from stpp.store.files import write_json
 from stpp.store.manifest import split_digest
@@ -70,6 +72,7 @@ class Stage:
     out: Path
     job: Job
     run: Run
+    begun: float = field(default_factory=time.monotonic)
 
     @property
     def finished(self) -> bool:
@@ -80,6 +83,16 @@ class Stage:
     def folder(self) -> Path:
         """The job's folder, in which the outs are made."""
         return self.job.folder
+
+    def resumed(self, done: int, of: int) -> None:
+        """Print how many parts of the work an earlier attempt did; on the main process (rank 0), and if it did any."""
+        if done and distributed.is_main():
+            print(f"{self.name}: resumed; {done} of {of} parts were done before", flush=True)
+
+    def done(self, what: str, *files: str) -> None:
+        """Print the stage's last line: what it did, how long that took, and its folder with the files to look at."""
+        took = duration(time.monotonic() - self.begun)
+        print(f"{self.name}: {what}; {took}; {self.out.as_posix()} ({', '.join(files)})", flush=True)
 
 
 @contextmanager

@@ -67,6 +67,7 @@ def train_network(
     trainer = Trainer(network, p.train, per_epoch, model=p.model, device=where, role=name, started=started, step=step)
     if state := _state_of(stage):
         trainer.load_state_dict(state)
+    before = trainer.iteration
     steps = list(trainer.steps.values())
     about = CheckpointMetadata(p.model, dataset.classes, dataset.palette, start)
     hooks = _World(stage, photos, read_ids(split / "val.txt"), about, steps, keep=checkpoints)
@@ -79,7 +80,7 @@ def train_network(
         build.save(stage.folder / "model.safetensors", network.state_dict(), about)
     rows = [_named(row, dataset.classes) for row in curve]
     write_csv(stage.folder / "curve.csv", list(rows[0]), [list(row.values()) for row in rows])
-    _summarise(stage, curve, steps[-1])
+    _summarise(stage, curve, steps[-1], before)
 
 
 def _state_of(stage: Stage) -> State | None:
@@ -204,10 +205,11 @@ def _named(row: dict[str, float], classes: tuple[str, ...]) -> dict[str, float]:
     return {names.get(key, key): value for key, value in row.items()}
 
 
-def _summarise(stage: Stage, curve: list[dict[str, float]], step: int) -> None:
-    """Write metrics.json with val mIoU of the last and of the best epoch, and log both to MLflow.
+def _summarise(stage: Stage, curve: list[dict[str, float]], step: int, before: int) -> None:
+    """Write metrics.json with val mIoU of the last and of the best epoch, log both to MLflow, and print them.
 
-    Both are written, regardless of which network `train.keep` keeps. step: the last step of the curve.
+    Both are written, regardless of which network `train.keep` keeps. step: the last step of the curve. before: the
+    iterations that an earlier attempt did.
     """
     last, best = curve[-1], max(curve, key=lambda row: row["val/miou"])
     summary = {
@@ -222,3 +224,7 @@ def _summarise(stage: Stage, curve: list[dict[str, float]], step: int) -> None:
     }
     write_json(stage.folder / "metrics.json", summary)
     stage.run.log({"val/miou_last": last["val/miou"], "val/miou_best": best["val/miou"]}, step)
+    of = f"{summary['iterations']} iterations" + (f", {before} of them before a stop" if before else "")
+    found = f"{100 * last['val/miou']:.1f}, best {100 * best['val/miou']:.1f} in epoch {best['epoch']:.4g}"
+    kept = ", which is kept" if stage.params.train.keep == "best_val" else ""
+    stage.done(f"{of}; val mIoU {found}{kept}", *OUTS)

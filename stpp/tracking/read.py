@@ -1,22 +1,59 @@
 """Functions that read runs, tags and artifacts back from MLflow."""
 
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from stpp.store.files import read_json
+from stpp.store.files import StppError, read_json
 from stpp.tracking.client import Client, query
+
+EVALUATION = "attributes.run_name = 'evaluate'"
+TRAINING = "tags.`stpp.out.model.safetensors` LIKE '%'"
+"""Filters of MLflow for the run that evaluated a system, and for those that trained a model."""
 
 
 def run_of(name: str, root: Path) -> str:
-    """Return the run id that `runs:/ID`, `models:/NAME@ALIAS`, `models:/NAME/VERSION` or a plain id stands for."""
+    """Return the run id that `runs:/ID`, `models:/NAME@ALIAS`, `models:/NAME/VERSION` or a plain id stands for.
+
+    An id may be cut to its first 6 or more digits, and may also be the hash in the name of a parent run. Raises
+    StppError if no run has it, or several.
+    """
     if not name.startswith("models:/"):
-        return name.removeprefix("runs:/").partition("/")[0]
+        return _whole(name, name.removeprefix("runs:/").partition("/")[0], root)
     model, at, alias = name.removeprefix("models:/").partition("@")
     if at:
         return str(query(root, lambda mlflow: mlflow.get_model_version_by_alias(model, alias)).run_id)
     model, _, version = model.partition("/")
     return str(query(root, lambda mlflow: mlflow.get_model_version(model, version)).run_id)
+
+
+def _whole(name: str, start: str, root: Path) -> str:
+    """Return the id of the one run whose id, or whose hash in its name, begins with `start`, from the argument `name`.
+
+    A whole id is returned as it is.
+    """
+    if re.fullmatch(r"[0-9a-f]{32}", start):
+        return start
+    if not re.fullmatch(r"[0-9a-f]{6,31}", start):
+        raise StppError(
+            f"{name}: no such file or folder, and not the id of an MLflow run, which has 32 hexadecimal digits (the "
+            "first 6 are enough)"
+        )
+
+    def ask(mlflow: Client) -> dict[str, str]:
+        experiments = [e.experiment_id for e in mlflow.search_experiments()]
+        filters = (f"attributes.run_id LIKE '{start}%'", f"tags.`stpp.is_group` LIKE '{start}%'")
+        found = [run for which in filters for run in mlflow.search_runs(experiments, which, max_results=10)]
+        return {run.info.run_id: run.info.run_name for run in found}
+
+    found: dict[str, str] = query(root, ask)
+    if len(found) > 1:
+        runs = ", ".join(f"{run_id} ({run_name})" for run_id, run_name in found.items())
+        raise StppError(f"{name}: is the beginning of several MLflow runs: {runs}; give more digits")
+    if not found:
+        raise StppError(f"{name}: no such file or folder, and no MLflow run with this id, or this hash in its name")
+    return next(iter(found))
 
 
 def tags_of(run_id: str, root: Path) -> dict[str, str]:
@@ -64,18 +101,17 @@ def artifact_of(run_id: str, name: str, root: Path) -> Any:
         return read_json(Path(query(root, lambda mlflow: mlflow.download_artifacts(run_id, name, folder))))
 
 
-def evaluation_of(run_id: str, root: Path) -> str:
-    """Return the id of the run that evaluated a system.
+def member_of(run_id: str, which: str, root: Path) -> str:
+    """Return the id of a parent run's newest child that fits `which`, a filter of MLflow.
 
-    For a parent run, this is its newest child called `evaluate`; without such a child, and for other runs, it is the
-    given id.
+    Without such a child, and for other runs, it is the given id.
     """
 
     def ask(mlflow: Client) -> str:
         run = mlflow.get_run(run_id)
         if "stpp.is_group" not in run.data.tags:
             return run_id
-        wanted = f"tags.`mlflow.parentRunId` = '{run_id}' AND attributes.run_name = 'evaluate'"
+        wanted = f"tags.`mlflow.parentRunId` = '{run_id}' AND {which}"
         children = mlflow.search_runs([run.info.experiment_id], wanted, max_results=1)
         return str(children[0].info.run_id) if children else run_id
 

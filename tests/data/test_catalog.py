@@ -529,7 +529,7 @@ def test_a_value_can_be_mapped_to_another_class_or_ignored() -> None:
 
 @pytest.mark.parametrize("ignore", [0, 1])
 def test_a_class_cannot_be_the_value_to_ignore(ignore: int) -> None:
-    with pytest.raises(StppError, match=rf"data\.ignore: {ignore} is also the id of class {'ab'[ignore]}"):
+    with pytest.raises(ValueError, match=rf"`ignore` {ignore} is also the id of class {'ab'[ignore]}"):
         meaning(ignore=ignore)
 
 

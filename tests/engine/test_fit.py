@@ -3,6 +3,7 @@
 import copy
 import io
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -373,6 +374,45 @@ def test_an_epoch_ends_with_validation_then_checkpoints_then_the_state_then_the_
         *("validate", "checkpoint best", "save", "log"),
         *("validate", "checkpoint 2", "save", "log"),
     ]
+
+
+def test_a_training_prints_its_epochs_with_val_where_it_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    train = Train(epochs=5, batch_size=4, lr=0.1, checkpoints=2, val_points=2)
+    run(tiny(), Noise(10), train, World(quality=iter([5, 4])))
+    first, second, third, fourth, last = capsys.readouterr().out.splitlines()
+    best, worse = (100 * scores(good).miou for good in (5, 4))
+    for at, line in ((1, first), (3, third), (4, fourth)):
+        assert re.fullmatch(rf"teacher: epoch {at}/5, loss \d\.\d+, \d+\.\d images/s, \d+ s left", line)
+    assert f", val mIoU {best:.1f} (best {best:.1f}), " in second
+    assert f", val mIoU {worse:.1f} (best {best:.1f}), " in last and last.endswith("images/s")
+
+
+def test_a_resumed_training_says_where_it_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    world, train = World(kill=("step", 5)), Train(epochs=4, batch_size=4, lr=0.1, checkpoints=2)
+    with pytest.raises(KilledError):
+        run(tiny(), Noise(10), train, world, step=world.step)
+    before = capsys.readouterr().out.splitlines()
+    run(tiny(), Noise(10), train, World(), state=world.read("state"))
+    assert len(before) == 2
+    resumed, *lines = capsys.readouterr().out.splitlines()
+    assert resumed == "teacher: resumed at epoch 2/4"
+    assert [line.split(",")[0] for line in lines] == ["teacher: epoch 3/4", "teacher: epoch 4/4"]
+
+
+@pytest.mark.parametrize(("length", "points"), [(95, None), (95, 3), (95, 40), (31, 2), (30, 30)])
+@pytest.mark.parametrize("unit", ["epochs", "iterations"])
+def test_a_training_prints_at_most_30_lines_with_few_val_points_and_its_end_among_them(
+    length: int, points: int | None, unit: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = Train.model_validate({unit: length, "batch_size": 4, "checkpoints": 2, "val_points": points})
+    world = World(quality=iter([5] * length))
+    run(tiny(), Noise(5), train, world)
+    lines = capsys.readouterr().out.splitlines()
+    at = [int(re.search(r"(\d+)/", line)[1]) for line in lines]  # type: ignore[index]
+    assert at[-1] == length and sorted({*at}) == at
+    assert len(lines) <= 30 and max(b - a for a, b in pairwise([0, *at])) <= length / 15 + 2
+    measured = [step for _, step in world.logged]
+    assert len(measured) > 30 or set(measured) <= {*at}
 
 
 @settings(max_examples=25, deadline=None)

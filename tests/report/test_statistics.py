@@ -147,11 +147,46 @@ def test_a_student_below_its_teacher_gives_a_warning_with_likely_causes() -> Non
 def test_the_verdict_says_if_more_labels_or_a_longer_training_would_help(
     tmp_path: Path, values: list[float], said: str
 ) -> None:
-    rows = "".join(f"{i},{value}\n" for i, value in enumerate(values, 1))
+    rows = "".join(f"{100 * i},{value}\n" for i, value in enumerate(values, 1))
     (tmp_path / "curve.csv").write_text(f"iteration,val/miou\n{rows}")
     known = read_facts({"suponly": tmp_path, "st": tmp_path / "none"}, None, CLASSES)
     lines = verdict({"suponly": BAD, "st": GOOD}, known)
     assert [said in line for line in lines[1:]] == [True] * bool(said)
+
+
+def of_pixels(*rows: tuple[int, int, int]) -> Counts:
+    """Return the counts of one image. rows: by class, pixels that are right, that are true, that are predicted."""
+    return np.array([list(zip(*rows, strict=True))], dtype=np.int64)
+
+
+def test_models_that_predict_one_class_are_named_whatever_their_miou() -> None:
+    """A binary set of which 84.2 % is background: mIoU 42.1 by predicting nothing else."""
+    classes = ("background", "crack")
+    nothing, nearly = of_pixels((842, 842, 1000), (0, 158, 0)), of_pixels((840, 842, 997), (1, 158, 3))
+    (line,) = verdict({"suponly": nothing, "stpp": nearly}, Facts(classes, {}))
+    found = "no class but background is found on val by SupOnly (100.0 % of all pixels), ST++ (99.7 % of all pixels): "
+    assert line.startswith(f"warning: {found}")
+    assert "train.epochs" in line
+    rare = of_pixels((994, 995, 996), (4, 5, 4))  # 99.6 % of the predictions are background, as they should be
+    warning, best = verdict({"suponly": nothing, "stpp": rare}, Facts(classes, {}))
+    assert "by SupOnly (100.0 % of all pixels): " in warning and best.startswith("best on val: ST++")
+    assert verdict({"st": of_pixels((9, 9, 9), (0, 0, 0))}, Facts(classes, {})) == []  # val shows one class only
+
+
+def test_classes_that_the_best_model_never_finds_are_named_with_their_pixels() -> None:
+    classes = tuple("abcdefghij")
+    found = [(50, 60, 60)] * 2
+    counts = of_pixels(*found, *[(0, n, 0) for n in (1, 2, 3, 4, 5, 6)], (0, 0, 40), (0, 0, 0))
+    (line,) = verdict({"st": counts}, Facts(classes, {}))
+    listed = "c (1 pixels), d (2 pixels), e (3 pixels), f (4 pixels), g (5 pixels) and 1 more"
+    assert line.startswith(f"ST does not find 6 of 8 classes of val: {listed}; label more images")
+
+
+def test_a_training_of_a_handful_of_iterations_is_named() -> None:
+    known = Facts(CLASSES, {"suponly": 19, "stpp": 20}, rise=5.0)
+    first, *others = verdict({"suponly": BAD, "stpp": GOOD}, known)
+    assert first.startswith("warning: trained for a handful of iterations: SupOnly 19; ")
+    assert [line.split(":")[0] for line in others] == ["best on val"]  # its rise says nothing
 
 
 # -- rank correlation -------------------------------------------------------------------------------------------------

@@ -41,6 +41,16 @@ def test_a_mistyped_parameter_removes_no_results(copied: Project) -> None:
     assert runs(copied) == before
 
 
+def test_data_that_is_missing_removes_no_results(copied: Project) -> None:
+    before = runs(copied)
+    copied.params(data={"root": "data/moved"})
+    for words in ([], ["-f"], ["train_teacher"]):
+        output = copied.run("dvc", "repro", *words, rc=255)
+        assert "data.root: data/moved: no such folder" in output and "Traceback" not in output
+        assert output.count("Running stage") == output.count("Running stage 'check'") == 1
+        assert runs(copied) == before
+
+
 def test_a_dvc_lock_that_was_cut_by_a_kill_costs_no_results(project: Project) -> None:
     """A kill while DVC writes dvc.lock cuts the file like this."""
     project.run("dvc", "repro", "label_reliable")

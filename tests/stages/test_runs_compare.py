@@ -28,6 +28,7 @@ def evaluated(folder: Path, model: str, ious: tuple[float, ...], *, lr: float = 
     write_json(folder / "metrics.json", metrics)
     rows = [("val", "teacher", name, 0.1) for name in CLASSES]
     rows += [("val", model, name, iou) for name, iou in zip(CLASSES, ious, strict=True)]
+    rows += [("test", model, name, iou / 2) for name, iou in zip(CLASSES, ious, strict=True)]
     write_csv(folder / "per_class.csv", ("set", "model", "class", "iou"), rows)
     record = {"stpp.data.digest": "d" * 32, "stpp.split.digest": "s" * 32, "lineage": as_json([own, behind])}
     write_json(folder / "run.json", record | about)
@@ -47,11 +48,25 @@ def test_differences_are_listed_and_every_class_is_side_by_side(project: Project
     assert "parameters: 1 differ\n  params.yaml: train.lr: 0.1 -> 0.2" in output
     assert f"code: 1 differ\n  stpp/engine/fit.py: {'a' * 12} -> {'b' * 12}" in output
     assert "data and split: equal" in output
-    lines = {line.split()[0]: line.split() for line in output.splitlines() if line.strip()}
-    assert lines["road"] == ["road", "50.0", "75.0", "+25.0"]
-    assert lines["car"] == ["car", "25.0", "12.5", "-12.5"]
-    assert lines["sign"] == ["sign", "-", "0.0", "-"]
-    assert re.search(r"test mIoU +- +14\.6 +-", output)
+    assert output.endswith(
+        "             ST  ST++  difference\n"
+        "val mIoU      -  29.2           -\n"
+        "  road     50.0  75.0       +25.0\n"
+        "  car      25.0  12.5       -12.5\n"
+        "  sign        -   0.0           -\n"
+        "test mIoU     -  14.6           -\n"
+        "  road     25.0  37.5       +12.5\n"
+        "  car      12.5   6.2        -6.2\n"
+        "  sign        -   0.0           -\n"
+    )
+
+
+def test_the_columns_of_one_system_are_named_by_what_differs(project: Project) -> None:
+    for name, lr in (("a", 0.1), ("b", 0.2)):
+        evaluated(project.folder / name, "stpp", (0.5, 0.25, 0.5), lr=lr)
+    assert re.search(r"\n +lr 0\.1 +lr 0\.2  difference\n", compare(project, "a", "b"))
+    (project.folder / "b/run.json").unlink()
+    assert re.search(r"\n +a +b  difference\n", compare(project, "a", "b"))
 
 
 def test_equal_runs_are_reported_as_equal(project: Project) -> None:
@@ -100,3 +115,7 @@ def test_the_error_names_an_argument_that_is_neither_a_folder_nor_a_run(project:
     (project.folder / "b").mkdir()
     assert "b: has no metrics.json" in compare(project, "a", "b", rc=2)
     assert "no MLflow runs: " in compare(project, "a", "0" * 32, rc=2)
+    for word in ("nowhere", "runs/nowhere", "0" * 5, "0" * 33):
+        for command in (("runs", "compare", "a"), ("audit",)):
+            output = project.run("stpp", *command, word, rc=2)
+            assert f"error: {word}: no such file or folder, and not the id of an MLflow run" in output
