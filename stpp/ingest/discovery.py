@@ -128,30 +128,30 @@ def discover(folders: Folders, pattern: str | None = None) -> Patterns:
     images, masks = _listed(folders)
     same = folders.images == folders.masks
     there = {_lower_ending(mask): mask for mask in masks}
-    names = _Names(images)
+    own = [image for image in images if folders.owner(image) == folders.images]  # those of `more` have no masks
+    names = _Names(own)
     votes = Counter(one for mask in spread(masks, SAMPLED) for one in set(_namings(mask, names.like(mask))))
-    tried = {one: _paired(one, images, there) for one, _ in votes.most_common(TRIED)}
-    most = max(map(len, tried.values()), default=0)
-    if not most:
+    likely = [one for one, count in votes.most_common(TRIED) if 4 * count >= max(votes.values())]
+    tried = {one: pairs for one in likely if (pairs := _paired(one, own, there))}
+    if same:  # any two files may have similar names, but only masks hold class ids
+        tried = {one: pairs for one, pairs in tried.items() if _readable(folders.root, pairs)}
+    if not tried:
+        ids = " that holds class ids" if same else ""
         raise StppError(
-            f"{folders.root}: no mask is named like an image ({images[0]}, {masks[0]}); name each mask as its image, "
-            "with the same text before or after the name in all"
+            f"{folders.root}: no mask{ids} is named like an image ({images[0]}, {masks[0]}); name each mask as its "
+            "image, with the same text before or after the name in all"
         )
-    best = [one for one, pairs in tried.items() if len(pairs) == most]
-    found = {_patterns(one, tried[one], images, same): one for one in _preferred(best)}
-    if pattern is not None:
-        every = [_patterns(one, pairs, images, same) for one, pairs in tried.items() if pairs]
-        chosen = next((one for one in every if one.masks == pattern), None)
-        if chosen is None:
-            fit = ", ".join(dict.fromkeys(one.masks for one in every))
-            raise StppError(f"--pattern {pattern}: does not fit; these fit: {fit}")
-        return chosen
+    most = max(map(len, tried.values()))
+    best = tried if pattern else _preferred([one for one, pairs in tried.items() if len(pairs) == most])
+    found = {_patterns(one, tried[one], images, same): tried[one] for one in best}
     if len(found) > 1:
-        found = {one: naming for one, naming in found.items() if _readable(folders.root, tried[naming])} or found
-    if len(found) > 1:
-        fit = ", ".join(one.masks for one in found)
-        question = f"{folders.root}: several patterns give {most} images a mask: {fit}; which of them are the masks?"
-        raise UnsureError(question, "pattern", f"'{next(iter(found)).masks}'")
+        found = {one: pairs for one, pairs in found.items() if _readable(folders.root, pairs)} or found
+    if pattern:
+        found = {one: pairs for one, pairs in found.items() if one.masks == pattern} or found
+    if len(found) > 1 or pattern not in (None, *(one.masks for one in found)):
+        fit = dict.fromkeys(one.masks for one in found)
+        question = f"{folders.root}: which pattern do the masks have? These fit: {', '.join(fit)}"
+        raise UnsureError(question, "pattern", f"'{next(iter(fit))}'")
     return next(iter(found))
 
 
@@ -283,13 +283,14 @@ def _preferred(namings: list[_Naming]) -> list[_Naming]:
     """Return the likeliest of namings that explain equally many images.
 
     A mask is no JPEG, has a word such as `mask` in its path, has a longer name than its image, and is named exactly as
-    its image. An earlier one of these four signs outweighs the later ones.
+    its image, and its path repeats the image's folders. An earlier one of these signs outweighs the later ones.
     """
 
-    def rank(one: _Naming) -> tuple[bool, bool, bool, bool]:
+    def rank(one: _Naming) -> tuple[bool, bool, bool, bool, int]:
         lossless, whole = not one.mask.endswith(LOSSY), not one.before + one.after
         word = any(word in one.mask.lower() for word in WORDS)
-        return lossless, word, whole, whole and one.mask.rpartition("/")[2].startswith("{name}.")
+        exact = whole and one.mask.rpartition("/")[2].startswith("{name}.")
+        return lossless, word, whole, exact, one.mask.count("{")
 
     return [one for one in namings if rank(one) == max(map(rank, namings))]
 

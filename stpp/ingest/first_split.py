@@ -18,7 +18,7 @@ VAL, TEST, TRAIN = ("val", "valid", "validation"), ("test", "testing"), ("train"
 """Names of folders that hold a set of their own."""
 WITH_TEST = 60
 """The fewest masks for which a test set is drawn."""
-SHARES, FEW, SEEDS = ("1/8", "1/4", "1/2"), 10, 20
+SHARES, FEW, SEEDS = ("1/8", "1/4", "1/2"), 10, 100
 """SHARES: shares of the images with masks that are labelled if all have masks; the first that gives about FEW images is
 tried first. SEEDS: the number of seeds that are tried."""
 
@@ -68,6 +68,7 @@ def _proposals(dataset: Dataset, masked: int) -> Iterator[tuple[dict[str, Any], 
     left = {folder: has for folder, has in folders.items() if folder not in own.values() or not folder}
     train = {"ids": f"{next(iter(left))}/*"} if len(left) == 1 and next(iter(left)).lower() in TRAIN else {}
     masks, bare = sum(map(sum, left.values())), sum(has.count(False) for has in left.values())
+    rest = masks
     values: dict[str, Any] = {"stratify": True, "unlabeled": train}
     why = {"stratify": "labelled images cover the classes evenly", "unlabeled": "all that are left"}
     if unmasked := [folder for folder in left if folder.lower() in (*VAL, *TEST)]:
@@ -76,7 +77,9 @@ def _proposals(dataset: Dataset, masked: int) -> Iterator[tuple[dict[str, Any], 
         if own[which]:
             values[which], why[which] = {"ids": f"{own[which]}/*"}, f"the folder {own[which]}"
         elif which == "val" or (masks >= WITH_TEST and not own["val"]):
-            values[which], why[which] = {"count": max(1, round(masks / 5))}, "a fifth of the images with masks"
+            fifth = max(1, round(masks / 5))
+            values[which], why[which] = {"count": fifth}, "a fifth of the images with masks"
+            rest -= fifth
         else:
             values[which] = None
             why[which] = "there is a folder for val only" if own["val"] else f"drawn from {WITH_TEST} masks on"
@@ -85,5 +88,5 @@ def _proposals(dataset: Dataset, masked: int) -> Iterator[tuple[dict[str, Any], 
         return
     why["labeled"] = "a part, as if the others had no masks: too few images have none"
     for share in SHARES:
-        if masks * Fraction(share) >= FEW or share == SHARES[-1]:
+        if rest * Fraction(share) >= FEW or share == SHARES[-1]:
             yield values | {"labeled": train | {"fraction": share}}, why

@@ -116,7 +116,7 @@ def meaning(
         why += f"; without {', '.join(absent)}, which no mask shows" if absent else ""
     elif kept == [0, IGNORE]:
         found, why = ["background", "foreground"], "the masks hold only 0 and 255"
-    elif not all_read and kept != [*range(len(kept))]:
+    elif not all_read and set(range(len(kept))) - {*kept, *void}:
         question = f"the masks that were read hold the values {ranges(kept)}; how are these {len(kept)} classes called?"
         raise UnsureError(question, "classes", "A,B,C (a name for each value)")
     _check_names(found, kept)
