@@ -126,9 +126,10 @@ def meaning(
     values: dict[int, int | str] = {value: at for at, value in enumerate(order) if value != at}
     unread = set(range(len(order))) - set(order) if not all_read and order != [0, IGNORE] else set()
     values |= {value: "ignore" for value in sorted(unread | void) if value != ignored}
-    source = "as given with --ignore" if ignore is not None else f"from {file}" if file else "by convention"
-    why_ignore = source if void else "each value that was read is a class"
-    return Meaning(found, values or None, ignored, {"classes": why, "ignore": why_ignore, "values": ""})
+    source = f"from {file}" if void & names.keys() else "the common value of pixels without a class"
+    source = "as given with --ignore" if ignore is not None else source
+    why_ignore = source if void else "every value that was read is a class"
+    return Meaning(found, values or None, ignored, {"classes": why, "ignore": why_ignore})
 
 
 def _fitting(seen: Set[int], files: Mapping[Path, dict[int, str]]) -> tuple[Path | None, dict[int, str]]:

@@ -17,7 +17,7 @@ from stpp.ingest.first_split import FirstSplit, first_split
 from stpp.ingest.known_layouts import layout
 from stpp.ingest.mask_values import Meaning, meaning, ranges, read_names, read_values
 from stpp.ingest.splits import SETS
-from stpp.params.file import edited, flatten, load, read_yaml
+from stpp.params.file import edited, load, read_yaml
 from stpp.params.models import Data
 from stpp.stages.preset import PARAMS, check_committed
 from stpp.store.files import StppError, atomic_write, printable, raise_problems
@@ -49,7 +49,7 @@ def init(
     """
     if not (force or check):
         check_committed(params)
-    batch_size, before = load([params]).train.batch_size, flatten(read_yaml(params))
+    batch_size = load([params]).train.batch_size
     folders = common_root(photos, masks, unlabeled)
     answers = {"pattern": pattern, "classes": classes, "ignore": ignore}
     found = _asked(lambda: discover(folders, answers["pattern"]), answers)
@@ -65,7 +65,8 @@ def init(
     raise_problems([*problems, *problems_of(folders, pairs)], str(folders.root))
     with_masks = [one.mask for one in pairs.values() if one.mask]
     without = next((f", such as {name}" for name, one in pairs.items() if not one.mask), "")
-    print(f"{folders.root}: {len(pairs)} images ({found.images}), {len(with_masks)} with a mask ({found.masks})")
+    root, count = printable(str(folders.root)), f"{len(with_masks)} with a mask"
+    print(f"{root}: {len(pairs)} images ({found.images}), {count} ({found.masks})")
     print(f"{len(pairs) - len(with_masks)} images without a mask{without}")
     print(*notes, sep="\n", end="\n" if notes else "")
 
@@ -76,7 +77,10 @@ def init(
     means = _asked(lambda: meaning(seen, all_read, names, answers["classes"], answers["ignore"]), answers)
     data |= {"list": None, "classes": means.classes, "palette": None, "values": means.values, "ignore": means.ignore}
     drawn = first_split(_dataset(_data(data), pairs, values), batch_size, all_read)
-    chosen, why = _chosen(data, means, drawn, before, batch_size)
+    data = {
+        key: value for key, value in data.items() if value is not None or key in (*read_yaml(params)["data"], "ignore")
+    }
+    chosen, why = _chosen(data, means, drawn, batch_size)
     for key, value in chosen.items():
         print(printable(f"{key}: {json.dumps(value, ensure_ascii=False)}{f'  # {why[key]}' if why.get(key) else ''}"))
     counts = ", ".join(f"{drawn.counts[which]} {which}" for which in reversed(SETS) if which in drawn.counts)
@@ -107,15 +111,13 @@ def _dataset(data: Data, pairs: Mapping[str, ImagePair], values: Mapping[str, li
 
 
 def _chosen(
-    data: dict[str, Any], means: Meaning, drawn: FirstSplit, before: Mapping[str, Any], batch_size: int
+    data: Mapping[str, Any], means: Meaning, drawn: FirstSplit, batch_size: int
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the values to write by dotted name, and reasons. before: the params file's present values."""
+    """Return the values to write, and a reason for each or "", both by dotted name."""
     chosen = {f"data.{key}": value for key, value in data.items()}
     chosen |= {f"split.{key}": value for key, value in drawn.values.items()}
     if drawn.batch_size != batch_size:
         chosen["train.batch_size"] = drawn.batch_size
-    unset = ("data.list", "data.palette", "data.values")
-    chosen = {key: value for key, value in chosen.items() if value is not None or key in before or key not in unset}
     why = dict.fromkeys(chosen, "") | {f"data.{key}": reason for key, reason in means.why.items()}
     why |= {f"split.{key}": reason for key, reason in drawn.why.items()}
     why["train.batch_size"] = f"{drawn.counts['labeled']} labelled images fill no larger batch"

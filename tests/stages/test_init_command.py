@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from small import BIN, Project
+from small import ROOT as ROOT_OF_STPP
 
 from stpp.ingest.discovery import common_root, discover
 from stpp.ingest.mask_values import meaning
@@ -172,6 +173,17 @@ def test_if_all_images_have_masks_a_part_counts_as_unlabelled(project: Project) 
     said = run(project, f"{ROOT}/photos", f"{ROOT}/masks")
     assert "split cars-12: 36 unlabeled, 12 labeled, 16 val, 16 test" in said
     agrees(project, said)
+
+
+def test_nothing_is_left_of_the_former_data_set(project: Project) -> None:
+    text = (ROOT_OF_STPP / "pipelines/presets/camvid.yaml").read_text()
+    file = project.folder / "params.yaml"
+    file.write_text(text.replace("ignore: null", "ignore: null\n  list: all.txt"))
+    flat(project.folder / ROOT, values=(0, 1))
+    agrees(project, run(project, f"{ROOT}/photos", f"{ROOT}/masks"))
+    p = load([file])
+    assert (p.data.list, p.data.palette, p.data.values) == (None, None, None)
+    assert "the rest of them" not in file.read_text()
 
 
 # -- mask values ------------------------------------------------------------------------------------------------------
