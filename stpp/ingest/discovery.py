@@ -13,6 +13,7 @@ from typing import TypeVar
 from stpp.data.images import read_mask
 from stpp.ingest.catalog import LINK, ImagePair, files_below
 from stpp.ingest.names import READ, UNREAD, ending
+from stpp.ingest.patterns import compile_pattern
 from stpp.store.files import StppError
 
 T = TypeVar("T")
@@ -78,11 +79,10 @@ class _Naming:
 
 @dataclass(frozen=True)
 class Patterns:
-    """The patterns of images and masks below the root, and how many images have a mask by them."""
+    """The patterns of images and masks below the root."""
 
     images: str
     masks: str
-    pairs: int
 
 
 def spread(items: Sequence[T], most: int) -> Sequence[T]:
@@ -98,6 +98,8 @@ def common_root(images: Path, masks: Path, more: Path | None) -> Folders:
     """
     given = [images, masks, *([] if more is None else [more])]
     for one in given:
+        if not str(one).isprintable():
+            raise StppError(f"{one}: rename the folder without control characters, in UTF-8")
         if one.is_symlink():
             raise StppError(f"{one}: {LINK}")
         if not one.is_dir():
@@ -146,13 +148,21 @@ def discover(folders: Folders, pattern: str | None = None) -> Patterns:
     found = {_patterns(one, tried[one], images, same): tried[one] for one in best}
     if len(found) > 1:
         found = {one: pairs for one, pairs in found.items() if _readable(folders.root, pairs)} or found
-    if pattern:
-        found = {one: pairs for one, pairs in found.items() if one.masks == pattern} or found
+    if answered := [one for one in found if one.masks == pattern]:
+        found = {max(answered, key=lambda one: len(found[one])): {}}
     if len(found) > 1 or pattern not in (None, *(one.masks for one in found)):
         fit = dict.fromkeys(one.masks for one in found)
         question = f"{folders.root}: which pattern do the masks have? These fit: {', '.join(fit)}"
         raise UnsureError(question, "pattern", f"'{next(iter(fit))}'")
-    return next(iter(found))
+    chosen = next(iter(found))
+    fits, _ = compile_pattern(chosen.masks, "--pattern")
+    named = sum(fits.fullmatch(mask) is not None for mask in masks)
+    if not pattern and 2 * most < named:
+        question = (
+            f"{folders.root}: by the best pattern, {most} of {named} masks belong to an image; is it {chosen.masks}?"
+        )
+        raise UnsureError(question, "pattern", f"'{chosen.masks}'")
+    return chosen
 
 
 def _listed(folders: Folders) -> tuple[list[str], list[str]]:
@@ -262,10 +272,11 @@ def _folder_names(at: int, folder: str, parts: list[str]) -> list[str]:
     equal = [f"{{{number}}}" for number, part in enumerate(parts) if part == folder]
     if equal:
         return equal[:2]
-    names = [_escaped(folder)]
-    own = parts[at] if at < len(parts) else folder
-    if folder.startswith(own) or folder.endswith(own):
-        names += [_escaped(folder).replace(_escaped(own), f"{{{at}}}", 1)] if folder != own else []
+    names, own = [_escaped(folder)], parts[at] if at < len(parts) else None
+    if own and folder.startswith(own):
+        names.append(f"{{{at}}}{_escaped(folder.removeprefix(own))}")
+    elif own and folder.endswith(own):
+        names.append(f"{_escaped(folder.removesuffix(own))}{{{at}}}")
     return names
 
 
@@ -282,8 +293,8 @@ def _paired(naming: _Naming, images: Iterable[str], there: Mapping[str, str]) ->
 def _preferred(namings: list[_Naming]) -> list[_Naming]:
     """Return the likeliest of namings that explain equally many images.
 
-    A mask is no JPEG, has a word such as `mask` in its path, has a longer name than its image, and is named exactly as
-    its image, and its path repeats the image's folders. An earlier one of these signs outweighs the later ones.
+    The signs of a mask, from the strongest on: it is no JPEG; its path holds a word such as `mask`; its name holds all
+    of its image's name; it has the same name; its path repeats many of the image's folders.
     """
 
     def rank(one: _Naming) -> tuple[bool, bool, bool, bool, int]:
@@ -316,7 +327,7 @@ def _patterns(naming: _Naming, pairs: dict[str, str], images: Sequence[str], sam
     members = [i for i in pool if all("{" in n or n == p for n, p in zip(names, i.split("/"), strict=False))]
     endings = {ending(image) for image in (pairs if same else members)}
     last = f"{naming.before}{{name}}{naming.after}{endings.pop() if len(endings) == 1 else '.{ext}'}"
-    return Patterns("/".join([*names, last]), naming.mask.format(*names, name="{name}"), len(pairs))
+    return Patterns("/".join([*names, last]), naming.mask.format(*names, name="{name}"))
 
 
 def _readable(root: Path, pairs: dict[str, str]) -> bool:

@@ -40,6 +40,7 @@ LAYOUTS: dict[str, tuple[Callable[[int], str], Callable[[int], str], str]] = {
     "suffix": (lambda i: f"photos/{i}.jpg", lambda i: f"masks/{i}_mask.png", "photos|masks"),
     "prefix": (lambda i: f"photos/{i:03}.jpg", lambda i: f"masks/mask-{i:03}.png", "photos|masks"),
     "both named": (lambda i: f"in/img_{i:03}.png", lambda i: f"out/gt_{i:03}.png", "in|out"),
+    "sets before": (lambda i: f"{third(i)}/{i}.png", lambda i: f"gt_{third(i)}/{i}.png", ".|."),
     "both end": (lambda i: f"i/{i}_left.png", lambda i: f"m/{i}_fine_ids.png", "i|m"),
     "mixed endings": (lambda i: f"photos/{i}.{endings(i)}", lambda i: f"masks/{i}.PNG", "photos|masks"),
     "mirrored": (lambda i: f"photos/{ab(i)}/{i // 2}.jpg", lambda i: f"masks/{ab(i)}/{i // 2}.png", "photos|masks"),
@@ -301,6 +302,15 @@ def test_folders_that_cannot_be_a_data_set_are_refused(project: Project) -> None
     assert (project.folder / "params.yaml").read_text() == before
 
 
+@pytest.mark.parametrize("name", ["a\x1b[31mb", os.fsdecode(b"caf\xe9"), "{set}"])
+def test_names_of_folders_that_params_cannot_hold_are_refused(project: Project, name: str) -> None:
+    folder = project.folder / ROOT
+    flat(folder)
+    (folder / "photos").rename(folder / name)
+    said = run(project, f"{ROOT}/{name}", f"{ROOT}/masks", rc=2)
+    assert "rename the folder without" in said and "\x1b" not in said
+
+
 @pytest.mark.parametrize("name", ["my photo", "a,b", "a\x1b[31mb", 'a"b'])
 def test_names_that_cannot_be_ids_are_refused(project: Project, name: str) -> None:
     flat(project.folder / ROOT)
@@ -338,6 +348,17 @@ def test_several_patterns_are_a_question_that_an_option_answers(project: Project
     assert load([project.folder / "params.yaml"]).data.masks == "masks/{name}_train.png"
 
 
+def test_a_pattern_by_which_most_masks_have_no_image_is_a_question(project: Project) -> None:
+    folder = project.folder / ROOT
+    flat(folder)
+    for i in range(50):
+        mask(folder / f"masks/{'abcdefghij'[i % 10]}{'klmno'[i // 10]}.png")
+    words = (f"{ROOT}/photos", f"{ROOT}/masks")
+    said = run(project, *words, rc=2)
+    assert "20 of 70 masks belong to an image; is it masks/{name}.png?" in said
+    agrees(project, run(project, *words, "--pattern", "masks/{name}.png"))
+
+
 def test_the_naming_of_many_files_is_found_quickly(tmp_path: Path) -> None:
     for name in ("photos", "masks"):
         (tmp_path / name).mkdir()
@@ -346,7 +367,7 @@ def test_the_naming_of_many_files_is_found_quickly(tmp_path: Path) -> None:
         (tmp_path / f"masks/{i}_mask.png").touch()
     began = time.process_time()
     found = discover(common_root(tmp_path / "photos", tmp_path / "masks", None))
-    assert (found.images, found.masks, found.pairs) == ("photos/{name}.jpg", "masks/{name}_mask.png", 10_000)
+    assert (found.images, found.masks) == ("photos/{name}.jpg", "masks/{name}_mask.png")
     assert time.process_time() - began < 3  # it takes 0.3 s
 
 
