@@ -43,6 +43,7 @@ class Command:
 
 COMMANDS = {
     "check": Command("check:check", "Check all parameters with every overlay, and repair a damaged dvc.lock."),
+    "init": Command("init:init", "Describe your images and masks in params.yaml: names, classes, split."),
     "draw": Command("draw:draw", "Draw the embedded data set: the same seed gives the same bytes."),
     "prepare": Command("prepare:prepare", "Check every image and mask of the data set, and write the manifest."),
     "split": Command(

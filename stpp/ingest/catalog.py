@@ -124,7 +124,7 @@ class _PatternSearch:
     def _images(self) -> Iterator[Sequence[str]]:
         known, root = self._known, self._root
         hidden_meant = any(part.startswith(".") for one in (known.images, *known.masks) for part in one.split("/"))
-        for image in _files(root, None if hidden_meant else self._others.stray):
+        for image in files_below(root, None if hidden_meant else self._others.stray):
             match = self._pattern.fullmatch(image)
             as_mask = next((of for of in self._of_masks if of[1].fullmatch(image)), None)
             if as_mask:
@@ -199,7 +199,7 @@ class _Masks:
                 yield row[0]
 
 
-def _files(root: Path, stray: Callable[[str], None] | None = None) -> Iterator[str]:
+def files_below(root: Path, stray: Callable[[str], None] | None = None) -> Iterator[str]:
     """Yield the relative paths of all files below `root`, folder by folder, each folder's files sorted by name.
 
     stray: called with every stray file or folder (see `stpp.ingest.names`), which is then not yielded; None: yield

@@ -3,14 +3,17 @@
 import re
 from pathlib import Path
 
+from stpp.ingest.names import READ, UNREAD
 from stpp.store.files import StppError
+
+_ENDINGS = "|".join(one[1:] for one in (*READ, *UNREAD))
 
 
 def compile_pattern(pattern: str, key: str) -> tuple[re.Pattern[str], list[str]]:
     """Compile a path pattern; return a regex with a group for each placeholder, and the placeholders' names.
 
-    The regex ignores the case of the file ending. key: the parameter to name in errors. Raises StppError for a pattern
-    without a placeholder, or with a placeholder that is no name.
+    The regex ignores the case of the file ending. `{ext}` matches the endings of images only. key: the parameter to
+    name in errors. Raises StppError for a pattern without a placeholder, or with a placeholder that is no name.
     """
     names = re.findall(r"\{(\w+)\}", pattern)
     odd = [name for name in names if not name.isidentifier()]
@@ -21,7 +24,8 @@ def compile_pattern(pattern: str, key: str) -> tuple[re.Pattern[str], list[str]]
     for literal, name in re.findall(r"([^{]*)(?:\{(\w+)\})?", pattern):
         regex += re.escape(literal)
         if name:
-            regex += f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+)"
+            any_of = f"(?i:{_ENDINGS})" if name == "ext" else "[^/]+"
+            regex += f"(?P={name})" if name in seen else f"(?P<{name}>{any_of})"
             seen.add(name)
     if literal_ending := re.search(r"\\\.[A-Za-z0-9]+\Z", regex):
         regex = f"{regex[: literal_ending.start()]}(?i:{literal_ending[0]})"

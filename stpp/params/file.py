@@ -100,8 +100,8 @@ def edited(path: Path, values: Mapping[str, Any], why: Mapping[str, str] | None 
                 section.yaml_add_eol_comment(remark, after)
             remark = ""
         section[last] = value
-        if isinstance(value, list | tuple):
-            section[last] = CommentedSeq(value)
+        if isinstance(value, list | tuple | dict):
+            section[last] = CommentedMap(value) if isinstance(value, dict) else CommentedSeq(value)
             section[last].fa.set_flow_style()
         remark = (why or {}).get(key, remark)
         if remark or rest:

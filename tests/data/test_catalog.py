@@ -255,6 +255,13 @@ def test_an_extension_may_vary_and_is_not_part_of_the_id(tree: Any) -> None:
     }
 
 
+@pytest.mark.parametrize("other", ["i/classes.txt", "i/a.csv", "i/noending", "i/x.jpg.bak"])
+def test_a_varying_extension_is_one_of_an_image(tree: Any, other: str) -> None:
+    root = tree({"i/a.jpg": b"", "i/b.HEIC": b"", other: b""})
+    assert set(found(root, images="i/{name}.{ext}")) == {"a", "b"}
+    assert "1 file(s) without the extension of an image" in passed_over(root, images="i/{name}.{ext}")[0]
+
+
 ENDINGS = {f"images/{n}.{kind}": b"" for n, kind in zip("abcdefgh", ["jpg", "JPG", "png", "Jpg"] * 2, strict=True)}
 
 
