@@ -3,8 +3,8 @@
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,8 @@ from stpp.engine.optim import optimizer, schedule
 from stpp.models.build import first_non_finite
 from stpp.params.models import Model, Runtime, Train
 from stpp.run.distributed import all_reduce, is_main, world_size
-from stpp.run.progress import bar, duration, say
+from stpp.run.progress import bar
+from stpp.run.training_lines import training_lines
 from stpp.store.files import StppError
 from stpp.store.masks import IGNORE
 
@@ -26,12 +27,9 @@ SAVE_EVERY_S = 120.0
 """Between two points of the curve, the training state is saved about once in this many seconds."""
 POINTS = 10
 """How often val is measured if the length is given in iterations and `train.val_points` is left out."""
-LINES = 30
-"""The most lines about its progress that a training prints."""
 SAVING = 0.05
 """Largest share of the time that saving state may take. Where epochs are short, not every one is saved."""
 
-T = TypeVar("T")
 State = dict[str, Any]
 Step = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """(network, x, y) -> the loss; x and y are a batch of samples. A step with state is a `StatefulStep`."""
@@ -156,8 +154,6 @@ class Trainer:
         self.iteration = 0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.curve = list[dict[str, float]]()
-        self.aside = 0.0
-        """Seconds that were spent at points of the curve: on val, and on saving."""
 
     def state_dict(self) -> State:
         kept = {"step": self.step.state_dict()} if isinstance(self.step, StatefulStep) else {}
@@ -200,14 +196,12 @@ class Trainer:
                     pace.timed(hooks.save, self.state_dict())
                 continue
             self._check(lr)
-            paused = time.monotonic()
-            rate = (self.iteration - since) * self.train.batch_size / (paused - began)
+            rate = (self.iteration - since) * self.train.batch_size / (time.monotonic() - began)
             row = self._point(lr, hooks)
             if pace.due():
                 pace.timed(hooks.save, self.state_dict())
             hooks.log(row | {"train/images_per_second": rate}, self.steps[self.iteration])
             began, since = time.monotonic(), self.iteration
-            self.aside += began - paused
         return self.curve
 
     def _update(self, x: Tensor, y: Tensor) -> float:
@@ -274,53 +268,7 @@ def fit(
     )
     loader = training_loader(data, batches, runtime, trainer.device)
     shown = seed_each_batch(bar(loader, f"train {role}", total, trainer.iteration), train.seed, role, trainer.iteration)
-    return trainer.fit(_told(shown, trainer) if is_main() else shown, hooks)
-
-
-def _told(batches: Iterable[T], trainer: Trainer) -> Iterator[T]:
-    """Yield the batches of a training, and print lines about its progress; the first one if it resumes.
-
-    There is a line after every epoch and every point of the curve. If these are more than LINES, there are LINES at
-    most, evenly spaced, and points come first. The end of the training always has a line.
-    """
-    total, per_epoch, points = trainer.ends[-1], trainer.per_epoch, trainer.ends
-    shown = {points[at - 1] for at in evenly_spaced(min(LINES, len(points)), len(points))}
-    epochs = total // per_epoch
-    shown |= {at * per_epoch for at in evenly_spaced(min(LINES - len(shown), epochs), epochs)}
-    if trainer.iteration:
-        say(f"{trainer.role}: resumed at {_reached(trainer)}")
-    begun = now = time.monotonic()
-    first = since = trainer.iteration
-    aside = trainer.aside
-    for batch in batches:
-        yield batch  # when this goes on, the iteration is done
-        if trainer.iteration not in shown:
-            continue
-        before, now = now, time.monotonic()
-        rate = (trainer.iteration - since) * trainer.train.batch_size / (now - before - trainer.aside + aside)
-        since, aside = trainer.iteration, trainer.aside
-        left = (now - begun) / (since - first) * (total - since)
-        remaining = f", {duration(left)} left" if since < total else ""
-        say(f"{trainer.role}: {_reached(trainer)}, {_measured(trainer)}, {rate:.1f} images/s{remaining}")
-
-
-def _reached(trainer: Trainer) -> str:
-    """Return how far a training is: its epoch, or its iteration if its length is given in iterations."""
-    if trainer.train.epochs is None:
-        return f"iteration {trainer.iteration}/{trainer.ends[-1]}"
-    return f"epoch {round(trainer.iteration / trainer.per_epoch, 2):g}/{trainer.train.epochs}"
-
-
-def _measured(trainer: Trainer) -> str:
-    """Return the mean loss since the last point of the curve and, at a point, val mIoU and the best so far in %."""
-    curve, done = trainer.curve, trainer.iteration
-    if not curve or curve[-1]["iteration"] < done:
-        return f"loss {float(trainer.loss_sum) / (done - (curve[-1]['iteration'] if curve else 0)):.3f}"
-    loss = f"loss {curve[-1]['train/loss']:.3f}"
-    if "val/miou" not in curve[-1]:
-        return loss
-    best = max(row["val/miou"] for row in curve)
-    return f"{loss}, val mIoU {100 * curve[-1]['val/miou']:.1f} (best {100 * best:.1f})"
+    return trainer.fit(training_lines(shown, trainer) if is_main() else shown, hooks)
 
 
 class _Pace:
