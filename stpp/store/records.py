@@ -60,6 +60,12 @@ class Score(JsonFile):
     miou: Ratio
 
 
+class MaskScore(Score):
+    """The metrics of a mask set, on its images with a true mask."""
+
+    images: Count
+
+
 class MetricsJson(JsonFile):
     """metrics.json of `stpp evaluate`: scores by model for val and for every other evaluated set."""
 
@@ -69,7 +75,7 @@ class MetricsJson(JsonFile):
     evaluation: str
     lists: dict[str, str]
     val: Annotated[dict[str, Score], Field(min_length=1)]
-    pseudo: dict[str, Score] = {}
+    pseudo: dict[str, MaskScore] = {}
 
 
 class ScoresJson(JsonFile):
