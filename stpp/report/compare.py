@@ -42,9 +42,16 @@ def merge_metrics(metrics: list[Metrics], curves: dict[str, list[dict[str, str]]
     return Measured(miou, pseudo, curves)
 
 
-def draw(name: str, what: Measured, path: Path) -> None:
-    """Draw the figure `name` (a key of FIGURES) and write it to `path` as a PNG."""
-    save(partial(FIGURES[name], what), path)
+def draw(name: str, what: Measured, on: str, path: Path) -> None:
+    """Draw the figure `name` (a key of FIGURES) and write it to `path` as a PNG. on: the data set in the title."""
+    save(partial(_titled, name, what, on), path)
+
+
+def _titled(name: str, what: Measured, on: str) -> Figure:
+    drawn = FIGURES[name](what)
+    if drawn.axes and on:
+        drawn.suptitle(f"{drawn.get_suptitle()}: {on}")
+    return drawn
 
 
 def _sda_curves(what: Measured) -> Figure:
@@ -121,9 +128,9 @@ def _bars(values: dict[str, float], names: dict[str, str], title: str, on: str =
     for x, key in enumerate(shown):
         value = values[key]
         colour, hatch = next((look for start, look in LOOKS.items() if key.startswith(start)), (COLOURS[0], ""))
-        ax.bar(x, 100 * value, 0.65, color=colour, hatch=hatch, ec="white")
+        bar = ax.bar(x, 100 * value, 0.65, color=colour, hatch=hatch, ec="white")
         text = percent(value) if x == 0 else f"{percent(value)}\n({100 * (value - first):+.1f})"
-        ax.annotate(text, (x, 100 * value), (0, 3), textcoords="offset points", ha="center", fontsize=9)
+        ax.bar_label(bar, [text], padding=3, fontsize=9)
     ax.set_xticks(range(len(shown)), list(shown.values()), fontsize=9 if len(shown) < 8 else 7.5)
     ax.set(ylabel=f"mIoU{on} (%)", xlim=(-0.6, max(len(shown), 3) - 0.4))
     if len(shown) > 1:

@@ -23,7 +23,7 @@ from stpp.run.resume import root
 from stpp.stages import options
 from stpp.store.files import atomic_folder, read_csv, read_ids, sha256
 from stpp.store.manifest import Dataset, read_dataset
-from stpp.store.masks import IGNORE, MaskSet, read_png
+from stpp.store.masks import IGNORE, Mask, MaskSet, read_png
 from stpp.store.records import MetricsJson, RunJson, ScoresJson, read
 from stpp.tracking.attach import attach, describe, link
 from stpp.tracking.champion import Measured, register
@@ -184,9 +184,7 @@ def _predictions(photos: ImageReader, folder: Path, models: list[str], val: str,
     for name in sorted(file.relative_to(first).with_suffix("").as_posix() for file in first.rglob("*.png")):
         truth = photos.mask(name)
         predicted = [read_png(folder / model / f"{name}.png") for model in models]
-        differ = np.any([predicted[0] != other for other in predicted[1:] or [truth]], axis=0) & (truth != IGNORE)
-        share = float(differ.sum() / max(1, (truth != IGNORE).sum()))
-        rows.append((share, name, [photos.image(name), truth, *predicted]))
+        rows.append((_differing(truth, predicted), name, [photos.image(name), truth, *predicted]))
     rows.sort(key=lambda row: (-row[0], row[1]))
     what = "the models differ" if len(models) > 1 else "the model is wrong"
     heading = f"{val}: {len(rows)} of these images, by the share of pixels where {what} (in brackets)"
@@ -199,6 +197,16 @@ def _predictions(photos: ImageReader, folder: Path, models: list[str], val: str,
         heading,
         truth=1,
     )
+
+
+def _differing(truth: Mask, predicted: list[Mask]) -> float:
+    """Return the share of pixels on which not all masks agree, in [0, 1]; a single one is compared with the true mask.
+
+    Pixels that the true mask ignores do not count.
+    """
+    counted = truth != IGNORE
+    differ = np.any([predicted[0] != other for other in predicted[1:] or [truth]], axis=0) & counted
+    return float(differ.sum() / max(1, counted.sum()))
 
 
 def _pseudo_masks(photos: ImageReader, folder: Path, stability: dict[str, float], path: Path) -> None:

@@ -49,6 +49,7 @@ class RunJson(JsonFile):
     run_id: str | None
     stage: str = ""
     key: str = ""
+    experiment: str = ""
     setting: Annotated[str, Field(alias="stpp.setting")] = ""
     data_digest: Annotated[str, Field(alias="stpp.data.digest")] = ""
     split_digest: Annotated[str, Field(alias="stpp.split.digest")] = ""

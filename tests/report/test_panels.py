@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stpp.report.panels import IDS, INK, SIDE, STRIPES, _font, _wrapped, panel
+from stpp.stages.report import _differing
 
 PALETTE = ((10, 20, 30), (200, 0, 0), (0, 180, 40), (0, 60, 220))
 CLASSES = ("background", "disk", "$ring$", "box")
@@ -168,6 +169,14 @@ def test_wrong_pixels_are_hatched_and_ignored_ones_are_not_wrong(predicted: int,
     assert cells.sum() == pytest.approx(2 / 8 * SIDE * SIDE // 4, rel=0.05), "two of eight pixels"
     assert (hatched[top : top + SIDE][cells] == lines).all(), "white on dark colours, black on light ones"
     assert changed[top + SIDE :].any(), "the legend names them"
+
+
+def test_models_differ_on_the_pixels_where_not_all_agree() -> None:
+    rows = ([1, 1, 1, 255], [1, 2, 1, 0], [1, 1, 1, 1], [1, 2, 2, 3])
+    truth, *masks = (np.array([row], dtype=np.uint8) for row in rows)
+    assert _differing(truth, masks[:1]) == _differing(truth, masks[:2]) == pytest.approx(1 / 3)
+    assert _differing(truth, masks) == pytest.approx(2 / 3)
+    assert _differing(truth, [masks[0], masks[0]]) == 0 == _differing(mask(2, 2, 255), [mask(2, 2, 1)])
 
 
 def test_an_error_leaves_the_old_picture(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
+from stpp.paper.systems import SYSTEMS
 from stpp.report import plots
+from stpp.report.compare import FIGURES, Measured
 from stpp.report.labels import LABELS, one_line
 
 NAN = math.nan
@@ -252,6 +254,7 @@ def test_no_text_of_the_other_figures_overlaps_another_or_is_cut() -> None:
     models = [f"a model with a longer name {n}" for n in range(8)]
     groups = ["reliable", "boosted", "pixel_confident", "pixel_all", "for_round_1"]
     high = dict.fromkeys(SCORES, 1.0)
+    systems = Measured(dict.fromkeys(SYSTEMS, 0.5), dict.fromkeys(groups, 0.5), dict.fromkeys(("plain", "st"), CURVE))
     with plots.matplotlib.style.context(["default", plots.STYLE]):
         for figure in (
             plots.curves_figure({"stpp": CURVE}, ON),
@@ -261,6 +264,7 @@ def test_no_text_of_the_other_figures_overlaps_another_or_is_cut() -> None:
             plots._quality(dict.fromkeys(groups[:2], (1.0, 88)), "toy"),
             plots._quality(dict.fromkeys(groups, (1.0, 88)), "toy"),
             plots._quality_histogram({"teacher": [1.0] * 9}, "toy"),
+            *(draw(systems) for draw in FIGURES.values()),
         ):
             assert_texts_are_apart(figure)
 
