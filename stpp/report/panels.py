@@ -30,7 +30,7 @@ IDS = 132
 """Maximum width of the column of ids in pixels."""
 STRIPES = ((232, 232, 232), (196, 196, 196))
 """Light greys of the diagonal stripes that mark ignored pixels."""
-HATCH = 8
+HATCH = 10
 """Distance of the lines that mark wrong pixels; they are black on light colours and white on dark ones. In pixels."""
 INK, FAINT = (20, 20, 20), (150, 150, 150)
 
