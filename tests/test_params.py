@@ -81,6 +81,19 @@ def test_the_schema_in_the_repository_is_up_to_date() -> None:
     assert (ROOT / "params.schema.json").read_text(encoding="utf-8") == schema(), "run `stpp schema`"
 
 
+def test_the_schema_describes_every_parameter_and_section() -> None:
+    described = json.loads(schema())
+    sections = {"": described} | described["$defs"]
+
+    def text(of: dict[str, Any]) -> str:
+        found: str = of.get("description") or text(sections[of["$ref"].rpartition("/")[2]])
+        return found
+
+    for section in sections.values():
+        for key, one in section["properties"].items():
+            assert text(one).endswith("."), f"{section['title']}.{key}"
+
+
 @pytest.mark.parametrize("path", PUBLISHED, ids=name_of)
 def test_published_parameters_agree_with_the_schema(path: Path) -> None:
     validator = jsonschema.Draft202012Validator(json.loads(schema()))

@@ -5,6 +5,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 
 from stpp.ingest import toy
+from stpp.ingest.colours import class_palette
 from stpp.ingest.layouts import LAYOUTS
 from stpp.params.models import Data
 from stpp.store.manifest import Rgb
@@ -135,7 +136,7 @@ def folder(data: Data) -> Layout:
     values = _own(len(classes), data.ignore)
     for value, meaning in (data.values or {}).items():
         values[int(value)] = IGNORE if meaning == "ignore" else meaning
-    palette = data.palette or voc_palette(len(classes))
+    palette = data.palette or class_palette(classes)
     masks = (data.masks,) if data.masks else ()
     return Layout(data.images or "", masks, classes, palette, values, colours_known=data.palette is not None)
 

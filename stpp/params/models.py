@@ -74,6 +74,7 @@ class Toy(Section):
     size: Annotated[int, Field(ge=32, le=1024)] = 96
     """Height and width of an image in pixels."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of the images."""
 
 
 class Data(Section):
@@ -96,7 +97,8 @@ class Data(Section):
     classes: Annotated[tuple[ClassName, ...], Field(max_length=IGNORE)] | None = None
     """Kind folder: class names in the order of their ids, starting with id 0."""
     palette: Annotated[tuple[tuple[Level, Level, Level], ...], Field(max_length=IGNORE)] | None = None
-    """Kind folder: colour of every class as red, green, blue. Default: the colours of Pascal VOC."""
+    """Kind folder: colour of every class as red, green, blue, each from 0 to 255. Default: the colours of Okabe and
+    Ito, then further ones that differ most from all others."""
     values: Annotated[dict[str, Level | Literal["ignore"]], Field(max_length=65536)] | None = None
     """Kind folder: class id or `ignore` by mask value (`11: ignore`, `255: 1`). Other values are class ids."""
     ignore: Annotated[int, Field(ge=0, le=65535)] | None = IGNORE
@@ -208,20 +210,27 @@ class Split(Section):
     """
 
     name: Name
+    """Name of the split in reports and in MLflow: letters, digits, `.`, `_` and `-`."""
     seed: Seed = 0
+    """Seed of all draws of images, a 64-bit integer."""
     stratify: bool = False
     """Draw labelled images so that the classes that occur are covered evenly."""
     labeled: Subset
+    """D_l: the images whose masks train the teacher."""
     unlabeled: Subset = Subset()
-    """Default: all images that no other set has taken."""
+    """D_u: the images that get pseudo labels; their own masks, if any, only measure these. Default: all images that no
+    other set has taken."""
     val: Subset
+    """Images with masks on which trainings are measured while they run, and models are compared."""
     test: Subset | None = None
+    """Images with masks for the final measurement, which nothing else uses. `null`: none."""
 
 
 class Model(Section):
     """The network, the weights that it starts from, and its precision."""
 
     network: Annotated[str, *one_of(NETWORKS)] = "deeplabv3plus"
+    """Architecture of the segmentation network."""
     backbone: Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9_]+$")] = "resnet50"
     """resnet18, resnet34, resnet50 or resnet101 of torchvision, or a timm network. The timm network needs a feature map
     at stride 4 and must allow dilation. `stpp backbone list` lists all that fit."""
@@ -230,6 +239,7 @@ class Model(Section):
     (in1k): published weights. `package`: weights that an installed package ships (for backbone tf_efficientnet_lite0).
     Otherwise a file below weights/ that holds a backbone or a whole network."""
     output_stride: Literal[8, 16] = 8
+    """Side of the image divided by the side of the deepest feature map. 8 is finer, slower and needs more memory."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """`bfloat16`: autocast in training and prediction."""
 
@@ -238,6 +248,7 @@ class Train(Section):
     """Training, with the same settings for the teacher and the students (paper, 4.1)."""
 
     seed: Seed = 0
+    """Seed of initial weights, order of images, augmentation and dropout, a 64-bit integer."""
     epochs: Annotated[int, Field(ge=1, le=10**6)] | None = None
     """Length of every training in epochs: passes through its images. Default: 80 if `iterations` is not given."""
     iterations: Annotated[int, Field(ge=1, le=10**9)] | None = None
@@ -255,7 +266,9 @@ class Train(Section):
     head_lr_factor: Positive = 10.0
     """Learning rate of a head that starts from random weights, as a multiple of the backbone's learning rate."""
     momentum: Probability = 0.9
+    """Momentum of SGD, from 0 to 1."""
     weight_decay: Factor = 1e-4
+    """Weight decay of SGD (L2 penalty), at least 0."""
     checkpoints: Annotated[int, Field(ge=2, le=1000)] = 3
     """K: number of checkpoints that are kept, evenly spaced, while the teacher trains (paper, 3.4)."""
     keep: Literal["last", "best_val"] = "last"
@@ -296,6 +309,7 @@ class Weak(Section):
     crop: Annotated[int, Field(ge=16, le=16384)] = 321
     """Height and width of a training crop in pixels."""
     flip: Probability = 0.5
+    """Probability of a horizontal flip, from 0 to 1."""
 
     @model_validator(mode="after")
     def _ranges_are_ordered(self) -> Self:
@@ -367,6 +381,7 @@ class Score(Section):
     """Stability scores of the unlabelled images (paper, 3.4), from plain forward passes of the K checkpoints."""
 
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 8
+    """Images of equal size per batch, from 1 to 65536. It changes speed and memory."""
     shards: Annotated[int, Field(ge=1, le=4096)] = 8
     """Number of shards that the images are divided into. A killed run resumes after the last finished shard."""
     criteria: tuple[Annotated[str, *one_of(CRITERIA)], ...] = ()
@@ -403,6 +418,7 @@ class Label(Section):
     flip: bool = True
     """Predict every scale of the flipped image, too."""
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 8
+    """Images of equal size per batch, from 1 to 65536. It changes speed and memory."""
     shards: Annotated[int, Field(ge=1, le=4096)] = 8
     """Number of zip files in a mask set."""
     max_pixels: MaxPixels = 2**22
@@ -433,7 +449,9 @@ class Evaluate(Section):
     scales: Annotated[tuple[Scale, ...], Field(min_length=1, max_length=64)] = (1.0,)
     """Scales of test-time augmentation. [1.0] without `flip` means no test-time augmentation."""
     flip: bool = False
+    """Predict every scale of the flipped image, too."""
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 8
+    """Images of equal size per batch, from 1 to 65536. It changes speed and memory."""
     max_pixels: MaxPixels = 2**22
     """An image with more pixels is predicted in overlapping windows of at most 1024 x 1024 pixels. A `window` without
     test-time augmentation bounds the memory by itself and replaces these windows. A batch of several images has no more
@@ -457,6 +475,7 @@ class Runtime(Section):
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where networks run. `auto`: the GPU if there is one, else the CPU."""
     workers: Annotated[int, Field(ge=0, le=1024)] = 2
     """Processes that load images; 0: the main process loads them. `prepare` reads files in this many threads."""
     threads: Annotated[int, Field(ge=1, le=4096)] | None = None

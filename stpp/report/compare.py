@@ -42,14 +42,21 @@ def merge_metrics(metrics: list[Metrics], curves: dict[str, list[dict[str, str]]
     return Measured(miou, pseudo, curves)
 
 
-def draw(name: str, what: Measured, path: Path) -> None:
-    """Draw the figure `name` (a key of FIGURES) and write it to `path` as a PNG."""
-    save(partial(FIGURES[name], what), path)
+def draw(name: str, what: Measured, on: str, path: Path) -> None:
+    """Draw the figure `name` (a key of FIGURES) and write it to `path` as a PNG. on: the data set in the title."""
+    save(partial(_titled, name, what, on), path)
+
+
+def _titled(name: str, what: Measured, on: str) -> Figure:
+    drawn = FIGURES[name](what)
+    if drawn.axes and on:
+        drawn.suptitle(f"{drawn.get_suptitle()}: {on}")
+    return drawn
 
 
 def _sda_curves(what: Measured) -> Figure:
     """Figure 1: loss and mIoU with and without A_s."""
-    return curves_figure(what.curves, {"plain": "without A_s (plain self-training)", "st": "with A_s (ST)"})
+    return curves_figure(what.curves, names={"plain": "without A_s (plain self-training)", "st": "with A_s (ST)"})
 
 
 def _sda_sets(what: Measured) -> Figure:
@@ -115,17 +122,17 @@ def _bars(values: dict[str, float], names: dict[str, str], title: str, on: str =
     shown = {key: name for key, name in names.items() if key in values}
     if not shown:
         return empty("no results for this figure yet")
-    drawn = figure(4.4)
+    drawn = figure(4.4, title)
     ax = drawn.subplots()
     first = values[next(iter(shown))]
     for x, key in enumerate(shown):
         value = values[key]
         colour, hatch = next((look for start, look in LOOKS.items() if key.startswith(start)), (COLOURS[0], ""))
-        ax.bar(x, 100 * value, 0.65, color=colour, hatch=hatch, ec="white")
+        bar = ax.bar(x, 100 * value, 0.65, color=colour, hatch=hatch, ec="white")
         text = percent(value) if x == 0 else f"{percent(value)}\n({100 * (value - first):+.1f})"
-        ax.annotate(text, (x, 100 * value), (0, 3), textcoords="offset points", ha="center", fontsize=9)
+        ax.bar_label(bar, [text], padding=3, fontsize=9)
     ax.set_xticks(range(len(shown)), list(shown.values()), fontsize=9 if len(shown) < 8 else 7.5)
-    ax.set(title=title, ylabel=f"mIoU{on} (%)", xlim=(-0.6, max(len(shown), 3) - 0.4))
+    ax.set(ylabel=f"mIoU{on} (%)", xlim=(-0.6, max(len(shown), 3) - 0.4))
     if len(shown) > 1:
         name = " ".join(names[next(iter(shown))].split())
         ax.set_xlabel(f'in brackets: difference to "{name}"')
@@ -142,7 +149,7 @@ def _steps(values: dict[str, float], names: dict[str, str], other: str, other_na
     shown = {key: name for key, name in names.items() if key in values}
     if not shown:
         return empty("no results for this figure yet")
-    drawn = figure(4.4)
+    drawn = figure(4.4, title)
     ax = drawn.subplots()
     y = 100 * np.array([values[key] for key in shown])
     ax.plot(range(len(y)), y, color=COLOURS[0], ls=LINES[0], marker=MARKERS[0], ms=7, label=label("stpp"))
@@ -152,7 +159,7 @@ def _steps(values: dict[str, float], names: dict[str, str], other: str, other_na
     if other in values:
         ax.axhline(100 * values[other], color=COLOURS[3], ls=LINES[1], label=f"{other_name}: {percent(values[other])}")
     ax.set_xticks(range(len(shown)), list(shown.values()))
-    ax.set(title=title, ylabel="mIoU on val (%)", xlim=(-0.4, max(len(shown), 3) - 0.6))
+    ax.set(ylabel="mIoU on val (%)", xlim=(-0.4, max(len(shown), 3) - 0.6))
     every = [*y, *([100 * values[other]] if other in values else [])]
     margin = max(2.0, 0.25 * (max(every) - min(every)))
     ax.set_ylim(max(0, min(every) - margin), min(100, max(every) + margin))

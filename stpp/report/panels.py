@@ -30,6 +30,8 @@ IDS = 132
 """Maximum width of the column of ids in pixels."""
 STRIPES = ((232, 232, 232), (196, 196, 196))
 """Light greys of the diagonal stripes that mark ignored pixels."""
+HATCH = 10
+"""Distance of the lines that mark wrong pixels; they are black on light colours and white on dark ones. In pixels."""
 INK, FAINT = (20, 20, 20), (150, 150, 150)
 
 
@@ -39,17 +41,23 @@ def panel(
     palette: Sequence[Rgb],
     classes: Sequence[str],
     path: Path,
-    note: str = "",
+    heading: str = "",
+    truth: int | None = None,
 ) -> None:
     """Draw a grid of images and masks, and write it to `path` as a PNG.
 
-    rows: for each image its id and its cells, one cell per title. Below the grid stand the classes that occur, and
-    `note`. Pictures above the size of a cell (at most 320 px) are shrunk, smaller ones are enlarged by a whole factor.
+    rows: for each image its id and its cells, one cell per title. heading: text above the grid. truth: column of the
+    true masks; pixels that differ from them are hatched in the columns after it. Below the grid stand the classes that
+    occur. Pictures above the size of a cell (at most 320 px) are shrunk, smaller ones are enlarged by a whole factor.
     Masks keep their exact colours. Raises ValueError if a row does not have one cell for each title, and IndexError if
     a mask holds an id without a colour.
     """
     side = min(SIDE, (WIDTH - IDS - GAP * (len(titles) + 2)) // max(1, len(titles)))
-    pictures = [[_shown(cell, palette, side) for _, cell in zip(titles, cells, strict=True)] for _, cells in rows]
+    wrong = [_wrong(cells, truth) for _, cells in rows]
+    pictures = [
+        [_shown(cell, palette, side, marks) for _, cell, marks in zip(titles, cells, of_cells, strict=True)]
+        for (_, cells), of_cells in zip(rows, wrong, strict=True)
+    ]
     sizes = [[_size(row, column, side) for column in range(len(titles))] for row in pictures]
     widths = [max([size[column][0] for size in sizes] or [side]) for column in range(len(titles))]
     heights = [max([height for _, height in row] or [side]) for row in sizes]
@@ -63,15 +71,20 @@ def panel(
     captions = [_wrapped(title, width, head, 2) for title, width in zip(titles, widths, strict=True)]
     x = list(accumulate((width + GAP for width in widths), initial=margin + 2 * GAP))
     width = max(x[-1], 480)
-    top = GAP + 18 * max([len(lines) for lines in captions] or [0]) + 4
+    above = _wrapped(heading if rows else "no images to show", width - 2 * GAP, head, 6, length=1000)
+    top = GAP + 20 * len(above) + 18 * max([len(lines) for lines in captions] or [0]) + 4
     y = list(accumulate((height + GAP for height in heights), initial=top))
     swatches = _legend(rows, palette, classes)
+    if any(marks is not None and marks.any() for of_cells in wrong for marks in of_cells):
+        swatches.append(
+            ("wrong", _coloured(np.zeros((12, 18), np.uint8), [(255, 255, 255)], np.ones((12, 18), np.bool_)))
+        )
     places, end = _flow([label.getlength(name) for name, _ in swatches], width, y[-1] + GAP)
-    notes = _wrapped(note, width - 2 * GAP, label, 6, length=1000) if note else []
-    notes = notes if rows else ["no images to show"]
 
-    sheet = Image.new("RGB", (width, end + 18 * len(notes) + GAP), "white")
+    sheet = Image.new("RGB", (width, end + GAP), "white")
     pen = ImageDraw.Draw(sheet)
+    for index, line in enumerate(above):
+        pen.text((GAP, GAP + 12 + 20 * index), line, INK, head, anchor="ls")
     for lines, left, wide in zip(captions, x, widths, strict=False):
         for index, line in enumerate(lines):
             at = (left + wide / 2, top - 6 - 18 * (len(lines) - 1 - index))
@@ -89,8 +102,6 @@ def panel(
         sheet.paste(swatch, (left, down))
         pen.rectangle((left - 1, down - 1, left + swatch.width, down + swatch.height), outline=FAINT)
         pen.text((left + 24, down + 11), name, INK, label, anchor="ls")
-    for index, line in enumerate(notes):
-        pen.text((GAP, end + 14 + 18 * index), line, INK, label, anchor="ls")
     with atomic_write(path) as partial:
         sheet.save(partial, format="PNG")
 
@@ -132,10 +143,24 @@ def contact_sheet(
         sheet.save(partial, format="PNG")
 
 
-def _shown(cell: Cell, palette: Sequence[Rgb], side: int) -> Image.Image | None:
+def _wrong(cells: Sequence[Cell], truth: int | None) -> list[NDArray[np.bool_] | None]:
+    """Return for each cell which pixels (H, W) differ from the true mask; None if it is no mask behind column `truth`.
+
+    Pixels that either mask ignores are not wrong.
+    """
+    true = None if truth is None else cells[truth]
+    return [
+        (cell != true) & (cell != IGNORE) & (true != IGNORE)
+        if truth is not None and i > truth and cell is not None and true is not None and cell.shape == true.shape
+        else None
+        for i, cell in enumerate(cells)
+    ]
+
+
+def _shown(cell: Cell, palette: Sequence[Rgb], side: int, wrong: NDArray[np.bool_] | None = None) -> Image.Image | None:
     """Return a cell as an RGB image that fits into a square of `side` pixels; None for an empty cell.
 
-    A mask is resized with nearest neighbour, which never mixes classes.
+    A mask is resized with nearest neighbour, which never mixes classes. wrong: pixels (H, W) of a mask to hatch.
     """
     if cell is None:
         return None
@@ -145,17 +170,23 @@ def _shown(cell: Cell, palette: Sequence[Rgb], side: int) -> Image.Image | None:
     size = (max(1, round(wide * scale)), max(1, round(tall * scale)))
     image = Image.fromarray(np.ascontiguousarray(cell))
     if cell.ndim == 2:
-        return _coloured(np.asarray(image.resize(size, Image.Resampling.NEAREST)), palette)
+        marks = None if wrong is None else np.asarray(Image.fromarray(wrong).resize(size, Image.Resampling.NEAREST))
+        return _coloured(np.asarray(image.resize(size, Image.Resampling.NEAREST)), palette, marks)
     return image.resize(size, Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS)
 
 
-def _coloured(mask: NDArray[np.uint8], palette: Sequence[Rgb]) -> Image.Image:
-    """Return a mask of class ids (H, W) as an RGB image, with 255 as stripes."""
+def _coloured(mask: NDArray[np.uint8], palette: Sequence[Rgb], wrong: NDArray[np.bool_] | None = None) -> Image.Image:
+    """Return a mask of class ids (H, W) as an RGB image, with 255 as stripes, and lines over `wrong` pixels (H, W)."""
     v, u = np.indices(mask.shape)
     stripes = np.array(STRIPES, dtype=np.uint8)[(u + v) // 4 % 2]
     ignored = mask == IGNORE
     colours = np.array(palette, dtype=np.uint8)[np.where(ignored, 0, mask)]
-    return Image.fromarray(np.where(ignored[:, :, None], stripes, colours))
+    shown = np.where(ignored[:, :, None], stripes, colours)
+    if wrong is not None:
+        lines = wrong & ((u - v) % HATCH < 2)
+        light = shown @ (0.299, 0.587, 0.114) > 100
+        shown[lines] = np.where(light[lines, None], 0, 255)
+    return Image.fromarray(shown)
 
 
 def _size(row: list[Image.Image | None], column: int, side: int) -> tuple[int, int]:

@@ -16,6 +16,7 @@ UNWATCHED = {
     for name in (
         *("cli", "params", "store.records", "tracking", "stages.stage", "stages.options"),
         *(f"run.{name}" for name in ("code", "git", "launch", "lineage", "locks", "progress", "resume")),
+        "run.training_lines",
     )
 }
 """Modules and packages that cannot change a result. DVC watches parameters by value, so `params` is one of them."""

@@ -6,10 +6,11 @@ from typing import Annotated
 from typer import Argument, Option
 
 from stpp.report.compare import FIGURES, draw, merge_metrics
+from stpp.report.labels import one_line
 from stpp.run.resume import root
 from stpp.stages import options
 from stpp.store.files import StppError, read_csv
-from stpp.store.records import MetricsJson, read
+from stpp.store.records import MetricsJson, RunJson, read
 from stpp.tracking.attach import attach
 from stpp.tracking.client import run_ids_of
 
@@ -39,7 +40,9 @@ def figure(
     run_ids_of([folder / "run.json" for folder in folders])  # reports a wrong run.json before anything is written
     columns = ("epoch", "train/loss", "val/miou")
     curves = {key: read_csv(folder / "curve.csv", columns) for key, folder in options.named(model or []).items()}
-    draw(name, merge_metrics([read(folder / "metrics.json", MetricsJson) for folder in folders], curves), out)
+    names = {read(folder / "run.json", RunJson).get("experiment", "") for folder in folders}
+    on = ", ".join(one_line(one) for one in sorted(names))
+    draw(name, merge_metrics([read(folder / "metrics.json", MetricsJson) for folder in folders], curves), on, out)
     for folder in folders:
         attach(folder / "run.json", [out], root())
     print(out)

@@ -21,6 +21,7 @@ from stpp.data.images import read_image
 from stpp.data.kinds import HEAD, kind_of
 from stpp.deploy.predictor import Predictor
 from stpp.engine import device as devices
+from stpp.ingest.colours import background
 from stpp.ingest.names import READ, UNREAD, ending, is_stray
 from stpp.models.build import CheckpointMetadata
 from stpp.params.models import Runtime
@@ -278,8 +279,9 @@ def _predict(path: Path, predictor: Predictor, written: dict[Kind, Path]) -> lis
 
 
 def _overlay(image: NDArray[np.uint8], mask: NDArray[np.uint8], about: CheckpointMetadata) -> bytes:
-    """Return a PNG of the image blended, half and half, with the colours of its classes."""
-    colours = np.array(about.palette, np.uint16)[mask]
+    """Return a PNG of the image blended, half and half, with the colours of its classes; the background stays clear."""
+    blended = ((image + np.array(about.palette, np.uint16)[mask]) // 2).astype(np.uint8)
+    clear = (mask == background(about.classes))[:, :, None]
     out = io.BytesIO()
-    Image.fromarray(((image + colours) // 2).astype(np.uint8)).save(out, format="PNG")
+    Image.fromarray(np.where(clear, image, blended)).save(out, format="PNG")
     return out.getvalue()

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 from typer import Option
 
@@ -12,7 +13,7 @@ from stpp.data.datasets import ImageReader
 from stpp.engine.evaluate import Scores
 from stpp.params.file import load
 from stpp.report import plots
-from stpp.report.labels import LABELS
+from stpp.report.labels import LABELS, one_line
 from stpp.report.panels import Cell, panel
 from stpp.report.statistics import gains, read_counts
 from stpp.report.table import table
@@ -22,7 +23,7 @@ from stpp.run.resume import root
 from stpp.stages import options
 from stpp.store.files import atomic_folder, read_csv, read_ids, sha256
 from stpp.store.manifest import Dataset, read_dataset
-from stpp.store.masks import MaskSet, read_png
+from stpp.store.masks import IGNORE, Mask, MaskSet, read_png
 from stpp.store.records import MetricsJson, RunJson, ScoresJson, read
 from stpp.tracking.attach import attach, conclude
 from stpp.tracking.champion import Measured, register
@@ -64,10 +65,11 @@ def report(
     only = {name: _only(matrix, dataset.classes) for name, matrix in matrices.items()}
     checkpoints = {name: _checkpoints(folder, name, metrics, only) for name, folder in models.items()}
     with atomic_folder(out) as partial:
-        _plots(dataset, metrics, evaluation, models, scores, selection, partial)
-        _predictions(photos, evaluation / "panels", list(metrics["val"]), partial / "panels.png")
+        val = _val(dataset, evaluation)
+        _plots(dataset, metrics, evaluation, models, scores, selection, val, partial)
+        _predictions(photos, evaluation / "panels", list(metrics["val"]), val, partial / "panels.png")
         for folder in masks or []:
-            _pseudo_masks(photos, folder / "masks", stability, partial / f"panel_{folder.name}.png")
+            _pseudo_masks(photos, folder, stability, partial / f"panel_{folder.name}.png")
 
     for name, folder in models.items():
         attach(folder / "run.json", [out / f"curve_{name}.png"], root())
@@ -106,30 +108,40 @@ def _plots(
     models: dict[str, Path],
     scores: Path | None,
     selection: Path | None,
+    val: str,
     out: Path,
 ) -> None:
-    """Draw curves, stability, quality, classes and confusion matrix as PNGs in the folder `out`."""
+    """Draw curves, stability, quality, classes and confusion matrix as PNGs in the folder `out`. val: see `_val`."""
     columns = ("epoch", "train/loss", "val/miou")
     curves = {name: read_csv(folder / "curve.csv", columns) for name, folder in models.items()}
-    plots.curves(curves, out / "curves.png")
-    for name, rows in curves.items():
-        plots.curves({name: rows}, out / f"curve_{name}.png")
+    name = one_line(dataset.name)
+    plots.curves(curves, val, out / "curves.png")
+    for model, rows in curves.items():
+        plots.curves({model: rows}, val, out / f"curve_{model}.png")
 
     if scores and selection:
         quality = {row["id"]: float(row["miou"]) for row in read_csv(scores / "quality.csv", ("id", "miou"))}
-        plots.stability(_stability(scores), set(read_ids(selection / "reliable.txt")), quality, out / "stability.png")
+        reliable = set(read_ids(selection / "reliable.txt"))
+        plots.stability(_stability(scores), reliable, quality, name, out / "stability.png")
         if quality:
-            plots.quality_histogram({"teacher": list(quality.values())}, out / "quality_histogram.png")
+            plots.quality_histogram({"teacher": list(quality.values())}, name, out / "quality_histogram.png")
     if "pseudo" in metrics:
-        plots.quality({group: q["miou"] for group, q in metrics["pseudo"].items()}, out / "quality.png")
+        groups = {group: (q["miou"], q["images"]) for group, q in metrics["pseudo"].items()}
+        plots.quality(groups, name, out / "quality.png")
 
     per_class: dict[str, list[float]] = {}
     for row in read_csv(evaluation / "per_class.csv", ("set", "model", "class", "iou")):
         if row["set"] == "val":
             per_class.setdefault(row["model"], []).append(float(row["iou"]))
-    plots.per_class(per_class, dataset.classes, out / "per_class.png")
-    *_, final = read(evaluation / "scores.json", ScoresJson)["val"].values()
-    plots.confusion(final, dataset.classes, out / "confusion.png")
+    plots.per_class(per_class, dataset.classes, val, out / "per_class.png")
+    *_, (model, final) = read(evaluation / "scores.json", ScoresJson)["val"].items()
+    plots.confusion(final, dataset.classes, f"{plots.label(model).strip()} on {val}", out / "confusion.png")
+
+
+def _val(dataset: Dataset, evaluation: Path) -> str:
+    """Return the data set and the images of val for the title of a figure: `camvid, val, n = 101`."""
+    counts = next(iter(read_counts(evaluation / "images.npz", "val").values()))
+    return f"{one_line(dataset.name)}, val, n = {len(counts)}"
 
 
 def _only(matrix: list[list[int]], classes: Sequence[str]) -> str:
@@ -162,16 +174,40 @@ def _checkpoints(folder: Path, name: str, metrics: dict[str, Any], only: dict[st
     return found
 
 
-def _predictions(photos: ImageReader, folder: Path, models: list[str], path: Path) -> None:
-    """Draw validation images beside their true masks and the predicted masks of every model."""
+def _predictions(photos: ImageReader, folder: Path, models: list[str], val: str, path: Path) -> None:
+    """Draw validation images beside their true masks and the predicted masks of every model.
+
+    The images on which the models differ in the largest share of pixels come first; with one model, those on which it
+    is wrong most often. val: see `_val`.
+    """
     first = folder / models[0]
-    ids = sorted(file.relative_to(first).with_suffix("").as_posix() for file in first.rglob("*.png"))
     rows = []
-    for name in ids:
+    for name in sorted(file.relative_to(first).with_suffix("").as_posix() for file in first.rglob("*.png")):
+        truth = photos.mask(name)
         predicted = [read_png(folder / model / f"{name}.png") for model in models]
-        rows.append((name, [*_known(photos, name), *predicted]))
-    titles = ["image", "ground truth", *(LABELS.get(model, model) for model in models)]
-    panel(rows, titles, photos.dataset.palette, photos.dataset.classes, path)
+        rows.append((_differing(truth, predicted), name, [photos.image(name), truth, *predicted]))
+    rows.sort(key=lambda row: (-row[0], row[1]))
+    what = "the models differ" if len(models) > 1 else "the model is wrong"
+    heading = f"{val}: {len(rows)} of these images, by the share of pixels where {what} (in brackets)"
+    panel(
+        [(f"{name} ({share:.0%})", cells) for share, name, cells in rows],
+        ["image", "ground truth", *(LABELS.get(model, model) for model in models)],
+        photos.dataset.palette,
+        photos.dataset.classes,
+        path,
+        heading,
+        truth=1,
+    )
+
+
+def _differing(truth: Mask, predicted: list[Mask]) -> float:
+    """Return the share of pixels on which not all masks agree, in [0, 1]; a single one is compared with the true mask.
+
+    Pixels that the true mask ignores do not count.
+    """
+    counted = truth != IGNORE
+    differ = np.any([predicted[0] != other for other in predicted[1:] or [truth]], axis=0) & counted
+    return float(differ.sum() / max(1, counted.sum()))
 
 
 def _pseudo_masks(photos: ImageReader, folder: Path, stability: dict[str, float], path: Path) -> None:
@@ -179,13 +215,15 @@ def _pseudo_masks(photos: ImageReader, folder: Path, stability: dict[str, float]
 
     If no stability is known, draw the first and the last images by id.
     """
-    masks = MaskSet(folder)
+    masks = MaskSet(folder / "masks")
     scored = {name: f"{name} ({stability[name]:.2f})" for name in masks.ids if name in stability}
     ranked = sorted(scored, key=lambda name: (-stability[name], name)) if scored else sorted(masks.ids)
     ends = [*ranked[:ENDS], *ranked[max(ENDS, len(ranked) - ENDS) :]]
     rows = [(scored.get(name, name), [*_known(photos, name), masks.read(name)]) for name in ends]
-    note = f"the {ENDS} most and the {ENDS} least stable images of this set" if scored else ""
-    panel(rows, ["image", "ground truth", "pseudo mask"], photos.dataset.palette, photos.dataset.classes, path, note)
+    which = f"the {ENDS} most and the {ENDS} least stable" if scored else "the first and the last by id"
+    heading = f"{one_line(photos.dataset.name)}, pseudo masks {folder.name}, n = {len(masks.ids)}: {which}"
+    titles = ["image", "ground truth", "pseudo mask"]
+    panel(rows, titles, photos.dataset.palette, photos.dataset.classes, path, heading, truth=1)
 
 
 def _known(photos: ImageReader, name: str) -> list[Cell]:

@@ -49,6 +49,7 @@ class RunJson(JsonFile):
     run_id: str | None
     stage: str = ""
     key: str = ""
+    experiment: str = ""
     setting: Annotated[str, Field(alias="stpp.setting")] = ""
     data_digest: Annotated[str, Field(alias="stpp.data.digest")] = ""
     split_digest: Annotated[str, Field(alias="stpp.split.digest")] = ""
@@ -60,6 +61,12 @@ class Score(JsonFile):
     miou: Ratio
 
 
+class MaskScore(Score):
+    """The metrics of a mask set, on its images with a true mask."""
+
+    images: Count
+
+
 class MetricsJson(JsonFile):
     """metrics.json of `stpp evaluate`: scores by model for val and for every other evaluated set."""
 
@@ -69,7 +76,7 @@ class MetricsJson(JsonFile):
     evaluation: str
     lists: dict[str, str]
     val: Annotated[dict[str, Score], Field(min_length=1)]
-    pseudo: dict[str, Score] = {}
+    pseudo: dict[str, MaskScore] = {}
 
 
 class ScoresJson(JsonFile):

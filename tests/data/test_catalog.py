@@ -5,6 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from stpp.data.images import to_classes
 from stpp.ingest.catalog import ImagePair, list_images
+from stpp.ingest.colours import IGNORED, OKABE_ITO, background, class_palette
 from stpp.ingest.known_layouts import Layout, layout, voc_palette
 from stpp.params.models import Data
 from stpp.store.files import StppError
@@ -76,6 +78,45 @@ def test_vocs_colours_are_the_published_ones() -> None:
 @pytest.mark.parametrize("classes", [1, 21, 256])
 def test_every_class_has_a_different_colour(classes: int) -> None:
     assert len(set(voc_palette(classes))) == classes
+
+
+def least_difference(colours: np.ndarray) -> float:
+    """Return the smallest distance of two colours in CIELAB. colours: RGB (n, 3), 0 to 255."""
+    lab = cv2.cvtColor(np.float32(colours)[None] / 255, cv2.COLOR_RGB2LAB)[0]
+    distances = np.linalg.norm(lab[:, None] - lab[None], axis=2)
+    return float(distances[np.triu_indices(len(lab), 1)].min())
+
+
+@pytest.mark.parametrize("first", ["background", "sky"])
+@pytest.mark.parametrize(("classes", "difference"), [(8, 26), (12, 26), (32, 26), (60, 25), (255, 13)])
+def test_colours_of_own_classes_are_unlike_each_other_and_ignored_pixels(
+    first: str, classes: int, difference: float
+) -> None:
+    colours = class_palette([first, *map(str, range(1, classes))])
+    assert len(colours) == classes
+    assert least_difference(np.array([*colours, IGNORED[0]])) > difference
+    assert min(np.linalg.norm(np.subtract(one, IGNORED[1])) for one in colours) > 20
+
+
+def test_the_first_colours_of_own_classes_differ_for_readers_with_deuteranopia() -> None:
+    # Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB
+    seen = [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+
+    def simulated(colours: tuple[tuple[int, int, int], ...]) -> np.ndarray:
+        return 255 * np.clip((np.array(colours) / 255) ** 2.2 @ np.transpose(seen), 0, 1) ** (1 / 2.2)
+
+    classes = [f"class {i}" for i in range(8)]
+    assert least_difference(simulated(class_palette(classes))) > 15 > least_difference(simulated(voc_palette(8)))
+
+
+def test_own_classes_get_the_colours_of_okabe_and_ito_first_and_only_a_background_is_black() -> None:
+    others = [f"class {i}" for i in range(9)]
+    for name in ("background", "_background_", "Void"):
+        assert background([name, *others]) == 0
+        assert class_palette([name, *others])[:8] == OKABE_ITO
+    assert background(others) is background([*others, "background"]) is background([]) is None
+    assert class_palette(others)[:8] == (*OKABE_ITO[1:], OKABE_ITO[0])
+    assert class_palette(others)[:3] == class_palette(others[:3])
 
 
 def pascal(root: Path) -> Layout:
@@ -543,4 +584,4 @@ def test_a_class_cannot_be_the_value_to_ignore(ignore: int) -> None:
 def test_the_palette_is_given_or_chosen_automatically() -> None:
     given_ = ((1, 2, 3), (4, 5, 6))
     assert layout(described(Path(), images="{name}.jpg", palette=given_)).palette == given_
-    assert layout(described(Path(), images="{name}.jpg")).palette == ((0, 0, 0), (128, 0, 0))
+    assert layout(described(Path(), images="{name}.jpg")).palette == class_palette("ab")

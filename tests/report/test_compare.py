@@ -20,7 +20,7 @@ ALL = Measured(MIOU, PSEUDO, {"plain": CURVE, "st": CURVE})
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_is_a_png_of_readable_size_with_equal_bytes_for_equal_numbers(tmp_path: Path, name: str) -> None:
     for file in ("a.png", "b.png"):
-        draw(name, ALL, tmp_path / file)
+        draw(name, ALL, "toy", tmp_path / file)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     with Image.open(tmp_path / "a.png") as image:
         assert image.width >= 1000
@@ -76,6 +76,11 @@ def test_metrics_of_several_evaluations_are_merged_and_the_first_one_counts() ->
     first = {"val": {"suponly": {"miou": 0.4}}, "pseudo": {"reliable": {"miou": 0.6, "images": 3}}, "evaluation": "x"}
     second = {"val": {"suponly": {"miou": 0.1}, "st": {"miou": 0.5}}}
     assert merge_metrics([first, second], {}) == Measured({"suponly": 0.4, "st": 0.5}, {"reliable": 0.6}, {})
+
+
+def test_a_figure_of_several_systems_names_the_data_set() -> None:
+    titles = [compare._titled(name, ALL, "toy").get_suptitle() for name in ("figure_1", "figure_6")]
+    assert titles == ["Training of 2 models: toy", "ST++ stage by stage: toy"]
 
 
 def test_every_entry_of_looks_belongs_to_a_name_in_a_figure() -> None:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stpp.report.panels import IDS, INK, SIDE, STRIPES, _font, _wrapped, panel
+from stpp.stages.report import _differing
 
 PALETTE = ((10, 20, 30), (200, 0, 0), (0, 180, 40), (0, 60, 220))
 CLASSES = ("background", "disk", "$ring$", "box")
@@ -120,7 +121,7 @@ def test_a_picture_is_never_wider_than_2000_pixels(
 ) -> None:
     rows = [(text, [None if missing else mask(h, w)] * columns) for h, w in sizes]
     path = tmp_path_factory.getbasetemp() / "panel.png"
-    picture = drawn(path, rows, [text] * columns, note=text)
+    picture = drawn(path, rows, [text] * columns, heading=text)
     assert picture.shape[1] <= 2000
     if sizes and not missing:
         cells = (picture == PALETTE[1]).all(axis=2)
@@ -129,7 +130,7 @@ def test_a_picture_is_never_wider_than_2000_pixels(
 
 def test_equal_inputs_give_equal_bytes_without_metadata(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
-        drawn(tmp_path / name, [("a", [PHOTO, mask(60, 80), None])], note="note")
+        drawn(tmp_path / name, [("a", [PHOTO, mask(60, 80), None])], heading="toy")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     with Image.open(tmp_path / "a.png") as image:
         assert not image.info
@@ -137,19 +138,45 @@ def test_equal_inputs_give_equal_bytes_without_metadata(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["$\\frac$", "a\nb", "\ud800", "天", "\u202eabc", "", "x" * 5000])
-def test_any_id_title_and_note_is_drawn(name: str, tmp_path: Path) -> None:
-    assert drawn(tmp_path / "p.png", [(name, [PHOTO])], [name], note=name).shape[1] <= 2000
+def test_any_id_title_and_heading_is_drawn(name: str, tmp_path: Path) -> None:
+    assert drawn(tmp_path / "p.png", [(name, [PHOTO])], [name], heading=name).shape[1] <= 2000
 
 
 def test_a_panel_without_rows_says_so(tmp_path: Path) -> None:
     assert (drawn(tmp_path / "p.png", []) == INK).all(axis=2).any()
 
 
-def test_the_note_is_drawn_below(tmp_path: Path) -> None:
+def test_the_heading_is_drawn_above(tmp_path: Path) -> None:
     rows = [("a", [PHOTO])]
-    without, noted = drawn(tmp_path / "p.png", rows, ["image"]), drawn(tmp_path / "q.png", rows, ["image"], note="why")
-    assert np.array_equal(noted[: len(without) - 8], without[:-8])
-    assert (noted[len(without) - 8 :] == INK).all(axis=2).any()
+    without, headed = (drawn(tmp_path / "p.png", rows, ["image"], heading=text) for text in ("", "toy, val, n = 5"))
+    assert np.array_equal(headed[-len(without) + 8 :], without[8:])
+    assert (headed[: -len(without) + 8] == INK).all(axis=2).any()
+
+
+@pytest.mark.parametrize(("predicted", "lines"), [(0, 255), (2, 0)])
+def test_wrong_pixels_are_hatched_and_ignored_ones_are_not_wrong(predicted: int, lines: int, tmp_path: Path) -> None:
+    truth, model = (
+        np.array([strips], dtype=np.uint8).repeat(40, axis=0).repeat(10, axis=1)
+        for strips in ([1, 1, 1, 255], [1, predicted, 255, 3])
+    )
+    rows = [("a", [truth, model])]
+    plain = drawn(tmp_path / "p.png", rows, ["truth", "model"])
+    hatched = drawn(tmp_path / "q.png", rows, ["truth", "model"], truth=0)
+    _, top, _, _ = box(plain, PALETTE[1])
+    changed = (hatched != plain).any(axis=2)
+    cells = changed[top : top + SIDE]
+    assert np.ptp(cells.any(axis=0).nonzero()) + 1 == SIDE // 4, "on one strip of the model's mask alone"
+    assert cells.sum() == pytest.approx(2 / 10 * SIDE * SIDE // 4, rel=0.05), "two of ten pixels"
+    assert (hatched[top : top + SIDE][cells] == lines).all(), "white on dark colours, black on light ones"
+    assert changed[top + SIDE :].any(), "the legend names them"
+
+
+def test_models_differ_on_the_pixels_where_not_all_agree() -> None:
+    rows = ([1, 1, 1, 255], [1, 2, 1, 0], [1, 1, 1, 1], [1, 2, 2, 3])
+    truth, *masks = (np.array([row], dtype=np.uint8) for row in rows)
+    assert _differing(truth, masks[:1]) == _differing(truth, masks[:2]) == pytest.approx(1 / 3)
+    assert _differing(truth, masks) == pytest.approx(2 / 3)
+    assert _differing(truth, [masks[0], masks[0]]) == 0 == _differing(mask(2, 2, 255), [mask(2, 2, 1)])
 
 
 def test_an_error_leaves_the_old_picture(tmp_path: Path) -> None:

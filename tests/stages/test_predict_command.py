@@ -1,9 +1,11 @@
 """Tests of `stpp predict`: it needs only a checkpoint and photos, keeps existing files, and names unreadable ones."""
 
+import io
 import json
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from torch.nn.functional import interpolate
 from stpp.data.transforms import normalize
 from stpp.models import build
 from stpp.params.models import Model
+from stpp.stages.predict import _overlay
 from stpp.store.files import digest
 
 MODEL = Model(backbone="resnet18", output_stride=16)
@@ -74,6 +77,14 @@ def test_a_folder_gives_masks_with_the_same_names_and_sizes(photos: Project) -> 
         np.testing.assert_allclose(held["probabilities"], scores.numpy(), atol=1e-3)
         assert tuple(held["classes"]) == ABOUT.classes
     assert json.loads((out / "predictions.json").read_text())["classes"] == list(ABOUT.classes)
+
+
+def test_an_overlay_leaves_the_background_clear() -> None:
+    image, mask = np.full((1, 3, 3), 100, np.uint8), np.array([[0, 1, 2]], np.uint8)
+    about = replace(ABOUT, classes=("_background_", *ABOUT.classes[1:]))
+    shown = [np.asarray(Image.open(io.BytesIO(_overlay(image, mask, one)))) for one in (about, ABOUT)]
+    assert shown[0].tolist() == [[[100, 100, 100], [150, 100, 50], [50, 50, 177]]]
+    assert shown[1].tolist() == [[[50, 51, 51], [150, 100, 50], [50, 50, 177]]]
 
 
 @pytest.mark.parametrize("words", [["photos/*.jpg"], ["list.txt"], ["photos/a.jpg", "photos/turned.jpg"]])

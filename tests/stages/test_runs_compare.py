@@ -23,7 +23,7 @@ def evaluated(folder: Path, model: str, ious: tuple[float, ...], *, lr: float = 
         "lists": {"val": about.pop("val", "v" * 32)},
         "val": {"teacher": {"miou": 0.1}, model: {"miou": miou}},
         "test": {model: {"miou": miou / 2}},
-        "pseudo": {"reliable": {"miou": 0.9}},
+        "pseudo": {"reliable": {"miou": 0.9, "images": 4}},
     }
     write_json(folder / "metrics.json", metrics)
     rows = [("val", "teacher", name, 0.1) for name in CLASSES]
