@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from ruamel.yaml import YAML
-from small import BIN, ROOT, TINY, Project
+from small import BIN, TINY, Project
 
 from stpp.params.models import Params
 from stpp.run.resume import Job
@@ -542,12 +542,16 @@ def test_no_secret_is_logged(root: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.parametrize("uri", ["http://user:hid/den@127.0.0.1:5000", "https://hidden@127.0.0.1:5000/?token=hidden"])
-def test_make_ui_says_an_address_to_open(uri: str) -> None:
-    env = os.environ | {"MLFLOW_TRACKING_URI": uri}
-    done = subprocess.run(
-        ["make", "-s", "-o", "install", "ui"], cwd=ROOT, env=env, capture_output=True, text=True, check=True
-    )
-    assert re.fullmatch(r"the MLflow UI is at https?://127.0.0.1:5000/?\n", done.stdout) and not done.stderr
+def test_the_ui_of_a_server_is_an_address_without_secrets_even_if_it_does_not_answer(
+    uri: str, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("STPP_TRACKING", raising=False)
+    project.env |= {"MLFLOW_TRACKING_URI": uri, "MLFLOW_HTTP_REQUEST_TIMEOUT": "2"}
+    assert re.fullmatch(r"https?://127.0.0.1:5000/?\n", project.run("stpp", "ui"))
+
+
+def test_the_ui_without_runs_says_so(project: Project) -> None:
+    assert "no MLflow runs: " in project.run("stpp", "ui", rc=2)
 
 
 @pytest.mark.slow
@@ -972,21 +976,22 @@ def test_runs_of_mlflow_compare_where_val_lacks_a_class(
     assert lines["sign"] == ["-", "-", "-"] and lines["car"] == ["50.0", "50.0", "+0.0"]
 
 
-def test_a_run_is_found_by_the_first_digits_of_its_id_and_by_the_hash_in_a_name(
+def test_a_run_is_found_by_the_first_digits_of_its_id_and_by_the_name_of_its_parent(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(root)
     run_id = read_json(a_stage(root))["run_id"]
     mlflow = client(root)
-    parent = mlflow.get_run(run_id).data.tags["mlflow.parentRunId"]
-    *_, shown = mlflow.get_run(parent).info.run_name.split()
+    parent = mlflow.get_run(mlflow.get_run(run_id).data.tags["mlflow.parentRunId"])
+    whole, shown, group = parent.info.run_id, parent.info.run_name, parent.data.tags["stpp.is_group"]
     assert run_of(run_id[:6], root) == run_of(f"runs:/{run_id[:20]}", root) == run_of(run_id, root) == run_id
-    assert run_of(shown, root) == run_of(parent[:8], root) == parent
-    assert member_of(parent, "attributes.run_name = 'stage'", root) == run_id
+    assert run_of(shown, root) == run_of(whole[:8], root) == run_of(group[:8], root) == whole
+    assert member_of(whole, "attributes.run_name = 'stage'", root) == run_id
 
-    other = mlflow.create_run("0", tags={"stpp.is_group": f"{shown}0"}, run_name=f"another {shown}").info.run_id
-    with pytest.raises(StppError, match="beginning of several MLflow runs") as error:
-        run_of(shown, root)
-    assert f"{other} (another {shown})" in str(error.value) and parent in str(error.value)
-    with pytest.raises(StppError, match="000000: no such file or folder, and no MLflow run with this id"):
+    other = mlflow.create_run("0", tags={"stpp.is_group": f"{group[:8]}0"}, run_name=shown).info.run_id
+    for name in (shown, group[:8]):
+        with pytest.raises(StppError, match="stands for several MLflow runs") as error:
+            run_of(name, root)
+        assert f"{other} ({shown})" in str(error.value) and whole in str(error.value)
+    with pytest.raises(StppError, match="000000: no such file or folder, and no MLflow run with this id or name"):
         run_of("000000", root)

@@ -1,7 +1,7 @@
 """The lines that a training prints about its progress."""
 
-import time
 from collections.abc import Iterable, Iterator
+from time import perf_counter
 from typing import Any, Protocol, TypeVar
 
 from stpp.params.models import Train
@@ -37,12 +37,12 @@ def training_lines(batches: Iterable[T], training: Training) -> Iterator[T]:
     shown |= {at * training.per_epoch for at in _spread(LINES - len(shown), epochs)}
     if training.iteration:
         say(f"{training.role}: resumed at {_reached(training)}")
-    begun = last = time.monotonic()
+    begun = last = perf_counter()
     first, busy, counted = training.iteration, 0.0, 0
     for batch in batches:
         before = len(training.curve)
         yield batch  # when this goes on, the iteration is done
-        now = time.monotonic()
+        now = perf_counter()
         if len(training.curve) == before:  # else val was measured in this time, too
             busy, counted = busy + now - last, counted + 1
         last = now

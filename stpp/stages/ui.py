@@ -3,7 +3,7 @@
 import os
 import socket
 import sys
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Annotated
 
 from typer import Option
@@ -30,9 +30,11 @@ def ui(
     """
     name, uri = load(options.params_files(params)).data.name, tracking_uri(root())
     client(root())  # repairs the database of a project that was copied
-    experiment = query(root(), lambda mlflow: mlflow.get_experiment_by_name(name))
+    served, experiment = uri.startswith("http"), None
+    with suppress(StppError) if served else nullcontext():
+        experiment = query(root(), lambda mlflow: mlflow.get_experiment_by_name(name))
     page = address(experiment) if experiment else ""
-    if uri.startswith("http"):
+    if served:
         print(f"{link(uri)}{page}")
         return
     chosen = port or next((one for one in range(FIRST, LAST + 1) if _free(one)), 0)

@@ -16,11 +16,11 @@ TRAINING = "tags.`stpp.out.model.safetensors` LIKE '%'"
 def run_of(name: str, root: Path) -> str:
     """Return the run id that `runs:/ID`, `models:/NAME@ALIAS`, `models:/NAME/VERSION` or a plain id stands for.
 
-    An id may be cut to its first 6 or more digits, and may also be the hash in the name of a parent run. Raises
-    StppError if no run has it, or several.
+    An id may be cut to its first 6 or more digits. It may also be the name of a parent run, or its hash (the tag
+    `stpp.is_group`). Raises StppError if no run has it, or several.
     """
     if not name.startswith("models:/"):
-        return _whole(name, name.removeprefix("runs:/").partition("/")[0], root)
+        return _whole(name, name.removeprefix("runs:/").partition("/")[0] if name.startswith("runs:/") else name, root)
     model, at, alias = name.removeprefix("models:/").partition("@")
     if at:
         return str(query(root, lambda mlflow: mlflow.get_model_version_by_alias(model, alias)).run_id)
@@ -29,30 +29,32 @@ def run_of(name: str, root: Path) -> str:
 
 
 def _whole(name: str, start: str, root: Path) -> str:
-    """Return the id of the one run whose id, or whose hash in its name, begins with `start`, from the argument `name`.
+    """Return the id of the one run that `start` stands for, from the argument `name`.
 
-    A whole id is returned as it is.
+    start: the name of a parent run, or the first digits of a run's id or of the hash that identifies a parent run. A
+    whole id is returned as it is.
     """
     if re.fullmatch(r"[0-9a-f]{32}", start):
         return start
-    if not re.fullmatch(r"[0-9a-f]{6,31}", start):
-        raise StppError(
-            f"{name}: no such file or folder, and not the id of an MLflow run, which has 32 hexadecimal digits (the "
-            "first 6 are enough)"
-        )
+    if re.fullmatch(r"[0-9a-f]{6,31}", start):
+        filters = [f"attributes.run_id LIKE '{start}%'", f"tags.`stpp.is_group` LIKE '{start}%'"]
+    else:
+        filters = ["attributes.run_name = '{}' AND tags.`stpp.is_group` LIKE '%'".format(start.replace("'", ""))]
 
     def ask(mlflow: Client) -> dict[str, str]:
         experiments = [e.experiment_id for e in mlflow.search_experiments()]
-        filters = (f"attributes.run_id LIKE '{start}%'", f"tags.`stpp.is_group` LIKE '{start}%'")
         found = [run for which in filters for run in mlflow.search_runs(experiments, which, max_results=10)]
         return {run.info.run_id: run.info.run_name for run in found}
 
     found: dict[str, str] = query(root, ask)
     if len(found) > 1:
         runs = ", ".join(f"{run_id} ({run_name})" for run_id, run_name in found.items())
-        raise StppError(f"{name}: is the beginning of several MLflow runs: {runs}; give more digits")
+        raise StppError(f"{name}: stands for several MLflow runs: {runs}; give more digits of the id")
     if not found:
-        raise StppError(f"{name}: no such file or folder, and no MLflow run with this id, or this hash in its name")
+        raise StppError(
+            f"{name}: no such file or folder, and no MLflow run with this id or name (of an id, the first 6 digits are "
+            "enough)"
+        )
     return next(iter(found))
 
 
