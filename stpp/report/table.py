@@ -8,9 +8,9 @@ from stpp.report.labels import LABELS
 if TYPE_CHECKING:
     from stpp.report.statistics import Interval
 
-WIDTH = 28
+NAMES = 28
 GAIN = 24
-"""Width in characters of the column of names (WIDTH) and of a column of gains (GAIN)."""
+"""Least width in characters of the column of names, and width of a column of gains."""
 
 
 def table(metrics: list[dict[str, Any]], name: str, gains: "Mapping[str, Mapping[str, Interval]]") -> str:
@@ -31,9 +31,10 @@ def table(metrics: list[dict[str, Any]], name: str, gains: "Mapping[str, Mapping
             pseudo.setdefault(group, scores["miou"])
     subsets = [s for s in ("val", "test") if any(s in row for row in rows.values())]
     widths = {s: GAIN if gains.get(s) else 0 for s in subsets}
-    lines = [f"{name}: mIoU (%)".ljust(WIDTH) + "".join(s.rjust(8) + " " * widths[s] for s in subsets)]
+    width = max(NAMES, *(len(LABELS.get(one, one)) + 4 for one in (*rows, *pseudo)))
+    lines = [f"{name}: mIoU (%)".ljust(width) + "".join(s.rjust(8) + " " * widths[s] for s in subsets)]
     for model, row in rows.items():
-        line = f"  {LABELS.get(model, model)}".ljust(WIDTH)
+        line = f"  {LABELS.get(model, model)}".ljust(width)
         for s in subsets:
             gain = gains.get(s, {}).get(model)
             line += (f"{100 * row[s]:.1f}" if s in row else "-").rjust(8)
@@ -41,5 +42,5 @@ def table(metrics: list[dict[str, Any]], name: str, gains: "Mapping[str, Mapping
         lines.append(line)
     if pseudo:
         lines.append("pseudo masks: mIoU (%)")
-        lines += [f"  {LABELS.get(g, g)}".ljust(WIDTH) + f"{100 * v:.1f}".rjust(8) for g, v in pseudo.items()]
+        lines += [f"  {LABELS.get(g, g)}".ljust(width) + f"{100 * v:.1f}".rjust(8) for g, v in pseudo.items()]
     return "\n".join(line.rstrip() for line in lines)

@@ -18,7 +18,7 @@ def show(runs: Annotated[Path, Option(help="Folder of the runs.")] = Path("runs"
 
     The last lines say where to find the plots and the MLflow runs.
     """
-    found = sorted(runs.glob("**/evaluation/metrics.json"), key=lambda p: len(p.parts))
+    found = sorted(runs.glob("**/evaluation/metrics.json"), key=lambda p: (len(p.parts), p))
     if not found:
         raise StppError(f"{runs}: nothing evaluated yet; run `dvc repro` first")
     base = _setting(found[0])
