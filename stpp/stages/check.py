@@ -83,7 +83,9 @@ def _missing(named: Mapping[tuple[str, Path], str]) -> Iterator[str]:
         if any(Path(f"{one}.dvc").is_file() for one in (path, *path.parents)):
             print(f"{key}: {path} is not here; `dvc pull` fetches it")
         elif key != "data.root" or not _is_made(path):
-            yield f"{key}: {path}: {problem}"
+            left = f"DVC copied only what git or DVC track; `dvc add {path}` and commit, then queue it again"
+            copied = root() != Path.cwd()  # in the copy that DVC makes for a queued experiment
+            yield f"{key}: {path}: {left if copied and (root() / path).exists() else problem}"
 
 
 def _is_made(path: Path) -> bool:

@@ -51,6 +51,30 @@ def test_data_that_is_missing_removes_no_results(copied: Project) -> None:
         assert runs(copied) == before
 
 
+def test_an_experiment_in_a_copy_names_the_command_that_puts_data_into_it(project: Project) -> None:
+    project.run("stpp", "draw", "--out", "mine")
+    project.params(
+        data={
+            "kind": "folder",
+            "root": "mine",
+            "images": "images/{name}.png",
+            "masks": "masks/{name}.png",
+            "classes": ["background", "disk", "triangle", "box", "cross"],
+            "values": {5: "ignore"},
+        }
+    )
+    ignored = project.folder / ".gitignore"
+    before = ignored.read_text()
+    ignored.write_text(before + "/mine\n")
+    project.commit("-A")
+    output = project.run("dvc", "exp", "run", "--temp", "-S", "train.lr=0.5", rc=255)
+    assert "data.root: mine: DVC copied only what git or DVC track; `dvc add mine` and commit" in output
+    ignored.write_text(before)
+    project.run("dvc", "add", "-q", "mine")
+    project.commit("-A")
+    project.run("dvc", "exp", "run", "--temp", "-S", "train.lr=0.5", "split")
+
+
 def test_a_dvc_lock_that_was_cut_by_a_kill_costs_no_results(project: Project) -> None:
     """A kill while DVC writes dvc.lock cuts the file like this."""
     project.run("dvc", "repro", "label_reliable")
