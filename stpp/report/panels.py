@@ -76,9 +76,7 @@ def panel(
     y = list(accumulate((height + GAP for height in heights), initial=top))
     swatches = _legend(rows, palette, classes)
     if any(marks is not None and marks.any() for of_cells in wrong for marks in of_cells):
-        swatches.append(
-            ("wrong", _coloured(np.zeros((12, 18), np.uint8), [(255, 255, 255)], np.ones((12, 18), np.bool_)))
-        )
+        swatches.append(("wrong", WRONG))
     places, end = _flow([label.getlength(name) for name, _ in swatches], width, y[-1] + GAP)
 
     sheet = Image.new("RGB", (width, end + GAP), "white")
@@ -98,12 +96,18 @@ def panel(
             else:
                 pen.rectangle((left, down, left + wide - 1, down + tall - 1), outline=FAINT)
                 pen.text((left + wide / 2, down + tall / 2), "no mask", FAINT, label, anchor="mm")
-    for (name, swatch), (left, down) in zip(swatches, places, strict=True):
-        sheet.paste(swatch, (left, down))
-        pen.rectangle((left - 1, down - 1, left + swatch.width, down + swatch.height), outline=FAINT)
-        pen.text((left + 24, down + 11), name, INK, label, anchor="ls")
+    for (name, swatch), place in zip(swatches, places, strict=True):
+        _draw_entry(sheet, name, swatch, place)
     with atomic_write(path) as partial:
         sheet.save(partial, format="PNG")
+
+
+def _draw_entry(sheet: Image.Image, name: str, swatch: Image.Image, place: tuple[int, int]) -> None:
+    """Draw an entry of the legend: a swatch with its name. place: the swatch's upper left corner."""
+    (left, down), pen = place, ImageDraw.Draw(sheet)
+    sheet.paste(swatch, place)
+    pen.rectangle((left - 1, down - 1, left + swatch.width, down + swatch.height), outline=FAINT)
+    pen.text((left + 24, down + 11), name, INK, _font(13), anchor="ls")
 
 
 def contact_sheet(
@@ -187,6 +191,10 @@ def _coloured(mask: NDArray[np.uint8], palette: Sequence[Rgb], wrong: NDArray[np
         light = shown @ (0.299, 0.587, 0.114) > 100
         shown[lines] = np.where(light[lines, None], 0, 255)
     return Image.fromarray(shown)
+
+
+WRONG = _coloured(np.zeros((12, 18), np.uint8), [(255, 255, 255)], np.ones((12, 18), np.bool_))
+"""The swatch of the wrong pixels."""
 
 
 def _size(row: list[Image.Image | None], column: int, side: int) -> tuple[int, int]:
