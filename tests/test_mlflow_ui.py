@@ -24,8 +24,8 @@ def server(copied: Project) -> Iterator[str]:
             taken.listen()
         process = copied.start("stpp", "ui")
         assert process.stdout
-        opened, url, *_ = process.stdout.readline().split()
-        assert opened == "open" and not url.startswith("http://127.0.0.1:5000/")
+        url = next(line.split()[1] for line in process.stdout if line.startswith("open http"))
+        assert not url.startswith("http://127.0.0.1:5000/")
         in_use = copied.run("stpp", "ui", "--port", "5000", rc=2)
         assert "port 5000: in use; choose another one with --port" in in_use
         wait_for(url, process)

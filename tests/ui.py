@@ -82,7 +82,7 @@ def walk(page: Any, url: str, experiment: str, shots: Path) -> None:
     page.get_by_text("train.batch_size").first.wait_for()
 
     page.goto(f"{runs}/{parent.info.run_id}")  # what was found, and links to all runs behind it
-    page.get_by_text("best on val").first.wait_for()
+    page.get_by_text(re.compile("best on val|nothing else was learnt")).first.wait_for()
     for name in STAGES:
         assert page.get_by_role("link", name=name, exact=True).first.get_attribute("href").endswith(ids[name])
     picture("parent")

@@ -190,7 +190,7 @@ class _World(Hooks):
         run.log(_named(row, dataset.classes), step)
         if self.predicted and step in self.shown_after:
             rows = [(self.photos.image(i), self.photos.mask(i), mask.cpu().numpy()) for i, mask in self.predicted]
-            run.predictions("val images, true masks, predictions", rows, dataset.palette, step)
+            run.predictions("val predictions", rows, dataset.palette, step)
         self.predicted = []
 
 

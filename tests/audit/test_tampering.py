@@ -323,7 +323,7 @@ def test_a_run_of_mlflow_is_traced(copied: Project) -> None:
     (copied.folder / "dvc.lock").unlink()
     output = copied.run("stpp", "audit", f"runs:/{run_id}")
     assert f"according to the record of MLflow run {run_id}" in output
-    *_, shown = client(copied.folder).get_parent_run(run_id).info.run_name.split()
+    shown = client(copied.folder).get_parent_run(run_id).info.run_name
     for short in (run_id[:8], f"runs:/{run_id[:8]}", shown):  # the newest training of the parent run is the student
         assert f"according to the record of MLflow run {run_id}" in copied.run("stpp", "audit", short)
     assert "MLflow" in copied.run("stpp", "audit", "runs:/0123456789abcdef0123456789abcdef", rc=2)

@@ -51,9 +51,7 @@ def test_st_plus_plus_and_st_run_and_no_stage_runs_twice(project: Project) -> No
     history = mlflow.get_metric_history(about["student"]["run_id"], "val/miou")
     assert [m.step for m in history] == [1, 2, 3]
     images = [a.path for a in mlflow.list_artifacts(about["student"]["run_id"], "images") if a.path.endswith(".png")]
-    first = read_ids(folder / "runs/split/val.txt")[0]
-    assert {re.findall(r"step\D(\d+)", path)[0] for path in images} == {"1", "2", "3"}
-    assert len([path for path in images if first in path]) == 3
+    assert sorted(re.findall(r"step\D(\d+)", path)[0] for path in images) == ["1", "2", "3"]
     shown = {a.path for a in mlflow.list_artifacts(about["evaluation"]["run_id"], "figures")}
     assert {"figures/stability.png", "figures/per_class.png"} <= shown
     assert not mlflow.list_artifacts(about["score"]["run_id"], "figures"), "other selections share it"
@@ -65,7 +63,8 @@ def test_st_plus_plus_and_st_run_and_no_stage_runs_twice(project: Project) -> No
     assert set(versions) == {about[name]["run_id"] for name in ("student", best)}
     version = versions[about["student"]["run_id"]]
     described = found["evaluation"].data.tags["mlflow.note.content"]
-    assert "best on val" in described and "best on val" in table
+    learnt = "nothing else was learnt"  # after three epochs, the models may predict a single class
+    assert any(said in described and said in table for said in ("best on val", learnt))
     # After three epochs, the model may predict a single class. Then it did not get the alias by itself.
     mlflow.set_registered_model_alias("tiny", "champion", version.version)
     assert "according to dvc.lock" in project.run("stpp", "audit", "runs/student/model.safetensors")
