@@ -119,7 +119,7 @@ def test_st_plus_plus_and_st_run_and_no_stage_runs_twice(project: Project) -> No
     assert not [f for f in held if f.startswith(("data/toy/", ".stpp/", "mlflow")) or f.endswith(".safetensors")]
     project.run("dvc", "plots", "show", "-o", "plots")
     page = (folder / "plots/index.html").read_text()
-    assert "val mIoU" in page and "training loss" in page
+    assert "mIoU on val" in page and "Mean training loss" in page
     assert "blind" not in page
     drawn = {p.name for p in (folder / "plots").rglob("*.png")}
     assert any("stability" in name for name in drawn) and any("curve_st" in name for name in drawn)
