@@ -24,6 +24,8 @@ FLAGS = (
 WAIT = 60_000
 SIZE: "ViewportSize" = {"width": 1280, "height": 760}
 PICTURES = Path(__file__).parent.parent / "docs" / "images"
+TRAINING = "workflowType=machine_learning"
+"""In an address: MLflow's mode for model training."""
 STAGES = ("evaluate", "student", "label_unreliable", "student_1", "label_reliable", "score", "teacher")
 
 
@@ -81,21 +83,21 @@ def walk(page: Any, url: str, experiment: str, shots: Path) -> None:
     page.get_by_text("Comparing 2 Runs from 1 Experiment").wait_for()
     page.get_by_text("train.batch_size").first.wait_for()
 
-    page.goto(f"{runs}/{parent.info.run_id}")  # what was found, and links to all runs behind it
+    page.goto(f"{runs}/{parent.info.run_id}?{TRAINING}")  # what was found, and links to all runs behind it
     page.get_by_text(re.compile("best on val|nothing else was learnt")).first.wait_for()
     for name in STAGES:
         assert page.get_by_role("link", name=name, exact=True).first.get_attribute("href").endswith(ids[name])
     picture("parent")
 
     two = f"attributes.run_id IN ('{ids['teacher']}', '{ids['student']}')"
-    page.goto(f"{runs}?compareRunsMode=CHART&searchFilter={quote(two)}")
+    page.goto(f"{runs}?{TRAINING}&compareRunsMode=CHART&searchFilter={quote(two)}")
     page.get_by_placeholder("Search metric charts").fill("^(train/loss|val/miou|val/iou/disk)$")
     page.locator(".js-plotly-plot", has_text="Step").first.wait_for()
     page.set_viewport_size({"width": 1280, "height": 1060})
     picture("charts")
     page.set_viewport_size(SIZE)
 
-    page.goto(f"{runs}/{ids['student']}/model-metrics")
+    page.goto(f"{runs}/{ids['student']}/model-metrics?{TRAINING}")
     page.get_by_role("button", name="Add chart").first.click()
     page.get_by_role("menuitem", name="Image grid").click()
     dialog = page.get_by_role("dialog")
@@ -113,10 +115,10 @@ def walk(page: Any, url: str, experiment: str, shots: Path) -> None:
         assert image.evaluate("image => image.naturalWidth > 3 * 30"), "an image beside two masks"
     picture("images")
 
-    page.goto(f"{runs}/{ids['student']}/system-metrics")
+    page.goto(f"{runs}/{ids['student']}/system-metrics?{TRAINING}")
     page.get_by_role("tab", name="System metrics").wait_for()
 
-    page.goto(f"{runs}/{ids['evaluate']}/artifacts")
+    page.goto(f"{runs}/{ids['evaluate']}/artifacts?{TRAINING}")
     page.get_by_text("figures").first.click()
     page.get_by_text("stability.png").first.click()
     figure = page.locator("img[src^=blob], img[alt*=stability], img[src*=stability]").first
@@ -124,10 +126,10 @@ def walk(page: Any, url: str, experiment: str, shots: Path) -> None:
     assert figure.evaluate("image => image.naturalWidth") > 400
     picture("stability")
 
-    page.goto(f"{server}/#/experiments/{number}/models")
+    page.goto(f"{server}/#/experiments/{number}/models?{TRAINING}")
     for name in ("teacher_f1", "teacher", "student_1", "student"):
         page.get_by_role("link", name=name, exact=True).first.wait_for()
-    page.goto(f"{server}/#/models/{experiment}")
+    page.goto(f"{server}/#/models/{experiment}?{TRAINING}")
     page.get_by_text("champion").first.wait_for()
     picture("model")
 
