@@ -62,6 +62,11 @@ def walk(page: Any, url: str, experiment: str, shots: Path) -> None:
     def row_of(name: str) -> Any:
         return page.locator(".ag-row", has=page.get_by_role("link", name=name, exact=True)).first
 
+    def expand() -> None:
+        """Show the runs below the parent run."""
+        page.locator(".ag-row", has=page.get_by_text(parent.info.run_name)).first.locator("button").first.click()
+        row_of("teacher").wait_for()
+
     def picture(name: str) -> None:
         page.mouse.move(0, 0)
         page.wait_for_timeout(1500)  # until animations have ended
@@ -72,7 +77,7 @@ def walk(page: Any, url: str, experiment: str, shots: Path) -> None:
     for name in ("val/miou", "val/gain", "test/miou", "select.ratio"):
         page.get_by_role("columnheader", name=name).first.wait_for()
     page.get_by_role("button", name="Close", exact=True).click()  # closes MLflow's assistant
-    page.locator(".ag-row", has=page.get_by_text(parent.info.run_name)).first.locator("button").first.click()
+    expand()
     for name in STAGES:
         page.get_by_role("link", name=name, exact=True).first.wait_for()
     for name in ("teacher", "student"):
@@ -91,6 +96,7 @@ def walk(page: Any, url: str, experiment: str, shots: Path) -> None:
 
     two = f"attributes.run_id IN ('{ids['teacher']}', '{ids['student']}')"
     page.goto(f"{runs}?{TRAINING}&compareRunsMode=CHART&searchFilter={quote(two)}")
+    expand()
     page.get_by_placeholder("Search metric charts").fill("^(train/loss|val/miou|val/iou/disk)$")
     page.locator(".js-plotly-plot", has_text="Step").first.wait_for()
     page.set_viewport_size({"width": 1280, "height": 1060})
