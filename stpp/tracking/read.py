@@ -46,7 +46,10 @@ def _whole(name: str, start: str, root: Path) -> str:
         found = [run for which in filters for run in mlflow.search_runs(experiments, which, max_results=10)]
         return {run.info.run_id: run.info.run_name for run in found}
 
-    found: dict[str, str] = query(root, ask)
+    try:
+        found: dict[str, str] = query(root, ask)
+    except StppError as error:
+        raise StppError(f"{name}: no such file or folder, and {error}") from None
     if len(found) > 1:
         runs = ", ".join(f"{run_id} ({run_name})" for run_id, run_name in found.items())
         raise StppError(f"{name}: stands for several MLflow runs: {runs}; give more digits of the id")

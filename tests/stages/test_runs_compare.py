@@ -118,4 +118,4 @@ def test_the_error_names_an_argument_that_is_neither_a_folder_nor_a_run(project:
     for word in ("nowhere", "runs/nowhere", "0" * 5, "0" * 33):
         for command in (("runs", "compare", "a"), ("audit",)):
             output = project.run("stpp", *command, word, rc=2)
-            assert f"error: {word}: no such file or folder, and not the id of an MLflow run" in output
+            assert f"error: {word}: no such file or folder, and no MLflow runs: " in output
