@@ -57,6 +57,13 @@ TINY: dict[str, dict[str, object]] = {
     "runtime": {"device": "cpu", "workers": 0, "threads": 1},
 }
 
+OWN: dict[str, object] = {
+    "kind": "folder",
+    "classes": ["background", "disk", "triangle", "box", "cross"],
+    "values": {5: "ignore"},
+}
+"""The section `data` for drawn images that a person describes; `root` and the patterns come on top."""
+
 
 @dataclass
 class Project:

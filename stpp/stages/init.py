@@ -12,8 +12,9 @@ from pydantic import ValidationError
 from typer import Argument, Option
 
 from stpp.ingest.catalog import ImagePair, list_images
-from stpp.ingest.discovery import UnsureError, common_root, discover, problems_of
+from stpp.ingest.discovery import UnsureError, discover
 from stpp.ingest.first_split import FirstSplit, first_split
+from stpp.ingest.folders import common_root, problems_of
 from stpp.ingest.known_layouts import layout
 from stpp.ingest.mask_values import Meaning, meaning, ranges, read_names, read_values
 from stpp.ingest.splits import SETS

@@ -13,7 +13,8 @@ from PIL import Image
 from small import BIN, Project
 from small import ROOT as ROOT_OF_STPP
 
-from stpp.ingest.discovery import common_root, discover
+from stpp.ingest.discovery import discover
+from stpp.ingest.folders import common_root
 from stpp.ingest.mask_values import meaning
 from stpp.params.file import load
 from stpp.store.files import StppError

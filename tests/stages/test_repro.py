@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from small import Project
+from small import OWN, Project
 
 from stpp.run.locks import ENTRY
 from stpp.store.files import digest
@@ -53,16 +53,7 @@ def test_data_that_is_missing_removes_no_results(copied: Project) -> None:
 
 def test_an_experiment_in_a_copy_names_the_command_that_puts_data_into_it(project: Project) -> None:
     project.run("stpp", "draw", "--out", "mine")
-    project.params(
-        data={
-            "kind": "folder",
-            "root": "mine",
-            "images": "images/{name}.png",
-            "masks": "masks/{name}.png",
-            "classes": ["background", "disk", "triangle", "box", "cross"],
-            "values": {5: "ignore"},
-        }
-    )
+    project.params(data=OWN | {"root": "mine", "images": "images/{name}.png", "masks": "masks/{name}.png"})
     ignored = project.folder / ".gitignore"
     before = ignored.read_text()
     ignored.write_text(before + "/mine\n")

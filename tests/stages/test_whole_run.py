@@ -5,7 +5,7 @@ import re
 import shutil
 
 import pytest
-from small import Project, ran
+from small import OWN, Project, ran
 
 from stpp.store.files import digest, read_csv, read_ids, read_json
 from stpp.tracking.client import client
@@ -165,15 +165,7 @@ def test_own_photographs_need_no_masks_if_they_are_unlabelled(project: Project) 
         (project.folder / f"own/{group}").mkdir(parents=True, exist_ok=True)
         image.rename(project.folder / f"own/{group}/{image.name}")
     (project.folder / "drawn/masks").rename(project.folder / "own/trainannot")
-    data = {
-        "name": "own",
-        "kind": "folder",
-        "root": "own",
-        "images": "{set}/{name}.png",
-        "masks": "{set}annot/{name}.png",
-        "classes": ["background", "disk", "triangle", "box", "cross"],
-        "values": {5: "ignore"},
-    }
+    data = OWN | {"name": "own", "root": "own", "images": "{set}/{name}.png", "masks": "{set}annot/{name}.png"}
     split = {"labeled": {"ids": "train/*"}, "val": {"ids": "train/*", "count": 6}, "test": None}
     project.params(data=data, split=split)
     project.run("dvc", "repro", "train_student_1")
