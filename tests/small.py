@@ -71,12 +71,11 @@ class Project:
 
     folder: Path
     env: dict[str, str] = field(default_factory=dict)
-    started: bool = False
+    processes: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def start(self, *command: str) -> subprocess.Popen[str]:
         """Start a command in a new session. `end` kills its remaining processes."""
-        self.started = True
-        return subprocess.Popen(
+        process = subprocess.Popen(
             command,
             cwd=self.folder,
             env=self.env | {MARK: str(self.folder)},
@@ -85,6 +84,8 @@ class Project:
             text=True,
             start_new_session=True,
         )
+        self.processes.append(process)
+        return process
 
     @contextmanager
     def serving(self, *command: str, answers: str) -> Iterator[str]:
@@ -100,10 +101,15 @@ class Project:
 
     def end(self) -> None:
         """Kill every process that a command of this project has started, in any session."""
-        for process in psutil.process_iter(["environ"]) if self.started else ():
-            if (process.info["environ"] or {}).get(MARK) == str(self.folder):
+        for running in psutil.process_iter(["environ"]) if self.processes else ():
+            if (running.info["environ"] or {}).get(MARK) == str(self.folder):
                 with suppress(psutil.NoSuchProcess):
-                    process.kill()
+                    running.kill()
+        for process in self.processes:
+            process.kill()
+            process.wait()
+            if process.stdout:
+                process.stdout.close()
 
     def run(self, *command: str, rc: int = 0) -> str:
         """Run a command and return its output. Fails unless the exit code is `rc`.
