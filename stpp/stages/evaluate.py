@@ -81,10 +81,9 @@ def _evaluate(stage: Stage, models: dict[str, Path], sets: dict[str, Path], list
     (job.folder / "panels").mkdir(exist_ok=True)
     matrices = {subset: {name: read_json(_counted(job, subset, name)) for name in models} for subset in subsets}
     scores = {(s, name): Scores(torch.tensor(m)) for s, by_model in matrices.items() for name, m in by_model.items()}
-    metrics: dict[str, Any] = {
-        "evaluation": describe(p.evaluate),
-        "lists": {subset: digest_of(dataset, ids) for subset, ids in subsets.items()},
-    }
+    metrics: dict[str, Any] = {}
+    stage.about["evaluation"] = describe(p.evaluate)
+    stage.about["lists"] = {subset: digest_of(dataset, ids) for subset, ids in subsets.items()}
     run.tag("stpp.evaluation", describe(p.evaluate))
     by_image = {(s, name): np.load(_counted(job, s, name).with_suffix(".npy")) for s, name in scores}
     write_counts(job.folder / "images.npz", subsets, by_image)

@@ -201,7 +201,7 @@ def _result(ref: str, head: str, name: str, job: Job) -> Result:
         "seed": job.seed,
         "metrics": {which: {name: metrics[which][name]} for which in ("val", "test") if which in metrics},
         "numbers": numbers.model_dump(),
-        "evaluation": metrics["evaluation"],
+        "evaluation": about["evaluation"],
         "keep": job.params.train.keep,
         "data_digest": about["stpp.data.digest"],
         "split_digest": about["stpp.split.digest"],

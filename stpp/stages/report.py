@@ -24,7 +24,7 @@ from stpp.stages import options
 from stpp.store.files import atomic_folder, read_csv, read_ids, sha256
 from stpp.store.manifest import Dataset, read_dataset
 from stpp.store.masks import IGNORE, Mask, MaskSet, read_png
-from stpp.store.records import MetricsJson, RunJson, ScoresJson, read
+from stpp.store.records import EvaluationJson, MetricsJson, RunJson, ScoresJson, read
 from stpp.tracking.attach import attach, conclude
 from stpp.tracking.champion import Measured, register
 from stpp.tracking.client import run_ids_of
@@ -63,7 +63,8 @@ def report(
     stability = _stability(scores)
     matrices = read(evaluation / "scores.json", ScoresJson)["val"]
     only = {name: _only(matrix, dataset.classes) for name, matrix in matrices.items()}
-    checkpoints = {name: _checkpoints(folder, name, metrics, only) for name, folder in models.items()}
+    about = read(evaluation / "run.json", EvaluationJson)
+    checkpoints = {name: _checkpoints(folder, name, metrics, about, only) for name, folder in models.items()}
     with atomic_folder(out) as partial:
         val = _val(dataset, evaluation)
         _plots(dataset, metrics, evaluation, models, scores, selection, val, partial)
@@ -150,12 +151,14 @@ def _only(matrix: list[list[int]], classes: Sequence[str]) -> str:
     return "" if only is None else classes[only]
 
 
-def _checkpoints(folder: Path, name: str, metrics: dict[str, Any], only: dict[str, str]) -> list[Checkpoint]:
+def _checkpoints(
+    folder: Path, name: str, metrics: dict[str, Any], of_evaluation: dict[str, Any], only: dict[str, str]
+) -> list[Checkpoint]:
     """Return a training's checkpoints for MLflow: those of f_1 .. f_K that exist, and the model if it was evaluated.
 
-    only: by model, the class that it predicts for every pixel of val; empty if it predicts several.
+    metrics, of_evaluation: metrics.json and run.json of the evaluation. only: by model, the class that it predicts for every pixel of val; empty if it predicts several.
     """
-    about, val = read(folder / "run.json", RunJson), metrics["lists"]["val"]
+    about, val = read(folder / "run.json", RunJson), of_evaluation["lists"]["val"]
     rows = read_csv(folder / "curve.csv", ("epoch", "iteration", "val/miou"))
     whole = all(float(row["epoch"]).is_integer() for row in rows)  # the step is chosen as in MLflow's curves
     steps = [int(float(row["epoch" if whole else "iteration"])) for row in rows]
@@ -168,7 +171,7 @@ def _checkpoints(folder: Path, name: str, metrics: dict[str, Any], only: dict[st
     if name in metrics["val"]:
         file, miou = folder / "model.safetensors", metrics["val"][name]["miou"]
         made = from_json(about["lineage"])[0].out(file.as_posix()) if "lineage" in about else None
-        tags = Measured(miou, val, metrics["evaluation"], only[name]).tags | {"stpp.role": about["stage"]}
+        tags = Measured(miou, val, of_evaluation["evaluation"], only[name]).tags | {"stpp.role": about["stage"]}
         on = {"val/miou_final": miou}
         found.append(Checkpoint(about["stage"], file, made.sha256 if made else "", on, steps[-1], val, tags))
     return found

@@ -56,7 +56,8 @@ def _read(name: str, metrics: Any, rows: list[dict[str, str]], about: Any) -> Ev
     try:
         model = list(metrics["val"])[-1]
         sets = [key for key, value in metrics.items() if isinstance(value, dict) and model in value]
-        lists = {f"list {key}": digest for key, digest in metrics.get("lists", {}).items()}
+        digests = about.get("lists") or metrics.get("lists", {})  # older versions of stpp wrote them into metrics.json
+        lists = {f"list {key}": digest for key, digest in digests.items()}
         return Evaluated(
             name,
             model,

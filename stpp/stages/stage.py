@@ -72,6 +72,8 @@ class Stage:
     out: Path
     job: Job
     run: Run
+    about: dict[str, Any] = field(default_factory=dict)
+    """What the stage adds to run.json."""
     begun: float = field(default_factory=time.monotonic)
 
     @property
@@ -156,6 +158,7 @@ def _record(stage: Stage, tags: dict[str, str], outs: list[str]) -> None:
         "experiment": stage.params.data.name,
         **tags,
         "stpp.setting": run.tags["stpp.setting"],
+        **stage.about,
         "lineage": _lineage(stage, made),
     }
     write_json(job.folder / "run.json", about)

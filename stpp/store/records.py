@@ -55,6 +55,15 @@ class RunJson(JsonFile):
     split_digest: Annotated[str, Field(alias="stpp.split.digest")] = ""
 
 
+class EvaluationJson(RunJson):
+    """run.json of `stpp evaluate`."""
+
+    evaluation: str
+    """How models predict."""
+    lists: dict[str, str]
+    """The digest of the images and masks of every set."""
+
+
 class Score(JsonFile):
     """The metrics of one model or mask set on one set of images."""
 
@@ -73,8 +82,9 @@ class MetricsJson(JsonFile):
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, dict[str, Score]]
 
-    evaluation: str
-    lists: dict[str, str]
+    evaluation: str = ""
+    """Only older versions of stpp wrote it here, and `lists`; see `EvaluationJson`."""
+    lists: dict[str, str] = {}
     val: Annotated[dict[str, Score], Field(min_length=1)]
     pseudo: dict[str, MaskScore] = {}
 

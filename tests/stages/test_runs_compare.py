@@ -19,8 +19,6 @@ def evaluated(folder: Path, model: str, ious: tuple[float, ...], *, lr: float = 
     own = Execution("evaluate", "x", (), {"params.yaml": {"evaluate": {"flip": False}}}, (), "", "")
     miou = sum(ious) / len(ious)
     metrics = {
-        "evaluation": "whole images",
-        "lists": {"val": about.pop("val", "v" * 32)},
         "val": {"teacher": {"miou": 0.1}, model: {"miou": miou}},
         "test": {model: {"miou": miou / 2}},
         "pseudo": {"reliable": {"miou": 0.9, "images": 4}},
@@ -30,6 +28,7 @@ def evaluated(folder: Path, model: str, ious: tuple[float, ...], *, lr: float = 
     rows += [("val", model, name, iou) for name, iou in zip(CLASSES, ious, strict=True)]
     rows += [("test", model, name, iou / 2) for name, iou in zip(CLASSES, ious, strict=True)]
     write_csv(folder / "per_class.csv", ("set", "model", "class", "iou"), rows)
+    about["lists"] = {"val": about.pop("val", "v" * 32)}
     record = {"stpp.data.digest": "d" * 32, "stpp.split.digest": "s" * 32, "lineage": as_json([own, behind])}
     write_json(folder / "run.json", record | about)
     return folder
