@@ -20,6 +20,7 @@ from unittest.mock import patch
 import numpy as np
 import psutil
 import pytest
+import warm
 from numpy.typing import NDArray
 from ruamel.yaml import YAML
 
@@ -46,7 +47,7 @@ TINY: dict[str, dict[str, object]] = {
         "val": {"count": 6},
         "test": {"count": 4},
     },
-    "model": {"backbone": "resnet18", "output_stride": 16},
+    "model": {"backbone": "test_resnet", "output_stride": 16},
     "train": {"epochs": 3, "batch_size": 4, "lr": 0.02, "head_lr_factor": 1.0},
     "augment": {"weak": {"base": 32, "crop": 32}},
     "score": {"batch_size": 4, "shards": 3},
@@ -98,6 +99,10 @@ class Project:
         finally:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
+
+    def warm(self) -> None:
+        """Let DVC start the stages in a `python` that has loaded torch; not where a test kills processes."""
+        self.env["PATH"] = f"{warm.folder()}:{self.env['PATH']}"
 
     def end(self) -> None:
         """Kill every process that a command of this project has started, in any session."""

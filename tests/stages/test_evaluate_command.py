@@ -15,7 +15,7 @@ from stpp.params.models import Model
 from stpp.store.files import read_csv, read_ids, read_json, write_ids
 from stpp.store.manifest import read_dataset
 
-MODEL = Model(backbone="resnet18", output_stride=16)
+MODEL = Model(backbone="test_resnet", output_stride=16)
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_a_list_of_images_that_cannot_be_evaluated_is_an_error(
 
 
 def test_a_checkpoint_of_another_network_is_an_error(prepared: Project, checkpoint: Path) -> None:
-    model = {"backbone": "resnet18", "network": "pspnet", "output_stride": 16}
+    model = {"backbone": "test_resnet", "network": "pspnet", "output_stride": 16}
     with (prepared.folder / "params.yaml").open("w") as file:
         YAML().dump(TINY | {"model": model}, file)
     output = evaluate(prepared, rc=2)

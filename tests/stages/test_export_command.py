@@ -18,7 +18,7 @@ from stpp.data.transforms import normalize
 from stpp.models import build
 from stpp.params.models import Model
 
-MODEL = Model(backbone="resnet18", output_stride=16)
+MODEL = Model(backbone="test_resnet", output_stride=16)
 ABOUT = build.CheckpointMetadata(MODEL, ("sky", "road", "sign"), ((1, 2, 3), (200, 100, 0), (0, 0, 255)))
 
 

@@ -21,7 +21,7 @@ from stpp.params.models import Model
 from stpp.stages.predict import _overlay
 from stpp.store.files import digest
 
-MODEL = Model(backbone="resnet18", output_stride=16)
+MODEL = Model(backbone="test_resnet", output_stride=16)
 ABOUT = build.CheckpointMetadata(MODEL, ("sky", "road", "<b>sign</b>"), ((1, 2, 3), (200, 100, 0), (0, 0, 255)))
 
 

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.slow
 
 def test_st_plus_plus_and_st_run_and_no_stage_runs_twice(project: Project) -> None:
     project.env.pop("STPP_TRACKING")
+    project.warm()
     folder = project.folder
     everything = [stage.split(":")[-1] for stage in ran(project.run("dvc", "repro"))]
     assert len(everything) == 13
