@@ -10,6 +10,7 @@ import json
 import os
 import runpy
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -54,27 +55,34 @@ def folder() -> str:
     }
     server = subprocess.Popen([sys.executable, __file__, str(address), str(theirs)], env=env, pass_fds=[theirs])
     os.close(theirs)
-    atexit.register(server.wait)
-    atexit.register(server.kill)
     assert os.read(ready, 1), "the server did not start"
-    os.close(ready)
+    atexit.register(shutil.rmtree, own)
+    atexit.register(server.wait)
+    atexit.register(os.close, ready)  # the server ends when nobody holds this end of the pipe any more
     return str(own)
 
 
 def _serve(address: str, ready: int) -> list[str]:
-    """Answer calls. Returns in every process that is forked for a call, with the call's arguments."""
+    """Answer calls. Returns in every process that is forked for a call, with the call's arguments.
+
+    ready: the pipe that gets a byte when calls are answered. The server ends when its other end is closed.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
         server.bind(address)
         server.listen()
         os.write(ready, b"1")
-        os.close(ready)
+        events = select.poll()
+        events.register(server, select.POLLIN)
+        events.register(ready, select.POLLERR)
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no zombies
-        while True:
+        while ready not in dict(events.poll()):
             call, _ = server.accept()
             if os.fork() == 0:
                 server.close()
+                os.close(ready)
                 return _called(call)
             call.close()
+    sys.exit()
 
 
 def _called(call: socket.socket) -> list[str]:

@@ -156,7 +156,8 @@ def _checkpoints(
 ) -> list[Checkpoint]:
     """Return a training's checkpoints for MLflow: those of f_1 .. f_K that exist, and the model if it was evaluated.
 
-    metrics, of_evaluation: metrics.json and run.json of the evaluation. only: by model, the class that it predicts for every pixel of val; empty if it predicts several.
+    metrics, of_evaluation: metrics.json and run.json of the evaluation. only: by model, the class that it predicts for
+    every pixel of val; empty if it predicts several.
     """
     about, val = read(folder / "run.json", RunJson), of_evaluation["lists"]["val"]
     rows = read_csv(folder / "curve.csv", ("epoch", "iteration", "val/miou"))

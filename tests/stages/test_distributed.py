@@ -51,7 +51,7 @@ def free_port() -> int:
         return port
 
 
-def test_scores_masks_and_evaluations_are_the_same_bytes_on_any_number_of_processes(trained: Project) -> None:
+def test_scores_masks_and_evaluations_are_the_same_bytes_on_any_processes_and_machines(trained: Project) -> None:
     outs = {}
     for processes in (1, 2, 4):
         many = on(trained, processes)
@@ -64,12 +64,21 @@ def test_scores_masks_and_evaluations_are_the_same_bytes_on_any_number_of_proces
     assert outs[2] == outs[1]
     assert outs[4] == {name: data for name, data in outs[1].items() if not name.startswith("evaluate/")}
 
-
-def test_an_outer_torchrun_gives_the_same_bytes(trained: Project) -> None:
-    trained.run(*module(SCORE), "--out", "runs/alone")
+    # an outer torchrun
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     trained.run(*torchrun, "-m", *SCORE, "--out", "runs/outer")
-    assert content(trained.folder / "runs/outer") == content(trained.folder / "runs/alone")
+    assert content(trained.folder / "runs/outer") == content(trained.folder / "runs/on_1/score")
+
+    # two machines
+    shared = {"STPP_NNODES": "2", "STPP_MASTER": f"127.0.0.1:{free_port()}"}
+    work = " && ".join(" ".join([*module(c), "--out", f"runs/two/{c[1]}"]) for c in (SCORE, LABEL, EVALUATE))
+    cluster = (*module(("stpp", "cluster")), "--", "bash", "-c", work)
+    second = on(trained, 2, **shared, STPP_NODE_RANK="1").start(*cluster)
+    first = on(trained, 2, **shared, STPP_NODE_RANK="0").start(*cluster)
+    said = [node.communicate(timeout=600)[0] for node in (first, second)]
+    assert first.returncode == 0, said[0]
+    assert second.returncode == 0, said[1]
+    assert content(trained.folder / "runs/two") == outs[1]
 
 
 def fitted(processes: int, step: str, out: Path) -> dict[str, Any]:
@@ -85,15 +94,13 @@ def fitted(processes: int, step: str, out: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-def test_with_batch_norm_frozen_the_loss_curve_and_weights_are_those_of_one_process(
-    processes: int, tmp_path: Path
-) -> None:
-    alone, many = (fitted(count, "frozen", tmp_path / str(count)) for count in (1, processes))
-    for mine, theirs in zip(alone["curve"], many["curve"], strict=True):
-        assert mine == pytest.approx(theirs, rel=1e-5, nan_ok=True)
-    for name, values in alone["weights"].items():
-        assert many["weights"][name] == pytest.approx(values, rel=1e-4, abs=1e-6), name
+def test_with_batch_norm_frozen_the_loss_curve_and_weights_are_those_of_one_process(tmp_path: Path) -> None:
+    alone, *others = (fitted(count, "frozen", tmp_path / str(count)) for count in (1, 2, 4))
+    for many in others:
+        for mine, theirs in zip(alone["curve"], many["curve"], strict=True):
+            assert mine == pytest.approx(theirs, rel=1e-5, nan_ok=True)
+        for name, values in alone["weights"].items():
+            assert many["weights"][name] == pytest.approx(values, rel=1e-4, abs=1e-6), name
     assert len({row["train/loss"] for row in alone["curve"]}) == 3, "it learns something"
 
 
@@ -133,20 +140,6 @@ def test_a_process_that_dies_ends_the_others_and_the_same_command_goes_on(prepar
     again = many.run(*module(TRAIN), "--out", "runs/teacher")
     assert len(re.findall(r"teacher: resumed at epoch [\d.]+/15", again)) == 1, "one process says it"
     assert (many.folder / "runs/teacher/model.safetensors").is_file()
-
-
-def test_two_machines_give_the_same_bytes_as_one(trained: Project) -> None:
-    for command in (SCORE, LABEL, EVALUATE):
-        trained.run(*module(command), "--out", f"runs/alone/{command[1]}")
-    shared = {"STPP_NNODES": "2", "STPP_MASTER": f"127.0.0.1:{free_port()}"}
-    work = " && ".join(" ".join([*module(c), "--out", f"runs/two/{c[1]}"]) for c in (SCORE, LABEL, EVALUATE))
-    cluster = (*module(("stpp", "cluster")), "--", "bash", "-c", work)
-    second = on(trained, 2, **shared, STPP_NODE_RANK="1").start(*cluster)
-    first = on(trained, 2, **shared, STPP_NODE_RANK="0").start(*cluster)
-    said = [node.communicate(timeout=600)[0] for node in (first, second)]
-    assert first.returncode == 0, said[0]
-    assert second.returncode == 0, said[1]
-    assert content(trained.folder / "runs/two") == content(trained.folder / "runs/alone")
 
 
 def test_what_fails_on_one_machine_ends_on_the_other_with_its_exit_code(prepared: Project) -> None:

@@ -23,6 +23,7 @@ def settings(project: Project) -> list[str]:
 def test_a_table_on_own_data_is_planned_run_interrupted_resumed_and_reported(project: Project) -> None:
     setting = "own-tiny-tiny-deeplabv3plus-test_resnet"
     del project.env["STPP_TRACKING"]
+    project.warm()
     project.commit("-A")
     plan = project.run("stpp", "paper", "plan", "table-1", "--own", "--cell", "*/st", "--cell", "*/suponly")
     assert f"{setting}, seed 0: to run: suponly, st, 2 trainings (runs/teacher, runs/st/student)" in plan

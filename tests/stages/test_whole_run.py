@@ -157,6 +157,7 @@ def test_st_plus_plus_and_st_run_and_no_stage_runs_twice(project: Project) -> No
 
 def test_own_photographs_need_no_masks_if_they_are_unlabelled(project: Project) -> None:
     """The kind `folder` describes the data by two patterns and mapped mask values. Only some images have masks."""
+    project.warm()
     project.run("stpp", "draw", "--out", "drawn")
     masks = sorted((project.folder / "drawn/masks").iterdir())
     for mask in masks[18:]:
