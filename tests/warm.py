@@ -93,7 +93,7 @@ def _called(call: socket.socket) -> list[str]:
     if process:
         call.send(str(process).encode())
         ended = os.pidfd_open(process)
-        if ended not in select.select([ended, call], [], [])[0]:  # the caller was killed
+        if ended not in select.select([ended, call.fileno()], [], [])[0]:  # the caller was killed
             os.kill(process, signal.SIGKILL)
         _, status = os.waitpid(process, 0)
         call.send(str(os.waitstatus_to_exitcode(status)).encode())
