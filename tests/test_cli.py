@@ -135,7 +135,7 @@ def test_all_problems_of_a_split_are_reported_at_once(prepared: Project) -> None
 def test_the_error_for_missing_weights_names_the_three_choices(prepared: Project) -> None:
     prepared.params(model={"weights": "mine.pth"})
     output = fails(prepared, "stpp", "backbone", "--weights", "weights", "--out", "runs/backbone.safetensors")
-    assert "`none`" in output and "IMAGENET1K_V1" in output and "a file in weights/" in output
+    assert "`none`" in output and "r160_in1k" in output and "a file in weights/" in output
 
 
 def test_check_names_the_error_in_an_overlay_and_writes_only_if_all_parameters_are_valid(project: Project) -> None:

@@ -128,8 +128,8 @@ def normalization_of(backbone: str) -> Normalization:
 
 
 def _choices(name: str, folder: Path) -> str:
-    words = [f"`{word}`" for word in weight_names(name)]
-    return f"{', '.join(words)} (downloaded once, except none and package), or a file in {folder}/"
+    words = [f"`{word}`{'' if word in ('none', 'package') else ' (downloaded once)'}" for word in weight_names(name)]
+    return f"{', '.join(words)}, or a file in {folder}/"
 
 
 def _tags(name: str) -> list[str]:
