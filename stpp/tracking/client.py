@@ -243,7 +243,10 @@ def get_or_create_experiment(mlflow: Client, name: str, root: Path) -> str:
     """Return the id of an experiment, created if it does not exist. Raises what `checked_experiment_id` raises."""
     known = mlflow.get_experiment_by_name(name)
     if known is not None:
-        return checked_experiment_id(mlflow, known, root)
+        number = checked_experiment_id(mlflow, known, root)
+        if TAG not in known.tags:  # made by an older version of stpp, or by hand
+            mlflow.set_experiment_tag(number, TAG, saved_view())
+        return number
     # A server chooses the place of artifacts itself. With a database, MLflow would take the working directory.
     place = None if mlflow.uri.startswith("http") else (root / FOLDER / name).as_uri()
     # With the first tag, MLflow's UI shows the experiment as model training.
