@@ -39,6 +39,7 @@ from stpp.tracking.moved import foreign_root
 from stpp.tracking.read import artifact_of, datasets_of, member_of, run_of
 from stpp.tracking.run import Run, track
 from stpp.tracking.secrets import link, without_secrets
+from stpp.tracking.view import address
 
 
 @pytest.fixture(scope="session")
