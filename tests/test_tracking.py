@@ -39,7 +39,7 @@ from stpp.tracking.moved import foreign_root
 from stpp.tracking.read import artifact_of, datasets_of, member_of, run_of
 from stpp.tracking.run import Run, track
 from stpp.tracking.secrets import link, without_secrets
-from stpp.tracking.view import address
+from stpp.tracking.view import address as address_of
 
 
 @pytest.fixture(scope="session")
@@ -104,10 +104,10 @@ def test_stages_of_one_system_share_a_parent_and_another_split_has_another(root:
 
 def test_an_experiment_that_was_made_otherwise_gets_the_view_of_results(root: Path, params: Params) -> None:
     number = client(root).create_experiment("tiny", artifact_location=(root / "mlartifacts/tiny").as_uri())
-    assert "viewStateShareKey" not in address(client(root).get_experiment(number))
+    assert "viewStateShareKey" not in address_of(client(root).get_experiment(number))
     with track("teacher", "key", params, params, TAGS, root, root / "id"):
         pass
-    assert "viewStateShareKey" in address(client(root).get_experiment(number))
+    assert "viewStateShareKey" in address_of(client(root).get_experiment(number))
 
 
 def test_a_parent_run_is_named_by_what_differs_and_runs_until_its_summary(root: Path, params: Params) -> None:
@@ -657,7 +657,6 @@ def test_a_process_ends_at_once_whatever_a_server_still_sends(evil: str, tmp_pat
     code = f"""
 from pathlib import Path
 from stpp.tracking.client import client
-from stpp.tracking.view import address
 from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
 mlflow, artifacts = client(Path({str(tmp_path)!r})), HttpArtifactRepository({evil!r} + "/mlflow-artifacts/artifacts/x")
 artifacts.list_artifacts = lambda path=None: []  # so that a thread of MLflow's downloads, for which Python waits
