@@ -26,6 +26,8 @@ class Measured:
     """mIoU on val by model, in [0, 1]."""
     pseudo: dict[str, float] = field(default_factory=dict)
     """mIoU of pseudo masks by mask set, in [0, 1]."""
+    images: dict[str, int] = field(default_factory=dict)
+    """Number of pseudo masks with a true mask, by mask set."""
     curves: dict[str, list[dict[str, str]]] = field(default_factory=dict)
     """Rows of curve.csv by model."""
 
@@ -34,16 +36,18 @@ def merge_metrics(metrics: list[Metrics], curves: dict[str, list[dict[str, str]]
     """Merge the numbers of several metrics.json. If two of them have the same model or mask set, the first counts."""
     miou: dict[str, float] = {}
     pseudo: dict[str, float] = {}
+    images: dict[str, int] = {}
     for one in metrics:
         for model, scores in one.get("val", {}).items():
             miou.setdefault(model, scores["miou"])
         for group, scores in one.get("pseudo", {}).items():
             pseudo.setdefault(group, scores["miou"])
-    return Measured(miou, pseudo, curves)
+            images.setdefault(group, scores["images"])
+    return Measured(miou, pseudo, images, curves)
 
 
 def draw(name: str, what: Measured, on: str, path: Path) -> None:
-    """Draw the figure `name` (a key of FIGURES) and write it to `path` as a PNG. on: the data set in the title."""
+    """Draw the figure `name` (a key of FIGURES) and write it to `path` as a PNG. on: data and images in the title."""
     save(partial(_titled, name, what, on), path)
 
 
@@ -77,7 +81,9 @@ def _sda_parts(what: Measured) -> Figure:
 def _boosted(what: Measured) -> Figure:
     """Figures 4 and 5: quality of the masks of reliable and of unreliable images, the latter also by student 1."""
     bars = {"reliable": "reliable,\nby the teacher", "unreliable": "unreliable,\nby the teacher"}
-    return _bars(what.pseudo, bars | {"boosted": "unreliable,\nby student 1"}, "Pseudo masks against true ones", on="")
+    bars |= {"boosted": "unreliable,\nby student 1"}
+    bars = {key: f"{name}\nn = {what.images[key]}" for key, name in bars.items() if key in what.images}
+    return _bars(what.pseudo, bars, "Pseudo masks against true ones", on="")
 
 
 def _stages(what: Measured) -> Figure:

@@ -84,6 +84,7 @@ def _evaluate(stage: Stage, models: dict[str, Path], sets: dict[str, Path], list
     metrics: dict[str, Any] = {}
     stage.about["evaluation"] = describe(p.evaluate)
     stage.about["lists"] = {subset: digest_of(dataset, ids) for subset, ids in subsets.items()}
+    stage.about["images"] = {subset: len(ids) for subset, ids in subsets.items()}
     run.tag("stpp.evaluation", describe(p.evaluate))
     by_image = {(s, name): np.load(_counted(job, s, name).with_suffix(".npy")) for s, name in scores}
     write_counts(job.folder / "images.npz", subsets, by_image)

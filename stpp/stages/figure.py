@@ -10,7 +10,7 @@ from stpp.report.labels import one_line
 from stpp.run.resume import root
 from stpp.stages import options
 from stpp.store.files import StppError, read_csv
-from stpp.store.records import MetricsJson, RunJson, read
+from stpp.store.records import EvaluationJson, MetricsJson, read
 from stpp.tracking.attach import attach
 from stpp.tracking.client import run_ids_of
 
@@ -40,8 +40,10 @@ def figure(
     run_ids_of([folder / "run.json" for folder in folders])  # reports a wrong run.json before anything is written
     columns = ("epoch", "train/loss", "val/miou")
     curves = {key: read_csv(folder / "curve.csv", columns) for key, folder in options.named(model or []).items()}
-    names = {read(folder / "run.json", RunJson).get("experiment", "") for folder in folders}
-    on = ", ".join(one_line(one) for one in sorted(names))
+    records = [read(folder / "run.json", EvaluationJson) for folder in folders]
+    on = ", ".join(sorted({one_line(one.get("experiment", "")) for one in records}))
+    if name != "figure_4":  # which shows pseudo masks
+        on += f", val, n = {' or '.join(sorted({str(one['images']['val']) for one in records}))}"
     draw(name, merge_metrics([read(folder / "metrics.json", MetricsJson) for folder in folders], curves), on, out)
     for folder in folders:
         attach(folder / "run.json", [out], root())

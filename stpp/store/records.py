@@ -62,6 +62,8 @@ class EvaluationJson(RunJson):
     """How models predict."""
     lists: dict[str, str]
     """The digest of the images and masks of every set."""
+    images: dict[str, Count]
+    """The number of images of every set."""
 
 
 class Score(JsonFile):

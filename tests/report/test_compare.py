@@ -14,7 +14,8 @@ from stpp.report.compare import FIGURES, Measured, draw, merge_metrics
 MIOU = {name: 0.5 + 0.01 * i for i, name in enumerate(SYSTEMS)}
 PSEUDO = {"reliable": 0.61, "unreliable": 0.43, "boosted": 0.47}
 CURVE = [{"epoch": str(e), "train/loss": str(1 / e), "val/miou": str(0.1 * e)} for e in (1, 2, 3)]
-ALL = Measured(MIOU, PSEUDO, {"plain": CURVE, "st": CURVE})
+IMAGES = {"reliable": 88, "unreliable": 87, "boosted": 87}
+ALL = Measured(MIOU, PSEUDO, IMAGES, {"plain": CURVE, "st": CURVE})
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -53,7 +54,7 @@ def test_a_bar_has_the_height_of_its_number_and_systems_that_were_not_run_have_n
     for missing in (None, models[1]):
         miou = {k: v for k, v in MIOU.items() if k != missing}
         pseudo = {k: v for k, v in PSEUDO.items() if k != missing}
-        (ax,) = FIGURES[name](Measured(miou, pseudo)).axes
+        (ax,) = FIGURES[name](Measured(miou, pseudo, IMAGES)).axes
         heights = [bar.get_height() for c in ax.containers if isinstance(c, BarContainer) for bar in c]
         expected = [100 * (MIOU | PSEUDO)[model] for model in models if model != missing]
         assert heights == pytest.approx(expected)
@@ -75,7 +76,9 @@ def test_figure_6_shows_the_stages_as_a_line_and_st_as_another() -> None:
 def test_metrics_of_several_evaluations_are_merged_and_the_first_one_counts() -> None:
     first = {"val": {"suponly": {"miou": 0.4}}, "pseudo": {"reliable": {"miou": 0.6, "images": 3}}, "evaluation": "x"}
     second = {"val": {"suponly": {"miou": 0.1}, "st": {"miou": 0.5}}}
-    assert merge_metrics([first, second], {}) == Measured({"suponly": 0.4, "st": 0.5}, {"reliable": 0.6}, {})
+    assert merge_metrics([first, second], {}) == Measured(
+        {"suponly": 0.4, "st": 0.5}, {"reliable": 0.6}, {"reliable": 3}, {}
+    )
 
 
 def test_a_figure_of_several_systems_names_the_data_set() -> None:

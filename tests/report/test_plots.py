@@ -254,7 +254,12 @@ def test_no_text_of_the_other_figures_overlaps_another_or_is_cut() -> None:
     models = [f"a model with a longer name {n}" for n in range(8)]
     groups = ["reliable", "boosted", "pixel_confident", "pixel_all", "for_round_1"]
     high = dict.fromkeys(SCORES, 1.0)
-    systems = Measured(dict.fromkeys(SYSTEMS, 0.5), dict.fromkeys(groups, 0.5), dict.fromkeys(("plain", "st"), CURVE))
+    systems = Measured(
+        dict.fromkeys(SYSTEMS, 0.5),
+        dict.fromkeys(groups, 0.5),
+        dict.fromkeys(groups, 9),
+        dict.fromkeys(("plain", "st"), CURVE),
+    )
     with plots.matplotlib.style.context(["default", plots.STYLE]):
         for figure in (
             plots.curves_figure({"stpp": CURVE}, ON),
