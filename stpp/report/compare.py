@@ -140,7 +140,7 @@ def _bars(values: dict[str, float], names: dict[str, str], title: str, on: str =
     ax.set_xticks(range(len(shown)), list(shown.values()), fontsize=9 if len(shown) < 8 else 7.5)
     ax.set(ylabel=f"mIoU{on} (%)", xlim=(-0.6, max(len(shown), 3) - 0.4))
     if len(shown) > 1:
-        name = " ".join(names[next(iter(shown))].split())
+        name = " ".join(names[next(iter(shown))].partition("\nn = ")[0].split())
         ax.set_xlabel(f'in brackets: difference to "{name}"')
     ax.set_ylim(0, min(112, 118 * max(values[key] for key in shown) + 4))
     ax.grid(visible=False, axis="x")
