@@ -50,7 +50,7 @@ def report(
 
     Each figure is also added to the MLflow runs that it belongs to. The
     checkpoints are logged in MLflow, and the final and the best model are
-    registered there. The table of results is printed.
+    registered there.
     """
     p = load(options.params_files(params))
     dataset = read_dataset(data)
@@ -92,8 +92,8 @@ def report(
     said = verdict(by_image["val"], read_facts(models, scores, dataset.classes))
     text = "\n".join(["```", shown, "```", *said])
     conclude(evaluation / "run.json", members, text, [out / "panels.png"], root())
-    print(shown, *said, sep="\n")
-    print(f"report: {len(list(out.glob('*.png')))} figures; {out}")
+    print(*said, sep="\n")
+    print(f"report: {len(list(out.glob('*.png')))} figures; {out}; `stpp show` prints the table of results")
 
 
 def _stability(scores: Path | None) -> dict[str, float]:
