@@ -81,6 +81,7 @@ def edited(path: Path, values: Mapping[str, Any], why: Mapping[str, str] | None 
     """
     yaml = YAML()
     yaml.width = 4096  # do not wrap long lines
+    yaml.indent(mapping=2, sequence=4, offset=2)
     yaml.preserve_quotes = True
     yaml.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
     document = yaml.load(read_text(path, PARAMS)) or CommentedMap()
