@@ -7,12 +7,12 @@ from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stpp.ingest.annotations import Annotated, Counts, open_annotations
-from stpp.ingest.shapes import Shape, Unread, beyond, covered
+from stpp.ingest.shapes import Shape, Unread, beyond, covered, paint
 from stpp.params.models import Data
 from stpp.run.parallel import ordered_map
 from stpp.run.progress import progress
@@ -138,26 +138,24 @@ class _Pen:
             self.counts.add("annotated image(s) without an object that is read stay without a mask", record.image)
             return None
         if self._order == "small":
-            pixels = [sum(np.count_nonzero(part[2]) for part in self._parts(record, found, one)) for _, one in shapes]
-            return [shapes[at] for at in sorted(range(len(shapes)), key=lambda at: -pixels[at])]
+            sizes = [int(np.diff(self._covered(record, found, shape)).sum()) for _, shape in shapes]
+            return [shapes[at] for at in sorted(range(len(shapes)), key=lambda at: -sizes[at])]
         return sorted(shapes, key=lambda one: one[0] if self._order == "classes" else one[1].z)
 
     def _mask(self, record: Record, found: Annotated, shapes: Sequence[tuple[int, Shape]]) -> Mask:
         mask = np.full((record.height, record.width), self._rest, np.uint8)
         for value, shape in shapes:
-            seen = False
-            for rows, columns, pixels in self._parts(record, found, shape):
-                np.copyto(mask[rows, columns], value, where=pixels)
-                seen = seen or bool(pixels.any())
-            if not seen:
+            pixels = self._covered(record, found, shape)
+            paint(mask, pixels, value)
+            if not len(pixels):
                 self.counts.add("object(s) cover no pixel's centre", f"{shape.key} of {record.image}")
             if beyond(shape, record.height, record.width):
                 self.counts.add("object(s) reach beyond their image, and are cut", f"{shape.key} of {record.image}")
         return mask
 
-    def _parts(self, record: Record, found: Annotated, shape: Shape) -> Iterator[Any]:
+    def _covered(self, record: Record, found: Annotated, shape: Shape) -> NDArray[np.int64]:
         try:
-            yield from covered(shape, record.height, record.width)
+            return covered(shape, record.height, record.width)
         except ValueError as error:
             where = f"{self._root / found.file}: object {shape.key} of {record.image}"
             raise StppError(f"{where}: {error}; correct it, or export it again") from None

@@ -6,7 +6,7 @@ right or below has the centres on the edge, so no pixel belongs to both or to no
 """
 
 from base64 import b64decode, b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,16 +16,14 @@ from numpy.typing import NDArray
 Numbers = NDArray[np.float64]
 Form = Literal["polygon", "ellipse", "rows", "columns"]
 Box = tuple[int, int, int, int]
-Part = tuple[slice, slice, NDArray[np.bool_]]
-"""The rows, the columns and the covered pixels of one part of a shape."""
 MAX_POINTS = 100_000
 """The most points of a polygon."""
 FAR = 2.0**24
 """The largest coordinate, in pixels."""
 MAX_PIXELS = 2**28
 """The most pixels of a bitmap; images have the same limit."""
-TOGETHER = 2**22
-"""The most crossings of edges and rows that are computed at a time: this bounds the memory."""
+CROSSINGS = 2**22
+"""The most rows that the edges of a polygon cross, all together: this bounds the memory."""
 
 
 @dataclass(frozen=True)
@@ -162,18 +160,26 @@ def of_row(row: Sequence[str]) -> Shape | Unread:
     return Shape(image, key, label, form, arrays, (left, top, width, height), int(z), relative == "1")  # type: ignore[arg-type]
 
 
-def covered(shape: Shape, height: int, width: int) -> Iterator[Part]:
-    """Yield the parts of an image of this size that a shape covers; parts that cover no pixel are left out.
+def covered(shape: Shape, height: int, width: int) -> NDArray[np.int64]:
+    """Return the pixels of an image of this size that a shape covers, as runs (N, 2): first pixel, one after the last.
 
-    Raises ValueError for a bitmap that is not of this image.
+    Pixels are counted row by row, so a run may go on in the next row. Raises ValueError for a bitmap that is not inside
+    the image, and for a polygon with too many edges across many rows.
     """
     if shape.form in ("rows", "columns"):
-        yield from _bitmap(shape, height, width)
-    elif shape.form == "ellipse":
-        yield from _ellipse(shape.numbers[0], height, width)
-    else:
-        for points in shape.numbers:
-            yield from _polygon(points * (width, height) if shape.relative else points, height, width)
+        return _bitmap(shape, height, width)
+    if shape.form == "ellipse":
+        return _ellipse(shape.numbers[0], height, width)
+    scale = (width, height) if shape.relative else (1, 1)
+    return np.concatenate([_polygon(points * scale, height, width) for points in shape.numbers])
+
+
+def paint(mask: NDArray[np.uint8], pixels: NDArray[np.int64], value: int) -> None:
+    """Set the pixels that `covered` returns to a value."""
+    flat = memoryview(mask.reshape(-1))  # faster than slices of an array: most runs are short
+    line = bytes([value]) * int(np.diff(pixels).max(initial=0))
+    for start, end in pixels.tolist():
+        flat[start:end] = line[: end - start]
 
 
 def beyond(shape: Shape, height: int, width: int) -> bool:
@@ -185,51 +191,56 @@ def beyond(shape: Shape, height: int, width: int) -> bool:
     )
 
 
-def _polygon(points: Numbers, height: int, width: int) -> Iterator[Part]:
-    """Yield the pixels whose centres are inside a polygon by the even-odd rule.
+def _polygon(points: Numbers, height: int, width: int) -> NDArray[np.int64]:
+    """Return the pixels whose centres are inside a polygon by the even-odd rule.
 
-    Every edge toggles, in each row whose centre line it crosses, the pixels from the crossing to the right.
+    Where an edge crosses the line through the centres of a row, a run begins or ends.
     """
-    x, y = points[:, 0], points[:, 1]
-    x_end, y_end = np.roll(x, -1), np.roll(y, -1)
-    first = np.clip(np.ceil(np.minimum(y, y_end) - 0.5), 0, height).astype(np.int64)
-    count = np.clip(np.ceil(np.maximum(y, y_end) - 0.5), 0, height).astype(np.int64) - first
-    left, right = (int(np.clip(np.ceil(one - 0.5), 0, width)) for one in (x.min(), x.max()))
-    edges = np.flatnonzero(count)
-    if not len(edges) or left == right:
-        return
-    top, bottom = int(first[edges].min()), int((first + count)[edges].max())
-    toggled = np.zeros((bottom - top, right - left + 1), np.uint8)
-    ends = np.cumsum(count[edges])
-    for some in np.split(edges, np.searchsorted(ends, np.arange(TOGETHER, ends[-1], TOGETHER))):
-        rows_each = count[some]
-        edge = np.repeat(some, rows_each)
-        row = np.arange(len(edge)) - np.repeat(np.cumsum(rows_each) - rows_each - first[some], rows_each)
-        crossing = (x_end - x)[edge] * (row + 0.5 - y[edge]) / (y_end - y)[edge] + x[edge]
-        start = np.clip(np.ceil(crossing - 0.5), left, right).astype(np.int64)
-        np.add.at(toggled.reshape(-1), (row - top) * (right - left + 1) + start - left, np.uint8(1))
-    np.add.accumulate(toggled, axis=1, out=toggled)
-    yield slice(top, bottom), slice(left, right), (toggled[:, :-1] & 1).view(np.bool_)
+    ends = np.concatenate([points[1:], points[:1]])
+    down = (points[:, 1] <= ends[:, 1])[:, None]  # a common edge of two polygons is computed once in the same way
+    upper, lower = np.where(down, points, ends), np.where(down, ends, points)
+    first, last = (np.ceil(one[:, 1] - 0.5).clip(0, height).astype(np.int64) for one in (upper, lower))
+    count = last - first
+    total = int(count.sum())
+    if total > CROSSINGS:
+        raise ValueError(f"a polygon whose edges cross {total} rows (limit: {CROSSINGS})")
+    edge = np.repeat(np.arange(len(count)), count)
+    row = np.arange(total) + np.repeat(first + count - np.cumsum(count), count)
+    (x, y), (x_end, y_end) = upper[edge].T, lower[edge].T
+    at = np.ceil(x + (row + 0.5 - y) * (x_end - x) / (y_end - y) - 0.5)
+    return _runs(row * width + at.clip(0, width).astype(np.int64))
 
 
-def _ellipse(numbers: Numbers, height: int, width: int) -> Iterator[Part]:
+def _runs(ends: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the runs (N, 2) between pairs of ends, without empty ones. Each row has an even number of ends."""
+    found = np.sort(ends).reshape(-1, 2)
+    return found[found[:, 0] < found[:, 1]]
+
+
+def _ellipse(numbers: Numbers, height: int, width: int) -> NDArray[np.int64]:
     x, y, rx, ry, turn = map(float, numbers)
-    cos, sin = np.cos(turn), np.sin(turn)
-    reach_x, reach_y = np.hypot(rx * cos, ry * sin), np.hypot(rx * sin, ry * cos)
-    left, right = (int(np.clip(np.ceil(at - 0.5), 0, width)) for at in (x - reach_x, x + reach_x))
-    top, bottom = (int(np.clip(np.ceil(at - 0.5), 0, height)) for at in (y - reach_y, y + reach_y))
-    if left < right and top < bottom and rx > 0 and ry > 0:
-        dy, dx = np.ogrid[top:bottom, left:right]
-        dy, dx = dy + 0.5 - y, dx + 0.5 - x
-        inside = ((dx * cos + dy * sin) / rx) ** 2 + ((dy * cos - dx * sin) / ry) ** 2 < 1
-        yield slice(top, bottom), slice(left, right), inside
+    reach = np.hypot(rx * np.sin(turn), ry * np.cos(turn))
+    top, bottom = (int(np.clip(np.ceil(at - 0.5), 0, height)) for at in (y - reach, y + reach))
+    if top >= bottom or rx <= 0 or ry <= 0:
+        return np.zeros((0, 2), np.int64)
+    rows = np.arange(top, bottom)
+    # In a row at distance v from the centre, (u cos + v sin)^2 / rx^2 + (v cos - u sin)^2 / ry^2 < 1 is quadratic in u.
+    cos, sin, v = np.cos(turn), np.sin(turn), rows + 0.5 - y
+    a = (cos / rx) ** 2 + (sin / ry) ** 2
+    half_b = v * cos * sin * (1 / rx**2 - 1 / ry**2)
+    c = v**2 * ((sin / rx) ** 2 + (cos / ry) ** 2) - 1
+    half = np.sqrt(np.maximum(half_b**2 - a * c, 0))
+    ends = [np.clip(np.ceil(x + (-half_b + side * half) / a - 0.5), 0, width).astype(np.int64) for side in (-1, 1)]
+    return _runs(np.stack([rows * width + one for one in ends], axis=1).reshape(-1))
 
 
-def _bitmap(shape: Shape, height: int, width: int) -> Iterator[Part]:
+def _bitmap(shape: Shape, height: int, width: int) -> NDArray[np.int64]:
     left, top, wide, high = shape.box
     if left < 0 or top < 0 or left + wide > width or top + high > height:
         raise ValueError(f"its mask ({wide} x {high} at {left}, {top}) is not inside the image ({width} x {height})")
     lengths = shape.numbers[0].astype(np.int64)
     flat = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
-    bitmap = flat.reshape(high, wide) if shape.form == "rows" else flat.reshape(wide, high).T
-    yield slice(top, top + high), slice(left, left + wide), bitmap
+    bitmap = np.zeros((high, wide + 1), np.bool_)  # the last column ends the runs of a row
+    bitmap[:, :wide] = flat.reshape(high, wide) if shape.form == "rows" else flat.reshape(wide, high).T
+    rows, columns = np.divmod(np.flatnonzero(np.diff(bitmap.reshape(-1), prepend=False)), wide + 1)
+    return _runs((top + rows) * width + left + columns)
