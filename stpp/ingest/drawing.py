@@ -16,15 +16,15 @@ from stpp.ingest.shapes import Shape, Unread, beyond, covered, paint
 from stpp.params.models import Data
 from stpp.run.parallel import ordered_map
 from stpp.run.progress import progress
-from stpp.store.files import StppError, sha256, write_csv
+from stpp.store.files import StppError, printable, sha256, write_csv
 from stpp.store.manifest import DRAWN, Dataset, Record, as_row, record_of
 from stpp.store.masks import IGNORE, Mask, MaskSet, ShardWriter, merge_manifests, shard_name, shards_of
 from stpp.store.packed import MappedRows, MappedTable
 
 PER_SHARD, SHARDS = 500, 64
 """Images of a shard, about, and the most shards."""
-OBJECTS = ("id", "objects")
-"""The columns of objects.csv: the objects of a mask as its annotation file names them, the lowest one first."""
+OBJECTS = ("id", "object", "label")
+"""The columns of objects.csv: each object of a mask as the annotation file names it, the lowest one first."""
 FILES = ("file", "sha256")
 """The columns of annotations.csv: every annotation file of a mask."""
 
@@ -54,8 +54,9 @@ def draw_masks(data: Data, dataset: Dataset, folder: Path, workers: int) -> tupl
     def merged() -> Iterator[list[str]]:
         return heapq.merge(*drawn, key=itemgetter(0))
 
-    write_csv(folder / "objects.csv", OBJECTS, ((name, objects) for name, _, objects in merged()))
-    ordered = MappedRows.spooled([file, ""] for _, file, _ in merged()).ordered()
+    objects = ((name, *one) for name, _, *found in merged() for one in zip(found[::2], found[1::2], strict=True))
+    write_csv(folder / "objects.csv", OBJECTS, objects)
+    ordered = MappedRows.spooled([file, ""] for _, file, *_ in merged()).ordered()
     files = (file for file, _ in groupby(map(itemgetter(0), ordered)))
     root = Path(data.root)
     write_csv(folder / "annotations.csv", FILES, ordered_map(lambda file: (file, sha256(root / file)), files, workers))
@@ -65,9 +66,9 @@ def draw_masks(data: Data, dataset: Dataset, folder: Path, workers: int) -> tupl
 
 
 def _with_masks(dataset: Dataset, folder: Path, drawn: Iterator[list[str]]) -> Iterator[Record]:
-    """Yield all records, with the masks of those that were drawn. drawn: id and annotation file, in order of ids."""
+    """Yield all records, with the masks of those that were drawn. drawn: id, annotation file and more, by id."""
     rows = MaskSet(folder).rows
-    name, file, _ = next(drawn, ("", "", ""))
+    name, file, *_ = next(drawn, ["", ""])
     for record in dataset.records.values():
         if record.id != name:
             yield replace(record, mask="")
@@ -75,7 +76,7 @@ def _with_masks(dataset: Dataset, folder: Path, drawn: Iterator[list[str]]) -> I
         row = rows[name]
         shown = tuple(c for c, pixels in enumerate(row["classes"].split()) if pixels != "0")
         yield replace(record, mask=file, mask_sha256=row["sha256"], classes=shown)
-        name, file, _ = next(drawn, ("", "", ""))
+        name, file, *_ = next(drawn, ["", ""])
 
 
 def _absent(dataset: Dataset, problems: Sequence[str]) -> list[str]:
@@ -104,8 +105,8 @@ class _Pen:
         labels = data.annotations.labels or {}
         self._class_of |= {label: self._class_of.get(name, IGNORE) for label, name in labels.items()}
 
-    def drawn(self, ids: Iterable[str], writer: ShardWriter) -> Iterator[tuple[str, str, str]]:
-        """Draw the masks of `ids` into a shard; yield id, annotation file and objects of every mask."""
+    def drawn(self, ids: Iterable[str], writer: ShardWriter) -> Iterator[list[str]]:
+        """Draw the masks of `ids` into a shard; yield for each its id, annotation file, and objects: key and label."""
         for name in ids:
             record = self._records[name]
             try:
@@ -113,7 +114,8 @@ class _Pen:
                 shapes = self._shapes(record, found) if found else None
                 if found and shapes is not None:
                     writer.add(name, self._mask(record, found, shapes), 1.0)
-                    yield name, found.file, " ".join("_".join(shape.key.split()) for _, shape in shapes)
+                    objects = [printable(word) for _, shape in shapes for word in (shape.key, shape.label)]
+                    yield [name, found.file, *objects]
             except StppError as error:
                 self.problems.append(str(error))
 

@@ -9,6 +9,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+from urllib.parse import quote, unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,25 +140,28 @@ def runs_of(bitmap: NDArray[np.bool_]) -> Numbers:
     return np.concatenate([[0.0], lengths]) if flat.size and flat[0] else lengths
 
 
-def as_row(found: Shape | Unread) -> tuple[Any, ...]:
-    """Return an object as the columns of a table."""
+def as_row(found: Shape | Unread) -> list[str]:
+    """Return an object as the columns of a table. No column needs quotes, which would make long rows slow to read."""
     if isinstance(found, Unread):
-        return found.image, found.key, found.why
+        return [quote(word) for word in (found.image, found.key, found.why)]
+    words = [quote(word) for word in (found.image, found.key, found.label)]
     numbers = " ".join(b64encode(one.tobytes()).decode() for one in found.numbers)
     box = " ".join(map(str, found.box))
-    return found.image, found.key, found.label, found.form, box, found.z, int(found.relative), numbers
+    return [*words, found.form, box, str(found.z), str(int(found.relative)), numbers]
 
 
 def of_row(row: Sequence[str]) -> Shape | Unread:
     """Return the object of a row; the inverse of `as_row`."""
+    image, key, text = map(unquote, row[:3])
     if len(row) == 3:
-        return Unread(*row)
-    image, key, label, form, box, z, relative, numbers = row
+        return Unread(image, key, text)
+    form, box, z, relative, numbers = row[3:]
     arrays = tuple(np.frombuffer(b64decode(one), np.float64) for one in numbers.split(" "))
     if form == "polygon":
         arrays = tuple(one.reshape(-1, 2) for one in arrays)
     left, top, width, height = map(int, box.split())
-    return Shape(image, key, label, form, arrays, (left, top, width, height), int(z), relative == "1")  # type: ignore[arg-type]
+    place = left, top, width, height
+    return Shape(image, key, text, form, arrays, place, int(z), relative == "1")  # type: ignore[arg-type]
 
 
 def covered(shape: Shape, height: int, width: int) -> NDArray[np.int64]:
@@ -176,7 +180,7 @@ def covered(shape: Shape, height: int, width: int) -> NDArray[np.int64]:
 
 def paint(mask: NDArray[np.uint8], pixels: NDArray[np.int64], value: int) -> None:
     """Set the pixels that `covered` returns to a value."""
-    flat = memoryview(mask.reshape(-1))  # faster than slices of an array: most runs are short
+    flat = memoryview(mask.reshape(-1).data)  # faster than slices of an array: most runs are short
     line = bytes([value]) * int(np.diff(pixels).max(initial=0))
     for start, end in pixels.tolist():
         flat[start:end] = line[: end - start]
