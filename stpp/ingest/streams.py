@@ -119,7 +119,7 @@ class _JsonText:
         left = len(self._text) - self._at
         if left > LARGEST:
             raise ValueError(f"a value is longer than {LARGEST} characters")
-        data = self._file.read(max(CHUNK, left))
+        data = self._file.read(max(CHUNK, min(left, LARGEST + 1 - left)))
         self._ended = not data
         self._text = self._text[self._at :] + self._decode(data, not data)
         self._at = 0
@@ -153,12 +153,14 @@ def xml_tags(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     parser.StartElementHandler, parser.EndElementHandler, parser.StartDoctypeDeclHandler = start, end, refuse
     try:
         with open_regular(path) as file:
-            fed = 0
+            fed = left = 0
             while True:
-                data = file.read(CHUNK)
+                # As much again as the tag has so far: the parser begins a tag anew with every part of it.
+                data = file.read(max(CHUNK, min(left, LARGEST + 1 - left)))
                 parser.Parse(data, not data)
                 fed += len(data)
-                if fed - parser.CurrentByteIndex > LARGEST:
+                left = fed - parser.CurrentByteIndex
+                if left > LARGEST:
                     raise ValueError(f"a tag is longer than {LARGEST} bytes")
                 yield from tags
                 tags.clear()
