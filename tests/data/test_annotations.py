@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_masks
 
+from stpp.audit.contents import examine
 from stpp.data.datasets import ImageReader
 from stpp.ingest.annotation_files import _area, _of_coco, _of_cvat, _of_via
 from stpp.ingest.drawing import draw_masks
@@ -408,3 +410,28 @@ def test_turned_rectangles_and_ellipses_turn_clockwise_about_their_centre_or_cor
     dx, dy = back(41.37, 29.2)
     inside = (dx / 25.5) ** 2 + (dy / 11.1) ** 2 < 1
     np.testing.assert_array_equal(painted(_of_via("0", "0", ellipse, {"class": "car"}), 60, 80), inside)
+
+
+def test_the_audit_compares_files_and_masks_with_their_manifests(root: Path) -> None:
+    out = root.parent / "out"
+    square = [number for x, y in SQUARE for number in (x + 1, y)]
+    shots = []
+    for at, area in enumerate([[square], [[0, 0, 5, 0, 5, 5]]]):
+        file = coco_of(root, {}, {"segmentation": area})
+        made(described(root, "coco", file, ONE), root.parent / f"out{at}" if at else out)
+        shots.append((root / file).read_bytes())
+    (root / "coco.json").write_bytes(shots[0])
+    about, problems = examine.__wrapped__(out, root.parent, "root")
+    assert problems == []
+    assert "4 of 4 files have the manifest's sha256; 1 masks drawn from 2 objects in coco.json" in about
+    (root / "coco.json").write_bytes(shots[1])
+    (said,) = examine.__wrapped__(out, root.parent, "root")[1]
+    assert said.startswith("root/coco.json: was changed")
+    (root / "coco.json").write_bytes(shots[0])
+    (shard,) = (out / "masks").glob("*.zip")
+    shutil.copyfile(root.parent / "out1/masks" / shard.name, shard)
+    (said,) = examine.__wrapped__(out, root.parent, "root")[1]
+    assert "mask a does not match its hash" in said
+    shutil.copyfile(root.parent / "out1/masks/manifest.csv", out / "masks/manifest.csv")
+    (said,) = examine.__wrapped__(out, root.parent, "root")[1]
+    assert "mask a: differs from" in said
