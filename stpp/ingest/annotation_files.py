@@ -215,14 +215,14 @@ def _of_via(image: str, key: str, area: Any, attributes: Any) -> Found:
 
 def cvat(path: Path) -> Iterator[Found]:
     """Read an XML file "CVAT for images 1.1"; objects are named by their position in the image."""
-    image, key, root = "", 0, ""
+    image, key, begun = "", 0, False
 
     def items() -> Iterator[tuple[str, Any]]:
-        nonlocal image, key, root
+        nonlocal image, key, begun
         for name, attributes in xml_tags(path):
-            if not root and name != "annotations":
+            if not begun and name != "annotations":
                 raise StppError(f"{path}: no CVAT file: it begins with <{name}>; is data.annotations.format right?")
-            root = name
+            begun = True
             if name == "track":
                 raise StppError(f"{path}: made for videos; export it as `CVAT for images`")
             if name == "image":

@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import groupby, takewhile
+from itertools import groupby, islice, takewhile
 from operator import itemgetter
 from pathlib import Path
 from pkgutil import resolve_name
@@ -24,14 +24,17 @@ from stpp.store.files import StppError, printable
 from stpp.store.manifest import Dataset, Record
 from stpp.store.packed import MappedRows, MappedTable, RowWriter
 
-MAX_LABELS = 10_000
-"""The most names of labels in a file: each is kept in memory."""
+MAX_LABELS, MAX_OBJECTS = 10_000, 100_000
+"""The most labels with a number in a file, and objects of an image: these are kept in memory."""
 
 
 class Counts:
-    """Counts of what is passed over, by kind, each with its first examples. Threads may share it."""
+    """Counts of what is passed over, by kind, each with its first examples. Threads may share it.
 
-    EXAMPLES = 3
+    The memory it takes is bounded: further kinds than KINDS are counted together.
+    """
+
+    EXAMPLES, KINDS = 3, 50
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -40,6 +43,8 @@ class Counts:
 
     def add(self, what: str, example: str) -> None:
         with self._lock:
+            if what not in self._count and len(self._count) >= self.KINDS:
+                what = "more, of other kinds"
             self._count[what] += 1
             examples = self._examples.setdefault(what, [])
             examples.append(example)
@@ -92,7 +97,8 @@ class OfImages:
         """Return the annotations of an image, or None. Raises StppError naming a malformed file."""
         if not record.mask:
             return None
-        found = [*self._read(self._root / record.mask)]
+        found = [*islice(self._read(self._root / record.mask), MAX_OBJECTS + 2)]
+        _few(len(found) - 1, self._root / record.mask, record)
         pictures = [one for one in found if isinstance(one, Picture)]
         if len(pictures) != 1:
             what = f"is of {len(pictures)} images, but data.annotations.file names a file for each image"
@@ -137,6 +143,7 @@ class OfFolders:
         if place is None:
             return None
         _, file, width, height, annotated, at, count = place
+        _few(int(count), Path(self._data.root) / file, record)
         rows = self._objects[int(at) : int(at) + int(count)]
         objects = [_named(of_row(row[1:]), self._names[file]) for row in rows]
         return Annotated(file, int(width or 0) or None, int(height or 0) or None, annotated == "1", objects)
@@ -206,6 +213,12 @@ class OfFolders:
         return sum(takewhile(bool, equal))
 
 
+def _few(objects: int, path: Path, record: Record) -> None:
+    """Raise StppError if an image has too many objects to be kept in memory."""
+    if objects > MAX_OBJECTS:
+        raise StppError(f"{path}: more than {MAX_OBJECTS} objects on {record.image}; is it the right file?")
+
+
 def _reader(data: Data) -> Callable[[Path], Iterable[Found]]:
     assert data.annotations
     found: Callable[[Path], Iterable[Found]] = resolve_name(FORMATS[data.annotations.format])
@@ -229,9 +242,5 @@ MOST = 100
 def _under(table: MappedRows, key: str) -> list[str]:
     """Return the values of a key in a sorted table, at most MOST."""
     first = bisect_left(range(len(table)), key.encode(), key=table.key)
-    return [
-        row[1]
-        for row in takewhile(
-            lambda row: row[0] == key, (table[at] for at in range(first, min(first + MOST, len(table))))
-        )
-    ]
+    rows = (table[at] for at in range(first, min(first + MOST, len(table))))
+    return [value for _, value in takewhile(lambda row: row[0] == key, rows)]

@@ -62,7 +62,7 @@ def draw_masks(data: Data, dataset: Dataset, folder: Path, workers: int) -> tupl
     write_csv(folder / "annotations.csv", FILES, ordered_map(lambda file: (file, sha256(root / file)), files, workers))
     records = MappedTable(MappedRows.spooled(map(as_row, _with_masks(dataset, masks, merged()))), record_of)
     found = replace(dataset, records=records, drawn=masks)
-    return found, pen.counts.said(), [*pen.problems, *pen.unknown.said(), *_absent(found, pen.problems)]
+    return found, pen.counts.said(), [*sorted(pen.problems), *pen.unknown.said(), *_absent(found, pen.problems)]
 
 
 def _with_masks(dataset: Dataset, folder: Path, drawn: Iterator[list[str]]) -> Iterator[Record]:

@@ -17,7 +17,7 @@ from pycocotools import mask as coco_masks
 
 from stpp.audit.contents import examine
 from stpp.data.datasets import ImageReader
-from stpp.ingest.annotation_files import _area, _of_coco, _of_cvat, _of_via
+from stpp.ingest.annotation_files import _area, _of_coco, _of_cvat, _of_via, _paths
 from stpp.ingest.drawing import draw_masks
 from stpp.ingest.inspection import inspect
 from stpp.ingest.shapes import covered, paint
@@ -383,6 +383,19 @@ def painted(shape: Any, height: int, width: int) -> NDArray[np.bool_]:
     mask = np.zeros((height, width), np.uint8)
     paint(mask, covered(shape, height, width), 1)
     return mask > 0
+
+
+@pytest.mark.parametrize(
+    ("url", "paths"),
+    [
+        ("/data/upload/1/0a1b2c3d-a.png", ["data/upload/1/0a1b2c3d-a.png", "data/upload/1/a.png"]),
+        ("/data/local-files/?d=photos/x%20y/a.png", ["photos/x y/a.png"]),
+        ("s3://bucket/photos/a.png", ["photos/a.png"]),
+        ("https://host:8080/a.png?token=1", ["a.png"]),
+    ],
+)
+def test_the_address_of_a_task_gives_the_path_of_its_image(url: str, paths: list[str]) -> None:
+    assert [path.lstrip("/") for path in _paths(url)] == paths
 
 
 @pytest.mark.parametrize("turn", [-200, -30, 0, 45, 90, 123])
