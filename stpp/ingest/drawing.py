@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from stpp.ingest import shapes as of_shapes
 from stpp.ingest.annotations import Annotated, Counts, open_annotations
-from stpp.ingest.shapes import Shape, Unread, beyond, covered, paint
+from stpp.ingest.shapes import Shape, Unread, beyond, paint
 from stpp.params.models import Data
 from stpp.run.parallel import ordered_map
 from stpp.run.progress import progress
@@ -65,6 +66,28 @@ def draw_masks(data: Data, dataset: Dataset, folder: Path, workers: int) -> tupl
     return found, pen.counts.said(), [*sorted(pen.problems), *pen.unknown.said(), *_absent(found, pen.problems)]
 
 
+def objects_of(data: Data, dataset: Dataset, name: str, pixel: tuple[int, int] | None) -> tuple[str, list[Shape]]:
+    """Return the annotation file of an image and its objects, the top one first.
+
+    pixel: column and row; only the objects that cover it are returned. Raises StppError for an image without a mask
+    from an annotation file, and for a pixel outside the image.
+    """
+    record = dataset.records[name]
+    if pixel and not (0 <= pixel[0] < record.width and 0 <= pixel[1] < record.height):
+        raise StppError(f"{record.image}: has {record.width} x {record.height} pixels; give a pixel inside")
+    pen = _Pen(data, dataset)
+    found = pen.annotations.get(record)
+    shapes = pen.shapes(record, found) if found else None
+    if found is None or shapes is None:
+        raise StppError(f"{record.image}: has no mask from an annotation file; run `dvc repro prepare`")
+    at = None if pixel is None else pixel[1] * record.width + pixel[0]
+
+    def shows(shape: Shape) -> bool:
+        return at is None or any(start <= at < end for start, end in pen.covered(record, found, shape).tolist())
+
+    return found.file, [shape for _, shape in reversed(shapes) if shows(shape)]
+
+
 def _with_masks(dataset: Dataset, folder: Path, drawn: Iterator[list[str]]) -> Iterator[Record]:
     """Yield all records, with the masks of those that were drawn. drawn: id, annotation file and more, by id."""
     rows = MaskSet(folder).rows
@@ -98,7 +121,7 @@ class _Pen:
         """What is passed over; labels that are no class."""
         self.problems: list[str] = []
         self._root, self._order, self._records = Path(data.root), data.annotations.order, dataset.records
-        self._annotations = open_annotations(data, dataset, self.counts)
+        self.annotations = open_annotations(data, dataset, self.counts)
         self._class_of = {name: c for c, name in enumerate(dataset.classes)}
         rest = data.annotations.rest or ("background" if "background" in dataset.classes else "ignore")
         self._rest = self._class_of.get(rest, IGNORE)
@@ -110,8 +133,8 @@ class _Pen:
         for name in ids:
             record = self._records[name]
             try:
-                found = self._annotations.get(record)
-                shapes = self._shapes(record, found) if found else None
+                found = self.annotations.get(record)
+                shapes = self.shapes(record, found) if found else None
                 if found and shapes is not None:
                     writer.add(name, self._mask(record, found, shapes), 1.0)
                     objects = [printable(word) for _, shape in shapes for word in (shape.key, shape.label)]
@@ -119,7 +142,7 @@ class _Pen:
             except StppError as error:
                 self.problems.append(str(error))
 
-    def _shapes(self, record: Record, found: Annotated) -> list[tuple[int, Shape]] | None:
+    def shapes(self, record: Record, found: Annotated) -> list[tuple[int, Shape]] | None:
         """Return the objects of an image with their classes, the lowest first; None if it stays without a mask."""
         if found.width and found.height and (found.width, found.height) != (record.width, record.height):
             size = f"{found.width} x {found.height} pixels there, but {record.width} x {record.height} as it is shown"
@@ -140,14 +163,14 @@ class _Pen:
             self.counts.add("annotated image(s) without an object that is read stay without a mask", record.image)
             return None
         if self._order == "small":
-            sizes = [int(np.diff(self._covered(record, found, shape)).sum()) for _, shape in shapes]
+            sizes = [int(np.diff(self.covered(record, found, shape)).sum()) for _, shape in shapes]
             return [shapes[at] for at in sorted(range(len(shapes)), key=lambda at: -sizes[at])]
         return sorted(shapes, key=lambda one: one[0] if self._order == "classes" else one[1].z)
 
     def _mask(self, record: Record, found: Annotated, shapes: Sequence[tuple[int, Shape]]) -> Mask:
         mask = np.full((record.height, record.width), self._rest, np.uint8)
         for value, shape in shapes:
-            pixels = self._covered(record, found, shape)
+            pixels = self.covered(record, found, shape)
             paint(mask, pixels, value)
             if not len(pixels):
                 self.counts.add("object(s) cover no pixel's centre", f"{shape.key} of {record.image}")
@@ -155,9 +178,9 @@ class _Pen:
                 self.counts.add("object(s) reach beyond their image, and are cut", f"{shape.key} of {record.image}")
         return mask
 
-    def _covered(self, record: Record, found: Annotated, shape: Shape) -> NDArray[np.int64]:
+    def covered(self, record: Record, found: Annotated, shape: Shape) -> NDArray[np.int64]:
         try:
-            return covered(shape, record.height, record.width)
+            return of_shapes.covered(shape, record.height, record.width)
         except ValueError as error:
             where = f"{self._root / found.file}: object {shape.key} of {record.image}"
             raise StppError(f"{where}: {error}; correct it, or export it again") from None

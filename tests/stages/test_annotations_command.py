@@ -10,6 +10,7 @@ from exports import lengths
 from PIL import Image
 from small import OWN, Project
 
+from stpp.data.datasets import ImageReader
 from stpp.ingest.toy import CLASSES
 from stpp.store.files import read_json
 from stpp.store.manifest import read_dataset
@@ -44,7 +45,10 @@ def test_annotation_files_train_the_same_teacher_as_the_masks_that_they_describe
     folder = prepared.folder
     prepared.params(data=FOLDER | {"masks": "masks/{name}.png"}, train={"epochs": 3})
     shots = []
-    for _ in range(2):
+    for of in ("masks", "annotations"):
+        if of == "annotations":
+            as_coco(folder / "data/toy")
+            prepared.params(data=FOLDER | {"annotations": {"format": "coco", "file": "coco.json"}}, train={"epochs": 3})
         prepared.run("stpp", "check")
         prepared.run("stpp", "prepare", "--out", "runs/data")
         prepared.run("stpp", "split", "--data", "runs/data", "--lists", "splits", "--out", "runs/split")
@@ -56,11 +60,18 @@ def test_annotation_files_train_the_same_teacher_as_the_masks_that_they_describe
         lists = [(folder / f"runs/split/{name}.txt").read_bytes() for name in ("labeled", "unlabeled", "val")]
         weights = (folder / "runs/teacher/model.safetensors").read_bytes()
         shots.append((lists, weights, read_json(folder / "out/metrics.json")["val"]))
-        as_coco(folder / "data/toy")
-        prepared.params(data=FOLDER | {"annotations": {"format": "coco", "file": "coco.json"}}, train={"epochs": 3})
     assert shots[0] == shots[1]
     said = prepared.run("stpp", "masks", "ls", "runs/data/masks")
     assert len(said.splitlines()) >= 30
+    name = lists[0].decode().split()[0]
+    mask = np.asarray(ImageReader(read_dataset(folder / "runs/data"), folder / "data/toy").mask(name))
+    row, column = np.argwhere(mask > 0)[0].tolist()
+    (said,) = prepared.run(*f"stpp masks objects {name} {column} {row}".split()).splitlines()
+    assert said.startswith("data/toy/coco.json: object ") and said.endswith(f", {CLASSES[mask[row, column]]}")
+    assert said in prepared.run(*f"stpp masks objects {name}".split()).splitlines()
+    row, column = np.argwhere(mask == 0)[0].tolist()
+    assert "no object there" in prepared.run(*f"stpp masks objects {name} {column} {row}".split())
+    assert "give a pixel inside" in prepared.run(*f"stpp masks objects {name} 32 0".split(), rc=2)
     (folder / "new").mkdir()
     said = prepared.run(*["stpp", "label", "add", "new", "--name", "second"], rc=2)
     assert "masks come from annotation files" in said
