@@ -31,8 +31,8 @@ from stpp.ingest.streams import json_values, xml_tags
 from stpp.store.files import MALFORMED, StppError, lines_of, open_regular, printable
 from stpp.store.masks import DAMAGED, decode_mask
 
-FEW = "polygons of fewer than 3 points"
-BOXES = "boxes without a polygon"
+FEW = "polygon(s) of fewer than 3 points"
+BOXES = "box(es) without a polygon"
 LONGEST_TEXT = 4096
 
 
@@ -103,7 +103,7 @@ def _of_coco(value: Any) -> Found:
     image, key, label = (_text(value[name]) for name in ("image_id", "id", "category_id"))
     area = value.get("segmentation")
     if not area:
-        return Unread(image, key, BOXES if value.get("bbox") else "objects without an area")
+        return Unread(image, key, BOXES if value.get("bbox") else "object(s) without an area")
     if isinstance(area, list):
         return _polygon(image, key, label, [ring(one) for one in area])
     height, width = (int(side) for side in area["size"])
@@ -157,7 +157,7 @@ def _of_labelme(key: str, value: Any) -> Found:
         left, top = (int(at) for at in points.min(axis=0))
         box = (left, top, bitmap.shape[1], bitmap.shape[0])
         return Shape("", key, label, "rows", (runs_of(bitmap),), box)
-    return Unread("", key, f"objects of the type {_text(form)}")
+    return Unread("", key, f"object(s) of the type {_text(form)}")
 
 
 # -- VIA --------------------------------------------------------------------------------------------------------------
@@ -190,9 +190,9 @@ def _via(item: tuple[str, Any]) -> Iterator[Found]:
 def _of_via(image: str, key: str, area: Any, attributes: Any) -> Found:
     form = area["name"]
     if form not in ("polygon", "rect", "circle", "ellipse"):
-        return Unread(image, key, f"objects of the type {_text(form)}")
+        return Unread(image, key, f"object(s) of the type {_text(form)}")
     if not attributes:
-        return Unread(image, key, "objects without a label")
+        return Unread(image, key, "object(s) without a label")
     chosen = [*attributes] if len(attributes) == 1 else [one for one in attributes if one.lower() in ATTRIBUTES]
     if not chosen:
         what = f"region {key} has the attributes {', '.join(attributes)}, and none is called {' or '.join(ATTRIBUTES)}"
@@ -200,7 +200,7 @@ def _of_via(image: str, key: str, area: Any, attributes: Any) -> Found:
     given = attributes[chosen[0]]
     labels = [name for name, on in given.items() if on] if isinstance(given, dict) else [given]
     if len(labels) != 1 or labels == [""]:
-        return Unread(image, key, "objects with several labels" if len(labels) > 1 else "objects without a label")
+        return Unread(image, key, "object(s) with several labels" if len(labels) > 1 else "object(s) without a label")
     label = _text(labels[0])
     if form == "polygon":
         return _polygon(image, key, label, [ring([*zip(area["all_points_x"], area["all_points_y"], strict=True)])])
@@ -241,7 +241,7 @@ def _of_cvat(name: str, image: str, key: str, given: dict[str, str]) -> Found:
     if name == "image":
         return Picture(given["id"], (_text(given["name"]),), _size(given.get("width")), _size(given.get("height")))
     if name in WITHOUT_AREA:
-        return Unread(image, key, f"objects of the type {name}")
+        return Unread(image, key, f"object(s) of the type {name}")
     label, z, turn = _text(given["label"]), int(given.get("z_order", 0)), float(given.get("rotation", 0))
     if name == "polygon":
         return _polygon(image, key, label, [ring(given["points"].replace(";", ",").split(","))], z)
@@ -279,7 +279,7 @@ def _task(value: Any) -> Iterator[Found]:
     done.sort(key=lambda one: (str(one.get("updated_at") or one.get("created_at") or ""), int(one.get("id") or 0)))
     for older in done[:-1]:
         for result in older["result"]:
-            yield Unread(image, _text(result["id"]), "objects of an annotation that is not its image's newest")
+            yield Unread(image, _text(result["id"]), "object(s) of an annotation that is not its image's newest")
     results = done[-1]["result"] if done else []
     labels: dict[str, list[Any]] = {}
     areas: dict[str, Any] = {}
@@ -306,8 +306,8 @@ def _paths(url: str) -> Iterator[str]:
 
 
 def _of_label_studio(image: str, key: str, labels: list[Any], result: Any) -> Found:
-    why = f"objects with {'several labels' if labels else 'no label'}" if len(labels) != 1 else ""
-    why = "objects on an image that was turned in the tool" if result.get("image_rotation") else why
+    why = f"object(s) with {'several labels' if labels else 'no label'}" if len(labels) != 1 else ""
+    why = "object(s) on an image that was turned in the tool" if result.get("image_rotation") else why
     return Unread(image, key, why) if why else _area(image, key, _text(labels[0]), result)
 
 
@@ -328,7 +328,7 @@ def _area(image: str, key: str, label: str, result: Any) -> Found:
     if "height" in value and form != "keypoint":
         sides = value["width"] * width / 100, value["height"] * height / 100
         return _polygon(image, key, label, [rectangle(x, y, *sides, turn, "corner")])
-    return Unread(image, key, f"objects of the type {_text(form or 'unknown')}")
+    return Unread(image, key, f"object(s) of the type {_text(form or 'unknown')}")
 
 
 # -- YOLO -------------------------------------------------------------------------------------------------------------

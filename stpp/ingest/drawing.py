@@ -63,7 +63,9 @@ def draw_masks(data: Data, dataset: Dataset, folder: Path, workers: int) -> tupl
     write_csv(folder / "annotations.csv", FILES, ordered_map(lambda file: (file, sha256(root / file)), files, workers))
     records = MappedTable(MappedRows.spooled(map(as_row, _with_masks(dataset, masks, merged()))), record_of)
     found = replace(dataset, records=records, drawn=masks)
-    return found, pen.counts.said(), [*sorted(pen.problems), *pen.unknown.said(), *_absent(found, pen.problems)]
+    assert data.annotations
+    unknown = [f"{root / data.annotations.file}: {line}" for line in pen.unknown.said()]
+    return found, pen.counts.said(), [*sorted(pen.problems), *unknown, *_absent(found, pen.problems)]
 
 
 def objects_of(data: Data, dataset: Dataset, name: str, pixel: tuple[int, int] | None) -> tuple[str, list[Shape]]:

@@ -51,7 +51,7 @@ class LabelName:
 
 @dataclass(frozen=True)
 class Unread:
-    """An object that has no area, or one that is not read. why: what it is, in the plural."""
+    """An object that has no area, or one that is not read. why: what it is, as it follows a number."""
 
     image: str
     key: str

@@ -143,7 +143,7 @@ def test_a_label_that_is_no_class_is_named_with_its_count_and_labels_give_it_a_c
     file = coco_of(root, {}, {"category_id": 3}, {"category_id": 3})
     _, _, problems = made(described(root, "coco", file, ONE), root.parent / "out")
     (said,) = problems
-    assert said.startswith("2 object(s) with the label `bus`") and "data.annotations.labels" in said
+    assert said.startswith(f"{root / file}: 2 object(s) with the label `bus`") and "data.annotations.labels" in said
     assert "11 of images/a.png" in said
     for at, (name, value) in enumerate([("car", 1), ("ignore", 255)]):
         dataset, _, problems = made(
@@ -164,8 +164,8 @@ def test_objects_without_an_area_are_counted_by_kind(root: Path) -> None:
     _, warnings, problems = made(described(root, "coco", file, ONE), root.parent / "out")
     assert problems == []
     for said in (
-        "1 boxes without a polygon are not read, such as 11 of images/a.png",
-        "1 polygons of fewer than 3 points are not read, such as 12 of images/a.png",
+        "1 box(es) without a polygon are not read, such as 11 of images/a.png",
+        "1 polygon(s) of fewer than 3 points are not read, such as 12 of images/a.png",
         "1 image(s) of coco.json are not in the data set, such as gone.png",
         "1 object(s) belong to an image that their file does not list, such as 13",
         "1 annotated image(s) without an object that is read stay without a mask, such as images/b.png",
