@@ -89,6 +89,7 @@ COMMANDS = {
         "Read mask sets, which are zip shards of PNGs.",
         {
             "extract": Command("masks:extract", "Write masks as palette PNGs, each under its id."),
+            "objects": Command("masks:objects", "List the objects of an annotation file that a mask was drawn from."),
             "ls": Command("masks:ls", "List the masks of a set: id, shard, mean confidence."),
         },
     ),

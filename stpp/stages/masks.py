@@ -1,12 +1,14 @@
-"""The commands `masks extract` and `masks ls`: show the masks of a mask set to a person."""
+"""The commands `masks extract`, `masks ls` and `masks objects`: show masks and their origin to a person."""
 
 from pathlib import Path
 from typing import Annotated
 
 from typer import Argument, Option
 
+from stpp.ingest.drawing import objects_of
+from stpp.params.file import load
 from stpp.stages import options
-from stpp.store.files import atomic_write, raise_problems
+from stpp.store.files import StppError, atomic_write, printable, raise_problems, scan_csv, sha256
 from stpp.store.manifest import read_dataset
 from stpp.store.masks import MaskSet, encode_mask
 
@@ -17,6 +19,30 @@ def ls(folder: Folder) -> None:
     """List the masks of a set: id, shard, mean confidence."""
     for row in MaskSet(folder).rows.values():
         print(f"{row['id']}\t{row['shard']}\t{row['confidence']}")
+
+
+def objects(
+    id: Annotated[str, Argument(help="Id of an image.")],
+    x: Annotated[int | None, Argument(help="Column of a pixel, from 0; with Y: only objects that cover it.")] = None,
+    y: Annotated[int | None, Argument(help="Row of a pixel, from 0.")] = None,
+    data: options.Data = Path("runs/data"),
+    params: options.Params = None,
+) -> None:
+    """List the objects of an annotation file that a mask was drawn from.
+
+    The object on top comes first: its class is the one that the mask shows.
+    """
+    described, dataset = load(options.params_files(params)).data, read_dataset(data)
+    if id not in dataset.records or dataset.drawn is None or described.annotations is None:
+        raise StppError(f"{id}: no image of {data} whose mask was drawn from an annotation file")
+    file, found = objects_of(described, dataset, id, None if x is None or y is None else (x, y))
+    path = Path(described.root) / file
+    if (file, sha256(path)) not in scan_csv(data / "annotations.csv", ("file", "sha256")):
+        raise StppError(f"{path}: was changed since `prepare` read it; run `dvc repro prepare`")
+    for one in found:
+        print(printable(f"{path}: object {one.key}, {one.label}"))
+    if not found:
+        print(f"{path}: no object there")
 
 
 def extract(
