@@ -61,8 +61,9 @@ class ImageReader:
 
     def _classes(self, file: BufferedReader, path: Path) -> Mask:
         try:
-            return to_classes(decode_mask(file, path), self.dataset.values)
-        except KeyError as value:
+            return to_classes(decode_mask(file, path, self.dataset.values), self.dataset.values)
+        except KeyError as error:
+            value = manifest.value_name(error.args[0])
             raise StppError(
                 f"{path}: value {value} is not a class: the data has changed; run `dvc repro` again"
             ) from None
