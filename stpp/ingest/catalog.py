@@ -38,7 +38,8 @@ def list_images(data: Data, known: Layout) -> tuple[MappedTable[ImagePair], list
     if not root.is_dir():
         raise StppError(f"data.root: {data.root} is not a folder; is the path right, and is the data there?")
     problems: list[str] = []
-    others = PassedOver(known, {"imported.json", *([data.list] if data.list else [])})
+    ours = {one for one in (data.list, data.classes) if isinstance(one, str)}
+    others = PassedOver(known, {"imported.json", *ours})
     pairs: Sequence[Sequence[str]] = []
     if known.images:
         pairs = _PatternSearch(root, known, others, problems).pairs()

@@ -96,7 +96,7 @@ def inspect(data: Data, workers: int, cache_folder: Path | None = None) -> tuple
     problems += _twice(dataset, root)
     problems += _absent(classes, palettes.values, masks, known, data, all_read=not problems)
     warnings = [f"{note}: {count} image(s), such as {first}" for note, (count, first) in sorted(notes.items())]
-    return dataset, passed + warnings + _section(colours, coloured, known, data), problems
+    return dataset, passed + warnings + _section(colours, coloured, data), problems
 
 
 def _look(root: Path, known: Layout, remedy: str, name: str, found: ImagePair) -> Looked:
@@ -151,7 +151,7 @@ def _unknown(pixels: Mapping[int, int], classes: int, remedy: str) -> str:
     return f"value{found} {'is not one' if one else 'are not'} of the {classes} classes; {remedy or add}"
 
 
-def _section(pixels: Counter[int], masks: int, known: Layout, data: Data) -> list[str]:
+def _section(pixels: Counter[int], masks: int, data: Data) -> list[str]:
     """Return a note that holds the colours without a meaning as a section to paste, if there are any.
 
     pixels: the number of pixels of each colour. masks: how many masks hold them.
@@ -160,12 +160,11 @@ def _section(pixels: Counter[int], masks: int, known: Layout, data: Data) -> lis
         return []
     top = pixels.most_common(TO_PASTE)
     section = ", ".join(f'"{value_name(value)}": CLASS' for value, _ in top)
-    shares = ", ".join(f"{100 * count / pixels.total():.2g}" for _, count in top)
-    what = "to add to data.values" if max(known.values) >= COLOUR else "values"
+    shares = ", ".join(f"{100 * count / pixels.total():.1f}" for _, count in top)
     more = f"; {len(pixels) - len(top)} further colours are left out" if len(pixels) > len(top) else ""
     return [
-        f"the colours of {masks} mask(s), to paste and complete: {what}: {{{section}}}; each CLASS is a name, an id or "
-        f"`ignore`; percent of their pixels, in this order: {shares}{more}"
+        f"colours without a meaning in {masks} mask(s); to paste into data.values, with a class or `ignore` for each "
+        f"CLASS: {{{section}}}; percent of their pixels, in this order: {shares}{more}"
     ]
 
 

@@ -99,7 +99,10 @@ def meaning(
         raise UnsureError(question, "classes", "A,B,C (a name for each value)")
     _check_names(found, kept)
     if by_colour:
-        named: dict[int | str, int | str] = {value_name(v): name for v, name in zip(order, found, strict=True)}
+        named: dict[int | str, int | str] = {
+            value_name(value): name if given or file else at
+            for at, (value, name) in enumerate(zip(order, found, strict=True))
+        }
         named |= {value_name(value): "ignore" for value in sorted(void)}
         return Meaning(found, named, None, {"classes": why, "values": "the colours in the masks"})
     # A data set has one value `ignore` that is no class. Others, and those below the number of classes, go to `values`.

@@ -122,8 +122,8 @@ def test_unknown_colours_are_named_with_their_pixels_and_a_section_to_paste(colo
     _, (section,), problems = inspected(coloured, values=values)
     assert len(problems) == 4
     assert f"{coloured}/m/a.png: colour #e0e0c0 (12 pixels): not in data.values; add it there" in problems[0]
-    assert 'to add to data.values: {"#010203": CLASS, "#e0e0c0": CLASS}' in section
-    assert section.endswith("in this order: 57, 43")
+    assert 'each CLASS: {"#010203": CLASS, "#e0e0c0": CLASS}' in section
+    assert section.endswith("in this order: 57.1, 42.9")
 
 
 def test_colours_without_values_give_a_section_that_is_complete_once_classes_are_put_in(coloured: Path) -> None:
