@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from stpp.data import kinds
+from stpp.data.arrays import decode_array, is_array
 from stpp.store import decoding
 from stpp.store.files import StppError, open_regular
-from stpp.store.manifest import COLOUR, Rgb
+from stpp.store.manifest import COLOUR, Rgb, by_colour
 from stpp.store.masks import Mask
 
 Pixels = NDArray[np.uint8]
@@ -262,41 +263,38 @@ class MaskOfColoursError(StppError):
         self.pixels = pixels
 
 
-def read_mask(path: Path, meaning: Mapping[int, int] = NOTHING) -> Values:
+def read_mask(path: Path, meaning: Mapping[int, int] = NOTHING, variable: str = "") -> Values:
     """Return the values of a mask as stored in the file, (H, W), upright like its image.
 
     meaning: mask value -> class id. If it holds colours, the mask is read by colour: each value is `COLOUR` + 0xRRGGBB.
-    If it is made of ranges, lossy compression is accepted (see `of_ranges`). The array is uint8 where the file has at
-    most 8 bits, else int32. Raises StppError that names the file if the file is missing, damaged, compressed with loss,
-    or holds colours instead of values.
+    If it is made of ranges, lossy compression is accepted (see `of_ranges`). variable: which variable of a .mat holds
+    the mask (see `read_mat`). The array is uint8 where the file has at most 8 bits, else int32.
+
+    Raises StppError that names the file if the file is missing, damaged, compressed with loss, or holds colours instead
+    of values.
     """
     with open_image(path) as file:
-        return decode_mask(file, path, meaning, strictly=True)
+        return decode_mask(file, path, meaning, variable, strictly=True)
 
 
 def decode_mask(
-    file: BufferedReader, path: Path, meaning: Mapping[int, int] = NOTHING, strictly: bool = False
+    file: BufferedReader,
+    path: Path,
+    meaning: Mapping[int, int] = NOTHING,
+    variable: str = "",
+    strictly: bool = False,
 ) -> Values:
     """Decode a mask as `read_mask` does, from a file that `open_image` opened and that is at its start.
 
     path, strictly: as for `decode_image`.
     """
-    by_colour = max(meaning, default=0) >= COLOUR
-    start = file.read(26)
+    start, palette, lossy = file.read(26), None, ""
     file.seek(0)
-    with Image.open(file, formats=kinds.FORMATS) as header:
-        _check(header, file, path, BYTES_OF_MASK if header.mode in ("L", "P", "1") else BYTES_OF_DEEP_MASK)
-        if (lossy := kinds.lossy_compression(header, file)) and not of_ranges(meaning):
-            raise StppError(f"{path}: stored as {lossy}, which changes mask values; {_instead_of_lossy(header)}")
-        scaled = kinds.changes_grey_values(start, header)
-        palette = _palette(header) if by_colour and header.mode == "P" else None
-        deep = kinds.bands_of_16_bits(header, file) if header.mode not in ("L", "P", "1", *DEEP) else 0
-        fast = header.mode in ("L", "P", "RGB") and not deep
-        pixels: Values | None = _fast(header, file, strictly) if fast else None
-        if pixels is None:
-            _sound(header, file)
-            pixels = _channels(_upright(header)[0], path, deep, scaled, by_colour)
-    if by_colour:
+    if is_array(start):
+        pixels = _array(file, path, variable)
+    else:
+        pixels, palette, lossy = _picture(file, path, start, meaning, strictly)
+    if by_colour(meaning):
         return _packed(pixels, palette, path)
     if pixels.ndim == 3:
         reds, greens, blues = (pixels[:, :, band] for band in range(3))
@@ -308,14 +306,59 @@ def decode_mask(
     return pixels
 
 
+def _picture(
+    file: BufferedReader, path: Path, start: bytes, meaning: Mapping[int, int], strictly: bool
+) -> tuple[Values, list[Rgb] | None, str]:
+    """Decode a mask that is a picture; return its values (H, W) or RGB (H, W, 3), its palette and lossy compression.
+
+    start: the file's first bytes. The palette is None unless colours are needed. The compression is "" if it is exact.
+    """
+    colours = by_colour(meaning)
+    with Image.open(file, formats=kinds.FORMATS) as header:
+        _check(header, file, path, BYTES_OF_MASK if header.mode in ("L", "P", "1") else BYTES_OF_DEEP_MASK)
+        if (lossy := kinds.lossy_compression(header, file)) and not of_ranges(meaning):
+            raise StppError(f"{path}: stored as {lossy}, which changes mask values; {_instead_of_lossy(header)}")
+        scaled = kinds.changes_grey_values(start, header)
+        palette = _palette(header) if colours and header.mode == "P" else None
+        deep = kinds.bands_of_16_bits(header, file) if header.mode not in ("L", "P", "1", *DEEP) else 0
+        fast = header.mode in ("L", "P", "RGB") and not deep
+        pixels: Values | None = _fast(header, file, strictly) if fast else None
+        if pixels is None:
+            _sound(header, file)
+            pixels = _channels(_upright(header)[0], path, deep, scaled, colours)
+    return pixels, palette, lossy
+
+
+def _array(file: BufferedReader, path: Path, variable: str) -> Values:
+    """Decode a mask that is an array: return whole numbers (H, W), uint8 or int32, or RGB, uint8 (H, W, 3)."""
+    try:
+        values = decode_array(file, variable)
+    except ValueError as error:
+        raise StppError(f"{path}: cannot be read: {error}") from None
+    rgb = values.ndim == 3 and values.shape[2] == 3 and values.dtype == np.uint8
+    if (values.ndim != 2 and not rgb) or values.dtype.kind not in "biuf" or not values.size:
+        shape = " x ".join(map(str, values.shape))
+        raise StppError(f"{path}: holds {shape} values of type {values.dtype}; a mask is rows x columns of numbers")
+    if values.dtype in (np.uint8, np.bool_):
+        return np.ascontiguousarray(values, dtype=np.uint8)
+    if not (
+        np.isfinite(values).all()
+        and ((values > -COLOUR) & (values < COLOUR)).all()
+        and (values == np.trunc(values)).all()
+    ):
+        raise StppError(f"{path}: holds values that are no class ids: fractions, or beyond 24 bits")
+    return np.ascontiguousarray(values, dtype=np.int32)
+
+
 GREY_ENOUGH = 4
 """Lossy compression changes the bands of a grey mask by less than this, on average."""
 
 
-def _channels(image: Image.Image, path: Path, deep: int, scaled: bool, by_colour: bool) -> Values:
+def _channels(image: Image.Image, path: Path, deep: int, scaled: bool, colours: bool) -> Values:
     """Return the values of a decoded mask, (H, W), or the colours of an RGB mask, (H, W, 3).
 
-    deep: the number of 16-bit bands if it has several, else 0. scaled: Pillow has changed its grey values. Raises
+    deep: the number of 16-bit bands if it has several, else 0. scaled: Pillow has changed its grey values. colours:
+    whether the colours of a palette are needed. Raises
     StppError if the values are not those of the file, or if pixels are transparent.
     """
     if image.mode != "P" and scaled:
@@ -324,7 +367,7 @@ def _channels(image: Image.Image, path: Path, deep: int, scaled: bool, by_colour
         what = kinds.bands(deep) + " of 16 bits" if deep else image.mode
         remedy = "save it with integer values" if image.mode == "F" else "convert its colours to ids"
         raise StppError(f"{path}: a mask must have one channel of class ids, but this is {what}; {remedy}")
-    if image.mode in ("RGBA", "LA") or (by_colour and image.has_transparency_data):
+    if image.mode in ("RGBA", "LA") or (colours and image.has_transparency_data):
         alpha = np.asarray((image if image.mode in ("LA", "RGBA") else image.convert("RGBA")).getchannel("A"))
         if clear := int((alpha < 255).sum()):
             raise StppError(f"{path}: {clear} pixels are transparent, so they have no colour; save it without alpha")
@@ -392,8 +435,13 @@ MOST_COLOURS = 1000
 
 def palette_of(path: Path) -> list[Rgb]:
     """Return the palette of a mask's file: a colour for each value from 0 on; empty if the file has no palette."""
-    with open_image(path) as file, Image.open(file, formats=kinds.FORMATS) as header:
-        return _palette(header)
+    with open_image(path) as file:
+        start = file.read(26)
+        file.seek(0)
+        if is_array(start):
+            return []
+        with Image.open(file, formats=kinds.FORMATS) as header:
+            return _palette(header)
 
 
 def _palette(header: Image.Image) -> list[Rgb]:
@@ -441,7 +489,7 @@ def to_classes(values: Values, meaning: Mapping[int, int]) -> Mask:
             if (classes == nothing).any():
                 raise KeyError(int(values[classes == nothing][0]))
             return classes
-    if max(meaning) >= COLOUR:
+    if by_colour(meaning):
         return _of_colour(values, tuple(meaning.items()))
     top = max(meaning)
     table = np.full(top + 2, -1, dtype=np.int16)  # last entry, also index -1: all values outside 0..top

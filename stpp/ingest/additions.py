@@ -16,7 +16,7 @@ from stpp.ingest.names import is_stray
 from stpp.ingest.palettes import PaletteCheck, shown_in
 from stpp.params.models import Data
 from stpp.store.files import StppError, read_bytes
-from stpp.store.manifest import COLOUR, Dataset, rgb_of, value_name
+from stpp.store.manifest import Dataset, by_colour, rgb_of, value_name
 from stpp.store.masks import IGNORE, Mask
 
 Reading = Literal["classes", "values"]
@@ -151,7 +151,7 @@ def _png(classes: Mask, dataset: Dataset, file: Path) -> bytes:
     for known, value in value_of.items():
         table[known] = value
     out = io.BytesIO()
-    if max(dataset.values) >= COLOUR:
+    if by_colour(dataset.values):
         pixels = np.array([rgb_of(value) for value in table.tolist()], np.uint8)[classes]
         Image.fromarray(pixels).save(out, format="PNG")
     else:

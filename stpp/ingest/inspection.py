@@ -16,7 +16,7 @@ from stpp.params.models import Data
 from stpp.run.parallel import ordered_map
 from stpp.run.progress import progress
 from stpp.store.files import StppError, sha256
-from stpp.store.manifest import COLOUR, Dataset, Record, as_row, record_of, repeated_hashes, value_name
+from stpp.store.manifest import Dataset, Record, as_row, by_colour, record_of, repeated_hashes, value_name
 from stpp.store.masks import IGNORE
 from stpp.store.packed import MappedRows, MappedTable
 
@@ -57,7 +57,9 @@ def inspect(data: Data, workers: int, cache_folder: Path | None = None) -> tuple
     masks = coloured = 0
     colours: Counter[int] = Counter()
 
-    with InspectionCache(cache_folder, root, [len(known.classes), sorted(known.values.items())]) as cache:
+    with InspectionCache(
+        cache_folder, root, [len(known.classes), sorted(known.values.items()), data.variable]
+    ) as cache:
 
         def items() -> Iterator[tuple[str, ImagePair, States, Inspected | None]]:
             for name, one in found.items():
@@ -69,7 +71,7 @@ def inspect(data: Data, workers: int, cache_folder: Path | None = None) -> tuple
             if before:
                 return Looked(before[0], [], *before[1:]), states
             start = time.time_ns()
-            looked = _look(root, known, remedy, name, one)
+            looked = _look(data, known, remedy, name, one)
             after = state_of(root / one.image), state_of(root / one.mask) if one.mask else ""
             return looked, states if states == after and old_enough(states, start) else None
 
@@ -92,15 +94,16 @@ def inspect(data: Data, workers: int, cache_folder: Path | None = None) -> tuple
                 yield as_row(record)
 
         records = MappedTable(MappedRows.spooled(rows()), record_of)
-    dataset = Dataset(data.name, known.classes, known.palette, known.values, records)
+    dataset = Dataset(data.name, known.classes, known.palette, known.values, records, data.variable or "")
     problems += _twice(dataset, root)
     problems += _absent(classes, palettes.values, masks, known, data, all_read=not problems)
     warnings = [f"{note}: {count} image(s), such as {first}" for note, (count, first) in sorted(notes.items())]
     return dataset, passed + warnings + _section(colours, coloured, data), problems
 
 
-def _look(root: Path, known: Layout, remedy: str, name: str, found: ImagePair) -> Looked:
+def _look(data: Data, known: Layout, remedy: str, name: str, found: ImagePair) -> Looked:
     """Read one image and its mask, and check them. remedy: the advice for a value without a class; "": the usual."""
+    root = Path(data.root)
     try:
         image, notes = read_image(root / found.image)
     except StppError as error:
@@ -112,11 +115,11 @@ def _look(root: Path, known: Layout, remedy: str, name: str, found: ImagePair) -
     if found.mask:
         path = root / found.mask
         try:
-            values = read_mask(path, known.values)
+            values = read_mask(path, known.values, data.variable or "")
             occurring = values_in(values)
             if not known.values.keys() >= {*occurring}:
                 unknown = {value: count for value, count in counts_in(values).items() if value not in known.values}
-                of_colours = unknown if min(unknown) >= COLOUR and len(unknown) <= MOST_COLOURS else {}
+                of_colours = unknown if by_colour(known.values) and len(unknown) <= MOST_COLOURS else {}
                 what = _unknown(unknown, len(known.classes), remedy)
                 return Looked(None, [f"{path}: {what}"], colours=of_colours)
             shown = shown_in(path, occurring, known.values)

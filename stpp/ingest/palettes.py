@@ -11,7 +11,7 @@ from pathlib import Path
 from stpp.data.images import palette_of
 from stpp.ingest.inspection_cache import MaskColours
 from stpp.ingest.known_layouts import Layout
-from stpp.store.manifest import COLOUR
+from stpp.store.manifest import by_colour
 from stpp.store.masks import IGNORE
 
 
@@ -22,7 +22,7 @@ def shown_in(path: Path, values: Iterable[int], meaning: dict[int, int]) -> Mask
     more than once, as it does the colours that fill it up. No colour has a meaning if the palette is a grey ramp, where
     each of `values` v has the colour (v, v, v), or if the values are colours themselves.
     """
-    if max(meaning) >= COLOUR:
+    if by_colour(meaning):
         return dict.fromkeys(values, "")
     palette = palette_of(path)
     of = {value: palette[value] if value < len(palette) else None for value in values}

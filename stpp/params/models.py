@@ -111,6 +111,9 @@ class Data(Section):
     ignore: Annotated[int, Field(ge=0, le=65535)] | None = IGNORE
     """Mask value of pixels without a class. They never enter a loss or a score. `null`: there is no such value. Without
     effect if `values` holds colours."""
+    variable: Text | None = None
+    """Kind folder: variable that holds the mask in .mat files, with fields of structs after dots, such as
+    `GTcls.Segmentation`. `null`: each file holds one variable."""
 
     @field_validator("values", mode="before")
     @classmethod
@@ -127,6 +130,7 @@ class Data(Section):
             "palette": self.palette,
             "values": self.values,
             "ignore": None if self.ignore == IGNORE else self.ignore,
+            "variable": self.variable,
         }
         if self.kind != "folder":
             given = [k for k, v in described.items() if v is not None]

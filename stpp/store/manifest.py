@@ -22,6 +22,11 @@ COLOUR = 2**24
 """A colour as a mask value is COLOUR + 0xRRGGBB. Smaller mask values are the numbers in the mask files."""
 
 
+def by_colour(values: Iterable[int]) -> bool:
+    """Return whether mask values are colours."""
+    return max(values, default=0) >= COLOUR
+
+
 def value_name(value: int) -> str:
     """Return a mask value as text: a number, or a colour such as "#800000"."""
     return f"#{value - COLOUR:06x}" if value >= COLOUR else str(value)
@@ -71,6 +76,8 @@ class Dataset:
     """
     records: Mapping[str, Record]
     """Records by id. Read from a file, this is a `MappedTable`, which leaves the records on disk."""
+    variable: str = ""
+    """The variable of .mat files that holds the mask (`data.variable`)."""
 
     @cached_property
     def digest(self) -> str:
@@ -88,6 +95,7 @@ def digest_of(dataset: Dataset, ids: list[str]) -> str:
 
 def _digest(dataset: Dataset, records: Iterable[Record]) -> str:
     total = hashlib.md5(f"{dataset.classes} {sorted(dataset.values.items())}\n".encode(), usedforsecurity=False)
+    total.update(dataset.variable.encode())
     for r in records:
         total.update(f"{r.id} {r.image_sha256} {r.mask_sha256}\n".encode())
     return total.hexdigest()
@@ -116,7 +124,7 @@ def write_dataset(folder: Path, dataset: Dataset) -> None:
         "classes": list(dataset.classes),
         "palette": [list(c) for c in dataset.palette],
         "values": {value_name(k): v for k, v in sorted(dataset.values.items())},
-    }
+    } | ({"variable": dataset.variable} if dataset.variable else {})
     write_json(folder / "dataset.json", about)
     write_csv(folder / "manifest.csv", RECORD, map(as_row, dataset.records.values()))
 
@@ -139,6 +147,7 @@ def read_dataset(folder: Path) -> Dataset:
             palette=tuple((r, g, b) for r, g, b in about["palette"]),
             values={value_of(k): v for k, v in about["values"].items()},
             records=MappedTable.read(folder / "manifest.csv", RECORD, record_of),
+            variable=about.get("variable", ""),
         )
     except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
         raise StppError(f"{folder}: not what `stpp prepare` writes ({error}); run `dvc repro` again") from None

@@ -41,6 +41,7 @@ class DatasetJson(Digested):
     classes: Annotated[list[str], Field(min_length=1, max_length=255)]
     palette: list[Annotated[list[Count], Field(min_length=3, max_length=3)]]
     values: dict[str, Count]
+    variable: str = ""
 
 
 class RunJson(JsonFile):

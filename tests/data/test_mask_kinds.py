@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.io import savemat
 
 from stpp.data.datasets import ImageReader
 from stpp.data.images import counts_in, read_mask, to_classes, values_in
@@ -295,3 +296,113 @@ def test_a_jpeg_photo_as_a_mask_is_not_advised_to_be_read_by_ranges(tmp_path: Pa
         read_mask(tmp_path / "m.jpg")
     with pytest.raises(StppError, match="RGB with"):
         read_mask(tmp_path / "m.jpg", dict.fromkeys(range(256), 0))
+
+
+# -- arrays and depths ------------------------------------------------------------------------------------------------
+
+IDS_OF = RNG.integers(0, 3, (6, 8))
+DEEP = RNG.choice([0, 1, 300, 65_535], (6, 8))
+
+
+@pytest.mark.parametrize("suffix", ["npy", "mat", "tif", "png"])
+@pytest.mark.parametrize("kind", ["bool", "u1", "u2", "i4", "f4", "i8", "f8", ">u2"])
+def test_numbers_of_any_depth_are_class_ids(kind: str, suffix: str, tmp_path: Path) -> None:
+    values = (DEEP if kind not in ("bool", "u1") else IDS_OF).astype(kind)
+    path = tmp_path / f"m.{suffix}"
+    if suffix == "npy":
+        np.save(path, np.asfortranarray(values) if kind == "u1" else values)
+    elif suffix == "mat":
+        savemat(path, {"mask": values}, do_compression=kind == "u1")
+    elif kind in ("f4", "i8", "f8", ">u2") or (suffix == "png" and kind == "i4"):
+        pytest.skip("Pillow writes no such picture")
+    else:
+        Image.fromarray(values).save(path)
+    assert read_mask(path).tolist() == values.tolist()
+
+
+def test_a_variable_of_a_mat_is_named_and_part_of_the_data_set(tree: Any, tmp_path: Path) -> None:
+    root = tree({f"i/{name}.png": RNG.integers(0, 256, (6, 8, 3)).astype(np.uint8) for name in "ab"})
+    (root / "m").mkdir()
+    other = (IDS_OF + 1) % 3
+    for name in "ab":
+        inside = {"Segmentation": IDS_OF.astype(np.uint8), "Boundaries": np.array([np.eye(2), 1], object)}
+        savemat(root / f"m/{name}.mat", {"GTcls": inside, "other": other})
+    masks = {"masks": "m/{name}.mat"}
+    (said, _) = inspected(root, **masks)[2]
+    assert "it holds GTcls (1 x 1 struct), other (6 x 8 int64): name one in data.variable" in said
+    assert "GTcls is no array of numbers" in inspected(root, **masks, variable="GTcls")[2][0]
+    assert "GTcls.x is no array of numbers" in inspected(root, **masks, variable="GTcls.x")[2][0]
+    assert "no variable x; it holds GTcls" in inspected(root, **masks, variable="x")[2][0]
+    digests = set()
+    for variable, expected in (("GTcls.Segmentation", IDS_OF), ("other", other)):
+        dataset, _, problems = inspected(root, **masks, variable=variable)
+        assert problems == []
+        write_dataset(tmp_path, dataset)
+        again = read_dataset(tmp_path)
+        assert ImageReader(again, root).mask("b").tolist() == expected.tolist()
+        assert again.digest == dataset.digest
+        digests.add(again.digest)
+    assert len(digests) == 2
+
+
+def nested(depth: int) -> bytes:
+    """Return a .mat of cells in cells."""
+
+    def element(kind: int, data: bytes) -> bytes:
+        return struct.pack("<II", kind, len(data)) + data
+
+    inside = element(6, struct.pack("<II", 9, 0)) + element(5, struct.pack("<ii", 1, 1)) + element(1, b"")
+    cell = element(6, struct.pack("<II", 1, 0)) + element(5, struct.pack("<ii", 1, 1)) + element(1, b"")
+    tags, size = [element(14, inside + element(2, b"\1") + bytes(7))], 0
+    for _ in range(depth):
+        size = sum(map(len, tags[-1:])) + size
+        tags.append(struct.pack("<II", 14, size + len(cell)) + cell)
+    start = b"MATLAB 5.0 MAT-file".ljust(124) + struct.pack("<H", 256) + b"IM"
+    return start + b"".join(reversed(tags))
+
+
+def header(text: str) -> bytes:
+    return b"\x93NUMPY\1\0" + struct.pack("<H", len(text) + 1) + text.encode() + b"\n"
+
+
+def of_npy(shape: object, kind: str = "'|u1'") -> bytes:
+    return header(f"{{'descr': {kind}, 'fortran_order': False, 'shape': {shape}}}")
+
+
+def test_cells_with_one_mask_in_them_are_opened(tmp_path: Path) -> None:
+    (tmp_path / "m.mat").write_bytes(nested(20))
+    assert read_mask(tmp_path / "m.mat").tolist() == [[1]]
+
+
+START = b"MATLAB 5.0 MAT-file".ljust(124) + struct.pack("<H", 256) + b"IM"
+BOMB = zlib.compress(bytes(2**29), 9)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (of_npy((50_000, 50_000)), "header says 50000 x 50000, but it holds 0 values"),
+        (of_npy((10**30, 10**30)), "but it holds 0 values"),
+        (of_npy((-1, 5)) + bytes(5), "header says -1 x 5"),
+        (of_npy((2, 2), "'|O'") + bytes(32), "holds Python objects"),
+        (of_npy((2, 2), "'<f4'") + np.full(4, np.nan, "<f4").tobytes(), "values that are no class ids"),
+        (of_npy((2, 2), "'<i8'") + np.full(4, -(2**63)).tobytes(), "values that are no class ids"),
+        (of_npy((2, 2), "'<c8'") + bytes(32), "2 x 2 values of type complex64"),
+        (of_npy((2, 2, 2)) + bytes(8), "holds 2 x 2 x 2 values"),
+        (header("__import__('os')"), "cannot be read"),
+        (b"\x93NUMPY\3\0" + bytes(100), "version (3, 0)"),
+        (START + struct.pack("<II", 15, len(BOMB)) + BOMB, "unpacks to more than 256 MB"),
+        (START + struct.pack("<II", 15, 50) + bytes(50), "damaged"),
+        (START + bytes(10**6), "more than 1000 elements"),
+        (nested(100_000), "more than 1000 elements"),
+        (START[:60], "damaged"),
+        (b"MATLAB 7.3 MAT-file".ljust(512), "version 7.3; save it with"),
+    ],
+    ids=range(16),
+)
+def test_an_array_that_is_no_mask_is_one_clear_line(content: bytes, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.npy"
+    path.write_bytes(content)
+    with pytest.raises(StppError, match=re.escape(said)) as error:
+        read_mask(path)
+    assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
