@@ -150,7 +150,8 @@ def _unknown(pixels: Mapping[int, int], classes: int, remedy: str) -> str:
         soft = "; if they are soft edges, export the masks without antialiasing" if more else ""
         return f'colour{found}: not in data.values; add {them} there (`"{example}": ignore`, or a class){soft}'
     soft = f"; if they are soft edges, read them by ranges: {RANGES}" if len(pixels) > 8 and max(pixels) < 256 else ""
-    add = f"add {them} to data.values (`{example}: ignore`, or a class id){soft}"
+    binary = "`255: 1` for binary masks, or `255: ignore`" if {*pixels} == {IGNORE} else ""
+    add = f"add {them} to data.values ({binary or f'`{example}: ignore`, or a class id'}){soft}"
     return f"value{found} {'is not one' if one else 'are not'} of the {classes} classes; {remedy or add}"
 
 

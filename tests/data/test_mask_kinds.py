@@ -290,6 +290,23 @@ def test_all_unknown_values_of_a_mask_are_named_with_their_pixels(tree: Any) -> 
     assert "values 7 (6 pixels), 9 (3 pixels) are not of the 3 classes; add them to data.values (`7: ignore`" in problem
 
 
+def test_a_mask_of_many_values_is_one_line_of_bounded_length(tree: Any) -> None:
+    values = np.arange(65_536, dtype=np.uint16).reshape(256, 256)
+    root = tree({"i/a.png": RNG.integers(0, 256, (256, 256, 3)).astype(np.uint8), "m/a.png": values})
+    _, _, (problem,) = inspected(root)
+    assert "values 3 (1 pixels), 4 (1 pixels), " in problem and " and 65512 more are not of the 3" in problem
+    assert len(problem) < 800 and "ranges" not in problem
+
+
+def test_binary_masks_without_a_meaning_of_255_get_the_advice_to_paste(tree: Any) -> None:
+    mask = np.repeat(np.array([0, 255], np.uint8), 24).reshape(6, 8)
+    root = tree({"i/a.png": RNG.integers(0, 256, (6, 8, 3)).astype(np.uint8), "m/a.png": mask})
+    known = {"classes": ("other", "road"), "ignore": None}
+    assert "value 255 (24 pixels) is not one of" in inspected(root, **known)[2][0]
+    assert "(`255: 1` for binary masks, or `255: ignore`)" in inspected(root, **known)[2][0]
+    assert inspected(root, **known, values={255: 1})[2] == []
+
+
 def test_a_jpeg_photo_as_a_mask_is_not_advised_to_be_read_by_ranges(tmp_path: Path) -> None:
     Image.fromarray(RNG.integers(0, 256, (60, 80, 3)).astype(np.uint8)).save(tmp_path / "m.jpg")
     with pytest.raises(StppError, match=r"lossless original$"):
