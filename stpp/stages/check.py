@@ -10,7 +10,6 @@ from typing import Annotated
 
 from typer import Option
 
-from stpp.ingest.class_files import with_classes
 from stpp.params.file import load
 from stpp.params.models import Params
 from stpp.run.locks import repair
@@ -64,8 +63,6 @@ def _named(p: Params) -> dict[tuple[str, Path], str]:
         named["data.list", root / p.data.list] = "no such file; give its path below data.root"
     if isinstance(p.data.classes, str) and root.is_dir():
         named["data.classes", root / p.data.classes] = "no such file; give its path below data.root"
-        if (root / p.data.classes).is_file():
-            with_classes(p.data)
     for name in ("labeled", "unlabeled", "val", "test"):
         subset = getattr(p.split, name)
         if subset is not None and subset.list is not None:
