@@ -5,7 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from stpp.data.images import NOTHING, MaskOfColoursError, read_mask, values_in
+import numpy as np
+
+from stpp.data.images import NOTHING, RANGES, MaskOfColoursError, read_mask, to_classes, two_peaks, values_in
 from stpp.ingest.class_files import NAMES, is_void, read_class_file
 from stpp.ingest.discovery import UnsureError, spread
 from stpp.params.models import mask_values
@@ -18,6 +20,8 @@ READ, SHOWN = 200, 8
 """READ: masks that are read. SHOWN: values or colours that are listed."""
 BY_COLOUR = {COLOUR: 0}
 """A meaning of mask values with which `read_mask` reads any colours."""
+BINARY = {value: 255 if value > 127 else 0 for value in range(256)}
+"""The meaning of the values in lossy masks of two classes."""
 BORDER = value_of("#e0e0c0")
 """The colour of pixels without a class in the masks of Pascal VOC and of tools that write such masks."""
 
@@ -32,10 +36,11 @@ class Meaning:
     why: dict[str, str]
 
 
-def read_values(root: Path, masks: Sequence[str]) -> dict[str, list[int]]:
-    """Read at most READ of the masks, evenly spaced, and return their values by path.
+def read_values(root: Path, masks: Sequence[str]) -> tuple[dict[str, list[int]], bool]:
+    """Read at most READ of the masks, evenly spaced; return their values by path, and whether to read them by ranges.
 
-    If one of them holds colours, all are read by colour. Raises StppError if masks cannot be read.
+    If one of them holds colours, all are read by colour. If they have lossy compression, but two peaks, 0 and 255 stand
+    for all values. Raises StppError if masks cannot be read.
     """
 
     def look(mask: str, meaning: Mapping[int, int] = NOTHING) -> list[int] | StppError:
@@ -44,14 +49,25 @@ def read_values(root: Path, masks: Sequence[str]) -> dict[str, list[int]]:
         except StppError as error:
             return error
 
+    def look_by_ranges(mask: str) -> list[int] | None:
+        try:
+            values = read_mask(root / mask, BINARY)
+        except StppError:
+            return None
+        return values_in(to_classes(values, BINARY)) if values.dtype == np.uint8 and two_peaks(values) else None
+
     some = spread(masks, READ)
     looked = dict(zip(some, ordered_map(look, some, THREADS), strict=True))
+    if any(RANGES in str(said) for said in looked.values()):
+        by_ranges = dict(zip(some, ordered_map(look_by_ranges, some, THREADS), strict=True))
+        if all(by_ranges.values()):
+            return {mask: values for mask, values in by_ranges.items() if values}, True
     if any(isinstance(said, MaskOfColoursError) and said.pixels for said in looked.values()):
         looked = dict(zip(some, ordered_map(lambda mask: look(mask, BY_COLOUR), some, THREADS), strict=True))
     if wrong := [str(said) for said in looked.values() if isinstance(said, StppError)]:
         about = f"{len(wrong)} of {len(some)} masks that were read (of {len(masks)}) cannot be used:"
         raise StppError("\n".join([about, *grouped(wrong)]))
-    return {mask: values for mask, values in looked.items() if not isinstance(values, StppError)}
+    return {mask: values for mask, values in looked.items() if not isinstance(values, StppError)}, False
 
 
 def read_names(folders: Iterable[Path]) -> dict[Path, dict[int, str]]:
@@ -66,11 +82,13 @@ def meaning(
     files: Mapping[Path, dict[int, str]],
     classes: str | None = None,
     ignore: str | None = None,
+    lossy: bool = False,
 ) -> Meaning:
     """Return the classes of masks that hold the values `seen`, and what each value means.
 
     all_read: there are no other masks. files: class names by value. classes, ignore: the user's answers, as the options
-    of `stpp init`. Raises UnsureError if the values can mean several things, and StppError if an answer does not fit.
+    of `stpp init`. lossy: 0 and 255 stand for the values near them. Raises UnsureError if the values can mean several
+    things, and StppError if an answer does not fit.
     """
     given = [one.strip() for one in classes.split(",")] if classes is not None else []
     by_colour = min(seen, default=0) >= COLOUR
@@ -105,6 +123,9 @@ def meaning(
         }
         named |= {value_name(value): "ignore" for value in sorted(void)}
         return Meaning(found, named, None, {"classes": why, "values": "the colours in the masks"})
+    if lossy and kept == [0, IGNORE]:
+        reasons = {"classes": why, "values": "lossy compression changes values"}
+        return Meaning(found, {"0-127": 0, "128-255": 1}, None, reasons)
     # A data set has one value `ignore` that is no class. Others, and those below the number of classes, go to `values`.
     alone = next(iter(void)) if len(void) == 1 and min(void) >= len(order) else None
     ignored = IGNORE if IGNORE in void else alone

@@ -279,6 +279,22 @@ def test_colour_masks_are_described_by_their_colours(project: Project, names: st
     agrees(project, run(project, f"{ROOT}/photos", f"{ROOT}/masks", "--classes", "a,b,c", "--ignore", "none"))
 
 
+def test_jpeg_masks_of_two_classes_are_read_by_ranges(project: Project) -> None:
+    folder = project.folder / ROOT
+    for i in range(20):
+        drawn = np.zeros((60, 80), np.uint8)
+        drawn[10 : 30 + i, 20:50] = 255
+        write(folder / f"photos/{i}.jpg", np.random.default_rng(i).integers(0, 256, (60, 80, 3)).astype(np.uint8))
+        write(folder / f"masks/{i}.jpg", drawn)
+        write(folder / f"ids/{i}.jpg", np.resize(np.repeat(np.arange(12, dtype=np.uint8), 300), (60, 80)))
+    said = run(project, f"{ROOT}/photos", f"{ROOT}/masks")
+    assert "they hold the values 0, 255 and, by lossy compression, values near them" in said
+    data = load([project.folder / "params.yaml"]).data
+    assert (data.values, data.classes) == ({"0-127": 0, "128-255": 1}, ("background", "foreground"))
+    agrees(project, said)
+    assert "lossless original" in run(project, f"{ROOT}/photos", f"{ROOT}/ids", rc=2), "class ids are lost in a JPEG"
+
+
 def test_photos_and_jpegs_are_no_masks(project: Project) -> None:
     folder = project.folder / ROOT
     flat(folder)
