@@ -358,8 +358,7 @@ def _channels(image: Image.Image, path: Path, deep: int, scaled: bool, colours: 
     """Return the values of a decoded mask, (H, W), or the colours of an RGB mask, (H, W, 3).
 
     deep: the number of 16-bit bands if it has several, else 0. scaled: Pillow has changed its grey values. colours:
-    whether the colours of a palette are needed. Raises
-    StppError if the values are not those of the file, or if pixels are transparent.
+    whether colours are needed. Raises StppError if the values are not those of the file, or if pixels are transparent.
     """
     if image.mode != "P" and scaled:
         raise StppError(f"{path}: its grey values would be rescaled on reading; save the mask as 8-bit PNG")
@@ -371,7 +370,7 @@ def _channels(image: Image.Image, path: Path, deep: int, scaled: bool, colours: 
         alpha = np.asarray((image if image.mode in ("LA", "RGBA") else image.convert("RGBA")).getchannel("A"))
         if clear := int((alpha < 255).sum()):
             raise StppError(f"{path}: {clear} pixels are transparent, so they have no colour; save it without alpha")
-    if image.mode in ("L", "P", "1"):
+    if image.mode in ("L", "P") or (image.mode == "1" and not colours):
         return np.asarray(image).astype(np.uint8, copy=False)
     if image.mode in DEEP:
         return np.asarray(image).astype(np.int32)
@@ -424,15 +423,15 @@ def _packed(pixels: Values, palette: Sequence[Rgb] | None, path: Path) -> Values
 
 def _of_colours(pixels: Values, path: Path) -> MaskOfColoursError:
     """Return the error for an RGB mask (H, W, 3) where class ids are expected."""
-    pixels_of = counts_in(_packed(pixels, None, path))
-    what = f"a mask must have one channel of class ids, but this is RGB with {len(pixels_of)} colours"
-    if len(pixels_of) > MOST_COLOURS:
+    pixels_of, count = counts_in(_packed(pixels, None, path))
+    what = f"a mask must have one channel of class ids, but this is RGB with {count} colours"
+    if count > MOST_COLOURS:
         return MaskOfColoursError(f"{path}: {what}, like a photo; is it a mask?", {})
     return MaskOfColoursError(f"{path}: {what}; name them in data.values, or convert its colours to ids", pixels_of)
 
 
 MOST_COLOURS = 1000
-"""A mask of more colours is no mask of classes."""
+"""The most colours that are counted; a mask of more is no mask of classes."""
 
 
 def palette_of(path: Path) -> list[Rgb]:
@@ -458,20 +457,35 @@ def _palette(header: Image.Image) -> list[Rgb]:
 def values_in(values: Values) -> list[int]:
     """Return the values that occur in a mask, in ascending order."""
     if values.dtype != np.uint8:
-        flat = values.ravel()
-        return [int(value) for value in np.unique(flat[_starts(flat)])]
+        return sorted({value for band in _bands(values) for value in np.unique(band[_starts(band)]).tolist()})
     counts = cv2.calcHist([values], [0], None, [256], [0, 256])
     return [int(value) for value in np.flatnonzero(counts)]
 
 
-def counts_in(values: Values) -> dict[int, int]:
-    """Return the number of pixels of every value in a mask, the most frequent first."""
+def counts_in(values: Values, known: Mapping[int, int] = NOTHING) -> tuple[dict[int, int], int]:
+    """Return the pixels of the values in a mask that are not among `known`, and the number of such values.
+
+    Only the MOST_COLOURS most frequent ones are returned, the most frequent first: a photo holds millions of colours.
+    """
+    low, high = int(values.min()), int(values.max())
+    if high - low < COLOUR:
+        total = np.zeros(high - low + 1, np.int64)
+        for band in _bands(values):
+            total += np.bincount(band.astype(np.int64) - low, minlength=total.size)
+        found = np.flatnonzero(total)
+        pixels, found = total[found], found + low
+    else:
+        found, pixels = np.unique(values, return_counts=True)
+    unknown = np.isin(found, [*known], invert=True)
+    found, pixels = found[unknown], pixels[unknown]
+    top = np.argsort(-pixels, kind="stable")[:MOST_COLOURS]
+    return dict(zip(found[top].tolist(), pixels[top].tolist(), strict=True)), found.size
+
+
+def _bands(values: Values) -> list[Values]:
+    """Return a mask's values in parts of some 16 megapixels, so that counting takes little memory."""
     flat = values.ravel()
-    starts = _starts(flat)
-    found, of = np.unique(flat[starts], return_inverse=True)
-    pixels = np.bincount(of, weights=np.diff(starts, append=flat.size)).astype(np.int64)
-    order = np.argsort(-pixels, kind="stable")
-    return dict(zip(found[order].tolist(), pixels[order].tolist(), strict=True))
+    return [flat[at : at + 2**24] for at in range(0, flat.size, 2**24)]
 
 
 def _starts(flat: Values) -> NDArray[np.intp]:

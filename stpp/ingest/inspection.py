@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stpp.data.images import MOST_COLOURS, RANGES, MaskOfColoursError, counts_in, read_image, read_mask, values_in
+from stpp.data.images import (
+    MOST_COLOURS,
+    RANGES,
+    MaskOfColoursError,
+    counts_in,
+    read_image,
+    read_mask,
+    to_classes,
+    values_in,
+)
 from stpp.ingest.catalog import ImagePair, list_images
 from stpp.ingest.inspection_cache import Inspected, InspectionCache, MaskColours, States, old_enough, state_of
 from stpp.ingest.known_layouts import Layout, layout
@@ -116,13 +125,12 @@ def _look(data: Data, known: Layout, remedy: str, name: str, found: ImagePair) -
         path = root / found.mask
         try:
             values = read_mask(path, known.values, data.variable or "")
-            occurring = values_in(values)
-            if not known.values.keys() >= {*occurring}:
-                unknown = {value: count for value, count in counts_in(values).items() if value not in known.values}
-                of_colours = unknown if by_colour(known.values) and len(unknown) <= MOST_COLOURS else {}
-                what = _unknown(unknown, len(known.classes), remedy)
-                return Looked(None, [f"{path}: {what}"], colours=of_colours)
-            shown = shown_in(path, occurring, known.values)
+            to_classes(values, known.values)
+            shown = shown_in(path, values_in(values), known.values)
+        except KeyError:
+            unknown, count = counts_in(values, known.values)
+            of_colours = unknown if by_colour(known.values) and count <= MOST_COLOURS else {}
+            return Looked(None, [f"{path}: {_unknown(unknown, count, known, remedy)}"], colours=of_colours)
         except MaskOfColoursError as error:
             return Looked(None, [str(error)], colours=error.pixels)
         except StppError as error:
@@ -137,14 +145,15 @@ def _look(data: Data, known: Layout, remedy: str, name: str, found: ImagePair) -
     return Looked(record, [], notes, shown)
 
 
-def _unknown(pixels: Mapping[int, int], classes: int, remedy: str) -> str:
-    """Return the problem of a mask with values or colours that have no meaning.
+def _unknown(pixels: Mapping[int, int], count: int, known: Layout, remedy: str) -> str:
+    """Return the problem of a mask with `count` values or colours that have no meaning.
 
-    pixels: the number of pixels of each. remedy: as for `_look`.
+    pixels: the number of pixels of the most frequent ones. remedy: as for `_look`.
     """
-    listed = [f"{value_name(value)} ({count} pixels)" for value, count in pixels.items()][:LISTED]
-    more = f" and {len(pixels) - len(listed)} more" if len(pixels) > len(listed) else ""
-    one, example = len(pixels) == 1, value_name(next(iter(pixels)))
+    name = value_name if by_colour(known.values) else str
+    listed = [f"{name(value)} ({number} pixels)" for value, number in pixels.items()][:LISTED]
+    more = f" and {count - len(listed)} more" if count > len(listed) else ""
+    one, example = count == 1, name(next(iter(pixels)))
     found, them = f"{'' if one else 's'} {', '.join(listed)}{more}", "it" if one else "them"
     if example.startswith("#"):
         soft = "; if they are soft edges, export the masks without antialiasing" if more else ""
@@ -152,7 +161,7 @@ def _unknown(pixels: Mapping[int, int], classes: int, remedy: str) -> str:
     soft = f"; if they are soft edges, read them by ranges: {RANGES}" if len(pixels) > 8 and max(pixels) < 256 else ""
     binary = "`255: 1` for binary masks, or `255: ignore`" if {*pixels} == {IGNORE} else ""
     add = f"add {them} to data.values ({binary or f'`{example}: ignore`, or a class id'}){soft}"
-    return f"value{found} {'is not one' if one else 'are not'} of the {classes} classes; {remedy or add}"
+    return f"value{found} {'is not one' if one else 'are not'} of the {len(known.classes)} classes; {remedy or add}"
 
 
 def _section(pixels: Counter[int], masks: int, data: Data) -> list[str]:

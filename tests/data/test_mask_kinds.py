@@ -85,13 +85,24 @@ def test_a_mask_is_read_by_the_colour_of_every_pixel(kind: str, suffix: str, tmp
         assert to_classes(read_mask(path, values), values).tolist() == looked_up(pixels)
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif", "bmp"])
+def test_grey_and_black_and_white_have_colours_too(suffix: str, tmp_path: Path) -> None:
+    grey = RNG.choice(np.array([0, 77, 255], np.uint8), (6, 8))
+    values = {COLOUR: 0, COLOUR + 0x4D4D4D: 2, COLOUR + 0xFFFFFF: 1}
+    for image in (Image.fromarray(grey), Image.fromarray(grey == 255)):
+        image.save(path := tmp_path / f"m.{suffix}")
+        expected = [[{0: 0, 77: 2, 255: 1}[v] for v in row] for row in np.asarray(image.convert("L")).tolist()]
+        assert to_classes(read_mask(path, values), values).tolist() == expected
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(COLOUR, 2 * COLOUR - 1), min_size=1, max_size=40), st.data())
 def test_colours_are_counted_and_mapped_and_the_first_unknown_one_is_reported(
     pixels: list[int], data: st.DataObject
 ) -> None:
     values = np.array([pixels], np.int32)
-    assert counts_in(values) == Counter(pixels)
+    assert counts_in(values) == (Counter(pixels), len(set(pixels)))
+    assert counts_in(values - COLOUR, {0: 1})[0] == Counter(value - COLOUR for value in pixels if value != COLOUR)
     assert values_in(values) == sorted(set(pixels))
     known = data.draw(st.lists(st.sampled_from(pixels), min_size=1))
     meaning = {value: at % 3 for at, value in enumerate(dict.fromkeys(known))}
@@ -101,6 +112,14 @@ def test_colours_are_counted_and_mapped_and_the_first_unknown_one_is_reported(
         assert error.value.args == (unknown[0],)
     else:
         assert to_classes(values, meaning).tolist() == [[meaning[value] for value in pixels]]
+
+
+def test_the_values_of_a_large_mask_are_counted() -> None:
+    values = np.full((2**12, 2**12 + 1), COLOUR + 7, np.int32)
+    values[0, :5] = values[-1, -3:] = 9
+    assert counts_in(values) == ({COLOUR + 7: values.size - 8, 9: 8}, 2) and values_in(values) == [9, COLOUR + 7]
+    assert counts_in(values.astype(np.uint8)) == ({7: values.size - 8, 9: 8}, 2)
+    assert counts_in(values - np.int32(2**30), {9 - 2**30: 0}) == ({COLOUR + 7 - 2**30: values.size - 8}, 1)
 
 
 def test_a_data_set_of_colours_is_the_same_after_it_is_written_and_read(coloured: Path, tmp_path: Path) -> None:
