@@ -174,6 +174,11 @@ def test_check_names_all_that_is_missing_at_once_and_nothing_that_dvc_makes_or_p
     assert project.run("stpp", "check").count("data.root: photos is not here; `dvc pull` fetches it") == 1
     (project.folder / "photos.dvc").unlink()
     (project.folder / "photos").mkdir()
+    project.params(data=mine | {"classes": "labelmap.txt"})
+    assert "data.classes: photos/labelmap.txt: no such file" in fails(project, "stpp", "check")
+    (project.folder / "photos/labelmap.txt").write_text("sky\nroad\n")
+    project.run("stpp", "check")
+    project.params(data=mine)
     assert "dvc pull" not in project.run("stpp", "check", "--out", "runs/checked.txt")
     assert (project.folder / "runs/checked.txt").read_text() == "params are valid\n"
 

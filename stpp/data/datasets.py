@@ -45,7 +45,8 @@ class ImageReader:
         self.cache = cache
         self.drawn = MaskSet(dataset.drawn) if dataset.drawn else None
         # Part of a cached mask's name: its pixels are class ids, so they depend on what the file's values mean.
-        self.meaning = "-" + hashlib.sha256(repr(sorted(dataset.values.items())).encode()).hexdigest()[:8]
+        meaning = f"{sorted(dataset.values.items())}{dataset.variable}"
+        self.meaning = "-" + hashlib.sha256(meaning.encode()).hexdigest()[:8]
 
     def image(self, name: str) -> NDArray[np.uint8]:
         """Return an image as RGB uint8 (H, W, 3). Do not write to the array: it may be read-only."""
@@ -64,8 +65,10 @@ class ImageReader:
 
     def _classes(self, file: BufferedReader, path: Path) -> Mask:
         try:
-            return to_classes(decode_mask(file, path), self.dataset.values)
-        except KeyError as value:
+            values = decode_mask(file, path, self.dataset.values, self.dataset.variable)
+            return to_classes(values, self.dataset.values)
+        except KeyError as error:
+            value = manifest.value_name(error.args[0])
             raise StppError(
                 f"{path}: value {value} is not a class: the data has changed; run `dvc repro` again"
             ) from None

@@ -2,11 +2,12 @@
 
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from io import BufferedReader
 from pathlib import Path
+from types import MappingProxyType
 
 import cv2
 import numpy as np
@@ -14,10 +15,16 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from stpp.data import kinds
+from stpp.data.arrays import decode_array, is_array
 from stpp.store import decoding
 from stpp.store.files import StppError, open_regular
-from stpp.store.manifest import Rgb
+from stpp.store.manifest import COLOUR, Rgb, by_colour
 from stpp.store.masks import Mask
+
+Pixels = NDArray[np.uint8]
+Values = NDArray[np.uint8] | NDArray[np.int32]
+"""The values of a mask as stored in its file, (H, W)."""
+NOTHING: Mapping[int, int] = MappingProxyType({})
 
 MAX_PIXELS = 2**28
 """Images of more pixels are refused: 268 megapixels, 0.8 GB as RGB."""
@@ -248,77 +255,258 @@ def _whole(image: Image.Image, file: BufferedReader) -> bytes:
     return data
 
 
-def read_mask(path: Path) -> NDArray[np.uint8] | NDArray[np.int32]:
+class MaskOfColoursError(StppError):
+    """A mask holds colours where class ids are expected; `pixels` counts them, colour -> pixels, unless too many."""
+
+    def __init__(self, message: str, pixels: Mapping[int, int]) -> None:
+        super().__init__(message)
+        self.pixels = pixels
+
+
+def read_mask(path: Path, meaning: Mapping[int, int] = NOTHING, variable: str = "") -> Values:
     """Return the values of a mask as stored in the file, (H, W), upright like its image.
 
-    The array is uint8 where the file has at most 8 bits, else int32. Raises StppError that names the file if the file
-    is missing, damaged, compressed with loss, or holds colours instead of values.
+    meaning: mask value -> class id. If it holds colours, the mask is read by colour: each value is `COLOUR` + 0xRRGGBB.
+    If it is made of ranges, lossy compression is accepted (see `of_ranges`). variable: which variable of a .mat holds
+    the mask (see `read_mat`). The array is uint8 where the file has at most 8 bits, else int32.
+
+    Raises StppError that names the file if the file is missing, damaged, compressed with loss, or holds colours instead
+    of values.
     """
     with open_image(path) as file:
-        return decode_mask(file, path, strictly=True)
+        return decode_mask(file, path, meaning, variable, strictly=True)
 
 
-def decode_mask(file: BufferedReader, path: Path, strictly: bool = False) -> NDArray[np.uint8] | NDArray[np.int32]:
+def decode_mask(
+    file: BufferedReader,
+    path: Path,
+    meaning: Mapping[int, int] = NOTHING,
+    variable: str = "",
+    strictly: bool = False,
+) -> Values:
     """Decode a mask as `read_mask` does, from a file that `open_image` opened and that is at its start.
 
     path, strictly: as for `decode_image`.
     """
-    start = file.read(26)
+    start, palette, lossy = file.read(26), None, ""
     file.seek(0)
+    if is_array(start):
+        pixels = _array(file, path, variable)
+    else:
+        pixels, palette, lossy = _picture(file, path, start, meaning, strictly)
+    if by_colour(meaning):
+        return _packed(pixels, palette, path)
+    if pixels.ndim == 3:
+        reds, greens, blues = (pixels[:, :, band] for band in range(3))
+        if lossy and max(np.mean(cv2.absdiff(reds, greens)), np.mean(cv2.absdiff(blues, greens))) < GREY_ENOUGH:
+            return pixels[:, :, 1].copy()
+        if not (np.array_equal(reds, greens) and np.array_equal(reds, blues)):
+            raise _of_colours(pixels, path)
+        return pixels[:, :, 0].copy()
+    return pixels
+
+
+def _picture(
+    file: BufferedReader, path: Path, start: bytes, meaning: Mapping[int, int], strictly: bool
+) -> tuple[Values, list[Rgb] | None, str]:
+    """Decode a mask that is a picture; return its values (H, W) or RGB (H, W, 3), its palette and lossy compression.
+
+    start: the file's first bytes. The palette is None unless colours are needed. The compression is "" if it is exact.
+    """
+    colours = by_colour(meaning)
     with Image.open(file, formats=kinds.FORMATS) as header:
-        if lossy := kinds.lossy_compression(header, file):
-            what = f"stored as {lossy}, which changes mask values"
-            raise StppError(f"{path}: {what}; export the mask as PNG from its lossless original")
         _check(header, file, path, BYTES_OF_MASK if header.mode in ("L", "P", "1") else BYTES_OF_DEEP_MASK)
+        if (lossy := kinds.lossy_compression(header, file)) and not of_ranges(meaning):
+            raise StppError(f"{path}: stored as {lossy}, which changes mask values; {_instead_of_lossy(header)}")
         scaled = kinds.changes_grey_values(start, header)
-        pixels = _fast(header, file, strictly) if header.mode in ("L", "P") else None
-        if pixels is not None:
-            return pixels
-        _sound(header, file)
-        image, _ = _upright(header)
+        palette = _palette(header) if colours and header.mode == "P" else None
+        deep = kinds.bands_of_16_bits(header, file) if header.mode not in ("L", "P", "1", *DEEP) else 0
+        fast = header.mode in ("L", "P", "RGB") and not deep
+        pixels: Values | None = _fast(header, file, strictly) if fast else None
+        if pixels is None:
+            _sound(header, file)
+            pixels = _channels(_upright(header)[0], path, deep, scaled, colours)
+    return pixels, palette, lossy
+
+
+def _array(file: BufferedReader, path: Path, variable: str) -> Values:
+    """Decode a mask that is an array: return whole numbers (H, W), uint8 or int32, or RGB, uint8 (H, W, 3)."""
+    try:
+        values = decode_array(file, variable)
+    except ValueError as error:
+        raise StppError(f"{path}: cannot be read: {error}") from None
+    rgb = values.ndim == 3 and values.shape[2] == 3 and values.dtype == np.uint8
+    if (values.ndim != 2 and not rgb) or values.dtype.kind not in "biuf" or not values.size:
+        shape = " x ".join(map(str, values.shape))
+        raise StppError(f"{path}: holds {shape} values of type {values.dtype}; a mask is rows x columns of numbers")
+    if values.dtype in (np.uint8, np.bool_):
+        return np.ascontiguousarray(values, dtype=np.uint8)
+    if not (
+        np.isfinite(values).all()
+        and ((values > -COLOUR) & (values < COLOUR)).all()
+        and (values == np.trunc(values)).all()
+    ):
+        raise StppError(f"{path}: holds values that are no class ids: fractions, or beyond 24 bits")
+    return np.ascontiguousarray(values, dtype=np.int32)
+
+
+GREY_ENOUGH = 4
+"""Lossy compression changes the bands of a grey mask by less than this, on average."""
+
+
+def _channels(image: Image.Image, path: Path, deep: int, scaled: bool, colours: bool) -> Values:
+    """Return the values of a decoded mask, (H, W), or the colours of an RGB mask, (H, W, 3).
+
+    deep: the number of 16-bit bands if it has several, else 0. scaled: Pillow has changed its grey values. colours:
+    whether colours are needed. Raises StppError if the values are not those of the file, or if pixels are transparent.
+    """
     if image.mode != "P" and scaled:
         raise StppError(f"{path}: its grey values would be rescaled on reading; save the mask as 8-bit PNG")
-    if header.format == "WEBP" and image.mode == "RGB":  # WebP has no grey mode: grey is RGB with equal bands
-        bands = np.asarray(image)
-        if (bands == bands[:, :, :1]).all():
-            return bands[:, :, 0]
-    if image.mode not in ("L", "P", "1", *DEEP):
+    if deep or image.mode not in ("L", "P", "1", "RGB", "RGBA", "LA", *DEEP):
+        what = kinds.bands(deep) + " of 16 bits" if deep else image.mode
         remedy = "save it with integer values" if image.mode == "F" else "convert its colours to ids"
-        raise StppError(f"{path}: a mask must have one channel of class ids, but this is {image.mode}; {remedy}")
-    if image.mode in ("L", "P", "1"):
+        raise StppError(f"{path}: a mask must have one channel of class ids, but this is {what}; {remedy}")
+    if image.mode in ("RGBA", "LA") or (colours and image.has_transparency_data):
+        alpha = np.asarray((image if image.mode in ("LA", "RGBA") else image.convert("RGBA")).getchannel("A"))
+        if clear := int((alpha < 255).sum()):
+            raise StppError(f"{path}: {clear} pixels are transparent, so they have no colour; save it without alpha")
+    if image.mode in ("L", "P") or (image.mode == "1" and not colours):
         return np.asarray(image).astype(np.uint8, copy=False)
-    return np.asarray(image).astype(np.int32)
+    if image.mode in DEEP:
+        return np.asarray(image).astype(np.int32)
+    return np.asarray(image.convert("L" if image.mode == "LA" else "RGB"), dtype=np.uint8)
+
+
+def _instead_of_lossy(image: Image.Image) -> str:
+    """Return what to do about a mask with lossy compression: by ranges if it has two peaks."""
+    remedy = "export the mask as PNG from its lossless original"
+    if image.format == "TIFF" or not two_peaks(np.asarray(image.convert("L"))):
+        return remedy
+    return f"{remedy}, or read it by ranges, as most values are almost 0 or 255: {RANGES}"
+
+
+def two_peaks(values: Values) -> bool:
+    """Return whether four fifths of a mask's values are almost 0 or 255, so that it shows two classes."""
+    return bool(((values < 5) | (values > 250)).mean() >= 0.8)
+
+
+RANGES = 'data.values: {"0-127": 0, "128-255": 1}'
+
+
+def of_ranges(meaning: Mapping[int, int]) -> bool:
+    """Return whether every value from 0 to 255 has a meaning, which a neighbour of it shares.
+
+    The small changes by lossy compression or antialiasing then matter at the borders of objects only.
+    """
+    if len(meaning) < 256 or not all(value in meaning for value in range(256)):
+        return False
+    labels = np.array([meaning[value] for value in range(256)])
+    same = np.concatenate([[False], labels[1:] == labels[:-1], [False]])
+    return bool((same[1:] | same[:-1]).all())
+
+
+def _packed(pixels: Values, palette: Sequence[Rgb] | None, path: Path) -> Values:
+    """Return the colours of a mask as values (H, W). pixels: RGB (H, W, 3), or grey or indices of `palette` (H, W)."""
+    if pixels.dtype != np.uint8:
+        raise StppError(f"{path}: holds values of 16 bits, but data.values names colours; name its values there")
+    if pixels.ndim == 3:
+        packed = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGRA)).view(np.int32)[:, :, 0]
+        return np.bitwise_and(packed, 2 * COLOUR - 1, out=packed)  # alpha, 255, becomes COLOUR
+    colours = [(v, v, v) for v in range(256)] if palette is None else palette
+    table = np.zeros(256, np.int32)
+    table[: len(colours)] = [COLOUR + (r << 16) + (g << 8) + b for r, g, b in colours]
+    found = table[pixels]
+    if not found.all():
+        raise StppError(f"{path}: value {int(pixels.max())} has no colour in its palette of {len(colours)} colours")
+    return found
+
+
+def _of_colours(pixels: Values, path: Path) -> MaskOfColoursError:
+    """Return the error for an RGB mask (H, W, 3) where class ids are expected."""
+    pixels_of, count = counts_in(_packed(pixels, None, path))
+    what = f"a mask must have one channel of class ids, but this is RGB with {count} colours"
+    if count > MOST_COLOURS:
+        return MaskOfColoursError(f"{path}: {what}, like a photo; is it a mask?", {})
+    return MaskOfColoursError(f"{path}: {what}; name them in data.values, or convert its colours to ids", pixels_of)
+
+
+MOST_COLOURS = 1000
+"""The most colours that are counted; a mask of more is no mask of classes."""
 
 
 def palette_of(path: Path) -> list[Rgb]:
     """Return the palette of a mask's file: a colour for each value from 0 on; empty if the file has no palette."""
-    with open_image(path) as file, Image.open(file, formats=kinds.FORMATS) as header:
-        if header.mode != "P" or header.palette is None:
+    with open_image(path) as file:
+        start = file.read(26)
+        file.seek(0)
+        if is_array(start):
             return []
-        plain = header.palette.rawmode == "RGB"  # an RGB palette can be read without decoding the image
-        numbers = list(header.palette.palette if plain else header.getpalette("RGB") or ())
+        with Image.open(file, formats=kinds.FORMATS) as header:
+            return _palette(header)
+
+
+def _palette(header: Image.Image) -> list[Rgb]:
+    """Return the same as `palette_of` for an open file that is not decoded yet."""
+    if header.mode != "P" or header.palette is None:
+        return []
+    plain = header.palette.rawmode == "RGB"  # an RGB palette can be read without decoding the image
+    numbers = list(header.palette.palette if plain else header.getpalette("RGB") or ())
     return [(r, g, b) for r, g, b in zip(numbers[::3], numbers[1::3], numbers[2::3], strict=False)]
 
 
-def values_in(values: NDArray[np.uint8] | NDArray[np.int32]) -> list[int]:
+def values_in(values: Values) -> list[int]:
     """Return the values that occur in a mask, in ascending order."""
     if values.dtype != np.uint8:
-        return [int(value) for value in np.unique(values)]
+        return sorted({value for band in _bands(values) for value in np.unique(band[_starts(band)]).tolist()})
     counts = cv2.calcHist([values], [0], None, [256], [0, 256])
     return [int(value) for value in np.flatnonzero(counts)]
 
 
-def to_classes(values: NDArray[np.uint8] | NDArray[np.int32], meaning: dict[int, int]) -> Mask:
+def counts_in(values: Values, known: Mapping[int, int] = NOTHING) -> tuple[dict[int, int], int]:
+    """Return the pixels of the values in a mask that are not among `known`, and the number of such values.
+
+    Only the MOST_COLOURS most frequent ones are returned, the most frequent first: a photo holds millions of colours.
+    """
+    low, high = int(values.min()), int(values.max())
+    if high - low < COLOUR:
+        total = np.zeros(high - low + 1, np.int64)
+        for band in _bands(values):
+            total += np.bincount(band.astype(np.int64) - low, minlength=total.size)
+        found = np.flatnonzero(total)
+        pixels, found = total[found], found + low
+    else:
+        found, pixels = np.unique(values, return_counts=True)
+    unknown = np.isin(found, [*known], invert=True)
+    found, pixels = found[unknown], pixels[unknown]
+    top = np.argsort(-pixels, kind="stable")[:MOST_COLOURS]
+    return dict(zip(found[top].tolist(), pixels[top].tolist(), strict=True)), found.size
+
+
+def _bands(values: Values) -> list[Values]:
+    """Return a mask's values in parts of some 16 megapixels, so that counting takes little memory."""
+    flat = values.ravel()
+    return [flat[at : at + 2**24] for at in range(0, flat.size, 2**24)]
+
+
+def _starts(flat: Values) -> NDArray[np.intp]:
+    """Return where the runs of equal values start. Masks have few, so it is faster to sort these than all pixels."""
+    return np.flatnonzero(np.concatenate([np.ones(min(1, flat.size), np.bool_), flat[1:] != flat[:-1]]))
+
+
+def to_classes(values: Values, meaning: Mapping[int, int]) -> Mask:
     """Map mask values to class ids, uint8 (H, W), 255 = ignored.
 
     Raises KeyError with the first value that `meaning` does not contain.
     """
-    few, nothing = _few(tuple(meaning.items()))
-    if values.dtype == np.uint8 and nothing is not None:
-        classes = np.asarray(cv2.LUT(values, few), dtype=np.uint8)
-        if (classes == nothing).any():
-            raise KeyError(int(values[classes == nothing][0]))
-        return classes
+    if values.dtype == np.uint8:
+        few, nothing = _few(tuple(meaning.items()))
+        if nothing is not None:
+            classes = np.asarray(cv2.LUT(values, few), dtype=np.uint8)
+            if (classes == nothing).any():
+                raise KeyError(int(values[classes == nothing][0]))
+            return classes
+    if by_colour(meaning):
+        return _of_colour(values, tuple(meaning.items()))
     top = max(meaning)
     table = np.full(top + 2, -1, dtype=np.int16)  # last entry, also index -1: all values outside 0..top
     for value, label in meaning.items():
@@ -341,3 +529,22 @@ def _few(meaning: tuple[tuple[int, int], ...]) -> tuple[Mask, int | None]:
         if value < len(few):
             few[value] = label
     return few, nothing
+
+
+def _of_colour(values: Values, meaning: tuple[tuple[int, int], ...]) -> Mask:
+    """Do the same as `to_classes` for colours."""
+    table, nothing = _colour_table(meaning)
+    classes = table[values & COLOUR - 1]
+    if (classes == nothing).any():
+        raise KeyError(int(values[classes == nothing][0]))
+    return np.asarray(classes, dtype=np.uint8)
+
+
+@lru_cache(maxsize=2)
+def _colour_table(meaning: tuple[tuple[int, int], ...]) -> tuple[Mask, int]:
+    """Return a table from 0xRRGGBB to classes, 16 MiB, and the number that marks colours without a meaning."""
+    nothing = min(set(range(256)).difference(label for _, label in meaning))
+    table = np.full(COLOUR, nothing, dtype=np.uint8)
+    for value, label in meaning:
+        table[value - COLOUR] = label
+    return table, nothing

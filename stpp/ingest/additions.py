@@ -1,6 +1,7 @@
 """Checking new masks of unlabelled images against the data set, and finding their paths in it."""
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,7 +16,7 @@ from stpp.ingest.names import is_stray
 from stpp.ingest.palettes import PaletteCheck, shown_in
 from stpp.params.models import Data
 from stpp.store.files import StppError, read_bytes
-from stpp.store.manifest import Dataset
+from stpp.store.manifest import Dataset, by_colour, rgb_of, value_name
 from stpp.store.masks import IGNORE, Mask
 
 Reading = Literal["classes", "values"]
@@ -64,7 +65,7 @@ def read_additions(
                 target = Path(data.root) / mask_of(found[name].image, known)
                 one = _addition(file, target, name, dataset, reading)
                 if one.reading == "values":
-                    shown = shown_in(file, values_in(read_mask(file)), dataset.values)
+                    shown = shown_in(file, values_in(read_mask(file, dataset.values)), dataset.values)
                     problems += palettes.compared(str(file), shown)
                 added.append(one)
             except StppError as error:
@@ -81,10 +82,6 @@ def _addition(file: Path, target: Path, name: str, dataset: Dataset, reading: Re
     can be read in two ways, cannot be written in the data set's format or values, or if the image already has another
     mask.
     """
-    record, pixels = dataset.records[name], read_mask(file)
-    if pixels.shape != (record.height, record.width):
-        size = f"{pixels.shape[1]} x {pixels.shape[0]} pixels, but its image has {record.width} x {record.height}"
-        raise StppError(f"{file}: {size}; a mask must be as large as its image")
     if target.suffix.lower() != ".png":
         remedy = "convert the data set's masks to PNG, and set data.masks to match"
         raise StppError(f"{file}: belongs at {target}, but masks are written as PNG only; {remedy}")
@@ -92,15 +89,14 @@ def _addition(file: Path, target: Path, name: str, dataset: Dataset, reading: Re
         "classes": {c: c for c in (*range(len(dataset.classes)), IGNORE)},
         "values": dataset.values,
     }
-    read, wrong = dict[Reading, Mask](), ""
+    read, wrong = dict[Reading, Mask](), list[StppError]()
     for one in READINGS if reading is None else (reading,):
         try:
-            read[one] = to_classes(pixels, ids[one])
-        except KeyError as value:
-            wrong = str(value)
+            read[one] = _read(file, ids[one], dataset, name)
+        except StppError as error:
+            wrong.append(error)
     if not read:
-        numbers = ", ".join(map(str, sorted(ids[reading or "values"])[:30]))
-        raise StppError(f"{file}: value {wrong} is not a class; masks of {dataset.name} use {numbers}") from None
+        raise wrong[-1]
     way = _way(file, read, dataset)
     if (read[way] == IGNORE).all():
         raise StppError(f"{file}: no pixel of any class; label some pixels, or remove the mask")
@@ -108,6 +104,19 @@ def _addition(file: Path, target: Path, name: str, dataset: Dataset, reading: Re
     if target.exists() and read_bytes(target) != written:
         raise StppError(f"{file}: {name} already has a different mask, {target}; remove the wrong one")
     return Addition(name, file, target, written, way)
+
+
+def _read(file: Path, meaning: Mapping[int, int], dataset: Dataset, name: str) -> Mask:
+    """Return the class ids (H, W) of a new mask. Raises StppError if it cannot be read so, or if its size is wrong."""
+    pixels, record = read_mask(file, meaning), dataset.records[name]
+    if pixels.shape != (record.height, record.width):
+        size = f"{pixels.shape[1]} x {pixels.shape[0]} pixels, but its image has {record.width} x {record.height}"
+        raise StppError(f"{file}: {size}; a mask must be as large as its image")
+    try:
+        return to_classes(pixels, meaning)
+    except KeyError as error:
+        numbers, wrong = ", ".join(map(value_name, sorted(meaning)[:30])), value_name(error.args[0])
+        raise StppError(f"{file}: value {wrong} is not a class; masks of {dataset.name} use {numbers}") from None
 
 
 def _way(file: Path, read: dict[Reading, Mask], dataset: Dataset) -> Reading:
@@ -142,10 +151,14 @@ def _png(classes: Mask, dataset: Dataset, file: Path) -> bytes:
     if missing := set(np.unique(classes).tolist()) - set(value_of):
         label = _named(min(missing), dataset)
         raise StppError(f"{file}: has {label} pixels, but masks of {dataset.name} have no value for them")
-    table = np.zeros(256, np.uint16)
+    table = np.zeros(256, np.int32)
     for known, value in value_of.items():
         table[known] = value
-    values = table[classes]
     out = io.BytesIO()
-    Image.fromarray(values if values.max() > 255 else values.astype(np.uint8)).save(out, format="PNG")
+    if by_colour(dataset.values):
+        pixels = np.array([rgb_of(value) for value in table.tolist()], np.uint8)[classes]
+        Image.fromarray(pixels).save(out, format="PNG")
+    else:
+        values = table[classes]
+        Image.fromarray(values.astype(np.uint16 if values.max() > 255 else np.uint8)).save(out, format="PNG")
     return out.getvalue()

@@ -5,7 +5,6 @@ known layout, if they are plain image or list files. Links, devices and paths th
 Each file is written to a path that is built or checked here.
 """
 
-import io
 import lzma
 import os
 import re
@@ -19,8 +18,8 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from scipy.io import loadmat
 
+from stpp.data.arrays import read_mat
 from stpp.ingest.known_layouts import voc_palette
 from stpp.ingest.names import READ, is_stray
 from stpp.run.progress import progress
@@ -66,8 +65,8 @@ def _mask_of_sbd(data: bytes) -> bytes:
     if len(data) > LARGEST_MAT:
         raise MemberError(f"not a .mat of SBD: too large ({len(data) / 2**20:.0f} MB); {PUBLISHED}")
     try:
-        mask = np.asarray(loadmat(io.BytesIO(data), squeeze_me=True, struct_as_record=False)["GTcls"].Segmentation)
-    except Exception as error:  # noqa: BLE001 - scipy raises many kinds for a damaged file
+        mask = read_mat(data, "GTcls.Segmentation")
+    except ValueError as error:
         raise MemberError(f"not a .mat of SBD: {error}; {PUBLISHED}") from None
     if mask.ndim != 2 or not np.issubdtype(mask.dtype, np.integer):
         raise MemberError(f"not a .mat of SBD: its mask is {mask.dtype} of shape {mask.shape}; {PUBLISHED}")

@@ -38,7 +38,8 @@ def list_images(data: Data, known: Layout) -> tuple[MappedTable[ImagePair], list
     if not root.is_dir():
         raise StppError(f"data.root: {data.root} is not a folder; is the path right, and is the data there?")
     problems: list[str] = []
-    ours = {"imported.json", data.list or "", data.annotations.file if data.annotations else ""}
+    ours = {one for one in (data.list, data.classes) if isinstance(one, str)}
+    ours |= {"imported.json", data.annotations.file if data.annotations else ""}
     others = PassedOver(known, ours)
     pairs: Sequence[Sequence[str]] = []
     if known.images:

@@ -9,13 +9,15 @@ from itertools import product
 from pathlib import Path
 from typing import TypeVar
 
-from stpp.data.images import read_mask
+from stpp.data.images import MOST_COLOURS, MaskOfColoursError, read_mask
 from stpp.ingest.folders import Folders, images_and_masks
 from stpp.ingest.names import ending
 from stpp.ingest.patterns import compile_pattern
 from stpp.store.files import StppError
+from stpp.store.masks import IGNORE
 
 T = TypeVar("T")
+K = TypeVar("K")
 SAMPLED, TRIED, PARTNERS = 40, 12, 20
 """SAMPLED: masks whose names are compared with all images. TRIED: namings that are tried on all files. PARTNERS: images
 that are compared with one mask."""
@@ -84,9 +86,9 @@ def discover(folders: Folders, pattern: str | None = None) -> Patterns:
     likely = [one for one, count in votes.most_common(TRIED) if 4 * count >= max(votes.values())]
     tried = {one: pairs for one in likely if (pairs := _paired(one, own, there))}
     if same:  # any two files may have similar names, but only masks hold class ids
-        tried = {one: pairs for one, pairs in tried.items() if _readable(folders.root, pairs)}
+        tried = _readable(folders.root, tried)
     if not tried:
-        ids = " that holds class ids" if same else ""
+        ids = " that holds class ids or a few colours" if same else ""
         raise StppError(
             f"{folders.root}: no mask{ids} is named like an image ({images[0]}, {masks[0]}); name each mask as its "
             "image, with the same text before or after the name in all"
@@ -95,7 +97,7 @@ def discover(folders: Folders, pattern: str | None = None) -> Patterns:
     best = tried if pattern else _preferred([one for one, pairs in tried.items() if len(pairs) == most])
     found = {_patterns(one, tried[one], images, same): tried[one] for one in best}
     if len(found) > 1:
-        found = {one: pairs for one, pairs in found.items() if _readable(folders.root, pairs)} or found
+        found = _readable(folders.root, found) or found
     if answered := [one for one in found if one.masks == pattern]:
         found = {max(answered, key=lambda one: len(found[one])): {}}
     if len(found) > 1 or pattern not in (None, *(one.masks for one in found)):
@@ -243,10 +245,19 @@ def _patterns(naming: _Naming, pairs: dict[str, str], images: Sequence[str], sam
     return Patterns("/".join([*names, last]), naming.mask.format(*names, name="{name}"))
 
 
-def _readable(root: Path, pairs: dict[str, str]) -> bool:
-    """Return whether the first mask can be read as class ids."""
-    try:
-        read_mask(root / next(iter(pairs.values())))
-    except StppError:
-        return False
-    return True
+def _readable(root: Path, found: Mapping[K, dict[str, str]]) -> dict[K, dict[str, str]]:
+    """Return those whose first mask can be read as class ids or, if there are none, those of few colours.
+
+    found: the masks of images, by naming or pattern.
+    """
+    of: dict[K, int] = {}
+    for one, pairs in found.items():
+        try:
+            read_mask(root / next(iter(pairs.values())))
+            of[one] = 0
+        except MaskOfColoursError as error:
+            of[one] = len(error.pixels) or MOST_COLOURS
+        except StppError:
+            continue
+    by_ids = [one for one, colours in of.items() if not colours]
+    return {one: found[one] for one in by_ids or [one for one, colours in of.items() if colours <= IGNORE]}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stpp.ingest.catalog import LINK, ImagePair, files_below
-from stpp.ingest.names import READ, UNREAD, ending
+from stpp.ingest.names import ARRAYS, READ, UNREAD, ending
 from stpp.store.files import StppError
 
 
@@ -65,8 +65,9 @@ def images_and_masks(folders: Folders) -> tuple[list[str], list[str]]:
     """Return the files that may be images, and those that may be masks. Raises StppError if there are none."""
     images, masks = [], []
     for file in files_below(folders.root, lambda stray: None):
-        owner = folders.owner(file) if ending(file) in READ else None
-        if owner is not None and owner in (folders.images, folders.more):
+        kind = ending(file)
+        owner = folders.owner(file) if kind in (*READ, *ARRAYS) else None
+        if kind in READ and owner is not None and owner in (folders.images, folders.more):
             images.append(file)
         if owner is not None and owner == folders.masks:
             masks.append(file)

@@ -1,12 +1,22 @@
 """Inspection of a data set: read every image and mask once, record what is there and collect all problems."""
 
 import time
-from collections.abc import Iterator
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from stpp.data.images import read_image, read_mask, to_classes, values_in
+from stpp.data.images import (
+    MOST_COLOURS,
+    RANGES,
+    MaskOfColoursError,
+    counts_in,
+    read_image,
+    read_mask,
+    to_classes,
+    values_in,
+)
 from stpp.ingest.catalog import ImagePair, list_images
 from stpp.ingest.inspection_cache import Inspected, InspectionCache, MaskColours, States, old_enough, state_of
 from stpp.ingest.known_layouts import Layout, layout
@@ -15,12 +25,27 @@ from stpp.params.models import Data
 from stpp.run.parallel import ordered_map
 from stpp.run.progress import progress
 from stpp.store.files import StppError, sha256
-from stpp.store.manifest import Dataset, Record, as_row, record_of, repeated_hashes
+from stpp.store.manifest import Dataset, Record, as_row, by_colour, record_of, repeated_hashes, value_name
 from stpp.store.masks import IGNORE
 from stpp.store.packed import MappedRows, MappedTable
 
-Looked = tuple[Record | None, list[str], list[str], MaskColours]
-"""The result for one image: a record (None after a problem), problems, notes on conversions, and the mask's values."""
+LISTED, TO_PASTE = 20, 64
+"""Mask values that a problem lists, and colours in the section that the user can paste; the most frequent first."""
+MOST = 10_000
+"""Different colours that are counted."""
+
+
+@dataclass(frozen=True)
+class Looked:
+    """The result for one image: a record (None after a problem), and what was found on the way."""
+
+    record: Record | None
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """How the image was converted."""
+    shown: MaskColours = field(default_factory=dict)
+    colours: Mapping[int, int] = field(default_factory=dict)
+    """The pixels of every colour in the mask that `data.values` should name."""
 
 
 def inspect(data: Data, workers: int, cache_folder: Path | None = None) -> tuple[Dataset, list[str], list[str]]:
@@ -35,17 +60,17 @@ def inspect(data: Data, workers: int, cache_folder: Path | None = None) -> tuple
     known = layout(data)
     found, problems, passed = list_images(data, known)
     root = Path(data.root)
-    remedy = (
-        "add it to data.values (`{value}: ignore`, or a class id)"
-        if data.kind == "folder"
-        else f"the values of kind {data.kind} are fixed: correct the mask, or use data.kind: folder and data.values"
-    )
+    fixed = f"the values of kind {data.kind} are fixed: correct the mask, or use data.kind: folder and data.values"
+    remedy = "" if data.kind == "folder" else fixed
     notes: dict[str, list[Any]] = {}  # note -> [number of images with it, id of the first one]
     classes: set[int] = set()
     palettes = PaletteCheck(known, root)
-    masks = 0
+    masks = coloured = 0
+    colours: Counter[int] = Counter()
 
-    with InspectionCache(cache_folder, root, [len(known.classes), sorted(known.values.items())]) as cache:
+    with InspectionCache(
+        cache_folder, root, [len(known.classes), sorted(known.values.items()), data.variable]
+    ) as cache:
 
         def items() -> Iterator[tuple[str, ImagePair, States, Inspected | None]]:
             for name, pair in found.items():
@@ -56,44 +81,46 @@ def inspect(data: Data, workers: int, cache_folder: Path | None = None) -> tuple
         def look(item: tuple[str, ImagePair, States, Inspected | None]) -> tuple[Looked, States | None]:
             name, one, states, before = item
             if before:
-                return (before[0], [], *before[1:]), states
+                return Looked(before[0], [], *before[1:]), states
             start = time.time_ns()
-            looked = _look(root, known, remedy, name, one)
+            looked = _look(data, known, remedy, name, one)
             after = state_of(root / one.image), state_of(root / one.mask) if one.mask else ""
             return looked, states if states == after and old_enough(states, start) else None
 
         def rows() -> Iterator[tuple[Any, ...]]:
-            nonlocal masks
-            for (record, wrong, said, shown), states in progress(
-                ordered_map(look, items(), workers), "prepare", len(found)
-            ):
-                problems.extend(wrong)
+            nonlocal masks, coloured
+            for looked, states in progress(ordered_map(look, items(), workers), "prepare", len(found)):
+                record = looked.record
+                problems.extend(looked.problems)
+                coloured += bool(looked.colours)
+                colours.update(looked.colours if len(colours) < MOST else {})
                 if record is None:
                     continue
                 if states:
-                    cache.put((record, said, shown), states)
-                for note in said:
+                    cache.put((record, looked.notes, looked.shown), states)
+                for note in looked.notes:
                     notes.setdefault(note, [0, record.id])[0] += 1
                 classes.update(record.classes)
-                problems.extend(palettes.compared(record.mask, shown))
+                problems.extend(palettes.compared(record.mask, looked.shown))
                 masks += bool(record.mask)
                 yield as_row(replace(record, mask=found[record.id].mask) if data.annotations else record)
 
         records = MappedTable(MappedRows.spooled(rows()), record_of)
-    dataset = Dataset(data.name, known.classes, known.palette, known.values, records)
+    dataset = Dataset(data.name, known.classes, known.palette, known.values, records, variable=data.variable or "")
     problems += _twice(dataset, root)
     if data.annotations is None:
         problems += _absent(classes, palettes.values, masks, known, data, all_read=not problems)
     warnings = [f"{note}: {count} image(s), such as {first}" for note, (count, first) in sorted(notes.items())]
-    return dataset, passed + warnings, problems
+    return dataset, passed + warnings + _section(colours, coloured, data), problems
 
 
-def _look(root: Path, known: Layout, remedy: str, name: str, found: ImagePair) -> Looked:
-    """Read one image and its mask, and check them. remedy: the advice for a mask value without a class."""
+def _look(data: Data, known: Layout, remedy: str, name: str, found: ImagePair) -> Looked:
+    """Read one image and its mask, and check them. remedy: the advice for a value without a class; "": the usual."""
+    root = Path(data.root)
     try:
         image, notes = read_image(root / found.image)
     except StppError as error:
-        return None, [str(error)], [], {}
+        return Looked(None, [str(error)])
     height, width = image.shape[:2]
     mask_hash = ""
     classes: tuple[int, ...] = ()
@@ -101,22 +128,61 @@ def _look(root: Path, known: Layout, remedy: str, name: str, found: ImagePair) -
     if found.mask:
         path = root / found.mask
         try:
-            values = read_mask(path)
-            mask = to_classes(values, known.values)
+            values = read_mask(path, known.values, data.variable or "")
+            to_classes(values, known.values)
             shown = shown_in(path, values_in(values), known.values)
+        except KeyError:
+            unknown, count = counts_in(values, known.values)
+            of_colours = unknown if by_colour(known.values) and count <= MOST_COLOURS else {}
+            return Looked(None, [f"{path}: {_unknown(unknown, count, known, remedy)}"], colours=of_colours)
+        except MaskOfColoursError as error:
+            return Looked(None, [str(error)], colours=error.pixels)
         except StppError as error:
-            return None, [str(error)], [], {}
-        except KeyError as error:
-            value = error.args[0]
-            what = f"value {value} is not one of the {len(known.classes)} classes"
-            return None, [f"{path}: {what}; {remedy.format(value=value)}"], [], {}
-        if mask.shape != (height, width):
-            size = f"{mask.shape[1]} x {mask.shape[0]}"
-            return None, [f"{path}: {size} pixels, but its image has {width} x {height}; make them equal"], [], {}
+            return Looked(None, [str(error)])
+        if values.shape != (height, width):
+            size = f"{values.shape[1]} x {values.shape[0]}"
+            return Looked(None, [f"{path}: {size} pixels, but its image has {width} x {height}; make them equal"])
         mask_hash = sha256(path)
         classes = tuple(sorted({known.values[value] for value in shown} - {IGNORE}))
     image_hash = sha256(root / found.image)
-    return Record(name, found.image, found.mask, width, height, image_hash, mask_hash, classes), [], notes, shown
+    record = Record(name, found.image, found.mask, width, height, image_hash, mask_hash, classes)
+    return Looked(record, [], notes, shown)
+
+
+def _unknown(pixels: Mapping[int, int], count: int, known: Layout, remedy: str) -> str:
+    """Return the problem of a mask with `count` values or colours that have no meaning.
+
+    pixels: the number of pixels of the most frequent ones. remedy: as for `_look`.
+    """
+    name = value_name if by_colour(known.values) else str
+    listed = [f"{name(value)} ({number} pixels)" for value, number in pixels.items()][:LISTED]
+    more = f" and {count - len(listed)} more" if count > len(listed) else ""
+    one, example = count == 1, name(next(iter(pixels)))
+    found, them = f"{'' if one else 's'} {', '.join(listed)}{more}", "it" if one else "them"
+    if example.startswith("#"):
+        soft = "; if they are soft edges, export the masks without antialiasing" if more else ""
+        return f'colour{found}: not in data.values; add {them} there (`"{example}": ignore`, or a class){soft}'
+    soft = f"; if they are soft edges, read them by ranges: {RANGES}" if len(pixels) > 8 and max(pixels) < 256 else ""
+    binary = "`255: 1` for binary masks, or `255: ignore`" if {*pixels} == {IGNORE} else ""
+    add = f"add {them} to data.values ({binary or f'`{example}: ignore`, or a class id'}){soft}"
+    return f"value{found} {'is not one' if one else 'are not'} of the {len(known.classes)} classes; {remedy or add}"
+
+
+def _section(pixels: Counter[int], masks: int, data: Data) -> list[str]:
+    """Return a note that holds the colours without a meaning as a section to paste, if there are any.
+
+    pixels: the number of pixels of each colour. masks: how many masks hold them.
+    """
+    if not pixels or data.kind != "folder":
+        return []
+    top = pixels.most_common(TO_PASTE)
+    section = ", ".join(f'"{value_name(value)}": CLASS' for value, _ in top)
+    shares = ", ".join(f"{100 * count / pixels.total():.1f}" for _, count in top)
+    more = f"; {len(pixels) - len(top)} further colours are left out" if len(pixels) > len(top) else ""
+    return [
+        f"colours without a meaning in {masks} mask(s); to paste into data.values, with a class or `ignore` for each "
+        f"CLASS: {{{section}}}; percent of their pixels, in this order: {shares}{more}"
+    ]
 
 
 def _twice(dataset: Dataset, root: Path) -> list[str]:

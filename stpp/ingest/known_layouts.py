@@ -5,10 +5,11 @@ from pathlib import Path
 from pkgutil import resolve_name
 
 from stpp.ingest import toy
+from stpp.ingest.class_files import with_classes
 from stpp.ingest.colours import class_palette
 from stpp.ingest.layouts import LAYOUTS
 from stpp.params.models import Data
-from stpp.store.manifest import Rgb
+from stpp.store.manifest import Rgb, rgb_of
 from stpp.store.masks import IGNORE
 
 
@@ -131,15 +132,17 @@ def cityscapes(data: Data) -> Layout:
 
 
 def folder(data: Data) -> Layout:
-    """Return the layout that params.yaml describes."""
-    classes = data.classes or ()
-    values = _own(len(classes), data.ignore)
-    for value, meaning in (data.values or {}).items():
-        values[int(value)] = IGNORE if meaning == "ignore" else meaning
-    palette = data.palette or class_palette(classes)
+    """Return the layout that params.yaml describes. Raises StppError if `classes` names a file that cannot be used."""
+    data = with_classes(data)
+    classes, given, palette = tuple(data.classes or ()), data.meanings(), data.palette
+    values = given if data.by_colour else _own(len(classes), data.ignore) | given
+    if palette is None and data.by_colour:
+        first = {label: rgb_of(value) for value, label in reversed([*given.items()])}
+        palette = tuple(first[label] for label in range(len(classes)))
     files = data.annotations.file if data.annotations and "{" in data.annotations.file else data.masks
     masks = (files,) if files else ()
-    return Layout(data.images or "", masks, classes, palette, values, colours_known=data.palette is not None)
+    colours = palette or class_palette(classes)
+    return Layout(data.images or "", masks, classes, colours, values, colours_known=palette is not None)
 
 
 def layout(data: Data) -> Layout:

@@ -1,31 +1,29 @@
 """The meaning of mask values: from the values in some masks, names in files beside them, and the user's answers."""
 
-import csv
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from stpp.data.images import read_image, read_mask, values_in
+from stpp.data.images import NOTHING, RANGES, MaskOfColoursError, read_mask, to_classes, two_peaks, values_in
+from stpp.ingest.class_files import NAMES, is_void, read_class_file
 from stpp.ingest.discovery import UnsureError, spread
+from stpp.params.models import mask_values
 from stpp.run.parallel import THREADS, ordered_map
-from stpp.store.files import StppError, grouped, read_text
+from stpp.store.files import StppError, grouped
+from stpp.store.manifest import COLOUR, value_name, value_of
 from stpp.store.masks import IGNORE
 
-READ, OF_COLOURS, SHOWN = 200, 20, 8
-"""READ: masks that are read. OF_COLOURS: colour masks whose colours are counted. SHOWN: colours that are listed."""
-NAMES: dict[str, Callable[[list[str]], dict[int, str]]] = {
-    "labelmap.txt": lambda rows: dict(enumerate(row.partition(":")[0] for row in rows)),
-    "classes.txt": lambda rows: dict(enumerate(rows)),
-    "class_dict.csv": lambda rows: dict(enumerate(row[0].strip() for row in list(csv.reader(rows))[1:])),
-    "_classes.csv": lambda rows: {int(row[0]): row[1].strip() for row in list(csv.reader(rows))[1:]},
-}
-"""File of class names -> function: its lines -> names by value. In the first three, their order gives the values."""
-VOID = ("void", "unlabelled", "unlabeled", "ignore", "ignored")
-"""Names in these files that stand for pixels without a class."""
-BYTES = 2**20
+READ, SHOWN = 200, 8
+"""READ: masks that are read. SHOWN: values or colours that are listed."""
+BY_COLOUR = {COLOUR: 0}
+"""A meaning of mask values with which `read_mask` reads any colours."""
+BINARY = {value: 255 if value > 127 else 0 for value in range(256)}
+"""The meaning of the values in lossy masks of two classes."""
+BORDER = value_of("#e0e0c0")
+"""The colour of pixels without a class in the masks of Pascal VOC and of tools that write such masks."""
 
 
 @dataclass(frozen=True)
@@ -33,58 +31,49 @@ class Meaning:
     """The values `classes`, `values` and `ignore` of the section data, and a reason for each."""
 
     classes: list[str]
-    values: dict[int, int | str] | None
+    values: dict[int | str, int | str] | None
     ignore: int | None
     why: dict[str, str]
 
 
-def read_values(root: Path, masks: Sequence[str]) -> dict[str, list[int]]:
-    """Read at most READ of the masks, evenly spaced, and return their values by path.
+def read_values(root: Path, masks: Sequence[str]) -> tuple[dict[str, list[int]], bool]:
+    """Read at most READ of the masks, evenly spaced; return their values by path, and whether to read them by ranges.
 
-    Raises StppError if masks cannot be read. If they hold colours, the error lists these.
+    If one of them holds colours, all are read by colour. If they have lossy compression, but two peaks, 0 and 255 stand
+    for all values. Raises StppError if masks cannot be read.
     """
 
-    def look(mask: str) -> list[int] | str:
+    def look(mask: str, meaning: Mapping[int, int] = NOTHING) -> list[int] | StppError:
         try:
-            return values_in(read_mask(root / mask))
+            return values_in(read_mask(root / mask, meaning))
         except StppError as error:
-            return str(error)
+            return error
+
+    def look_by_ranges(mask: str) -> list[int] | None:
+        try:
+            values = read_mask(root / mask, BINARY)
+        except StppError:
+            return None
+        return values_in(to_classes(values, BINARY)) if values.dtype == np.uint8 and two_peaks(values) else None
 
     some = spread(masks, READ)
     looked = dict(zip(some, ordered_map(look, some, THREADS), strict=True))
-    if wrong := {mask: said for mask, said in looked.items() if isinstance(said, str)}:
+    if any(RANGES in str(said) for said in looked.values()):
+        by_ranges = dict(zip(some, ordered_map(look_by_ranges, some, THREADS), strict=True))
+        if all(by_ranges.values()):
+            return {mask: values for mask, values in by_ranges.items() if values}, True
+    if any(isinstance(said, MaskOfColoursError) and said.pixels for said in looked.values()):
+        looked = dict(zip(some, ordered_map(lambda mask: look(mask, BY_COLOUR), some, THREADS), strict=True))
+    if wrong := [str(said) for said in looked.values() if isinstance(said, StppError)]:
         about = f"{len(wrong)} of {len(some)} masks that were read (of {len(masks)}) cannot be used:"
-        colours = [root / mask for mask, said in wrong.items() if "convert its colours" in said]
-        raise StppError("\n".join([about, *grouped(wrong.values()), *_colours(colours[:OF_COLOURS])]))
-    return {mask: values for mask, values in looked.items() if not isinstance(values, str)}
-
-
-def _colours(masks: Sequence[Path]) -> list[str]:
-    """Return lines on the colours in some colour masks, and what to do."""
-    pixels: Counter[int] = Counter()
-    for mask in masks:
-        packed = (read_image(mask)[0].astype(np.int64) << (16, 8, 0)).sum(axis=2)
-        values, counts = np.unique(packed, return_counts=True)
-        pixels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
-    shares = [f"#{colour:06x} {100 * count / pixels.total():.1f} %" for colour, count in pixels.most_common(SHOWN)]
-    return [
-        f"{len(pixels)} colours in {len(masks)} of them, by share of the pixels: {', '.join(shares)}",
-        "write each colour as a value of its own (0, 1, 2 ...) into a PNG with one channel; labelling tools export "
-        "such masks as `indexed` or `class ids`",
-    ][: 2 * bool(masks)]
+        raise StppError("\n".join([about, *grouped(wrong)]))
+    return {mask: values for mask, values in looked.items() if not isinstance(values, StppError)}, False
 
 
 def read_names(folders: Iterable[Path]) -> dict[Path, dict[int, str]]:
     """Read the files of class names in the folders. Raises StppError for a file that cannot be read."""
-    found: dict[Path, dict[int, str]] = {}
-    for path in (folder / name for folder in folders for name in NAMES):
-        if path.is_file() and path not in found:
-            try:
-                lines = [line.strip() for line in read_text(path, BYTES, encoding="utf-8-sig").splitlines()]
-                found[path] = NAMES[path.name]([line for line in lines if line and not line.startswith("#")])
-            except (ValueError, IndexError, csv.Error) as error:
-                raise StppError(f"{path}: not readable as class names: {error}; correct it, or move it away") from None
-    return found
+    paths = dict.fromkeys(folder / name for folder in folders for name in NAMES)
+    return {path: read_class_file(path) for path in paths if path.is_file()}
 
 
 def meaning(
@@ -93,37 +82,54 @@ def meaning(
     files: Mapping[Path, dict[int, str]],
     classes: str | None = None,
     ignore: str | None = None,
+    lossy: bool = False,
 ) -> Meaning:
     """Return the classes of masks that hold the values `seen`, and what each value means.
 
     all_read: there are no other masks. files: class names by value. classes, ignore: the user's answers, as the options
-    of `stpp init`. Raises UnsureError if the values can mean several things, and StppError if an answer does not fit.
+    of `stpp init`. lossy: 0 and 255 stand for the values near them. Raises UnsureError if the values can mean several
+    things, and StppError if an answer does not fit.
     """
     given = [one.strip() for one in classes.split(",")] if classes is not None else []
+    by_colour = min(seen, default=0) >= COLOUR
+    files = {file: {v: n for v, n in names.items() if (v >= COLOUR) == by_colour} for file, names in files.items()}
     file, names = (None, {}) if given else _fitting(seen, files)
     void = _void(seen, names, len(given), ignore)
     kept = sorted(seen - void)
     order, found, why = kept, [f"class_{value}" for value in kept], "numbered by mask value: give them names"
+    if by_colour:
+        found, why = [f"class_{number}" for number in range(1, len(kept) + 1)], "numbered by colour: give them names"
     if given:
         unseen = not all_read and len(kept) < len(given) and set(kept) <= set(range(len(given)))
         order, found, why = [*range(len(given))] if unseen else kept, given, "as given with --classes"
         if len(order) != len(found):
             raise StppError(f"--classes: {len(found)} names for {len(kept)} mask values: {ranges(kept)}")
     elif file:
-        order = [value for value in sorted(names.keys() - void) if not all_read or value in seen]
-        absent = [name for value, name in sorted(names.items()) if value not in order and value not in void]
+        listed = [value for value in (names if by_colour else sorted(names)) if value not in void]
+        order = [value for value in listed if not all_read or value in seen]
+        absent = [names[value] for value in listed if value not in order]
         found, why = [names[value] for value in order], f"from {file}"
         why += f"; without {', '.join(absent)}, which no mask shows" if absent else ""
     elif kept == [0, IGNORE]:
         found, why = ["background", "foreground"], "the masks hold only 0 and 255"
-    elif not all_read and set(range(len(kept))) - {*kept, *void}:
+    elif not by_colour and not all_read and set(range(len(kept))) - {*kept, *void}:
         question = f"the masks that were read hold the values {ranges(kept)}; how are these {len(kept)} classes called?"
         raise UnsureError(question, "classes", "A,B,C (a name for each value)")
     _check_names(found, kept)
+    if by_colour:
+        named: dict[int | str, int | str] = {
+            value_name(value): name if given or file else at
+            for at, (value, name) in enumerate(zip(order, found, strict=True))
+        }
+        named |= {value_name(value): "ignore" for value in sorted(void)}
+        return Meaning(found, named, None, {"classes": why, "values": "the colours in the masks"})
+    if lossy and kept == [0, IGNORE]:
+        reasons = {"classes": why, "values": "lossy compression changes values"}
+        return Meaning(found, {"0-127": 0, "128-255": 1}, None, reasons)
     # A data set has one value `ignore` that is no class. Others, and those below the number of classes, go to `values`.
     alone = next(iter(void)) if len(void) == 1 and min(void) >= len(order) else None
     ignored = IGNORE if IGNORE in void else alone
-    values: dict[int, int | str] = {value: at for at, value in enumerate(order) if value != at}
+    values: dict[int | str, int | str] = {value: at for at, value in enumerate(order) if value != at}
     unread = set(range(len(order))) - set(order) if not all_read and order != [0, IGNORE] else set()
     values |= {value: "ignore" for value in sorted(unread | void) if value != ignored}
     source = f"from {file}" if void & names.keys() else "the common value of pixels without a class"
@@ -133,8 +139,8 @@ def meaning(
 
 
 def _fitting(seen: Set[int], files: Mapping[Path, dict[int, str]]) -> tuple[Path | None, dict[int, str]]:
-    """Return the file that names all values but 255, with its names. Raises UnsureError if files disagree."""
-    fitting = {file: names for file, names in files.items() if seen - {IGNORE} <= names.keys()}
+    """Return the file that names all values but those of no class. Raises UnsureError if files disagree."""
+    fitting = {file: names for file, names in files.items() if seen - {IGNORE, BORDER} <= names.keys()}
     if any(names != next(iter(fitting.values())) for names in fitting.values()):
         question = f"{', '.join(map(str, fitting))} name the classes differently; how are they called?"
         raise UnsureError(question, "classes", "A,B,C")
@@ -146,11 +152,14 @@ def _void(seen: Set[int], names: Mapping[int, str], given: int, ignore: str | No
     rest = seen - {IGNORE}
     if ignore is not None:
         words = [] if ignore.strip() == "none" else [word.strip() for word in ignore.split(",")]
-        if not all(word.isascii() and word.isdecimal() and int(word) <= 65535 for word in words):
-            raise StppError(f"--ignore {ignore}: give mask values such as 11 or 0,255, or none")
-        return set(map(int, words))
+        try:
+            return {value for word in words for value in mask_values(word)}
+        except ValueError:
+            raise StppError(f"--ignore {ignore}: give mask values such as 11, 0,255 or #e0e0c0, or none") from None
     if names:
-        return {*(seen - names.keys()), *(value for value, name in names.items() if name.lower() in VOID)}
+        return {*(seen - names.keys()), *(value for value, name in names.items() if is_void(name))}
+    if min(seen, default=0) >= COLOUR:
+        return {BORDER} & {*seen}
     if seen <= {0, IGNORE} or len(seen) == given or (len(seen) <= 2 and IGNORE not in seen):
         return set()
     if IGNORE in seen and (len(rest) == given or rest in (set(range(len(rest))), set(range(1, len(rest) + 1)))):
@@ -167,19 +176,18 @@ def _check_names(names: Sequence[str], kept: Sequence[int]) -> None:
             f"the masks that were read show {len(kept)} class (value {ranges(kept)}); if others do, {remedy}"
         )
     if len(names) > IGNORE:
-        raise StppError(
-            f"the masks that were read hold {len(names)} values, more than {IGNORE} classes: ids of instances?"
-        )
+        what = f"{len(names)} values, more than {IGNORE} classes: ids of instances, or soft edges?"
+        raise StppError(f"the masks that were read hold {what}")
     if odd := [name for name, times in Counter(names).items() if times > 1 or not name]:
         raise StppError(f"class name {odd[0]!r}: empty or used twice; {remedy}")
 
 
 def ranges(values: Iterable[int]) -> str:
-    """Return values as text, such as "0-11, 255", with at most SHOWN ranges."""
+    """Return values as text, such as "0-11, 255", with at most SHOWN ranges or colours."""
     found: list[list[int]] = []
     for value in sorted(values):
-        if found and value == found[-1][-1] + 1:
+        if found and value == found[-1][-1] + 1 and value < COLOUR:
             found[-1][1:] = [value]
         else:
             found.append([value])
-    return ", ".join(["-".join(map(str, one)) for one in found[:SHOWN]] + ["..."] * (len(found) > SHOWN))
+    return ", ".join(["-".join(map(value_name, one)) for one in found[:SHOWN]] + ["..."] * (len(found) > SHOWN))

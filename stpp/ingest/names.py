@@ -8,6 +8,8 @@ READ = (
     *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
 """File endings of the image formats that can be read."""
+ARRAYS = (".npy", ".mat")
+"""File endings of masks that are arrays."""
 UNREAD = (
     *(
         ".heic",

@@ -11,6 +11,7 @@ from pathlib import Path
 from stpp.data.images import palette_of
 from stpp.ingest.inspection_cache import MaskColours
 from stpp.ingest.known_layouts import Layout
+from stpp.store.manifest import by_colour
 from stpp.store.masks import IGNORE
 
 
@@ -19,8 +20,10 @@ def shown_in(path: Path, values: Iterable[int], meaning: dict[int, int]) -> Mask
 
     meaning: mask value -> class id or 255. A colour has no meaning if its value is ignored, or if the palette holds it
     more than once, as it does the colours that fill it up. No colour has a meaning if the palette is a grey ramp, where
-    each of `values` v has the colour (v, v, v).
+    each of `values` v has the colour (v, v, v), or if the values are colours themselves.
     """
+    if by_colour(meaning):
+        return dict.fromkeys(values, "")
     palette = palette_of(path)
     of = {value: palette[value] if value < len(palette) else None for value in values}
     if all(colour in (None, (value, value, value)) for value, colour in of.items()):
@@ -63,4 +66,4 @@ class PaletteCheck:
         return []
 
 
-REMEDY = "use the same values in all masks, or correct data.palette or the palettes of the files"
+REMEDY = "use the same values in all masks, correct data.palette, or read them by colour: name colours in data.values"

@@ -16,6 +16,7 @@ from stpp.ingest.layouts import LAYOUTS
 from stpp.models.networks import NETWORKS
 from stpp.selftrain.criteria import CRITERIA
 from stpp.selftrain.rankings import RANKINGS
+from stpp.store.manifest import value_name, value_of
 from stpp.store.masks import IGNORE
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -33,6 +34,8 @@ Text = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Name = Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
 """A name that becomes part of a path."""
 
+MASK_VALUE = re.compile(r"(?i:#[0-9a-f]{6})|[0-9]{1,5}(-[0-9]{1,5})?")
+"""A key of `Data.values`: a colour, a number or a range."""
 WRITTEN = re.compile(r"^-?\d{1,9}([./]\d{1,9})?$")
 """A number as `Subset.fraction` may write it: `1`, `0.125` or `1/8`."""
 
@@ -120,15 +123,23 @@ class Data(Section):
     list: Text | None = None
     """Kind folder: text file below `root` with one image, or one image and its mask, per line. If `images` is given, a
     line may also hold the id of an image that the pattern finds."""
-    classes: Annotated[tuple[ClassName, ...], Field(max_length=IGNORE)] | None = None
-    """Kind folder: class names in the order of their ids, starting with id 0."""
+    classes: Annotated[tuple[ClassName, ...], Field(max_length=IGNORE)] | Text | None = None
+    """Kind folder: class names in the order of their ids, starting with id 0; or a file below `root` that names them:
+    `labelmap.txt` (CVAT), `class_dict.csv`, `_classes.csv` (Roboflow) or a name in each line. If the file has colours,
+    masks are read by colour, unless `values` holds numbers or is `{}`."""
     palette: Annotated[tuple[tuple[Level, Level, Level], ...], Field(max_length=IGNORE)] | None = None
-    """Kind folder: colour of every class as red, green, blue, each from 0 to 255. Default: the colours of Okabe and
-    Ito, then further ones that differ most from all others."""
-    values: Annotated[dict[str, Level | Literal["ignore"]], Field(max_length=65536)] | None = None
-    """Kind folder: class id or `ignore` by mask value (`11: ignore`, `255: 1`). Other values are class ids."""
+    """Kind folder: colour of every class as red, green, blue, each from 0 to 255. Default: the colours in `values` or
+    the file of `classes`, else those of Okabe and Ito, then further ones that differ most from all others."""
+    values: Annotated[dict[str, Level | ClassName], Field(max_length=65536)] | None = None
+    """Kind folder: class id, class name or `ignore` by mask value: a number (`11: ignore`, `255: 1`), a range
+    (`"128-255": 1`) or a colour (`"#800000": car`). Other numbers are class ids. With colours, masks are read by
+    colour, and no other colours may occur."""
     ignore: Annotated[int, Field(ge=0, le=65535)] | None = IGNORE
-    """Mask value of pixels without a class. They never enter a loss or a score. `null`: there is no such value."""
+    """Mask value of pixels without a class. They never enter a loss or a score. `null`: there is no such value. Without
+    effect if `values` holds colours."""
+    variable: Text | None = None
+    """Kind folder: variable that holds the mask in .mat files, with fields of structs after dots, such as
+    `GTcls.Segmentation`. `null`: each file holds one variable."""
 
     @field_validator("values", mode="before")
     @classmethod
@@ -146,6 +157,7 @@ class Data(Section):
             "palette": self.palette,
             "values": self.values,
             "ignore": None if self.ignore == IGNORE else self.ignore,
+            "variable": self.variable,
         }
         if self.kind != "folder":
             given = [k for k, v in described.items() if v is not None]
@@ -160,6 +172,8 @@ class Data(Section):
             )
         if not self.classes:
             raise ValueError("kind folder needs `classes`, the class names in the order of their ids")
+        if isinstance(self.classes, str):
+            return self
         if not all(name.strip() for name in self.classes):
             raise ValueError("`classes` holds an empty name")
         if len(set(self.classes)) != len(self.classes):
@@ -186,22 +200,73 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _values_are_of_masks_and_classes(self) -> Self:
-        classes = len(self.classes or ())
-        for value, meaning in (self.values or {}).items():
-            if not value.isdecimal() or int(value) > 65535:
-                raise ValueError(f"`values` key {value!r} is not a mask value (0 to 65535)")
-            if isinstance(meaning, int) and not 0 <= meaning < classes:
-                raise ValueError(f"`values` maps {value} to class {meaning}, but there are {classes} classes")
-        if self.classes and self.ignore is not None and self.ignore < classes:
-            raise ValueError(
-                f"`ignore` {self.ignore} is also the id of class {self.classes[self.ignore]}; if no mask value is to "
-                "be ignored, set it to null"
-            )
-        known = dict(enumerate(range(classes))) | {int(v): meaning for v, meaning in (self.values or {}).items()}
-        if self.classes and (unmeant := sorted({*range(classes)} - {*known.values()})):
+        given = self.meanings()
+        if self.classes is None or isinstance(self.classes, str):
+            return self
+        classes = range(len(self.classes))
+        if self.by_colour:
+            known = given
+        else:
+            if self.ignore is not None and self.ignore in classes:
+                raise ValueError(
+                    f"`ignore` {self.ignore} is also the id of class {self.classes[self.ignore]}; if no mask value is "
+                    "to be ignored, set it to null"
+                )
+            known = dict(enumerate(classes)) | given
+        if unmeant := sorted({*classes} - {*known.values()}):
             labels = ", ".join(self.classes[c] for c in unmeant)
-            raise ValueError(f"no mask value means {labels}: `values` gives its id another meaning; add a value for it")
+            why = "" if self.by_colour else ": `values` gives its id another meaning"
+            raise ValueError(f"no mask value means {labels}{why}; add a value for it")
         return self
+
+    @property
+    def by_colour(self) -> bool:
+        """Whether `values` holds colours."""
+        return any(key.startswith("#") for key in self.values or ())
+
+    def meanings(self) -> dict[int, int]:
+        """Return the class id, or 255 for `ignore`, of every mask value in `values`.
+
+        While `classes` is still the name of a file, every value means `ignore`. Raises ValueError if keys or meanings
+        are invalid, if a value occurs twice, or if numbers and colours are mixed.
+        """
+        names = self.classes if isinstance(self.classes, tuple) else None
+        found: dict[int, int] = {}
+        for key, meaning in (self.values or {}).items():
+            if key.startswith("#") != self.by_colour:
+                raise ValueError("`values` holds colours and numbers; use one kind, as the masks do")
+            for value in mask_values(key):
+                if value in found:
+                    raise ValueError(f"`values` gives mask value {value_name(value)} twice, as {key} the second time")
+                found[value] = IGNORE if names is None else _class_id(key, meaning, names)
+        return found
+
+
+def mask_values(key: str) -> range:
+    """Return the mask values that a key of `data.values` stands for. Raises ValueError if it is malformed."""
+    if not MASK_VALUE.fullmatch(key):
+        raise ValueError(
+            f'`values` key {key!r} is not a mask value: a number (0 to 65535), a range ("128-255") or a colour '
+            '("#800000")'
+        )
+    first, _, last = key.partition("-")
+    found = range(value_of(first), value_of(last or first) + 1)
+    if not key.startswith("#") and (not found or found[-1] > 65535):
+        raise ValueError(f"`values` key {key!r} is not a mask value (0 to 65535)")
+    return found
+
+
+def _class_id(key: str, meaning: int | str, classes: tuple[str, ...]) -> int:
+    """Return the class id, or 255 for `ignore`, of a meaning in `data.values`. Raises ValueError if it is neither."""
+    if meaning == "ignore":
+        return IGNORE
+    if isinstance(meaning, int):
+        if meaning >= len(classes):
+            raise ValueError(f"`values` maps {key} to class {meaning}, but there are {len(classes)} classes")
+        return meaning
+    if meaning not in classes:
+        raise ValueError(f"`values` maps {key} to {meaning!r}, which is neither a class nor `ignore`")
+    return classes.index(meaning)
 
 
 class Subset(Section):

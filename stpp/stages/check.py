@@ -61,6 +61,8 @@ def _named(p: Params) -> dict[tuple[str, Path], str]:
     named = {("data.root", root): f"no such folder; {remedy}"}
     if p.data.list is not None and root.is_dir():
         named["data.list", root / p.data.list] = "no such file; give its path below data.root"
+    if isinstance(p.data.classes, str) and root.is_dir():
+        named["data.classes", root / p.data.classes] = "no such file; give its path below data.root"
     if p.data.annotations is not None and "{" not in p.data.annotations.file and root.is_dir():
         remedy = "no such file; give its path below data.root"
         named["data.annotations.file", root / p.data.annotations.file] = remedy

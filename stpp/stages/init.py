@@ -71,11 +71,12 @@ def init(
     print(f"{len(pairs) - len(with_masks)} images without a mask{without}")
     print(*notes, sep="\n", end="\n" if notes else "")
 
-    values = read_values(folders.root, with_masks)
+    values, lossy = read_values(folders.root, with_masks)
     seen, all_read = {value for some in values.values() for value in some}, len(values) == len(with_masks)
-    print(f"{len(values)} of {len(with_masks)} masks were read; they hold the values {ranges(seen)}")
+    near = " and, by lossy compression, values near them" if lossy else ""
+    print(f"{len(values)} of {len(with_masks)} masks were read; they hold the values {ranges(seen)}{near}")
     names = read_names(folders.beside())
-    means = _asked(lambda: meaning(seen, all_read, names, answers["classes"], answers["ignore"]), answers)
+    means = _asked(lambda: meaning(seen, all_read, names, answers["classes"], answers["ignore"], lossy), answers)
     data |= {"list": None, "classes": means.classes, "palette": None, "values": means.values, "ignore": means.ignore}
     drawn = first_split(_dataset(_data(data), pairs, values), batch_size, all_read)
     data = {

@@ -18,6 +18,28 @@ from stpp.store.records import DatasetJson, read
 
 Rgb = tuple[int, int, int]
 T = TypeVar("T")
+COLOUR = 2**24
+"""A colour as a mask value is COLOUR + 0xRRGGBB. Smaller mask values are the numbers in the mask files."""
+
+
+def by_colour(values: Iterable[int]) -> bool:
+    """Return whether mask values are colours."""
+    return max(values, default=0) >= COLOUR
+
+
+def value_name(value: int) -> str:
+    """Return a mask value as text: a number, or a colour such as "#800000"."""
+    return f"#{value - COLOUR:06x}" if value >= COLOUR else str(value)
+
+
+def value_of(name: str) -> int:
+    """Return the mask value that `value_name` wrote. Raises ValueError for other text."""
+    return COLOUR + int(name[1:], 16) if name.startswith("#") else int(name)
+
+
+def rgb_of(value: int) -> Rgb:
+    """Return the red, green and blue of a mask value that is a colour."""
+    return value >> 16 & 255, value >> 8 & 255, value & 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +71,16 @@ class Dataset:
     classes: tuple[str, ...]
     palette: tuple[Rgb, ...]
     values: dict[int, int]
-    """Mask value -> class id, or 255 for ignore. A mask value that is not a key is invalid."""
+    """Mask value -> class id, or 255 for ignore. A mask value that is not a key is invalid.
+
+    If the values are colours (from `COLOUR` on), masks are read by colour, else by number.
+    """
     records: Mapping[str, Record]
     """Records by id. Read from a file, this is a `MappedTable`, which leaves the records on disk."""
     drawn: Path | None = None
     """The mask set of all masks if they were drawn from annotation files; else None: each mask is a file."""
+    variable: str = ""
+    """The variable of .mat files that holds the mask (`data.variable`)."""
 
     @cached_property
     def digest(self) -> str:
@@ -71,7 +98,7 @@ def digest_of(dataset: Dataset, ids: list[str]) -> str:
 
 def _digest(dataset: Dataset, records: Iterable[Record]) -> str:
     drawn = " drawn" if dataset.drawn else ""
-    about = f"{dataset.classes} {sorted(dataset.values.items())}{drawn}\n"
+    about = f"{dataset.classes} {sorted(dataset.values.items())}{drawn}\n{dataset.variable}"
     total = hashlib.md5(about.encode(), usedforsecurity=False)
     for r in records:
         total.update(f"{r.id} {r.image_sha256} {r.mask_sha256}\n".encode())
@@ -102,8 +129,10 @@ def write_dataset(folder: Path, dataset: Dataset) -> None:
         "images": len(dataset.records),
         "classes": list(dataset.classes),
         "palette": [list(c) for c in dataset.palette],
-        "values": {str(k): v for k, v in sorted(dataset.values.items())},
-    } | ({"masks": DRAWN} if dataset.drawn else {})
+        "values": {value_name(k): v for k, v in sorted(dataset.values.items())},
+    }
+    about |= {"masks": DRAWN} if dataset.drawn else {}
+    about |= {"variable": dataset.variable} if dataset.variable else {}
     write_json(folder / "dataset.json", about)
     write_csv(folder / "manifest.csv", RECORD, map(as_row, dataset.records.values()))
 
@@ -124,9 +153,10 @@ def read_dataset(folder: Path) -> Dataset:
             name=about["name"],
             classes=tuple(about["classes"]),
             palette=tuple((r, g, b) for r, g, b in about["palette"]),
-            values={int(k): v for k, v in about["values"].items()},
+            values={value_of(k): v for k, v in about["values"].items()},
             records=MappedTable.read(folder / "manifest.csv", RECORD, record_of),
             drawn=folder / DRAWN if about.get("masks") else None,
+            variable=about.get("variable", ""),
         )
     except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
         raise StppError(f"{folder}: not what `stpp prepare` writes ({error}); run `dvc repro` again") from None

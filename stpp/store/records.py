@@ -43,6 +43,7 @@ class DatasetJson(Digested):
     values: dict[str, Count]
     masks: Literal["masks"] | None = None
     """The folder of the mask set if the masks were drawn from annotation files."""
+    variable: str = ""
 
 
 class RunJson(JsonFile):

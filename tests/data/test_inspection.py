@@ -59,7 +59,7 @@ def add_every_problem(root: Path) -> dict[str, str]:
         "i/cut.png: ": "truncated",
         "i/page.png: ": "not an image",
         "m/size.png: ": "6 x 8 pixels, but its image has 8 x 6",
-        "m/value.png: ": "value 7 is not one of the 4 classes",
+        "m/value.png: ": "value 7 (24 pixels) is not one of the 4 classes",
         "m/colour.png: ": "one channel of class ids",
         "m/cutmask.png: ": "truncated",
         "i/twin.png: ": "i/a.png: remove one",

@@ -151,7 +151,7 @@ def test_a_damaged_cache_is_ignored_and_written_again(data: Data, reads: list[st
 
 def test_a_new_meaning_of_mask_values_is_inspected_again(data: Data, tmp_path: Path) -> None:
     found(data, tmp_path / "memory")
-    other = data.model_copy(update={"values": {2: "ignore"}})
+    other = data.model_copy(update={"values": {"2": "ignore"}})
     assert found(other, tmp_path / "memory") == found(other, None)
     assert found(data, tmp_path / "memory") == found(data, None)
 

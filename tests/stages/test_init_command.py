@@ -231,7 +231,7 @@ def test_the_meaning_of_mask_values(
         ([0, 1, 2], {}, {"classes": "a,b", "ignore": "none"}, "--classes: 2 names for 3 mask values: 0-2"),
         ([0, 1], {}, {"classes": "a,a"}, "class name 'a': empty or used twice"),
         ([0, 1], {}, {"ignore": "-1"}, "--ignore -1: give mask values"),
-        (range(300), {}, {"ignore": "none"}, "ids of instances?"),
+        (range(300), {}, {"ignore": "none"}, "ids of instances, or soft edges?"),
     ],
 )
 def test_values_with_several_meanings_are_a_question(
@@ -258,17 +258,52 @@ def test_class_names_are_read_from_a_file_beside_the_masks(project: Project, nam
     agrees(project, said)
 
 
-def test_colour_masks_are_refused_with_their_colours(project: Project) -> None:
+@pytest.mark.parametrize("names", [None, "ground:0,0,0::\ncar:255,0,16::\nvan:255,0,17::\n"])
+def test_colour_masks_are_described_by_their_colours(project: Project, names: str | None) -> None:
     folder = project.folder / ROOT
     flat(folder)
-    for i in range(3):
-        write(folder / f"masks/{i}.png", np.full((20, 24, 3), (255, 0, 16), np.uint8))
-    said = run(project, f"{ROOT}/photos", f"{ROOT}/masks", rc=2)
-    assert "3 of 20 masks that were read (of 20) cannot be used" in said
-    assert "1 colours in 3 of them, by share of the pixels: #ff0010 100.0 %" in said and "with one channel" in said
+    colours = np.array([(255, 0, 16), (224, 224, 192), (0, 0, 0)], np.uint8)
+    for i in range(20):
+        write(folder / f"masks/{i}.png", np.resize(np.repeat(colours[: 1 + i % 3], 9, axis=0), (20, 24, 3)))
+    if names:
+        (folder / "labelmap.txt").write_text(names)
+    said = run(project, f"{ROOT}/photos", f"{ROOT}/masks")
+    assert "20 of 20 masks were read; they hold the values #000000, #e0e0c0, #ff0010" in said
+    data = load([project.folder / "params.yaml"]).data
+    classes = ("ground", "car") if names else ("class_1", "class_2")
+    assert data.classes == classes
+    meanings = classes if names else (0, 1)
+    assert data.values == {"#000000": meanings[0], "#ff0010": meanings[1], "#e0e0c0": "ignore"}
+    assert "van, which no mask shows" in said or not names
+    agrees(project, said)
+    agrees(project, run(project, f"{ROOT}/photos", f"{ROOT}/masks", "--classes", "a,b,c", "--ignore", "none"))
+
+
+def test_jpeg_masks_of_two_classes_are_read_by_ranges(project: Project) -> None:
+    folder = project.folder / ROOT
+    for i in range(20):
+        drawn = np.zeros((60, 80), np.uint8)
+        drawn[10 : 30 + i, 20:50] = 255
+        write(folder / f"photos/{i}.jpg", np.random.default_rng(i).integers(0, 256, (60, 80, 3)).astype(np.uint8))
+        write(folder / f"masks/{i}.jpg", drawn)
+        write(folder / f"ids/{i}.jpg", np.resize(np.repeat(np.arange(12, dtype=np.uint8), 300), (60, 80)))
+    said = run(project, f"{ROOT}/photos", f"{ROOT}/masks")
+    assert "they hold the values 0, 255 and, by lossy compression, values near them" in said
+    data = load([project.folder / "params.yaml"]).data
+    assert (data.values, data.classes) == ({"0-127": 0, "128-255": 1}, ("background", "foreground"))
+    agrees(project, said)
+    assert "lossless original" in run(project, f"{ROOT}/photos", f"{ROOT}/ids", rc=2), "class ids are lost in a JPEG"
+
+
+def test_photos_and_jpegs_are_no_masks(project: Project) -> None:
+    folder = project.folder / ROOT
+    flat(folder)
     for i in range(20):
         photo(folder / f"jpeg/{i}.jpg", i)
-    assert "stored as JPEG" in run(project, f"{ROOT}/photos", f"{ROOT}/jpeg", rc=2)
+        write(folder / f"png/{i}.png", np.random.default_rng(i).integers(0, 256, (40, 48, 3)).astype(np.uint8))
+    said = run(project, f"{ROOT}/photos", f"{ROOT}/jpeg", rc=2)
+    assert "20 of 20 masks that were read (of 20) cannot be used" in said and "stored as JPEG" in said
+    assert "colours, like a photo; is it a mask?" in run(project, f"{ROOT}/photos", f"{ROOT}/png", rc=2)
 
 
 # -- refusals ---------------------------------------------------------------------------------------------------------
@@ -288,7 +323,7 @@ def test_folders_that_cannot_be_a_data_set_are_refused(project: Project) -> None
         ("photos none", f"{ROOT}/none: no such folder"),
         ("photos empty", f"{ROOT}/empty: no mask in it"),
         ("empty masks", f"{ROOT}/empty: no image in it"),
-        ("photos photos", f"{ROOT}/photos: no mask that holds class ids is named like an image"),
+        ("photos photos", f"{ROOT}/photos: no mask that holds class ids or a few colours is named like an image"),
         ("photos masks --unlabeled photos", "the same folder is given twice"),
         ("photos masks --unlabeled others", f"{ROOT}/others: no image is as many folders deep"),
         ("photos ../masks", "holds more than one data set"),
@@ -339,7 +374,7 @@ def test_several_patterns_are_a_question_that_an_option_answers(project: Project
     for i in range(20):
         (folder / f"masks/{i}.png").rename(folder / f"masks/{i}_ids.png")
         mask(folder / f"masks/{i}_train.png", (0, 1))
-        write(folder / f"masks/{i}_color.png", np.zeros((20, 24, 3), np.uint8))
+        write(folder / f"masks/{i}_color.png", np.full((20, 24, 3), (0, 0, 9), np.uint8))
     words = (f"{ROOT}/photos", f"{ROOT}/masks")
     said = run(project, *words, rc=2)
     assert "masks/{name}_ids.png" in said and "masks/{name}_train.png" in said and "color" not in said
