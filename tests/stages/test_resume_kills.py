@@ -168,7 +168,7 @@ def test_a_training_killed_under_dvc_resumes_with_the_next_repro(project: Projec
 
 
 def test_the_next_repro_waits_for_a_stage_whose_dvc_was_killed(project: Project) -> None:
-    project.params(train={"epochs": 12})
+    project.params(train={"epochs": 100})
     project.run("dvc", "repro", "split", "backbone")
     expected, _ = undisturbed(project, TRAIN, "runs/first")
     home = project.folder / ".stpp"
@@ -250,7 +250,7 @@ def test_ctrl_c_prints_one_line_about_how_to_resume(prepared: Project) -> None:
 def test_a_full_disk_is_reported_leaves_no_partial_files_and_the_next_run_succeeds(prepared: Project) -> None:
     """A limit on the file size simulates the full disk: writing fails in the middle of the first saved state."""
     command = " ".join(TRAIN).replace("OUT", "runs/teacher")
-    output = prepared.run("bash", "-c", f"ulimit -f 20000; {command}", rc=2)
+    output = prepared.run("bash", "-c", f"ulimit -f 2000; {command}", rc=2)
     assert "the disk is full" in output and "Traceback" not in output
     left = [
         f
