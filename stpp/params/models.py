@@ -94,6 +94,9 @@ class Data(Section):
     list: Text | None = None
     """Kind folder: text file below `root` with one image, or one image and its mask, per line. If `images` is given, a
     line may also hold the id of an image that the pattern finds."""
+    exclude: Text | Annotated[tuple[Text, ...], Field(max_length=1000)] | None = None
+    """Images to leave out: ids, image paths, or shell patterns of them (`*` also matches `/`); or a text file below
+    `root` with one id or image path per line."""
     classes: Annotated[tuple[ClassName, ...], Field(max_length=IGNORE)] | None = None
     """Kind folder: class names in the order of their ids, starting with id 0."""
     palette: Annotated[tuple[tuple[Level, Level, Level], ...], Field(max_length=IGNORE)] | None = None

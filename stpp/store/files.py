@@ -14,16 +14,24 @@ import os
 import re
 import shutil
 import stat
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, AnyStr
 
-_PART = r"(?!\.{1,2}(?:/|\Z))[^\s/\\,\"\x00-\x1f\x7f-\x9f\ud800-\udfff]+"
+_UNSEEN = (
+    r"\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    r"\ud800-\udfff\U000e0001"
+)
+UNSEEN = re.compile(f"[{_UNSEEN}]")
+"""Characters that a name may not have: control characters, line breaks, direction marks, lone surrogates, and others
+that nobody sees. Spaces of any width, and the joiners of emoji and of Persian, are allowed."""
+_PART = rf"(?!\.{{1,2}}(?:/|\Z)|\s)[^/\\{_UNSEEN}]+(?<!\s)"
 ID = re.compile(rf"{_PART}(?:/{_PART})*\Z")
 """A valid image id: parts joined by `/`, none of them `.` or `..`.
 
-A part has no white space, comma, backslash, double quote, control character or surrogate.
+A part has no backslash and no character of UNSEEN, and neither begins nor ends with white space.
 """
 
 
@@ -99,11 +107,11 @@ VARIES = re.compile(r"\S*[\d/]\S*|`[^`]*`|'[^']*'|\"[^\"]*\"")
 
 
 def printable(line: str) -> str:
-    """Return a line with every non-printable character replaced by U+FFFD.
+    """Return a line with every character of UNSEEN replaced by U+FFFD.
 
     File names may hold control characters, which must not reach a terminal.
     """
-    return "".join(c if c.isprintable() else "\ufffd" for c in line)
+    return line if line.isprintable() else UNSEEN.sub("\ufffd", line)
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
@@ -451,6 +459,13 @@ def digest(paths: Iterable[Path]) -> str:
 
 
 # -- ids --------------------------------------------------------------------------------------------------------------
+
+
+def unicode_forms(name: str) -> tuple[str, ...]:
+    """Return a name as it is written, then composed (NFC) and decomposed (NFD, as macOS writes it), without repeats."""
+    if name.isascii():
+        return (name,)
+    return tuple(dict.fromkeys((name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))))
 
 
 def write_ids(path: Path, ids: Iterable[str]) -> None:

@@ -9,6 +9,7 @@ One array holds where each row starts.
 import csv
 import mmap
 import os
+import re
 import tempfile
 from array import array
 from bisect import bisect_left
@@ -23,6 +24,8 @@ from stpp.store.files import StppError, lines_of, open_regular
 T = TypeVar("T")
 FEW = 1 << 16
 """The number of rows that are iterated before their memory pages are released."""
+QUOTED = re.compile(rb'"([^"]*(?:""[^"]*)*)",')
+"""The first column of a CSV row if it is quoted, as one that holds a comma or a quote is; a quote is doubled."""
 
 
 class PackedStrings(Sequence[str]):
@@ -110,9 +113,12 @@ class MappedRows(Sequence[list[str]]):
             self._map.madvise(mmap.MADV_DONTNEED)
 
     def key(self, at: int) -> bytes:
-        """Return the raw bytes of a row's first column. Bytes of UTF-8 sort as the text does."""
+        """Return the bytes of a row's first column. Bytes of UTF-8 sort as the text does."""
         start = self._starts[at]
-        return self._map[start : self._map.find(b",", start, self._starts[at + 1])]
+        key = self._map[start : self._map.find(b",", start, self._starts[at + 1])]
+        if key[:1] == b'"' and (quoted := QUOTED.match(self._map, start, self._starts[at + 1])):
+            return quoted[1].replace(b'""', b'"')
+        return key
 
     def keys(self) -> Iterator[bytes]:
         for at in range(len(self)):
@@ -198,8 +204,8 @@ class MappedTable(Mapping[str, T], Generic[T]):
                 for number, row in enumerate(reader, 2):
                     if len(starts) != number or len(row) != len(header):
                         raise ValueError(f"line {number}: expected {len(header)} values; is the file complete?")
-                    # `find` compares raw bytes, so a key must not be quoted in the file.
-                    if not line.startswith(f"{row[0]},".encode()):
+                    # `find` compares bytes, so a key must be written as `csv.writer` writes it.
+                    if not line.startswith(f"{row[0]},".encode()) and not line.startswith(_quoted(row[0])):
                         raise ValueError(f"line {number}: {row[0]!r} is not a valid id")
                     row_of(row)
             except csv.Error as error:
@@ -272,6 +278,12 @@ class _Values(ValuesView[T]):
 
     def __iter__(self) -> Iterator[T]:
         return (row for _, row in self._mapping.walk())
+
+
+def _quoted(key: str) -> bytes:
+    """Return the first column as it is written for a key with a comma or a quote; no line begins with it for others."""
+    written = key.replace('"', '""')
+    return f'"{written}",'.encode() if "," in written or '"' in written else b"\n"
 
 
 def _state(path: Path) -> tuple[int, int, int]:
