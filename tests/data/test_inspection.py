@@ -54,7 +54,7 @@ def add_every_problem(root: Path) -> dict[str, str]:
     Image.fromarray(photo(64, 64)[:, :, 0]).save(root / "m/cutmask.png")
     (root / "m/cutmask.png").write_bytes((root / "m/cutmask.png").read_bytes()[:1000])
     (root / "i/twin.png").write_bytes((root / "i/a.png").read_bytes())
-    Image.fromarray(photo()).save(root / "i/my photo.png")
+    Image.fromarray(photo()).save(root / "i/photo .png")
     return {
         "i/cut.png: ": "truncated",
         "i/page.png: ": "not an image",
@@ -63,7 +63,7 @@ def add_every_problem(root: Path) -> dict[str, str]:
         "m/colour.png: ": "one channel of class ids",
         "m/cutmask.png: ": "truncated",
         "i/twin.png: ": "i/a.png: remove one",
-        "i/my photo.png: ": "cannot be an id",
+        "i/photo .png: ": "cannot be an id",
         "class car (3) ": "has no pixel",
     }
 

@@ -184,9 +184,9 @@ def lists(tmp_path: Path) -> Any:
 LISTED = {"labeled": Subset(list="labeled.txt"), "val": Subset(list="val.txt")}
 
 
-def test_a_list_names_ids_or_image_paths_and_a_second_column_is_ignored(lists: Any) -> None:
+def test_a_list_names_ids_or_image_paths_and_a_mask_after_them_is_ignored(lists: Any) -> None:
     folder = lists(
-        labeled="\ufeff002\n\n  images/000.jpg masks/000.png\r\n", val="images/003.jpg\t/elsewhere/x.png\n001 1\n"
+        labeled="\ufeff002\n\n  images/000.jpg masks/000.png\r\n", val="images/003.jpg\t/elsewhere/x.png\n001 m/1.png\n"
     )
     assert drawn(numbered(5), split_of(**LISTED), folder) == {
         "val": ["001", "003"],
@@ -217,7 +217,9 @@ def test_part_of_a_list_can_be_drawn(lists: Any) -> None:
         ("000\n\n000\n", "labeled.txt:3: 000 is listed twice"),
         ("000\nimages/000.jpg\n", "labeled.txt:2: images/000.jpg is listed twice"),
         ("000\n001\n", "labeled.txt:2: 001 is also in val"),
-        ("my own photo\n000\n", "labeled.txt:1: expected one id or image path (and a mask), without spaces"),
+        ("my own photo\n000\n", "labeled.txt:1: my own photo is neither an id nor an image"),
+        ("000 -1\n", "labeled.txt:1: 000 -1 is neither an id nor an image of the data set; separate an image and its"),
+        ("000\t1\t2\n", "labeled.txt:1: 000\t1\t2 is neither an id nor an image"),
         ("", "labeled.txt: the list is empty"),
         (" \n\n", "labeled.txt: the list is empty"),
         (b"\xff\xfe0\x000\x00", "labeled.txt: not readable"),
