@@ -14,11 +14,12 @@ from stpp.ingest.names import is_stray
 from stpp.ingest.passed_over import Excluded, PassedOver
 from stpp.ingest.patterns import check_inside, compile_pattern, fill, leads_out
 from stpp.params.models import Data
-from stpp.store.files import ID, UNSEEN, StppError, read_text, unicode_forms
+from stpp.store.files import ID, UNSEEN, StppError, quoted, read_text, unicode_forms
 from stpp.store.manifest import columns, hint, names_in, respelled_in
 from stpp.store.packed import MappedRows, MappedTable, RowWriter
 
 LINK = "a symbolic link, which DVC does not follow; copy the folder, or set data.root to the link's target"
+RENAME = "rename one, or leave it out with data.exclude"
 
 
 @dataclass(frozen=True)
@@ -90,13 +91,15 @@ def _once(root: Path, rows: MappedRows, listed: str, problems: list[str]) -> Ite
         elif row[1] == before[1]:
             problems.append(f"{root / row[1]}: listed twice in {listed}; remove one line")
         else:
-            problems.append(f"{root / row[1]}: has the same id {row[0]} as {root / before[1]}; rename one")
+            problems.append(
+                f"{root / row[1]}: has the same id {quoted(row[0])} as {quoted(f'{root / before[1]}')}; {RENAME}"
+            )
 
 
 def _spelled_alike(root: Path, composed: MappedRows) -> list[str]:
     """Return a problem for every id that equals another one but for its Unicode form. composed: see `_named`."""
     return [
-        f"{root / other[2]}: has the same id as {root / one[2]} in another Unicode form; rename one"
+        f"{root / other[2]}: has the same id as {quoted(f'{root / one[2]}')} in another Unicode form; {RENAME}"
         for one, other in pairwise(composed)
         if one[0] == other[0] and one[1] != other[1]
     ]
@@ -301,10 +304,12 @@ def _listed(
             respelled += [number] if first != as_known else []
         elif matched is not None:
             problems.append(
-                f"{path}:{number}: {first} is neither an id nor an image that data.images finds{hint(first)}"
+                f"{path}:{number}: {quoted(first)} is neither an id nor an image that data.images finds{hint(first)}"
             )
         elif not Path(first).suffix:
-            problems.append(f"{path}:{number}: {first} is not the path of an image; to list ids, set data.images too")
+            problems.append(
+                f"{path}:{number}: {quoted(first)} is not the path of an image; to list ids, set data.images too"
+            )
         else:
             pairs.append((str(Path(first).with_suffix("")), first, mask))
     if respelled:

@@ -8,7 +8,7 @@ from fnmatch import translate
 from stpp.ingest.known_layouts import Layout
 from stpp.ingest.names import READ, UNREAD, ending
 from stpp.ingest.patterns import compile_pattern, folders_before_names
-from stpp.store.files import printable, unicode_forms
+from stpp.store.files import printable, quoted, unicode_forms
 
 
 class PassedOver:
@@ -68,13 +68,13 @@ class PassedOver:
         for (what, folder), ((count,), examples, hints) in sorted(self._found.items()):
             where = {"": "data.root", "*": "other folders"}.get(folder, f"{folder}/")
             remedy = f"; did you mean data.images: {self._wider}?" if hints else ""
-            said.append(f"{count} file(s) in {where} {what}, such as {', '.join(examples)}{remedy}")
+            said.append(f"{count} file(s) in {where} {what}, such as {', '.join(map(quoted, examples))}{remedy}")
         if self._kinds:
             kinds = [f"{count} {kind}" for kind, count in self._kinds.most_common(5)]
             more = "" if len(self._kinds) <= len(kinds) else ", ..."
             said.append(f"{self._kinds.total()} file(s) without the extension of an image ({', '.join(kinds)}{more})")
         if self._strays:
-            said.append(f"{self._strays} hidden file(s) or folder(s), or system files, such as {self._stray}")
+            said.append(f"{self._strays} hidden file(s) or folder(s), or system files, such as {quoted(self._stray)}")
         return [printable(f"skipped: {line}") for line in said]
 
 

@@ -102,8 +102,13 @@ def grouped(problems: Iterable[str], most: int = KINDS) -> list[str]:
     return [*lines, *([f"... and {rest} more, of {len(kinds) - most} other kinds"] if rest else [])]
 
 
-VARIES = re.compile(r"\S*[\d/]\S*|`[^`]*`|'[^']*'|\"[^\"]*\"")
+VARIES = re.compile(r"`[^`]*`|\S*[\d/]\S*|'[^']*'|\"[^\"]*\"")
 """The parts in which problems of one kind differ: numbers, paths and quoted text."""
+
+
+def quoted(name: str) -> str:
+    """Return a name for a message: in backticks if it holds white space, so that its end shows."""
+    return f"`{name}`" if len(name.split()) > 1 else name
 
 
 def printable(line: str) -> str:
@@ -383,13 +388,20 @@ def _sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+LONG = 200
+"""The longest name, in bytes, that is part of a temporary name; file systems allow 255 bytes in all."""
+
+
 def _partial(path: Path) -> Path:
     """Return a temporary path beside `path` for this process alone, and remove those that killed processes left."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+    name = path.name
+    if len(os.fsencode(name)) > LONG:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    for left in path.parent.glob(f".{glob.escape(name)}.*.partial"):
         pid = left.name.split(".")[-2]
         if pid == str(os.getpid()) or not alive(pid):
             _remove(left)
-    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+    return path.with_name(f".{name}.{os.getpid()}.partial")
 
 
 def alive(pid: str) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from stpp.store.files import ID, StppError, digest, read_text, unicode_forms, write_csv, write_json
+from stpp.store.files import ID, StppError, digest, quoted, read_text, unicode_forms, write_csv, write_json
 from stpp.store.packed import MappedTable
 from stpp.store.records import DatasetJson, read
 
@@ -227,9 +227,11 @@ def read_user_list(path: Path, dataset: Dataset) -> tuple[dict[str, int], list[s
         name = columns(line, lambda name: id_of(name) is not None)[0] if line in others else line
         found = id_of(name) if line in others else name
         if not found:
-            problems.append(f"{path}:{number}: {name} is neither an id nor an image of the data set{hint(name)}")
+            problems.append(
+                f"{path}:{number}: {quoted(name)} is neither an id nor an image of the data set{hint(name)}"
+            )
         elif found in ids:
-            problems.append(f"{path}:{number}: {name} is listed twice; remove one line")
+            problems.append(f"{path}:{number}: {quoted(name)} is listed twice; remove one line")
         else:
             ids[found] = number
             if not name.isascii() and name not in (found, dataset.records[found].image):
