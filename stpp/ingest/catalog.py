@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
+from itertools import chain, pairwise
 from operator import itemgetter
 from pathlib import Path
 
@@ -285,7 +285,7 @@ def _listed(
         above = folder.rpartition("/")[0]
         return (linked(above) if above else "") or (folder if folder and (root / folder).is_symlink() else "")
 
-    names = {form for line in lines for one in names_in(line) for form in unicode_forms(one)} if matched else set()
+    names = set(chain.from_iterable(map(names_in, lines))) if matched else set[str]()
     known = {key: pair for pair in matched or () for key in pair[:2] if key in names}
     pairs, respelled = [], []
     for number, line in enumerate(lines, 1):

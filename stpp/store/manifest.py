@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -186,11 +186,12 @@ def _halves(line: str) -> Iterator[tuple[str, str]]:
         yield line[: gap.start()], line[gap.end() :]
 
 
-def names_in(line: str) -> Iterator[str]:
-    """Yield the names that `columns` may find in a line of a list, also those that it does not choose."""
-    yield line.strip()
-    for pair in _halves(line.strip()):
-        yield from pair
+def names_in(line: str) -> list[str]:
+    """Return the names that `columns` may ask for in a line of a list, in all Unicode forms."""
+    whole = line.strip()
+    if whole.isascii() and len(whole.split()) < 2:
+        return [whole]
+    return [form for name in (whole, *chain(*_halves(whole))) for form in unicode_forms(name)]
 
 
 def hint(name: str) -> str:
@@ -224,8 +225,10 @@ def read_user_list(path: Path, dataset: Dataset) -> tuple[dict[str, int], list[s
     for number, line in enumerate(lines, 1):
         if not line:
             continue
-        name = columns(line, lambda name: id_of(name) is not None)[0] if line in others else line
-        found = id_of(name) if line in others else name
+        name, found = line, line if line not in others else id_of(line)
+        if not found:
+            name, _ = columns(line, lambda name: id_of(name) is not None)
+            found = id_of(name)
         if not found:
             problems.append(
                 f"{path}:{number}: {quoted(name)} is neither an id nor an image of the data set{hint(name)}"
@@ -248,7 +251,7 @@ def _ids_by_name(lines: Iterable[str], dataset: Dataset) -> Callable[[str], str 
 
     It returns an empty id for a mask, and None for other names. lines: those that are no ids as they are written.
     """
-    names = {form for line in lines for name in names_in(line) for form in unicode_forms(name)}
+    names = set(chain.from_iterable(map(names_in, lines)))
     of_file: dict[str, str] = {}
     for i, record in dataset.records.items() if names else ():
         if record.mask in names:
@@ -257,11 +260,11 @@ def _ids_by_name(lines: Iterable[str], dataset: Dataset) -> Callable[[str], str 
             of_file[record.image] = i
 
     def id_of(name: str) -> str | None:
+        if found := of_file.get(name):
+            return found
         for form in unicode_forms(name):
-            if found := of_file.get(form):
+            if found := of_file.get(form) or (form if form in dataset.records else ""):
                 return found
-            if form in dataset.records:
-                return form
         return "" if any(form in of_file for form in unicode_forms(name)) else None
 
     return id_of
