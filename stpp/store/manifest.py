@@ -149,8 +149,8 @@ def record_of(row: list[str]) -> Record:
     return Record(name, image, mask, int(width), int(height), image_sha256, mask_sha256, shown)
 
 
-GAPS = 64
-"""The number of spaces in a line at which it may be divided into two names."""
+GAPS, LONGEST = 16, 9000
+"""How many spaces of a line may divide it into two names, and the characters of the longest line that is divided."""
 
 
 def columns(line: str, known: Callable[[str], bool]) -> tuple[str, str]:
@@ -182,7 +182,7 @@ FILE = re.compile(r"[^/]\.[A-Za-z]\w{1,4}\Z")
 
 def _halves(line: str) -> Iterator[tuple[str, str]]:
     """Yield what stands before and after each white space of a line, for the first GAPS of them."""
-    for gap in islice(re.finditer(r"\s+", line), GAPS):
+    for gap in islice(re.finditer(r"\s+", line), GAPS) if len(line) <= LONGEST else ():
         yield line[: gap.start()], line[gap.end() :]
 
 
@@ -227,8 +227,10 @@ def read_user_list(path: Path, dataset: Dataset) -> tuple[dict[str, int], list[s
             continue
         name, found = line, line if line not in others else id_of(line)
         if not found:
-            name, _ = columns(line, lambda name: id_of(name) is not None)
+            name, mask = columns(line, lambda name: id_of(name) is not None)
             found = id_of(name)
+            if (other := id_of(mask)) and other != found:
+                name, found = line, None  # two images
         if not found:
             problems.append(
                 f"{path}:{number}: {quoted(name)} is neither an id nor an image of the data set{hint(name)}"

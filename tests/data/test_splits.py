@@ -203,6 +203,20 @@ def test_lists_in_the_published_format_are_read(lists: Any) -> None:
     assert drawn(dataset, split_of(**LISTED), folder)["labeled"] == [f"train/aachen/{name}"]
 
 
+def test_a_list_may_hold_names_with_spaces_in_any_unicode_form(lists: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["Foto", "Foto 1 (Kopie), a", "b b", "\u00fc", "o\u0308 1", "v"]
+    dataset = dataset_of(*(Record(n, f"i/{n}.jpg", f"m/{n}.png", 8, 6, n, "m", ALL) for n in names))
+    lines = ["Foto 1 (Kopie), a", "i/b b.jpg m/b b.png", "u\u0308", "i/\u00f6 1.jpg\tm/other.png"]
+    folder = lists(labeled="\n".join(lines), val="v")
+    assert drawn(dataset, split_of(**LISTED), folder)["labeled"] == sorted([*names[1:3], *names[3:5]])
+    said = capsys.readouterr().out
+    assert "labeled.txt: 2 name(s) differ from the data set's in their Unicode form, such as in line 3" in said
+    for line in ("Foto 1", "Foto 2.jpg", "Foto b b", "m/b b.png", "Foto i/x y.jpg", " ".join("a" * 10_000)):
+        (folder / "labeled.txt").write_text(f"{line}\n")
+        (problem, *_) = draw(dataset, split_of(**LISTED), folder)[1]
+        assert "is neither an id nor an image" in problem, "what is left of the first space is not taken for the name"
+
+
 def test_part_of_a_list_can_be_drawn(lists: Any) -> None:
     folder = lists(labeled="".join(f"{i:03d}\n" for i in range(20)))
     sets = drawn(numbered(40), split_of(labeled=Subset(list="labeled.txt", fraction="1/4")), folder)
