@@ -78,8 +78,7 @@ def test_every_output_of_a_run_has_the_names_that_people_give(project: Project) 
     project.commit("-A")
     assert "no contradictions" in project.run("stpp", "audit", "--out", "audit")
     assert "<b onclick" not in (folder / "audit/audit.html").read_text()
-    about = read_json(folder / "runs/evaluation/run.json")
-    mlflow = client(folder)
+    about, mlflow = read_json(folder / "runs/evaluation/run.json"), client(folder)
     for figure in mlflow.list_artifacts(about["run_id"], "figures"):
         assert Path(mlflow.download_artifacts(about["run_id"], figure.path)).stat().st_size
 
