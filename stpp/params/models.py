@@ -107,6 +107,14 @@ class Data(Section):
     ignore: Annotated[int, Field(ge=0, le=65535)] | None = IGNORE
     """Mask value of pixels without a class. They never enter a loss or a score. `null`: there is no such value."""
 
+    @field_validator("exclude", mode="before")
+    @classmethod
+    def _names_are_text(cls, names: Any) -> Any:
+        for name in names if isinstance(names, list | tuple) else [names]:
+            if isinstance(name, int | float):
+                raise ValueError(f"{name} is a number; put names of digits in quotes")
+        return names
+
     @field_validator("values", mode="before")
     @classmethod
     def _keys_as_text(cls, values: Any) -> Any:
