@@ -27,6 +27,7 @@ from stpp.store.files import (
     digest,
     grouped,
     publish,
+    quoted,
     raise_problems,
     read_csv,
     read_ids,
@@ -289,16 +290,37 @@ def test_scan_csv_returns_the_rows_that_were_written(rows: list[tuple[str, str]]
 def sane(name: str) -> bool:
     """Return whether a name obeys the rule for ids; checks each part and each character."""
     for part in name.split("/"):
-        if part in ("", ".", ".."):
+        if part in ("", ".", "..") or part.strip() != part:
             return False
         for char in part:
-            if char.isspace() or char in '\\,"' or unicodedata.category(char) in ("Cc", "Cs"):
+            if char in "\\" or unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") or ord(char) in INVISIBLE:
                 return False
     return True
 
 
-HOSTILE = ["../x", "/abs", "a b", "a,b", "", "a//b", ".", "..", "a/..", "a/../b", "./a", "a/", "a/.", "a\\b", 'a"b']
-HOSTILE += ["a\n", "a\nb", "\na", "a\tb", "a\rb", "a\0b", "a\x1b", "a\x7fb", "a\x85b", "a\u2028b", "a\xa0b", "a\udcff"]
+INVISIBLE = {0xAD, 0x61C, 0x180E, 0x200B, 0x200E, 0x200F, 0xFEFF, 0xE0001}
+INVISIBLE.update(range(0x202A, 0x202F), range(0x2060, 0x2070), range(0xFFF9, 0xFFFC))
+
+HOSTILE = [
+    "../x",
+    "/abs",
+    "",
+    "a//b",
+    ".",
+    "..",
+    "a/..",
+    "a/../b",
+    "./a",
+    "a/",
+    "a/.",
+    "a\\b",
+    "a ",
+    " a",
+    "a /b",
+    "a/ b",
+]
+HOSTILE += ["a\n", "a\nb", "\na", "a\tb", "a\rb", "a\0b", "a\x1b", "a\x7fb", "a\x85b", "a\u2028b", "a\xa0", "a\udcff"]
+HOSTILE += ["a\u202eb", "\ufeffa", "a\u200bb", "\u3000a"]
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -308,7 +330,21 @@ def test_hostile_ids_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["a", "2007_000032", "train/aachen/aachen_000000_000019", "..a", "a..", "a.b/c.d", "-", "ü/日本", "...", "a'b"],
+    [
+        *(
+            "a",
+            "2007_000032",
+            "train/aachen/aachen_000000_000019",
+            "..a",
+            "a..",
+            "a.b/c.d",
+            "-",
+            "ü/日本",
+            "...",
+            "a'b",
+        ),
+        *("a b", "a, b", 'Foto 1 (Kopie), "a"', "#1 100%", "a\xa0b", "a\u202fb", "a\u200cb", "=cmd|'C", "<b>"),
+    ],
 )
 def test_sane_ids_are_accepted(name: str) -> None:
     assert ID.match(name)
@@ -325,8 +361,7 @@ def test_an_id_is_accepted_exactly_if_every_part_of_it_is_sane(name: str) -> Non
     assert bool(ID.match(name)) == sane(name)
 
 
-CHARS = st.characters(exclude_categories=["Cc", "Cs", "Zs", "Zl", "Zp"], exclude_characters='/\\,"')
-PARTS = st.text(CHARS | st.sampled_from(".-a"), min_size=1, max_size=4).filter(lambda part: part not in (".", ".."))
+PARTS = st.text(st.characters(exclude_characters="/") | st.sampled_from('.-a, "'), min_size=1, max_size=4).filter(sane)
 IDS = st.lists(st.lists(PARTS, min_size=1, max_size=3).map("/".join), max_size=4, unique=True)
 
 
@@ -400,6 +435,19 @@ def test_many_problems_of_one_kind_are_shortened_and_a_file_lists_all(
     assert len(lines[5]) < 600
     assert lines[6:] == ["full list: .stpp/problems.txt"]
     assert len((tmp_path / ".stpp/problems.txt").read_text().splitlines()) == 1001
+
+
+def test_problems_whose_names_hold_spaces_are_of_one_kind() -> None:
+    names = ["Anna", "Anna am See", 'it\'s Anna (1), "a"', "/x/Anna/am See", "Bob"]
+    lines = grouped(f"i/{name}.jpg: the same image as {quoted(f'i/{name} 2.jpg')}; remove one" for name in names)
+    assert lines[3:] == ["... and 2 more like these"]
+
+
+def test_a_file_with_the_longest_name_can_be_written(tmp_path: Path) -> None:
+    for name in ("x" * 255, "日" * 85):
+        write_text(tmp_path / name, "text")
+        assert (tmp_path / name).read_text() == "text" and list(tmp_path.iterdir()) == [tmp_path / name]
+        (tmp_path / name).unlink()
 
 
 def test_many_kinds_of_problems_are_cut_and_the_rest_is_counted() -> None:

@@ -16,7 +16,8 @@ from stpp.store.packed import MappedRows, MappedTable, PackedStrings
 
 FEW = settings(max_examples=40, deadline=None)
 TEXT = st.text(st.sampled_from("ab,\"' é日;"), max_size=5)
-IDS = st.from_regex(ID, fullmatch=True)
+NAMES = st.text(st.sampled_from("ab,\"' é日;="), min_size=1, max_size=5).filter(ID.match)
+IDS = st.from_regex(ID, fullmatch=True) | NAMES
 
 
 def as_given(row: list[str]) -> list[str]:
@@ -55,7 +56,7 @@ def test_a_mapped_table_equals_the_dict_of_its_rows(rows: dict[str, tuple[str, s
 
 
 @FEW
-@given(st.lists(st.tuples(st.sampled_from("abé"), TEXT, st.text(max_size=3)), max_size=9))
+@given(st.lists(st.tuples(st.sampled_from("abé") | NAMES, TEXT, st.text(max_size=3)), max_size=9))
 def test_spooled_rows_hold_any_text_and_are_ordered_by_their_key(rows: list[tuple[str, str, str]]) -> None:
     found = MappedRows.spooled(rows)
     assert list(found) == [list(row) for row in rows]
@@ -72,6 +73,9 @@ def test_spooled_rows_hold_any_text_and_are_ordered_by_their_key(rows: list[tupl
         (b"id,a\nx,1\n\ny,2\n", "line 3: expected 2 values"),
         (b'id,a\nx,"1\n2"\n', "line 2: expected 2 values"),
         (b'id,a\n"x",1\n', "line 2: 'x' is not a valid id"),
+        (b'id,a\n"x"y,1\n', "line 2: 'xy' is not a valid id"),
+        (b'id,a\n"x,y",1\n"x,y",2\n', "x,y is listed twice"),
+        (b'id,a\n"x,1\ny,2\n', "expected 2 values"),
         (b"id,a\nx,1\nx,2\n", "x is listed twice"),
         (b"id,a\ny,1\nx,2\ny,2\n", "y is listed twice"),
         (b"id,a\n\xff,1\n", "utf-8"),

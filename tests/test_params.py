@@ -320,6 +320,7 @@ COCO = {"format": "coco", "file": "coco.json"}
         ({"annotations": {"format": "coco"}}, "annotations.file"),
         ({"annotations": COCO | {"format": "xml"}}, "Input should be 'coco'"),
         ({"kind": "pascal", "images": None, "classes": None, "annotations": COCO}, "has built-in annotations"),
+        ({"exclude": ["a", 12]}, "12 is a number; put names of digits in quotes"),
         ({"values": {"a": 1}}, "'a' is not a mask value"),
         ({"values": {"-1": 1}}, "'-1' is not a mask value"),
         ({"values": {"65536": 1}}, "'65536' is not a mask value"),

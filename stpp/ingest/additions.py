@@ -15,7 +15,7 @@ from stpp.ingest.known_layouts import layout
 from stpp.ingest.names import is_stray
 from stpp.ingest.palettes import PaletteCheck, shown_in
 from stpp.params.models import Data
-from stpp.store.files import StppError, read_bytes
+from stpp.store.files import StppError, read_bytes, unicode_forms
 from stpp.store.manifest import Dataset, by_colour, rgb_of, value_name
 from stpp.store.masks import IGNORE, Mask
 
@@ -53,7 +53,8 @@ def read_additions(
     added: list[Addition] = []
     palettes = PaletteCheck(known, Path())
     for file in sorted(path for path in folder.rglob("*") if path.is_file() and not is_stray(path.name)):
-        name = file.relative_to(folder).with_suffix("").as_posix()
+        written = file.relative_to(folder).with_suffix("").as_posix()
+        name = next((form for form in unicode_forms(written) if form in dataset.records), written)
         if file.suffix.lower() != ".png":
             problems.append(f"{file}: not a PNG; export the mask as PNG, or move the file away")
         elif name not in dataset.records or name not in found:

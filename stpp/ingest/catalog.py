@@ -1,22 +1,25 @@
 """Listing of a data set's images and masks: by a layout's patterns, or by a list."""
 
 import os
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
+from itertools import chain, pairwise
 from operator import itemgetter
 from pathlib import Path
 
 from stpp.ingest.known_layouts import Layout
 from stpp.ingest.names import is_stray
-from stpp.ingest.passed_over import PassedOver
+from stpp.ingest.passed_over import Excluded, PassedOver
 from stpp.ingest.patterns import check_inside, compile_pattern, fill, leads_out
 from stpp.params.models import Data
-from stpp.store.files import ID, StppError, read_text
+from stpp.store.files import ID, UNSEEN, StppError, quoted, read_text, unicode_forms
+from stpp.store.manifest import columns, hint, names_in, respelled_in
 from stpp.store.packed import MappedRows, MappedTable, RowWriter
 
 LINK = "a symbolic link, which DVC does not follow; copy the folder, or set data.root to the link's target"
+RENAME = "rename one, or leave it out with data.exclude"
 
 
 @dataclass(frozen=True)
@@ -38,41 +41,69 @@ def list_images(data: Data, known: Layout) -> tuple[MappedTable[ImagePair], list
     if not root.is_dir():
         raise StppError(f"data.root: {data.root} is not a folder; is the path right, and is the data there?")
     problems: list[str] = []
-    ours = {one for one in (data.list, data.classes) if isinstance(one, str)}
+    ours = {one for one in (data.list, data.classes, data.exclude) if isinstance(one, str)}
     ours |= {"imported.json", data.annotations.file if data.annotations else ""}
     others = PassedOver(known, ours)
+    excluded = Excluded(data.exclude, lambda name: _lines(root, name, "data.exclude"))
+    notes: list[str] = []
     pairs: Sequence[Sequence[str]] = []
     if known.images:
         pairs = _PatternSearch(root, known, others, problems).pairs()
     if data.list:
-        pairs = _listed(root, data.list, pairs if known.images else None, problems)
-
-    def named() -> Iterator[Sequence[str]]:
-        for name, image, mask in pairs:
-            if ID.match(name) and image.isprintable() and mask.isprintable():
-                yield name, image, mask
-            else:
-                what = f"`{name}` cannot be an id: rename it without spaces, commas or quotes"
-                problems.append(f"{root / image}: {what}")
-
-    def once(rows: MappedRows) -> Iterator[Sequence[str]]:
-        before = ["", "", ""]
-        for row in rows:
-            if row[0] != before[0]:
-                before = row
-                yield row
-            elif row[1] == before[1]:
-                problems.append(f"{root / row[1]}: listed twice in {data.list}; remove one line")
-            else:
-                problems.append(f"{root / row[1]}: has the same id {row[0]} as {root / before[1]}; rename one")
-
-    found = MappedRows.spooled(named()).ordered()
+        pairs = _listed(root, data.list, pairs if known.images else None, problems, notes)
+    composed = RowWriter()
+    found = MappedRows.spooled(_named(root, pairs, excluded, composed, problems)).ordered()
     if any(one == other for one, other in pairwise(found.keys())):
-        found = MappedRows.spooled(once(found))
-    if not len(pairs) and not problems:
+        found = MappedRows.spooled(_once(root, found, data.list or "", problems))
+    problems += _spelled_alike(root, composed.rows().ordered())
+    if not len(found) and not problems:
         where = f"the list {data.list}" if data.list else f"the pattern {known.images}"
-        problems.append(f"{root}: no image found with {where}; compare it with the file names there")
-    return MappedTable(found, _found), problems, others.said()
+        left = "all images are left out by data.exclude" if len(pairs) else f"no image found with {where}"
+        problems.append(f"{root}: {left}; compare it with the file names there")
+    return MappedTable(found, _found), problems, [*others.said(), *notes, *excluded.said()]
+
+
+def _named(
+    root: Path, pairs: Iterable[Sequence[str]], excluded: Excluded, composed: RowWriter, problems: list[str]
+) -> Iterator[Sequence[str]]:
+    """Yield the images that are not excluded; those whose name cannot be an id become problems.
+
+    composed: gets the composed form, the id and the path of every image whose id is not in ASCII.
+    """
+    for name, image, mask in pairs:
+        if excluded.counts(name, image):
+            continue
+        if ID.match(name) and not any(UNSEEN.search(path) for path in (image, mask) if not path.isprintable()):
+            yield name, image, mask
+            if not name.isascii():
+                composed.add([unicodedata.normalize("NFC", name), name, image])
+        else:
+            remedy = "rename it without control characters, backslashes, and spaces at the ends"
+            problems.append(f"{root / image}: `{name}` cannot be an id: {remedy}")
+
+
+def _once(root: Path, rows: MappedRows, listed: str, problems: list[str]) -> Iterator[Sequence[str]]:
+    """Yield the first image of every id; the others become problems. rows: ordered by id. listed: data.list, or ""."""
+    before: Sequence[str] = ["", "", ""]
+    for row in rows:
+        if row[0] != before[0]:
+            before = row
+            yield row
+        elif row[1] == before[1]:
+            problems.append(f"{root / row[1]}: listed twice in {listed}; remove one line")
+        else:
+            problems.append(
+                f"{root / row[1]}: has the same id {quoted(row[0])} as {quoted(f'{root / before[1]}')}; {RENAME}"
+            )
+
+
+def _spelled_alike(root: Path, composed: MappedRows) -> list[str]:
+    """Return a problem for every id that equals another one but for its Unicode form. composed: see `_named`."""
+    return [
+        f"{root / other[2]}: has the same id as {quoted(f'{root / one[2]}')} in another Unicode form; {RENAME}"
+        for one, other in pairwise(composed)
+        if one[0] == other[0] and one[1] != other[1]
+    ]
 
 
 def _found(row: list[str]) -> ImagePair:
@@ -139,7 +170,7 @@ class _PatternSearch:
                 self._problems.append(f"{root}/{image}: a broken link; restore its target, or remove it")
                 continue
             parts = match.groupdict()
-            candidates = (fill(m, parts) for m in known.masks)
+            candidates = (form for m in known.masks for form in unicode_forms(fill(m, parts)))
             mask = next((m for m in candidates if os.path.isfile(f"{root}/{m}")), "")  # noqa: PTH113
             # `{set}/{name}.png` also matches the mask `trainannot/1.png`. The mask of an image is not an image itself.
             if mask and self._pattern.fullmatch(mask):
@@ -228,22 +259,26 @@ def files_below(root: Path, stray: Callable[[str], None] | None = None) -> Itera
                 yield f"{inside}{file}"
 
 
+def _lines(root: Path, name: str, key: str) -> list[str]:
+    """Return the lines of a list below the root. Raises StppError naming the parameter `key` if it cannot be read."""
+    check_inside(name, key)
+    try:
+        return read_text(root / name, encoding="utf-8-sig").splitlines()
+    except StppError as error:
+        raise StppError(f"{key}: {error}") from None
+    except (OSError, ValueError) as error:
+        raise StppError(f"{key}: {root / name}: not readable: {error}") from None
+
+
 def _listed(
-    root: Path, name: str, matched: Sequence[Sequence[str]] | None, problems: list[str]
+    root: Path, name: str, matched: Sequence[Sequence[str]] | None, problems: list[str], notes: list[str]
 ) -> Sequence[Sequence[str]]:
     """Return id, image and mask for every valid line of a list; the other lines become problems.
 
     matched: id, image and mask of what the patterns find; None if there are no patterns. Raises StppError if the list
     cannot be read.
     """
-    path = root / name
-    check_inside(name, "data.list")
-    try:
-        lines = read_text(path, encoding="utf-8-sig").splitlines()
-    except StppError as error:
-        raise StppError(f"data.list: {error}") from None
-    except (OSError, ValueError) as error:
-        raise StppError(f"data.list: {path}: not readable: {error}") from None
+    path, lines = root / name, _lines(root, name, "data.list")
 
     @cache
     def linked(folder: str) -> str:
@@ -251,29 +286,33 @@ def _listed(
         above = folder.rpartition("/")[0]
         return (linked(above) if above else "") or (folder if folder and (root / folder).is_symlink() else "")
 
-    words = {line.split()[0] for line in lines if line.strip()}
-    known = {key: pair for pair in matched or () for key in pair[:2] if key in words}
-    pairs = []
+    names = set(chain.from_iterable(map(names_in, lines))) if matched else set[str]()
+    known = {key: pair for pair in matched or () for key in pair[:2] if key in names}
+    pairs, respelled = [], []
     for number, line in enumerate(lines, 1):
-        columns = line.split()
-        if not columns:
+        first, mask = columns(line, lambda one: one in known or os.path.isfile(f"{root}/{one}"))  # noqa: PTH113
+        both = [first, mask] if mask else [first]
+        as_known = next((form for form in unicode_forms(first) if form in known), "")
+        if not first:
             continue
-        first, mask = columns[0], columns[1] if len(columns) == 2 else ""
-        if len(columns) > 2:
-            problems.append(
-                f"{path}:{number}: expected an image, or an image and a mask, without spaces in their names"
-            )
-        elif any(leads_out(column) for column in columns):
+        if any(leads_out(one) for one in both):
             problems.append(f"{path}:{number}: points outside data.root; give a path below it")
-        elif link := next(filter(None, (linked(os.path.dirname(column)) for column in columns)), ""):  # noqa: PTH120
+        elif link := next(filter(None, (linked(os.path.dirname(one)) for one in both)), ""):  # noqa: PTH120
             problems.append(f"{root / link}: {LINK}")
-        elif first in known:
-            id_, image, own = known[first]
+        elif as_known:
+            id_, image, own = known[as_known]
             pairs.append((id_, image, mask or own))
+            respelled += [number] if first != as_known else []
         elif matched is not None:
-            problems.append(f"{path}:{number}: {first} is neither an id nor an image that data.images finds")
+            problems.append(
+                f"{path}:{number}: {quoted(first)} is neither an id nor an image that data.images finds{hint(first)}"
+            )
         elif not Path(first).suffix:
-            problems.append(f"{path}:{number}: {first} is not the path of an image; to list ids, set data.images too")
+            problems.append(
+                f"{path}:{number}: {quoted(first)} is not the path of an image; to list ids, set data.images too"
+            )
         else:
             pairs.append((str(Path(first).with_suffix("")), first, mask))
+    if respelled:
+        notes.append(respelled_in(path, respelled))
     return pairs

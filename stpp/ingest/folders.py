@@ -7,7 +7,7 @@ from pathlib import Path
 
 from stpp.ingest.catalog import LINK, ImagePair, files_below
 from stpp.ingest.names import ARRAYS, READ, UNREAD, ending
-from stpp.store.files import StppError
+from stpp.store.files import UNSEEN, StppError
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def common_root(images: Path, masks: Path, more: Path | None) -> Folders:
     """
     given = [images, masks, *([] if more is None else [more])]
     for one in given:
-        if not str(one).isprintable():
+        if UNSEEN.search(str(one)):
             raise StppError(f"{one}: rename the folder without control characters, in UTF-8")
         if one.is_symlink():
             raise StppError(f"{one}: {LINK}")

@@ -24,7 +24,7 @@ from stpp.ingest.palettes import PaletteCheck, shown_in
 from stpp.params.models import Data
 from stpp.run.parallel import ordered_map
 from stpp.run.progress import progress
-from stpp.store.files import StppError, sha256
+from stpp.store.files import StppError, quoted, sha256
 from stpp.store.manifest import Dataset, Record, as_row, by_colour, record_of, repeated_hashes, value_name
 from stpp.store.masks import IGNORE
 from stpp.store.packed import MappedRows, MappedTable
@@ -186,15 +186,18 @@ def _section(pixels: Counter[int], masks: int, data: Data) -> list[str]:
 
 
 def _twice(dataset: Dataset, root: Path) -> list[str]:
-    """Return a problem for every image whose bytes equal those of an earlier one."""
+    """Return a problem for every image whose bytes equal those of an earlier one; it says which of both has a mask."""
     twice = repeated_hashes(record.image_sha256 for record in dataset.records.values())
-    first: dict[str, str] = {}
+    first: dict[str, Record] = {}
     problems = []
     for record in dataset.records.values() if twice else ():
         if hash(record.image_sha256) in twice:
-            other = first.setdefault(record.image_sha256, record.image)
-            if other != record.image:
-                problems.append(f"{root / record.image}: the same image as {root / other}: remove one")
+            other = first.setdefault(record.image_sha256, record)
+            if other.image != record.image:
+                which = {(True, True): "both have", (True, False): "this one alone has", (False, True): "that one has"}
+                masks = which.get((bool(record.mask), bool(other.mask)), "neither has")
+                same = f"the same image as {quoted(f'{root / other.image}')}; {masks} a mask"
+                problems.append(f"{root / record.image}: {same}: remove one, or leave it out with data.exclude")
     return problems
 
 

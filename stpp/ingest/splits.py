@@ -195,7 +195,7 @@ def check(
 
 def _shared(sets: Mapping[str, Sequence[str]], dataset: Dataset) -> list[str]:
     """Return a problem for every image whose content already occurs in the sets under another id."""
-    problems = []
+    problems, remedy = [], "remove one, or leave it out with data.exclude"
     twice = repeated_hashes(record.image_sha256 for record in dataset.records.values())
     seen: dict[str, tuple[str, str]] = {}
     for name, ids in sets.items() if twice else ():
@@ -203,5 +203,5 @@ def _shared(sets: Mapping[str, Sequence[str]], dataset: Dataset) -> list[str]:
             if hash(sha256 := dataset.records[i].image_sha256) in twice:
                 other = seen.setdefault(sha256, (i, name))
                 if other != (i, name):
-                    problems.append(f"{i} in {name} is the same image as {other[0]} in {other[1]}: remove one")
+                    problems.append(f"{i} in {name} is the same image as {other[0]} in {other[1]}: {remedy}")
     return problems

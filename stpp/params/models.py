@@ -123,6 +123,9 @@ class Data(Section):
     list: Text | None = None
     """Kind folder: text file below `root` with one image, or one image and its mask, per line. If `images` is given, a
     line may also hold the id of an image that the pattern finds."""
+    exclude: Text | Annotated[tuple[Text, ...], Field(max_length=1000)] | None = None
+    """Images to leave out: ids, image paths, or shell patterns of them (`*` also matches `/`); or a text file below
+    `root` with one id or image path per line."""
     classes: Annotated[tuple[ClassName, ...], Field(max_length=IGNORE)] | Text | None = None
     """Kind folder: class names in the order of their ids, starting with id 0; or a file below `root` that names them:
     `labelmap.txt` (CVAT), `class_dict.csv`, `_classes.csv` (Roboflow) or a name in each line. If the file has colours,
@@ -140,6 +143,14 @@ class Data(Section):
     variable: Text | None = None
     """Kind folder: variable that holds the mask in .mat files, with fields of structs after dots, such as
     `GTcls.Segmentation`. `null`: each file holds one variable."""
+
+    @field_validator("exclude", mode="before")
+    @classmethod
+    def _names_are_text(cls, names: Any) -> Any:
+        for name in names if isinstance(names, list | tuple) else [names]:
+            if isinstance(name, int | float):
+                raise ValueError(f"{name} is a number; put names of digits in quotes")
+        return names
 
     @field_validator("values", mode="before")
     @classmethod

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.font_manager import get_font
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
@@ -211,7 +212,7 @@ def _legend(
     pixels = sum((np.bincount(mask.ravel(), minlength=256) for mask in masks), np.zeros(256, dtype=np.int64))
     names = [*enumerate(classes), (IGNORE, "ignored")]
     return [
-        (one_line(name), _coloured(np.full((12, 18), index, dtype=np.uint8), palette))
+        (_drawable(one_line(name)), _coloured(np.full((12, 18), index, dtype=np.uint8), palette))
         for index, name in names
         if pixels[index]
     ]
@@ -232,10 +233,21 @@ def _flow(lengths: list[float], width: int, top: int) -> tuple[list[tuple[int, i
     return places, down + (20 if lengths else 0)
 
 
+FONT = Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+"""DejaVu Sans, which comes with matplotlib and so is the same on every machine."""
+
+
 def _font(size: int) -> Font:
-    """Return DejaVu Sans, which comes with matplotlib and so is the same on every machine. size: pixels."""
-    file = Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-    return ImageFont.truetype(file, size, layout_engine=ImageFont.Layout.BASIC)
+    """Return the font of all texts. size: pixels."""
+    return ImageFont.truetype(FONT, size, layout_engine=ImageFont.Layout.BASIC)
+
+
+def _drawable(text: str) -> str:
+    """Return a text with every character that FONT lacks, such as a Chinese one, as its code: `\\u65e5`."""
+    font = get_font(FONT)
+    return "".join(
+        c if c.isascii() or font.get_char_index(ord(c)) else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def _wrapped(text: str, width: float, font: Font, most: int, length: int = 60) -> list[str]:
@@ -243,7 +255,7 @@ def _wrapped(text: str, width: float, font: Font, most: int, length: int = 60) -
 
     A line breaks after a space, `/`, `_` or `-` if it has one. length: maximum number of characters.
     """
-    rest, lines = one_line(text, length), list[str]()
+    rest, lines = _drawable(one_line(text, length)), list[str]()
     while rest and len(lines) < most:
         fit = _fitting(rest, width, font)
         if fit < len(rest):

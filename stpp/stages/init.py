@@ -77,7 +77,14 @@ def init(
     print(f"{len(values)} of {len(with_masks)} masks were read; they hold the values {ranges(seen)}{near}")
     names = read_names(folders.beside())
     means = _asked(lambda: meaning(seen, all_read, names, answers["classes"], answers["ignore"], lossy), answers)
-    data |= {"list": None, "classes": means.classes, "palette": None, "values": means.values, "ignore": means.ignore}
+    data |= {
+        "list": None,
+        "exclude": None,
+        "classes": means.classes,
+        "palette": None,
+        "values": means.values,
+        "ignore": means.ignore,
+    }
     drawn = first_split(_dataset(_data(data), pairs, values), batch_size, all_read)
     data = {
         key: value for key, value in data.items() if value is not None or key in (*read_yaml(params)["data"], "ignore")

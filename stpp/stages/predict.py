@@ -31,6 +31,7 @@ from stpp.store.files import (
     StppError,
     atomic_write,
     parse_json,
+    printable,
     raise_problems,
     read_bytes,
     read_json,
@@ -108,7 +109,7 @@ def predict(
                 raise
             problems.append(f"{photo.path}: does not fit into memory; try a smaller --window, or without --tta")
     for note, of in sorted(notes.items()):
-        print(f"warning: {note}: {len(of)} image(s), such as {of[0]}")
+        print(printable(f"warning: {note}: {len(of)} image(s), such as {of[0]}"))
     count = len(found) + len(unread)
     print(f"{out}: {count - len(problems)} of {count} images; {', '.join(predictor.about.classes)}")
     raise_problems(problems, "predict")
@@ -195,7 +196,7 @@ def _in_folder(folder: Path, out: Path) -> tuple[list[Path], list[str]]:
             else:
                 passed[kind or "no ending"] += 1
     if passed := +passed:
-        print(f"{folder}: skipped, not images: {', '.join(f'{n} {kind}' for kind, n in passed.items())}")
+        print(printable(f"{folder}: skipped, not images: {', '.join(f'{n} {kind}' for kind, n in passed.items())}"))
     return sorted(found), sorted(unread)
 
 

@@ -14,16 +14,24 @@ import os
 import re
 import shutil
 import stat
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, AnyStr
 
-_PART = r"(?!\.{1,2}(?:/|\Z))[^\s/\\,\"\x00-\x1f\x7f-\x9f\ud800-\udfff]+"
+_UNSEEN = (
+    r"\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    r"\ud800-\udfff\U000e0001"
+)
+UNSEEN = re.compile(f"[{_UNSEEN}]")
+"""Characters that a name may not have: control characters, line breaks, direction marks, lone surrogates, and others
+that nobody sees. Spaces of any width, and the joiners of emoji and of Persian, are allowed."""
+_PART = rf"(?!\.{{1,2}}(?:/|\Z)|\s)[^/\\{_UNSEEN}]+(?<!\s)"
 ID = re.compile(rf"{_PART}(?:/{_PART})*\Z")
 """A valid image id: parts joined by `/`, none of them `.` or `..`.
 
-A part has no white space, comma, backslash, double quote, control character or surrogate.
+A part has no backslash and no character of UNSEEN, and neither begins nor ends with white space.
 """
 
 
@@ -94,16 +102,21 @@ def grouped(problems: Iterable[str], most: int = KINDS) -> list[str]:
     return [*lines, *([f"... and {rest} more, of {len(kinds) - most} other kinds"] if rest else [])]
 
 
-VARIES = re.compile(r"\S*[\d/]\S*|`[^`]*`|'[^']*'|\"[^\"]*\"")
+VARIES = re.compile(r"`[^`]*`|\S*[\d/]\S*|'[^']*'|\"[^\"]*\"")
 """The parts in which problems of one kind differ: numbers, paths and quoted text."""
 
 
+def quoted(name: str) -> str:
+    """Return a name for a message: in backticks if it holds white space, so that its end shows."""
+    return f"`{name}`" if len(name.split()) > 1 else name
+
+
 def printable(line: str) -> str:
-    """Return a line with every non-printable character replaced by U+FFFD.
+    """Return a line with every character of UNSEEN replaced by U+FFFD.
 
     File names may hold control characters, which must not reach a terminal.
     """
-    return "".join(c if c.isprintable() else "\ufffd" for c in line)
+    return line if line.isprintable() else UNSEEN.sub("\ufffd", line)
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
@@ -375,13 +388,20 @@ def _sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+LONG = 200
+"""The longest name, in bytes, that is part of a temporary name; file systems allow 255 bytes in all."""
+
+
 def _partial(path: Path) -> Path:
     """Return a temporary path beside `path` for this process alone, and remove those that killed processes left."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+    name = path.name
+    if len(os.fsencode(name)) > LONG:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    for left in path.parent.glob(f".{glob.escape(name)}.*.partial"):
         pid = left.name.split(".")[-2]
         if pid == str(os.getpid()) or not alive(pid):
             _remove(left)
-    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+    return path.with_name(f".{name}.{os.getpid()}.partial")
 
 
 def alive(pid: str) -> bool:
@@ -451,6 +471,13 @@ def digest(paths: Iterable[Path]) -> str:
 
 
 # -- ids --------------------------------------------------------------------------------------------------------------
+
+
+def unicode_forms(name: str) -> tuple[str, ...]:
+    """Return a name as it is written, then composed (NFC) and decomposed (NFD, as macOS writes it), without repeats."""
+    if name.isascii():
+        return (name,)
+    return tuple(dict.fromkeys((name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))))
 
 
 def write_ids(path: Path, ids: Iterable[str]) -> None:

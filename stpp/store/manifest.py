@@ -4,15 +4,17 @@ Lists of ids that a person writes are read here, too.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from stpp.store.files import ID, StppError, digest, read_text, write_csv, write_json
+from stpp.store.files import ID, StppError, digest, quoted, read_text, unicode_forms, write_csv, write_json
 from stpp.store.packed import MappedTable
 from stpp.store.records import DatasetJson, read
 
@@ -185,40 +187,127 @@ def record_of(row: list[str]) -> Record:
     return Record(name, image, mask, int(width), int(height), image_sha256, mask_sha256, shown)
 
 
+GAPS, LONGEST = 16, 9000
+"""How many spaces of a line may divide it into two names, and the characters of the longest line that is divided."""
+
+
+def columns(line: str, known: Callable[[str], bool]) -> tuple[str, str]:
+    """Return the first and the second name in a line of a list; the second is empty if there is one name.
+
+    Names may hold spaces. In this order, the line is one name if it is `known` as a whole; two names separated by a
+    tab; two known names separated by a space; two words that end as files do, as in published lists (after an id, the
+    second word must hold a folder); else one name.
+    """
+    whole = line.strip()
+    words = whole.split()
+    if len(words) < 2 or known(whole):
+        return whole, ""
+    if whole.count("\t") == 1:
+        first, _, second = whole.partition("\t")
+        return first.strip(), second.strip()
+    for first, second in _halves(whole):
+        if known(first) and known(second):
+            return first, second
+    a_file, with_folder = FILE.search(words[0]), "/" in words[1]
+    if len(words) == 2 and FILE.search(words[1]) and (a_file or with_folder):
+        return words[0], words[1]
+    return whole, ""
+
+
+FILE = re.compile(r"[^/]\.[A-Za-z]\w{1,4}\Z")
+"""The end of a word that is a file's name: a dot and 2 to 5 letters or digits, such as `.jpg`."""
+
+
+def _halves(line: str) -> Iterator[tuple[str, str]]:
+    """Yield what stands before and after each white space of a line, for the first GAPS of them."""
+    for gap in islice(re.finditer(r"\s+", line), GAPS) if len(line) <= LONGEST else ():
+        yield line[: gap.start()], line[gap.end() :]
+
+
+def names_in(line: str) -> list[str]:
+    """Return the names that `columns` may ask for in a line of a list, in all Unicode forms."""
+    whole = line.strip()
+    if whole.isascii() and len(whole.split()) < 2:
+        return [whole]
+    return [form for name in (whole, *chain(*_halves(whole))) for form in unicode_forms(name)]
+
+
+def hint(name: str) -> str:
+    """Return what may be wrong with a name in a list that is not known; empty if it has no space."""
+    return "; separate an image and its mask by a tab" if len(name.split()) > 1 else ""
+
+
+def respelled_in(path: Path, lines: Sequence[int]) -> str:
+    """Return a note on the lines of a list, by number, whose names the data set has in another Unicode form."""
+    names = f"{len(lines)} name(s) differ from the data set's in their Unicode form, such as in line {lines[0]}"
+    return f"{path}: {names}; they are read as the same names"
+
+
 def read_user_list(path: Path, dataset: Dataset) -> tuple[dict[str, int], list[str]]:
     """Read a list of images written by a person, and return its ids with their line numbers, and its problems.
 
-    A line holds an id or an image's path. A second column is allowed, since published lists have one. Each problem is
-    a line of text; a list that cannot be read or is empty is a problem, too.
+    A line holds an id or an image's path, and perhaps a mask's, which is not used (see `columns`). A name counts, and
+    a line is printed, if only its Unicode form differs from that in the data set. Each problem is a line of text; a
+    list that cannot be read or is empty is a problem, too.
     """
     try:
-        lines = read_text(path, encoding="utf-8-sig").splitlines()
+        lines = [line.strip() for line in read_text(path, encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
         return {}, [f"{path}: not readable: {error}; save it as UTF-8"]
     except OSError as error:
         return {}, [f"{path}: not readable: {error.strerror}"]
-    words = {line.split()[0] for line in lines if line.strip()}
-    if all(word in dataset.records for word in words):
-        words.clear()
-    by_image = {r.image: i for i, r in dataset.records.items() if r.image in words} if words else {}
+    others = {line for line in lines if line and line not in dataset.records}
+    id_of = _ids_by_name(others, dataset)
     ids: dict[str, int] = {}
-    problems = []
+    problems, respelled = [], []
     for number, line in enumerate(lines, 1):
-        if not line.strip():
+        if not line:
             continue
-        word = line.split()[0]
-        found = word if word in dataset.records else by_image.get(word)
-        if found is None and len(line.split()) > 2:
-            problems.append(f"{path}:{number}: expected one id or image path (and a mask), without spaces")
-        elif found is None:
-            problems.append(f"{path}:{number}: {word} is neither an id nor an image of the data set")
+        name, found = line, line if line not in others else id_of(line)
+        if not found:
+            name, mask = columns(line, lambda name: id_of(name) is not None)
+            found = id_of(name)
+            if (other := id_of(mask)) and other != found:
+                name, found = line, None  # two images
+        if not found:
+            problems.append(
+                f"{path}:{number}: {quoted(name)} is neither an id nor an image of the data set{hint(name)}"
+            )
         elif found in ids:
-            problems.append(f"{path}:{number}: {word} is listed twice; remove one line")
+            problems.append(f"{path}:{number}: {quoted(name)} is listed twice; remove one line")
         else:
             ids[found] = number
-    if not any(line.strip() for line in lines):
+            if not name.isascii() and name not in (found, dataset.records[found].image):
+                respelled.append(number)
+    if respelled:
+        print(respelled_in(path, respelled))
+    if not any(lines):
         problems.append(f"{path}: the list is empty")
     return ids, problems
+
+
+def _ids_by_name(lines: Iterable[str], dataset: Dataset) -> Callable[[str], str | None]:
+    """Return a function from a name in the lines, in any Unicode form, to the id of an image of that id or path.
+
+    It returns an empty id for a mask, and None for other names. lines: those that are no ids as they are written.
+    """
+    names = set(chain.from_iterable(map(names_in, lines)))
+    of_file: dict[str, str] = {}
+    for i, record in dataset.records.items() if names else ():
+        if record.mask in names:
+            of_file.setdefault(record.mask, "")
+        if record.image in names:
+            of_file[record.image] = i
+
+    def id_of(name: str) -> str | None:
+        if found := of_file.get(name):
+            return found
+        for form in unicode_forms(name):
+            if found := of_file.get(form) or (form if form in dataset.records else ""):
+                return found
+        return "" if any(form in of_file for form in unicode_forms(name)) else None
+
+    return id_of
 
 
 def split_digest(split: Path) -> str:

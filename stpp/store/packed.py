@@ -9,6 +9,7 @@ One array holds where each row starts.
 import csv
 import mmap
 import os
+import re
 import tempfile
 from array import array
 from bisect import bisect_left
@@ -23,6 +24,8 @@ from stpp.store.files import StppError, lines_of, open_regular
 T = TypeVar("T")
 FEW = 1 << 16
 """The number of rows that are iterated before their memory pages are released."""
+QUOTED = re.compile(rb'"([^"]*(?:""[^"]*)*)",')
+"""The first column of a CSV row if it is quoted, as one that holds a comma or a quote is; a quote is doubled."""
 
 
 class PackedStrings(Sequence[str]):
@@ -71,9 +74,9 @@ class PackedStrings(Sequence[str]):
 class MappedRows(Sequence[list[str]]):
     """The rows of a memory-mapped CSV file, each a list of str; the first column is the key."""
 
-    def __init__(self, file: IO[bytes], starts: "array[int]") -> None:
-        """starts: the byte offset of each row, and the offset where the last row ends."""
-        self._starts = starts
+    def __init__(self, file: IO[bytes], starts: "array[int]", quoted: bool) -> None:
+        """starts: the byte offset of each row, and the offset where the last row ends. quoted: whether any key is."""
+        self._starts, self._quoted = starts, quoted
         self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if os.fstat(file.fileno()).st_size else b""
 
     @classmethod
@@ -110,9 +113,11 @@ class MappedRows(Sequence[list[str]]):
             self._map.madvise(mmap.MADV_DONTNEED)
 
     def key(self, at: int) -> bytes:
-        """Return the raw bytes of a row's first column. Bytes of UTF-8 sort as the text does."""
+        """Return the bytes of a row's first column. Bytes of UTF-8 sort as the text does."""
         start = self._starts[at]
-        return self._map[start : self._map.find(b",", start, self._starts[at + 1])]
+        key = self._map[start : self._map.find(b",", start, self._starts[at + 1])]
+        whole = QUOTED.match(self._map, start, self._starts[at + 1]) if self._quoted else None
+        return whole[1].replace(b'""', b'"') if whole else key
 
     def keys(self) -> Iterator[bytes]:
         for at in range(len(self)):
@@ -132,7 +137,7 @@ class RowWriter:
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed with this object
-        self._starts = array("Q", [0])
+        self._starts, self._quoted = array("Q", [0]), False
         self._writer = csv.writer(self, lineterminator="\r\n")  # so that csv quotes values with \r as well as \n
         self.add, self.extend = self._writer.writerow, self._writer.writerows
 
@@ -141,12 +146,13 @@ class RowWriter:
         data = line.encode(errors="surrogateescape")
         self._file.write(data)
         self._starts.append(self._starts[-1] + len(data))
+        self._quoted = self._quoted or line.startswith('"')
 
     def rows(self) -> MappedRows:
         """Return the rows written so far and close the file; no row can be added after that."""
         with self._file as file:
             file.flush()
-            return MappedRows(file, self._starts)
+            return MappedRows(file, self._starts, self._quoted)
 
     def __del__(self) -> None:
         self._file.close()
@@ -181,7 +187,7 @@ class MappedTable(Mapping[str, T], Generic[T]):
         does not exist, and StppError if it is not a regular file.
         """
         with open_regular(path) as file:
-            starts, end, line = array("Q"), 0, b""
+            starts, end, line, quoted = array("Q"), 0, b"", False
 
             def text() -> Iterator[str]:
                 nonlocal end, line
@@ -198,14 +204,16 @@ class MappedTable(Mapping[str, T], Generic[T]):
                 for number, row in enumerate(reader, 2):
                     if len(starts) != number or len(row) != len(header):
                         raise ValueError(f"line {number}: expected {len(header)} values; is the file complete?")
-                    # `find` compares raw bytes, so a key must not be quoted in the file.
+                    # `find` compares bytes, so a key must be written as `csv.writer` writes it.
                     if not line.startswith(f"{row[0]},".encode()):
-                        raise ValueError(f"line {number}: {row[0]!r} is not a valid id")
+                        if not line.startswith(_quoted(row[0])):
+                            raise ValueError(f"line {number}: {row[0]!r} is not a valid id")
+                        quoted = True
                     row_of(row)
             except csv.Error as error:
                 raise ValueError(str(error)) from None
             starts.append(end)
-            return cls(MappedRows(file, starts[1:]), row_of, path)
+            return cls(MappedRows(file, starts[1:], quoted), row_of, path)
 
     def find(self, key: object) -> int | None:
         """Return the index of the row with a key, or None if there is no such row."""
@@ -249,7 +257,7 @@ class MappedTable(Mapping[str, T], Generic[T]):
     def __getstate__(self) -> dict[str, Any]:
         if self._path is None:
             raise TypeError("rows in a file without a name cannot be given to another process")
-        return self.__dict__ | {"_rows": self._rows._starts}
+        return self.__dict__ | {"_rows": (self._rows._starts, self._rows._quoted)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
@@ -257,7 +265,7 @@ class MappedTable(Mapping[str, T], Generic[T]):
         with open_regular(self._path) as file:
             if _state(self._path) != self._state:
                 raise StppError(f"{self._path}: was changed while it was in use; run the command again")
-            self._rows = MappedRows(file, state["_rows"])
+            self._rows = MappedRows(file, *state["_rows"])
 
 
 class _Items(ItemsView[str, T]):
@@ -272,6 +280,12 @@ class _Values(ValuesView[T]):
 
     def __iter__(self) -> Iterator[T]:
         return (row for _, row in self._mapping.walk())
+
+
+def _quoted(key: str) -> bytes:
+    """Return the first column as it is written for a key with a comma or a quote; no line begins with it for others."""
+    written = key.replace('"', '""')
+    return f'"{written}",'.encode() if "," in written or '"' in written else b"\n"
 
 
 def _state(path: Path) -> tuple[int, int, int]:

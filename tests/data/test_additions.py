@@ -1,5 +1,6 @@
 """Tests of masks that a user adds: problems are reported before any mask is added."""
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -67,3 +68,17 @@ def test_predictions_and_colours_are_new_masks_of_a_data_set_of_colours(tmp_path
         assert np.array_equal(np.asarray(image), colours)
     dataset, _, problems = inspect(data, 1)
     assert problems == [] and all(dataset.records[name].classes == (0, 1) for name in "abcd")
+
+
+def test_a_new_mask_may_have_the_name_of_its_image_in_another_unicode_form(tmp_path: Path) -> None:
+    root, new = tmp_path / "root", tmp_path / "new"
+    (root / "i").mkdir(parents=True)
+    for at, name in enumerate(["a", "Bär 1"]):
+        Image.fromarray(np.full((6, 8, 3), at, np.uint8)).save(root / f"i/{name}.png")
+    painted(root / "m/a.png", *COLOURS)
+    known = {"name": "mine", "kind": "folder", "root": str(root), "images": "i/{name}.png", "masks": "m/{name}.png"}
+    data = Data(**known, classes=("sky", "road"))
+    dataset, _, _ = inspect(data, 1)
+    painted(new / f"{unicodedata.normalize('NFD', 'Bär 1')}.png", *COLOURS)
+    (added,), problems = read_additions(new, data, dataset, {"Bär 1"})
+    assert (added.id, added.target, problems) == ("Bär 1", root / "m/Bär 1.png", [])

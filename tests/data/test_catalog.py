@@ -467,7 +467,9 @@ def test_no_image_at_all_is_a_problem_that_names_root_and_pattern_or_list(kwargs
     assert next(iter(kwargs.values())) in problem
 
 
-@pytest.mark.parametrize("name", ["my photo", "a,b", 'a"b', "a\n", "a\\b"])
+@pytest.mark.parametrize(
+    "name", ["a ", " a", "\u00a0a", "a\n", "a\tb", "a\u2028b", "a\x85", "a\u202eb", "a\\b", "b\udcfc"]
+)
 def test_a_file_whose_name_cannot_be_an_id_is_named_and_the_others_are_found(name: str, tree: Any) -> None:
     root = tree({f"i/{name}.jpg": b"", "i/good.jpg": b""})
     data = described(root, images="i/{name}.jpg")
@@ -475,6 +477,100 @@ def test_a_file_whose_name_cannot_be_an_id_is_named_and_the_others_are_found(nam
     assert list(images) == ["good"]
     assert len(problems) == 1
     assert problems[0].startswith(f"{root}/i/{name}.jpg: ")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "my photo",
+        "a,b",
+        'Foto 1 (Kopie), "a"',
+        "日本 #2 100%",
+        "it's",
+        "=cmd|x",
+        "[a]*?",
+        "a\u202fb\u3000c",
+        "👨\u200d👩",
+    ],
+)
+def test_a_name_as_people_have_it_is_an_id(name: str, tree: Any) -> None:
+    root = tree({f"i/{name}.jpg": b"", f"m/{name}.png": b"", "i/b.jpg": b"", "list.txt": f"{name}\n"})
+    patterns = {"images": "i/{name}.{ext}", "masks": "m/{name}.png"}
+    pair = ImagePair(f"i/{name}.jpg", f"m/{name}.png")
+    assert found(root, **patterns) == {name: pair, "b": ImagePair("i/b.jpg", "")}
+    assert list(found(root, **patterns)) == sorted([name, "b"])
+    for line in (name, f" {name} ", pair.image, f"{pair.image}\t{pair.mask}", f"{pair.image} {pair.mask}"):
+        (root / "list.txt").write_text(f"{line}\n")
+        assert found(root, **patterns, list="list.txt") == {name: pair}
+        if "/" in line:
+            own = "" if line == pair.image else pair.mask
+            assert found(root, list="list.txt") == {f"i/{name}": ImagePair(pair.image, own)}
+
+
+def test_a_mask_in_another_unicode_form_belongs_to_its_image(tree: Any) -> None:
+    composed, decomposed = "\u00fc", "u\u0308"
+    root = tree({f"i/{composed}.jpg": b"", f"m/{decomposed}.png": b"", "i/o\u0308.jpg": b"", "m/\u00f6.png": b""})
+    assert found(root, images="i/{name}.jpg", masks="m/{name}.png") == {
+        composed: ImagePair(f"i/{composed}.jpg", f"m/{decomposed}.png"),
+        "o\u0308": ImagePair("i/o\u0308.jpg", "m/\u00f6.png"),
+    }
+    assert passed_over(root, images="i/{name}.jpg", masks="m/{name}.png") == []
+    (root / "list.txt").write_text(f"{decomposed}\n")
+    assert list(found(root, images="i/{name}.jpg", list="list.txt")) == [composed]
+    said = passed_over(root, images="i/{name}.jpg", masks="m/{name}.png", list="list.txt")
+    assert any("1 name(s) differ from the data set's in their Unicode form, such as in line 1" in line for line in said)
+
+
+def test_ids_that_differ_in_their_unicode_form_alone_are_a_problem(tree: Any) -> None:
+    root = tree({"i/\u00fc.jpg": b"", "i/u\u0308.jpg": b"", "i/u.jpg": b""})
+    (problem,) = problems_of(root, images="i/{name}.jpg")
+    assert "has the same id as" in problem and "in another Unicode form; rename one" in problem
+
+
+# -- data.exclude -----------------------------------------------------------------------------------------------------
+
+
+def test_excluded_images_are_left_out_counted_and_named(tree: Any) -> None:
+    files = [
+        "i/a/1.jpg",
+        "i/a/2.jpg",
+        "i/a/2.png",
+        "i/b/[x] 1.jpg",
+        "i/b/bad .jpg",
+        "i/b/u\u0308.jpg",
+        "i/b/5.jpg",
+        "m/a/1.png",
+    ]
+    root = tree(dict.fromkeys(files, b"") | {"bad.txt": "a/1\n\n i/a/2.png\nb/[x] 1\nb/bad \ni/b/bad .jpg\nnobody\n"})
+    patterns = {"images": "i/{set}/{name}.{ext}", "masks": "m/{set}/{name}.png"}
+    by_list = found(root, **patterns, exclude="bad.txt")
+    assert list(by_list) == ["a/2", "b/5", "b/u\u0308"]
+    assert "data.exclude: bad.txt: 4 image(s) are left out, such as `a/1`, `a/2`, `b/[x] 1`" in said_of(root, "bad.txt")
+    assert "data.exclude: bad.txt: 2 of 6 name(s) or pattern(s) match no image, such as `b/bad`, `nobody`" in said_of(
+        root, "bad.txt"
+    )
+    names = ("a/1", "*.png", "b/[[]x*", "*/bad *", "b/\u00fc", "B/*")
+    assert found(root, **patterns, exclude=names).keys() == {"a/2", "b/5"}
+    (root / "bad.txt").unlink()
+    assert said_of(root, names)[-1].endswith("1 of 6 name(s) or pattern(s) match no image, such as `B/*`")
+    assert problems_of(root, **patterns, exclude=("*",)) == [
+        f"{root}: all images are left out by data.exclude; compare it with the file names there"
+    ]
+
+
+def said_of(root: Path, exclude: str | tuple[str, ...]) -> list[str]:
+    """Return the notes on excluded images; files passed over are not among them."""
+    data = described(root, images="i/{set}/{name}.{ext}", masks="m/{set}/{name}.png", exclude=exclude)
+    notes = list_images(data, layout(data))[2]
+    assert all(note.startswith("data.exclude: ") for note in notes), "the mask of an excluded image is no orphan"
+    return notes
+
+
+@pytest.mark.parametrize("name", ["absent.txt", "../list.txt"])
+def test_the_error_names_a_list_of_excluded_images_that_cannot_be_read(name: str, tree: Any) -> None:
+    root = tree({"a.jpg": b"", "../list.txt": "a"})
+    with pytest.raises(StppError, match=r"data\.exclude: .*" + name.strip("./").replace(".", r"\.")):
+        found(root, images="{name}.jpg", exclude=name)
 
 
 def test_two_files_with_the_same_id_are_both_named(tree: Any) -> None:

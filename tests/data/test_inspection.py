@@ -54,7 +54,7 @@ def add_every_problem(root: Path) -> dict[str, str]:
     Image.fromarray(photo(64, 64)[:, :, 0]).save(root / "m/cutmask.png")
     (root / "m/cutmask.png").write_bytes((root / "m/cutmask.png").read_bytes()[:1000])
     (root / "i/twin.png").write_bytes((root / "i/a.png").read_bytes())
-    Image.fromarray(photo()).save(root / "i/my photo.png")
+    Image.fromarray(photo()).save(root / "i/photo .png")
     return {
         "i/cut.png: ": "truncated",
         "i/page.png: ": "not an image",
@@ -62,8 +62,8 @@ def add_every_problem(root: Path) -> dict[str, str]:
         "m/value.png: ": "value 7 (24 pixels) is not one of the 4 classes",
         "m/colour.png: ": "one channel of class ids",
         "m/cutmask.png: ": "truncated",
-        "i/twin.png: ": "i/a.png: remove one",
-        "i/my photo.png: ": "cannot be an id",
+        "i/twin.png: ": "i/a.png; that one has a mask: remove one, or leave it out with data.exclude",
+        "i/photo .png: ": "cannot be an id",
         "class car (3) ": "has no pixel",
     }
 
@@ -161,7 +161,25 @@ def test_the_same_image_under_three_names_is_two_problems(sound: Path) -> None:
         (sound / f"i/{name}.png").write_bytes((sound / "i/a.png").read_bytes())
     problems = inspected(sound)[2]
     assert [p.split(": ")[0] for p in problems] == [f"{sound}/i/x.png", f"{sound}/i/y.png"]
-    assert all(f"the same image as {sound}/i/a.png" in p for p in problems)
+    assert all(f"the same image as {sound}/i/a.png; that one has a mask: remove one" in p for p in problems)
+
+
+def test_which_of_two_equal_images_has_the_mask_is_said_and_one_can_be_excluded(sound: Path) -> None:
+    (sound / "i/a 2.png").write_bytes((sound / "i/a.png").read_bytes())
+    (sound / "i/1.png").write_bytes((sound / "i/a.png").read_bytes())
+    (sound / "m/1.png").write_bytes((sound / "m/a.png").read_bytes())
+    assert [p.partition(": ")[2].partition(":")[0] for p in inspected(sound)[2]] == [
+        f"the same image as {sound}/i/1.png; both have a mask",
+        f"the same image as {sound}/i/1.png; that one has a mask",
+    ]
+    (sound / "m/1.png").unlink()
+    assert [p.partition(": ")[2].partition(":")[0] for p in inspected(sound)[2]] == [
+        f"the same image as {sound}/i/1.png; this one alone has a mask",
+        f"the same image as {sound}/i/1.png; neither has a mask",
+    ]
+    dataset, warnings, problems = inspected(sound, exclude=("1", "a 2"))
+    assert problems == [] and list(dataset.records) == ["a", "b", "c", "u"]
+    assert "data.exclude: 2 image(s) are left out, such as `1`, `a 2`" in warnings
 
 
 def test_equal_masks_are_no_problem(sound: Path) -> None:

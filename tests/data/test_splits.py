@@ -184,9 +184,9 @@ def lists(tmp_path: Path) -> Any:
 LISTED = {"labeled": Subset(list="labeled.txt"), "val": Subset(list="val.txt")}
 
 
-def test_a_list_names_ids_or_image_paths_and_a_second_column_is_ignored(lists: Any) -> None:
+def test_a_list_names_ids_or_image_paths_and_a_mask_after_them_is_ignored(lists: Any) -> None:
     folder = lists(
-        labeled="\ufeff002\n\n  images/000.jpg masks/000.png\r\n", val="images/003.jpg\t/elsewhere/x.png\n001 1\n"
+        labeled="\ufeff002\n\n  images/000.jpg masks/000.png\r\n", val="images/003.jpg\t/elsewhere/x.png\n001 m/1.png\n"
     )
     assert drawn(numbered(5), split_of(**LISTED), folder) == {
         "val": ["001", "003"],
@@ -203,6 +203,20 @@ def test_lists_in_the_published_format_are_read(lists: Any) -> None:
     assert drawn(dataset, split_of(**LISTED), folder)["labeled"] == [f"train/aachen/{name}"]
 
 
+def test_a_list_may_hold_names_with_spaces_in_any_unicode_form(lists: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["Foto", "Foto 1 (Kopie), a", "b b", "\u00fc", "o\u0308 1", "v"]
+    dataset = dataset_of(*(Record(n, f"i/{n}.jpg", f"m/{n}.png", 8, 6, n, "m", ALL) for n in names))
+    lines = ["Foto 1 (Kopie), a", "i/b b.jpg m/b b.png", "u\u0308", "i/\u00f6 1.jpg\tm/other.png"]
+    folder = lists(labeled="\n".join(lines), val="v")
+    assert drawn(dataset, split_of(**LISTED), folder)["labeled"] == sorted([*names[1:3], *names[3:5]])
+    said = capsys.readouterr().out
+    assert "labeled.txt: 2 name(s) differ from the data set's in their Unicode form, such as in line 3" in said
+    for line in ("Foto 1", "Foto 2.jpg", "Foto b b", "m/b b.png", "Foto i/x y.jpg", " ".join("a" * 10_000)):
+        (folder / "labeled.txt").write_text(f"{line}\n")
+        (problem, *_) = draw(dataset, split_of(**LISTED), folder)[1]
+        assert "is neither an id nor an image" in problem, "what is left of the first space is not taken for the name"
+
+
 def test_part_of_a_list_can_be_drawn(lists: Any) -> None:
     folder = lists(labeled="".join(f"{i:03d}\n" for i in range(20)))
     sets = drawn(numbered(40), split_of(labeled=Subset(list="labeled.txt", fraction="1/4")), folder)
@@ -217,7 +231,9 @@ def test_part_of_a_list_can_be_drawn(lists: Any) -> None:
         ("000\n\n000\n", "labeled.txt:3: 000 is listed twice"),
         ("000\nimages/000.jpg\n", "labeled.txt:2: images/000.jpg is listed twice"),
         ("000\n001\n", "labeled.txt:2: 001 is also in val"),
-        ("my own photo\n000\n", "labeled.txt:1: expected one id or image path (and a mask), without spaces"),
+        ("my own photo\n000\n", "labeled.txt:1: `my own photo` is neither an id nor an image"),
+        ("000 -1\n", "labeled.txt:1: `000 -1` is neither an id nor an image"),
+        ("000\t1\t2\n", "labeled.txt:1: `000\t1\t2` is neither an id nor an image"),
         ("", "labeled.txt: the list is empty"),
         (" \n\n", "labeled.txt: the list is empty"),
         (b"\xff\xfe0\x000\x00", "labeled.txt: not readable"),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from stpp.report.panels import IDS, INK, SIDE, STRIPES, _font, _wrapped, panel
+from stpp.report.panels import IDS, INK, SIDE, STRIPES, _drawable, _font, _wrapped, panel
 from stpp.stages.report import _differing
 
 PALETTE = ((10, 20, 30), (200, 0, 0), (0, 180, 40), (0, 60, 220))
@@ -196,4 +196,9 @@ def test_wrapped_lines_fit_and_are_complete_or_end_with_an_ellipsis(text: str, m
     lines = _wrapped(text, IDS, font, most, length=400)
     assert len(lines) <= most
     assert all(font.getlength(line) <= IDS for line in lines)
-    assert "".join(lines) == text or (lines[-1].endswith("…") and text.startswith("".join(lines)[:-1]))
+    whole = _drawable(text)
+    assert "".join(lines) == whole or (lines[-1].endswith("…") and whole.startswith("".join(lines)[:-1]))
+
+
+def test_characters_that_the_font_lacks_are_shown_as_their_codes() -> None:
+    assert _wrapped("日本 é u\u0308 Ж #2", 10 * IDS, _font(11), 1) == ["\\u65e5\\u672c é u\u0308 Ж #2"]

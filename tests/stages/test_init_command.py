@@ -347,7 +347,7 @@ def test_names_of_folders_that_params_cannot_hold_are_refused(project: Project, 
     assert "rename the folder without" in said and "\x1b" not in said
 
 
-@pytest.mark.parametrize("name", ["my photo", "a,b", "a\x1b[31mb", 'a"b'])
+@pytest.mark.parametrize("name", ["a ", "a\x1b[31mb", "a\\b"])
 def test_names_that_cannot_be_ids_are_refused(project: Project, name: str) -> None:
     flat(project.folder / ROOT)
     photo(project.folder / ROOT / f"photos/{name}.jpg", 50)
