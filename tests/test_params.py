@@ -426,8 +426,8 @@ def test_an_invalid_fraction_is_refused(bad: object, complaint: Any) -> None:
 
 KEYS = st.text("abcXYZ09_", min_size=1, max_size=4)
 LEAVES = st.one_of(st.integers(), st.text("a.é ", max_size=3), st.lists(st.integers(), max_size=2), st.none())
-TREES = st.recursive(
-    st.dictionaries(KEYS, LEAVES, min_size=1, max_size=3), lambda t: st.dictionaries(KEYS, t, min_size=1)
+TREES: st.SearchStrategy[dict[str, Any]] = st.deferred(
+    lambda: st.dictionaries(KEYS, st.one_of(LEAVES, LEAVES, TREES), min_size=1, max_size=3)
 )
 
 
