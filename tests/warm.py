@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -98,7 +99,8 @@ def _called(call: socket.socket) -> list[str]:
         if ended not in select.select([ended, call.fileno()], [], [])[0]:  # the caller was killed
             os.kill(process, signal.SIGKILL)
         _, status = os.waitpid(process, 0)
-        call.send(str(os.waitstatus_to_exitcode(status)).encode())
+        with suppress(BrokenPipeError):
+            call.send(str(os.waitstatus_to_exitcode(status)).encode())
         os._exit(0)
     call.close()
     words, cwd, env = json.loads(message)
