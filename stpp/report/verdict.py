@@ -154,7 +154,7 @@ def _foreground(model: str, counts: Counts, classes: Sequence[str]) -> list[str]
     """Return a sentence with a model's scores of the foreground on val; nothing without a foreground."""
     scores = {"IoU": iou, "Dice": dice, "precision": precision, "recall": recall}
     values = {name: float(of(counts.sum(0))[FOREGROUND]) for name, of in scores.items() if foreground(classes)}
-    shown = ", ".join(f"{name} {100 * value:.1f}" for name, value in values.items())
+    shown = ", ".join(f"{name} {100 * value:.1f}" for name, value in values.items() if not math.isnan(value))
     return [f"{_label(model)} on val, {foreground(classes)} (%): {shown}"] if shown else []
 
 
