@@ -122,7 +122,7 @@ def test_counts_are_read_back_and_the_error_names_a_damaged_file(tmp_path: Path)
 def test_dice_precision_recall_accuracy_and_calibration_equal_those_of_torchmetrics(seed: int, classes: int) -> None:
     rng = np.random.default_rng(seed)
     true, predicted = rng.integers(0, classes, (2, 60))
-    level = rng.integers(1024, 2048, 60)  # multiples of 1 / 2048, so that no rounding moves a pixel to another bin
+    level = rng.integers(1025, 2048, 60)  # multiples of 1 / 2048, so that no rounding moves a pixel to another bin
     probabilities = np.full((60, classes), (1 - level[:, None] / 2048) / (classes - 1))
     probabilities[np.arange(60), predicted] = level / 2048
     given = torch.from_numpy(probabilities), torch.from_numpy(true)
