@@ -17,7 +17,7 @@ from stpp.report.labels import LABELS, foreground, one_line
 from stpp.report.panels import Cell, panel
 from stpp.report.statistics import gains, miou, read_counts, read_images, worst_first
 from stpp.report.table import table
-from stpp.report.verdict import read_facts, verdict
+from stpp.report.verdict import Facts, read_facts, verdict
 from stpp.run.lineage import from_json
 from stpp.run.resume import root
 from stpp.stages import options
@@ -88,14 +88,19 @@ def report(
         best = max(measured, key=lambda name: -1.0 if math.isnan(values[name]) else values[name])
         for name in dict.fromkeys((measured[-1], best)):
             register(models[name] / "run.json", dataset.name, checkpoints[name][-1], root())
-    by_image = {subset: read_counts(evaluation / "images.npz", subset) for subset in ("val", "test")}
-    above = {subset: gains(counts) for subset, counts in by_image.items()}
-    shown = table([metrics], dataset.name, above, foreground(dataset.classes))
-    said = verdict(by_image["val"], read_facts(models, scores, dataset.classes))
-    text = "\n".join(["```", shown, "```", *said])
+    text, said = _conclusion(dataset, metrics, evaluation, read_facts(models, scores, dataset.classes))
     conclude(evaluation / "run.json", members, text, [out / "panels.png"], root())
     print(*said, sep="\n")
     print(f"report: {len(list(out.glob('*.png')))} figures; {out}; `stpp show` prints the table of results")
+
+
+def _conclusion(dataset: Dataset, metrics: dict[str, Any], evaluation: Path, known: Facts) -> tuple[str, list[str]]:
+    """Return the table of results and the verdict as Markdown, and the lines of the verdict."""
+    by_image = {subset: read_counts(evaluation / "images.npz", subset) for subset in ("val", "test")}
+    above = {subset: gains(counts) for subset, counts in by_image.items()}
+    shown = table([metrics], dataset.name, above, foreground(dataset.classes))
+    said = verdict(by_image["val"], known)
+    return "\n".join(["```", shown, "```", *said]), said
 
 
 def _stability(scores: Path | None) -> dict[str, float]:
