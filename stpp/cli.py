@@ -83,7 +83,9 @@ COMMANDS = {
     "audit": Command("audit:audit", "Trace models back to the images they were trained on, and check every hash."),
     "predict": Command("predict:predict", "Predict masks of any images: PNGs of class ids in the model's colours."),
     "export": Command("export:export", "Write a checkpoint for ONNX Runtime, torch.export or `mlflow models serve`."),
-    "suggest": Command("suggest:suggest", "Suggest which unlabelled images are most worth a mask."),
+    "suggest": Command(
+        "suggest:suggest", "Suggest which unlabelled images are most worth a mask, or which masks to check."
+    ),
     "masks": Command(
         "",
         "Read mask sets, which are zip shards of PNGs.",

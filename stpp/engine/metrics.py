@@ -1,9 +1,13 @@
-"""Confusion matrix, IoU, mIoU and pixel accuracy, as pure functions over tensors (paper, 4.1)."""
+"""Confusion matrix, IoU, mIoU, pixel accuracy and counts by confidence, as pure functions over tensors (paper, 4.1)."""
 
 import torch
 from torch import Tensor
 
 from stpp.store.masks import IGNORE
+
+LEVELS = 2**11
+"""Confidence is rounded to multiples of 1 / LEVELS where pixels are counted by it: sums of integers are exact in any
+order, and the counters fit into the shared memory of a GPU."""
 
 
 def confusions(predicted: Tensor, target: Tensor, classes: int) -> Tensor:
@@ -45,3 +49,15 @@ def miou(matrix: Tensor) -> float:
 def pixel_accuracy(matrix: Tensor) -> float:
     """Return the fraction of valid pixels that are predicted correctly, in [0, 1]; NaN if no pixel is valid."""
     return float(matrix.diagonal().sum().double() / matrix.sum().double())
+
+
+def confidence_counts(confidence: Tensor, predicted: Tensor, target: Tensor) -> Tensor:
+    """Return how many pixels of each confidence are wrong and right, int64 (LEVELS + 1, 2).
+
+    confidence: the probability of the predicted class, in [0, 1]; predicted, target: class ids; all of one shape.
+    Pixels whose target is 255 are left out.
+    """
+    level = (confidence * LEVELS).round_().int().clamp_(max=LEVELS)
+    right = predicted == target
+    at = torch.where(target == IGNORE, 2 * (LEVELS + 1), 2 * level + right)
+    return torch.bincount(at.flatten(), minlength=2 * (LEVELS + 1) + 1)[:-1].view(LEVELS + 1, 2)

@@ -576,7 +576,8 @@ class Evaluate(Section):
     test-time augmentation bounds the memory by itself and replaces these windows. A batch of several images has no more
     pixels than this."""
     panels: Annotated[int, Field(ge=0, le=64)] = 6
-    """Number of validation images that are shown with the predictions of every model."""
+    """Number of validation images that are shown with the predictions of every model, and of the worst images of the
+    final model that are shown."""
 
     @model_validator(mode="after")
     def _windows_leave_no_gap(self) -> Self:

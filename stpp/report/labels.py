@@ -1,5 +1,7 @@
 """Display names of models and mask sets, and functions that make names from outside safe to display."""
 
+from collections.abc import Sequence
+
 from stpp.store.files import printable
 
 PARTS = {"jitter": "colour jitter", "grayscale": "greyscale", "blur": "blur", "cutout": "CutOut"}
@@ -55,6 +57,11 @@ def system_label(system: str) -> str:
     pipeline, _, variant = system.partition(" ")
     model = {"iterative": f"round_{variant}", "pixel": "pixel_2"}.get(pipeline, variant or pipeline)
     return LABELS.get(model, system)
+
+
+def foreground(classes: Sequence[str]) -> str:
+    """Return the class that is the foreground: the second of two. It is empty if there are not two classes."""
+    return classes[1] if len(classes) == 2 else ""
 
 
 def one_line(name: str, length: int = 28) -> str:

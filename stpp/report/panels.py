@@ -44,14 +44,15 @@ def panel(
     path: Path,
     heading: str = "",
     truth: int | None = None,
+    marked: str = "wrong",
 ) -> None:
     """Draw a grid of images and masks, and write it to `path` as a PNG.
 
     rows: for each image its id and its cells, one cell per title. heading: text above the grid. truth: column of the
-    true masks; pixels that differ from them are hatched in the columns after it. Below the grid stand the classes that
-    occur. Pictures above the size of a cell (at most 320 px) are shrunk, smaller ones are enlarged by a whole factor.
-    Masks keep their exact colours. Raises ValueError if a row does not have one cell for each title, and IndexError if
-    a mask holds an id without a colour.
+    true masks; pixels that differ from them are hatched in the columns after it. marked: what the legend calls these
+    pixels. Below the grid stand the classes that occur. Pictures above the size of a cell (at most 320 px) are shrunk,
+    smaller ones are enlarged by a whole factor. Masks keep their exact colours. Raises ValueError if a row does not
+    have one cell for each title, and IndexError if a mask holds an id without a colour.
     """
     side = min(SIDE, (WIDTH - IDS - GAP * (len(titles) + 2)) // max(1, len(titles)))
     wrong = [_wrong(cells, truth) for _, cells in rows]
@@ -77,7 +78,7 @@ def panel(
     y = list(accumulate((height + GAP for height in heights), initial=top))
     swatches = _legend(rows, palette, classes)
     if any(marks is not None and marks.any() for of_cells in wrong for marks in of_cells):
-        swatches.append(("wrong", WRONG))
+        swatches.append((marked, WRONG))
     places, end = _flow([label.getlength(name) for name, _ in swatches], width, y[-1] + GAP)
 
     sheet = Image.new("RGB", (width, end + GAP), "white")

@@ -93,6 +93,15 @@ def per_class(scores: dict[str, list[float]], classes: tuple[str, ...], on: str,
     save(partial(_per_class, scores, classes, on), path)
 
 
+def reliability(bins: dict[str, list[dict[str, str]]], errors: dict[str, float], on: str, path: Path) -> None:
+    """Plot accuracy against confidence, and the share of pixels by confidence.
+
+    bins: by model, the rows of calibration.csv (pixels, accuracy, confidence). errors: by model, the expected
+    calibration error in [0, 1] or NaN. on: the data set and set of images in the title.
+    """
+    save(partial(_reliability, bins, errors, on), path)
+
+
 def confusion(matrix: list[list[int]], classes: tuple[str, ...], on: str, path: Path) -> None:
     """Plot a confusion matrix in % of the pixels of each true class.
 
@@ -279,6 +288,30 @@ def _class_bars(ax: Axes, scores: dict[str, list[float]], classes: tuple[str, ..
     ax.set_yticks(range(len(classes)), [one_line(name) for name in classes])
     ax.set(xlabel="IoU (%)", xlim=(0, 110), ylim=(rows - 0.4, -0.6))
     ax.grid(visible=False, axis="y")
+
+
+def _reliability(bins: dict[str, list[dict[str, str]]], errors: dict[str, float], on: str) -> Figure:
+    if not any(float(row["pixels"]) for rows in bins.values() for row in rows):
+        return empty("no pixels with a true class")
+    drawn = figure(4.8 + 0.22 * len(bins), f"Reliability of the confidence: {named(bins)} on {on}")
+    left, right = drawn.subplots(1, 2)
+    left.plot((0, 100), (0, 100), color="#888888", lw=1, label="accuracy = confidence")
+    looks = zip(cycle(COLOURS), cycle(LINES), cycle(MARKERS), strict=False)
+    for (model, rows), (colour, line, marker) in zip(bins.items(), looks, strict=False):
+        pixels, accuracy, confidence = (
+            np.array([float(row[key]) for row in rows]) for key in ("pixels", "accuracy", "confidence")
+        )
+        there = pixels > 0
+        look = {"color": colour, "ls": line, "marker": marker, "ms": 5}
+        name = f"{label(model)}: calibration error {percent(errors.get(model, nan))}"
+        left.plot(100 * confidence[there], 100 * accuracy[there], label=name, **look)
+        right.plot(100 * confidence[there], 100 * pixels[there] / pixels.sum(), **look)
+    left.set(ylabel="accuracy (%)", xlim=(0, 100), ylim=(0, 100), aspect="equal")
+    right.set(ylabel="pixels (%)", xlim=(0, 100), ylim=(0, None))
+    for ax in (left, right):
+        ax.set(xlabel="confidence (%), mean of each bin")
+    legend(drawn, left)
+    return drawn
 
 
 def _confusion(matrix: list[list[int]], classes: tuple[str, ...], on: str) -> Figure:

@@ -21,6 +21,11 @@ RESAMPLES = 2000
 Counts = NDArray[np.int64]
 """Pixel counts (n, 3, C) of n images and C classes: true and predicted (intersection), true, predicted."""
 
+FOREGROUND = 1
+"""The class that is the foreground if there are two classes."""
+BINS = 15
+"""Number of bins of equal width that pixels are put into by their confidence."""
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -64,8 +69,88 @@ def iou(counts: NDArray[np.number]) -> NDArray[np.float64]:
 
 def miou(counts: NDArray[np.number]) -> NDArray[np.float64]:
     """Return the mean IoU over the classes whose union is not empty, from summed Counts: (..., 3, C) -> (...)."""
-    mean: NDArray[np.float64] = np.nanmean(iou(counts), axis=-1)
+    return over_classes(iou(counts))
+
+
+def over_classes(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean over the classes without those of NaN, (..., C) -> (...). NaN if there is no other class."""
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        mean: NDArray[np.float64] = np.where(known, values, 0).sum(-1) / known.sum(-1)
     return mean
+
+
+def dice(counts: NDArray[np.number]) -> NDArray[np.float64]:
+    """Return the Dice score of every class in [0, 1] from summed Counts: (..., 3, C) -> (..., C).
+
+    It is twice the intersection by the sum of true and predicted pixels; NaN if there are none.
+    """
+    right, true, predicted = np.moveaxis(counts.astype(np.float64), -2, 0)
+    with np.errstate(invalid="ignore"):
+        found: NDArray[np.float64] = 2 * right / (true + predicted)
+    return found
+
+
+def precision(counts: NDArray[np.number]) -> NDArray[np.float64]:
+    """Return the share of a class's predicted pixels that is true, (..., 3, C) -> (..., C). NaN if there is none."""
+    right, _, predicted = np.moveaxis(counts.astype(np.float64), -2, 0)
+    with np.errstate(invalid="ignore"):
+        found: NDArray[np.float64] = right / predicted
+    return found
+
+
+def recall(counts: NDArray[np.number]) -> NDArray[np.float64]:
+    """Return the share of a class's true pixels that is predicted, (..., 3, C) -> (..., C). NaN if there is none."""
+    right, true, _ = np.moveaxis(counts.astype(np.float64), -2, 0)
+    with np.errstate(invalid="ignore"):
+        found: NDArray[np.float64] = right / true
+    return found
+
+
+def pixel_accuracy(counts: NDArray[np.number]) -> NDArray[np.float64]:
+    """Return the share of valid pixels that is right, (..., 3, C) -> (...). NaN if no pixel is valid."""
+    right, true, _ = np.moveaxis(counts.astype(np.float64), -2, 0)
+    with np.errstate(invalid="ignore"):
+        accuracy: NDArray[np.float64] = right.sum(-1) / true.sum(-1)
+    return accuracy
+
+
+def worst_first(counts: Counts) -> list[int]:
+    """Return the rows of the images by their mIoU, the lowest first; those without a valid pixel last."""
+    order: list[int] = miou(counts).argsort(kind="stable").tolist()
+    return order
+
+
+def calibration(levels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return by bin of confidence the pixels, the right ones, and the sum of their confidence, (BINS, 3).
+
+    levels: wrong and right pixels by confidence in equal steps from 0 to 1, (steps + 1, 2). Bins are open below.
+    """
+    steps = len(levels) - 1
+    at = np.arange(steps + 1)
+    pixels = levels.sum(1)
+    bins = np.zeros((BINS, 3), dtype=np.int64)
+    np.add.at(bins, np.maximum(0, -(-at * BINS // steps) - 1), np.stack([pixels, levels[:, 1], at * pixels], axis=1))
+    return bins / (1, 1, steps)
+
+
+def reliability(bins: NDArray[np.float64]) -> list[tuple[float, float, int, float, float]]:
+    """Return a row for each bin of `calibration`: its bounds, its pixels, their accuracy and their mean confidence.
+
+    Accuracy and confidence are in [0, 1], or NaN in a bin without pixels.
+    """
+    with np.errstate(invalid="ignore"):
+        means = (bins[:, 1:] / bins[:, :1]).tolist()
+    return [(at / BINS, (at + 1) / BINS, int(bins[at, 0]), *means[at]) for at in range(BINS)]
+
+
+def calibration_error(bins: NDArray[np.float64]) -> float:
+    """Return the expected calibration error in [0, 1] of `calibration`; NaN without pixels.
+
+    It is the mean over pixels of the distance between accuracy and mean confidence of their bin.
+    """
+    pixels, right, confidence = bins.sum(0)[0], bins[:, 1], bins[:, 2]
+    return float(np.abs(right - confidence).sum() / pixels) if pixels else math.nan
 
 
 def bootstrap_gain(first: Counts, second: Counts) -> Interval:
@@ -110,22 +195,27 @@ def write_counts(path: Path, lists: Mapping[str, Sequence[str]], counts: Mapping
 
 
 def read_counts(path: Path, subset: str) -> dict[str, Counts]:
-    """Return the counts of a set's images by model, from images.npz; empty if the file does not have this set.
+    """Return the counts of a set's images by model, as `read_images` does."""
+    return read_images(path, subset)[1]
+
+
+def read_images(path: Path, subset: str) -> tuple[list[str], dict[str, Counts]]:
+    """Return the ids of a set's images, and their counts by model, from images.npz; empty if the set is not in it.
 
     Raises StppError if the file is not what `stpp evaluate` writes.
     """
     try:
         with open_regular(path) as file, np.load(file, allow_pickle=False) as arrays:
             if f"{subset}/" not in arrays.files:
-                return {}
+                return [], {}
             found = {name.partition("/")[2]: arrays[name] for name in arrays.files if name.startswith(f"{subset}/")}
-            n = len(found.pop(""))
+            ids = [str(i) for i in found.pop("")]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise StppError(f"{path}: not what `stpp evaluate` writes ({error}); run that stage again") from None
     for model, counts in found.items():
-        if counts.dtype != np.int64 or counts.ndim != 3 or counts.shape[:2] != (n, 3):
+        if counts.dtype != np.int64 or counts.ndim != 3 or counts.shape[:2] != (len(ids), 3):
             raise StppError(f"{path}: {subset}/{model} is not what `stpp evaluate` writes; run that stage again")
-    return found
+    return ids, found
 
 
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:

@@ -10,37 +10,53 @@ if TYPE_CHECKING:
 
 NAMES = 28
 GAIN = 24
-"""Least width in characters of the column of names, and width of a column of gains."""
+SCORE, BESIDE = 8, 6
+"""Width in characters: of the column of names at least; of columns of gains, of scores, of scores beside them."""
+FOREGROUND = {"IoU": "foreground_iou", "Dice": "foreground_dice"}
+"""The columns of the foreground: their keys in metrics.json by name."""
 
 
-def table(metrics: list[dict[str, Any]], name: str, gains: "Mapping[str, Mapping[str, Interval]]") -> str:
+def table(
+    metrics: list[dict[str, Any]], name: str, gains: "Mapping[str, Mapping[str, Interval]]", foreground: str = ""
+) -> str:
     """Return a table of mIoU (%): of every model on val and test, and of pseudo masks against true masks.
 
     metrics: contents of metrics.json files. Later files only add what earlier files lack. name: the data set.
-    gains: by set and model, how far the model's mIoU is above SupOnly's.
+    gains: by set and model, how far the model's mIoU is above SupOnly's. foreground: the class whose IoU and Dice stand
+    beside mIoU, if there are two classes.
     """
     from stpp.report.statistics import in_points
 
-    rows: dict[str, dict[str, float]] = {}
+    rows: dict[str, dict[str, dict[str, float]]] = {}
     pseudo: dict[str, float] = {}
     for one in metrics:
         for subset in ("val", "test"):
             for model, scores in one.get(subset, {}).items():
-                rows.setdefault(model, {}).setdefault(subset, scores["miou"])
+                rows.setdefault(model, {}).setdefault(subset, scores)
         for group, scores in one.get("pseudo", {}).items():
             pseudo.setdefault(group, scores["miou"])
     subsets = [s for s in ("val", "test") if any(s in row for row in rows.values())]
     widths = {s: GAIN if gains.get(s) else 0 for s in subsets}
     width = max(NAMES, *(len(LABELS.get(one, one)) + 4 for one in (*rows, *pseudo)))
-    lines = [f"{name}: mIoU (%)".ljust(width) + "".join(s.rjust(8) + " " * widths[s] for s in subsets)]
+    beside = FOREGROUND if foreground else {}
+    of_foreground = "".join(column.rjust(BESIDE) for column in beside)
+    head = "".join(s.rjust(SCORE) + " " * widths[s] + of_foreground for s in subsets)
+    lines = [f"{name}: mIoU (%)".ljust(width) + head]
+    if foreground:
+        lines = [f"{name}: mIoU (%); IoU and Dice (%) of {foreground}", " " * width + head]
     for model, row in rows.items():
         line = f"  {LABELS.get(model, model)}".ljust(width)
         for s in subsets:
-            gain = gains.get(s, {}).get(model)
-            line += (f"{100 * row[s]:.1f}" if s in row else "-").rjust(8)
-            line += (f"  {in_points(gain)}" if gain else "").ljust(widths[s])
+            gain, scores = gains.get(s, {}).get(model), row.get(s, {})
+            line += _percent(scores.get("miou")) + (f"  {in_points(gain)}" if gain else "").ljust(widths[s])
+            line += "".join(_percent(scores.get(key), BESIDE) for key in beside.values())
         lines.append(line)
     if pseudo:
         lines.append("pseudo masks: mIoU (%)")
-        lines += [f"  {LABELS.get(g, g)}".ljust(width) + f"{100 * v:.1f}".rjust(8) for g, v in pseudo.items()]
+        lines += [f"  {LABELS.get(g, g)}".ljust(width) + _percent(v) for g, v in pseudo.items()]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _percent(value: float | None, width: int = SCORE) -> str:
+    """Return a number in [0, 1] in % as a column; `-` if it is not known."""
+    return ("-" if value is None else f"{100 * value:.1f}").rjust(width)

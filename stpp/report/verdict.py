@@ -6,8 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from stpp.report.labels import LABELS, teacher_of
-from stpp.report.statistics import Counts, Interval, bootstrap_gain, in_points, iou, miou, rank_correlation
+from stpp.report.labels import LABELS, foreground, teacher_of
+from stpp.report.statistics import (
+    FOREGROUND,
+    Counts,
+    Interval,
+    bootstrap_gain,
+    dice,
+    in_points,
+    iou,
+    miou,
+    precision,
+    rank_correlation,
+    recall,
+)
 from stpp.store.files import read_csv
 
 SHORT = 2000
@@ -93,6 +105,7 @@ def verdict(val: Mapping[str, Counts], known: Facts) -> list[str]:
                 f"{images} images explains"
             )
     if best not in only:
+        lines += _foreground(best, val[best], known.classes)
         lines += _never_found(best, val[best], known.classes)
     if known.rise is not None and "suponly" not in few:
         what = f"SupOnly on val: {known.rise:+.1f} points in the last third of its training: "
@@ -135,6 +148,14 @@ def _collapsed(only: Mapping[str, int], val: Mapping[str, Counts], classes: Sequ
             "(train.epochs), start from weights (model.weights), or change train.lr"
         )
     return lines
+
+
+def _foreground(model: str, counts: Counts, classes: Sequence[str]) -> list[str]:
+    """Return a sentence with a model's scores of the foreground on val; nothing without a foreground."""
+    scores = {"IoU": iou, "Dice": dice, "precision": precision, "recall": recall}
+    values = {name: float(of(counts.sum(0))[FOREGROUND]) for name, of in scores.items() if foreground(classes)}
+    shown = ", ".join(f"{name} {100 * value:.1f}" for name, value in values.items() if not math.isnan(value))
+    return [f"{_label(model)} on val, {foreground(classes)} (%): {shown}"] if shown else []
 
 
 def _never_found(model: str, counts: Counts, classes: Sequence[str]) -> list[str]:

@@ -3,24 +3,42 @@
 Models are measured on test here only, and only once.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from typer import Option
 
 from stpp.data.datasets import ImageMaskDataset, ImageReader
 from stpp.data.loaders import batches_of_equal_size, prediction_loader
 from stpp.data.pixel_cache import open_cache
 from stpp.engine import device as devices
-from stpp.engine.evaluate import BatchMasks, Scores
+from stpp.engine.evaluate import BatchMasks, Scores, predict_batches
 from stpp.engine.evaluate import evaluate as measured
-from stpp.engine.metrics import confusion
+from stpp.engine.metrics import LEVELS, confidence_counts, confusion
 from stpp.engine.predict import describe, evaluation_predictor, fold_batch_norms
 from stpp.models import build
 from stpp.params.models import Params
-from stpp.report.statistics import Counts, gains, write_counts
+from stpp.report.statistics import (
+    FOREGROUND,
+    Counts,
+    calibration,
+    calibration_error,
+    dice,
+    gains,
+    iou,
+    miou,
+    over_classes,
+    pixel_accuracy,
+    precision,
+    recall,
+    reliability,
+    worst_first,
+    write_counts,
+)
 from stpp.run import distributed
 from stpp.run.progress import progress
 from stpp.run.resume import Job
@@ -31,7 +49,10 @@ from stpp.store.manifest import Dataset, digest_of, read_dataset, read_user_list
 from stpp.store.masks import IGNORE, MaskSet, encode_mask
 
 RECIPE = Recipe(__name__, ("model", "evaluate", "label"))
-PER_CLASS = ("set", "model", "class", "iou")
+PER_CLASS = ("set", "model", "class", "iou", "dice", "precision", "recall")
+PER_IMAGE = ("set", "model", "id", "miou", "pixel_accuracy")
+OF_FOREGROUND = ("foreground_iou", "foreground_dice")
+CALIBRATION = ("set", "model", "above", "to", "pixels", "accuracy", "confidence")
 
 Ids = Annotated[
     list[Path] | None, Option(help="List of images to use instead of val and test; may be given several times.")
@@ -60,11 +81,27 @@ def evaluate(
     if not lists and split is not None:
         lists = {name: split / f"{name}.txt" for name in ("val", "test") if (split / f"{name}.txt").exists()}
     inputs = Inputs(data, split, [*models.values(), *sets.values(), *(ids or [])])
-    outs = ["metrics.json", "scores.json", "images.npz", "per_class.csv", "quality.csv", "panels"]
+    tables = ["per_class.csv", "per_image.csv", "calibration.csv", "quality.csv"]
+    outs = ["metrics.json", "scores.json", "images.npz", *tables, "panels", "worst"]
     also = {"of": [*models, *sets], "on": list(lists)}
     with open_stage("evaluate", RECIPE, options.params_files(params), inputs, out=out, outs=outs, also=also) as stage:
         if not stage.finished:
             _evaluate(stage, models, sets, lists, data)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was counted of one model on one set."""
+
+    scores: Scores
+    counts: Counts
+    """By image, in the order of the set."""
+    bins: NDArray[np.float64]
+    """The calibration, see `report.statistics.calibration`."""
+
+
+Results = dict[tuple[str, str], Measured]
+"""The counts by (set, model)."""
 
 
 def _evaluate(stage: Stage, models: dict[str, Path], sets: dict[str, Path], lists: dict[str, Path], data: Path) -> None:
@@ -79,43 +116,96 @@ def _evaluate(stage: Stage, models: dict[str, Path], sets: dict[str, Path], list
         return
 
     (job.folder / "panels").mkdir(exist_ok=True)
-    matrices = {subset: {name: read_json(_counted(job, subset, name)) for name in models} for subset in subsets}
-    scores = {(s, name): Scores(torch.tensor(m)) for s, by_model in matrices.items() for name, m in by_model.items()}
-    metrics: dict[str, Any] = {}
+    results = {(subset, name): _measured(job, subset, name) for subset in subsets for name in models}
+    first, (*_, last) = next(iter(subsets)), models  # the last model is the final one of the system
+    _write_worst(p, photos, models[last], subsets[first], results[first, last].counts, job.folder / "worst")
     stage.about["evaluation"] = describe(p.evaluate)
     stage.about["lists"] = {subset: digest_of(dataset, ids) for subset, ids in subsets.items()}
     stage.about["images"] = {subset: len(ids) for subset, ids in subsets.items()}
     run.tag("stpp.evaluation", describe(p.evaluate))
-    by_image = {(s, name): np.load(_counted(job, s, name).with_suffix(".npy")) for s, name in scores}
-    write_counts(job.folder / "images.npz", subsets, by_image)
-    above = {subset: gains({name: by_image[subset, name] for name in models}) for subset in subsets}
-    summary: dict[str, float] = {}
-    for (subset, name), one in scores.items():
-        metrics.setdefault(subset, {})[name] = {"miou": one.miou, "pixel_accuracy": one.pixel_accuracy}
-        if gain := above[subset].get(name):
-            metrics[subset][name] |= {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high}
-        final = {f"{subset}/{name}/{what}": value for what, value in metrics[subset][name].items()}
-        run.log(final, 0)
-        summary |= final
+    write_counts(job.folder / "images.npz", subsets, {key: one.counts for key, one in results.items()})
+    matrices = {s: {name: results[s, name].scores.matrix.tolist() for name in models} for s in subsets}
+    metrics = _metrics(results, list(models), list(subsets))
+    final = {f"{s}/{name}/{what}": v for s in metrics for name, of in metrics[s].items() for what, v in of.items()}
     quality = []
     for group, folder in sets.items():
         rows, one = _quality(MaskSet(folder), photos, group)
         quality += rows
         if rows:
             metrics.setdefault("pseudo", {})[group] = {"miou": one.miou, "images": len(rows)}
-            run.log({f"pseudo/{group}/miou": one.miou}, 0)
-            summary[f"pseudo/{group}/miou"] = one.miou
-    *_, last = models  # the final model of the system
-    whole = {f"{subset}/{what}": metrics[subset][last].get(what) for subset in subsets for what in ("miou", "gain")}
-    run.summary(summary | {name: value for name, value in whole.items() if value is not None})
-    per_class = [(*key, c, v) for key, one in scores.items() for c, v in zip(dataset.classes, one.iou, strict=True)]
-    write_csv(job.folder / "per_class.csv", PER_CLASS, per_class)
+            final[f"pseudo/{group}/miou"] = one.miou
+    run.log(final, 0)
+    headline = ("miou", "gain", *OF_FOREGROUND)
+    whole = {f"{s}/{what}": v for s in subsets for what, v in metrics[s][last].items() if what in headline}
+    run.summary(final | whole)
     write_csv(job.folder / "quality.csv", ("id", "group", "miou"), quality)
     write_json(job.folder / "scores.json", matrices)
     write_json(job.folder / "metrics.json", metrics)
+    _write_tables(stage, dataset, subsets, results)
     run.artifact(job.folder / "metrics.json")
+    _say(stage, dataset, {key: one.scores for key, one in results.items()})
+
+
+def _measured(job: Job, subset: str, model: str) -> Measured:
+    """Return what `_count` wrote of a model on a set."""
+    path = _counted(job, subset, model)
+    counted = read_json(path)
+    levels = np.array(counted["confidence"], dtype=np.int64)
+    return Measured(Scores(torch.tensor(counted["matrix"])), np.load(path.with_suffix(".npy")), calibration(levels))
+
+
+def _metrics(results: Results, models: list[str], subsets: list[str]) -> dict[str, Any]:
+    """Return the content of metrics.json: numbers by set and model."""
+    metrics: dict[str, Any] = {}
+    for subset in subsets:
+        above = gains({name: results[subset, name].counts for name in models})
+        for name in models:
+            one = results[subset, name]
+            total = one.counts.sum(0)
+            found = {"miou": one.scores.miou, "pixel_accuracy": one.scores.pixel_accuracy}
+            if gain := above.get(name):
+                found |= {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high}
+            found |= {"dice": float(over_classes(dice(total))), "ece": calibration_error(one.bins)}
+            if total.shape[1] == 2:
+                values = (float(of(total)[FOREGROUND]) for of in (iou, dice))
+                found |= dict(zip(OF_FOREGROUND, values, strict=True))
+            metrics.setdefault(subset, {})[name] = found
+    return metrics
+
+
+def _write_tables(stage: Stage, dataset: Dataset, subsets: dict[str, list[str]], results: Results) -> None:
+    """Write and log per_class.csv, per_image.csv (by set and model, the lowest mIoU first) and calibration.csv."""
+    per_class, per_image, bins = [], [], []
+    two = len(dataset.classes) == 2
+    for key, one in results.items():
+        ids, total = subsets[key[0]], one.counts.sum(0)
+        of_class = [one.scores.iou, *(of(total).tolist() for of in (dice, precision, recall))]
+        per_class += [(*key, *row) for row in zip(dataset.classes, *of_class, strict=True)]
+        of_image = [miou(one.counts), pixel_accuracy(one.counts)]
+        of_image += [of(one.counts)[:, FOREGROUND] for of in (iou, dice)] if two else []
+        per_image += [(*key, ids[row], *(float(of[row]) for of in of_image)) for row in worst_first(one.counts)]
+        bins += [(*key, *row) for row in reliability(one.bins)]
+    folder, run = stage.folder, stage.run
+    write_csv(folder / "per_class.csv", PER_CLASS, per_class)
+    write_csv(folder / "per_image.csv", PER_IMAGE + OF_FOREGROUND if two else PER_IMAGE, per_image)
+    write_csv(folder / "calibration.csv", CALIBRATION, bins)
+    run.artifact(folder / "per_image.csv")
+    run.artifact(folder / "calibration.csv")
     run.table({name: [row[at] for row in per_class] for at, name in enumerate(PER_CLASS)}, "per_class.json")
-    _say(stage, dataset, scores)
+
+
+def _write_worst(p: Params, photos: ImageReader, model: Path, ids: list[str], counts: Counts, folder: Path) -> None:
+    """Write a model's masks of the `evaluate.panels` images with the lowest mIoU as PNGs."""
+    folder.mkdir(exist_ok=True)
+    where, classes = devices.setup_device(p.runtime), len(photos.dataset.classes)
+    network = fold_batch_norms(build.load_checkpoint(model, p.model, classes).to(where), p.model)
+    worst = ImageMaskDataset(photos, [ids[row] for row in worst_first(counts)[: p.evaluate.panels]])
+    batches = batches_of_equal_size(worst, p.evaluate.batch_size, p.evaluate.max_pixels)
+    loader = prediction_loader(worst, batches, p.runtime, where)
+    for batch in predict_batches([network], loader, p.model, where, evaluation_predictor(p.evaluate)):
+        for i, mask in zip(batch.ids, batch.masks[0], strict=True):
+            with atomic_write(folder / f"{i}.png") as partial:
+                partial.write_bytes(encode_mask(mask.cpu().numpy(), photos.dataset.palette))
 
 
 def _say(stage: Stage, dataset: Dataset, scores: dict[tuple[str, str], Scores]) -> None:
@@ -133,7 +223,7 @@ def _say(stage: Stage, dataset: Dataset, scores: dict[tuple[str, str], Scores]) 
 
 
 def _count(job: Job, p: Params, photos: ImageReader, models: dict[str, Path], subsets: dict[str, list[str]]) -> None:
-    """Write the confusion matrix and the counts by image of every model on every set, unless they exist.
+    """Write the counts of every model on every set, unless they exist: in all, by confidence, and by image.
 
     Also writes the masks of up to `evaluate.panels` images of the first set as PNGs.
     """
@@ -145,24 +235,24 @@ def _count(job: Job, p: Params, photos: ImageReader, models: dict[str, Path], su
             path = _counted(job, subset, name)
             if distributed.broadcast(not path.exists()):
                 panels = {i: job.folder / "panels" / name / f"{i}.png" for i in shown if subset == first}
-                matrix, counts = _confusion_matrix(p, photos, model, ids, panels, f"evaluate {name} on {subset}")
+                total, counts = _counts(p, photos, model, ids, panels, f"evaluate {name} on {subset}")
                 if distributed.is_main():
                     with atomic_write(path.with_suffix(".npy")) as partial, partial.open("wb") as file:
                         np.save(file, counts)
-                    write_json(path, matrix)  # written last: its existence says that both files are complete
+                    write_json(path, total)  # written last: its existence says that both files are complete
 
 
 def _counted(job: Job, subset: str, model: str) -> Path:
-    """Return the file that keeps the confusion matrix of a model on a set until all matrices are complete."""
+    """Return the file that keeps the counts of a model on a set until all are complete."""
     return job.folder / f"on-{subset}" / f"{model}.json"
 
 
-def _confusion_matrix(
+def _counts(
     p: Params, photos: ImageReader, model: Path, ids: list[str], panels: dict[str, Path], what: str
-) -> tuple[list[list[int]], Counts]:
-    """Return a model's confusion matrix over `ids`, and int64 counts (len(ids), 3, classes) by image.
+) -> tuple[dict[str, list[list[int]]], Counts]:
+    """Return a model's `matrix` (confusion) and pixels by `confidence` over `ids`, and its counts by image.
 
-    Both cover the images of all processes. panels: the path of a PNG by id, for the images whose masks are written.
+    All cover the images of all processes. panels: the path of a PNG by id, for the images whose masks are written.
     """
     where = devices.setup_device(p.runtime)
     classes = len(photos.dataset.classes)
@@ -172,11 +262,14 @@ def _confusion_matrix(
     loader = prediction_loader(images, mine, p.runtime, where)
 
     counts = torch.zeros(len(ids), 3, classes, dtype=torch.int64, device=where)
+    levels = torch.zeros(LEVELS + 1, 2, dtype=torch.int64, device=where)
     rows = {i: row for row, i in enumerate(ids)}
 
     def seen(batch: BatchMasks, by_image: torch.Tensor) -> None:
         parts = torch.stack([by_image.diagonal(dim1=1, dim2=2), by_image.sum(2), by_image.sum(1)], dim=1)
         counts[torch.tensor([rows[i] for i in batch.ids], device=where)] = parts
+        assert batch.truth is not None
+        levels.add_(confidence_counts(batch.confidence, batch.masks[0], batch.truth))
         for i, mask in zip(batch.ids, batch.masks[0], strict=True):
             if i in panels:
                 with atomic_write(panels[i]) as partial:
@@ -185,7 +278,8 @@ def _confusion_matrix(
     scores = measured(
         network, progress(loader, what, len(mine)), classes, p.model, where, evaluation_predictor(p.evaluate), seen
     )
-    return scores.matrix.tolist(), distributed.all_reduce(counts).cpu().numpy()
+    total = {"matrix": scores.matrix.tolist(), "confidence": distributed.all_reduce(levels).tolist()}
+    return total, distributed.all_reduce(counts).cpu().numpy()
 
 
 def _lists(paths: list[Path]) -> dict[str, Path]:

@@ -13,11 +13,11 @@ from stpp.data.datasets import ImageReader
 from stpp.engine.evaluate import Scores
 from stpp.params.file import load
 from stpp.report import plots
-from stpp.report.labels import LABELS, one_line
+from stpp.report.labels import LABELS, foreground, one_line
 from stpp.report.panels import Cell, panel
-from stpp.report.statistics import gains, read_counts
+from stpp.report.statistics import gains, miou, read_counts, read_images, worst_first
 from stpp.report.table import table
-from stpp.report.verdict import read_facts, verdict
+from stpp.report.verdict import Facts, read_facts, verdict
 from stpp.run.lineage import from_json
 from stpp.run.resume import root
 from stpp.stages import options
@@ -69,6 +69,7 @@ def report(
         val = _val(dataset, evaluation)
         _plots(dataset, metrics, evaluation, models, scores, selection, val, partial)
         _predictions(photos, evaluation / "panels", list(metrics["val"]), val, partial / "panels.png")
+        _worst(photos, evaluation, list(metrics["val"])[-1], val, partial / "worst.png")
         for folder in masks or []:
             _pseudo_masks(photos, folder, stability, partial / f"panel_{folder.name}.png")
 
@@ -87,13 +88,19 @@ def report(
         best = max(measured, key=lambda name: -1.0 if math.isnan(values[name]) else values[name])
         for name in dict.fromkeys((measured[-1], best)):
             register(models[name] / "run.json", dataset.name, checkpoints[name][-1], root())
-    by_image = {subset: read_counts(evaluation / "images.npz", subset) for subset in ("val", "test")}
-    shown = table([metrics], dataset.name, {subset: gains(counts) for subset, counts in by_image.items()})
-    said = verdict(by_image["val"], read_facts(models, scores, dataset.classes))
-    text = "\n".join(["```", shown, "```", *said])
+    text, said = _conclusion(dataset, metrics, evaluation, read_facts(models, scores, dataset.classes))
     conclude(evaluation / "run.json", members, text, [out / "panels.png"], root())
     print(*said, sep="\n")
     print(f"report: {len(list(out.glob('*.png')))} figures; {out}; `stpp show` prints the table of results")
+
+
+def _conclusion(dataset: Dataset, metrics: dict[str, Any], evaluation: Path, known: Facts) -> tuple[str, list[str]]:
+    """Return the table of results and the verdict as Markdown, and the lines of the verdict."""
+    by_image = {subset: read_counts(evaluation / "images.npz", subset) for subset in ("val", "test")}
+    above = {subset: gains(counts) for subset, counts in by_image.items()}
+    shown = table([metrics], dataset.name, above, foreground(dataset.classes))
+    said = verdict(by_image["val"], known)
+    return "\n".join(["```", shown, "```", *said]), said
 
 
 def _stability(scores: Path | None) -> dict[str, float]:
@@ -135,6 +142,12 @@ def _plots(
         if row["set"] == "val":
             per_class.setdefault(row["model"], []).append(float(row["iou"]))
     plots.per_class(per_class, dataset.classes, val, out / "per_class.png")
+    bins: dict[str, list[dict[str, str]]] = {}
+    for row in read_csv(evaluation / "calibration.csv", ("set", "model", "pixels", "accuracy", "confidence")):
+        if row["set"] == "val":
+            bins.setdefault(row["model"], []).append(row)
+    errors = {model: of["ece"] for model, of in metrics["val"].items()}
+    plots.reliability(bins, errors, val, out / "reliability.png")
     *_, (model, final) = read(evaluation / "scores.json", ScoresJson)["val"].items()
     plots.confusion(final, dataset.classes, f"{plots.label(model).strip()} on {val}", out / "confusion.png")
 
@@ -202,6 +215,24 @@ def _predictions(photos: ImageReader, folder: Path, models: list[str], val: str,
         heading,
         truth=1,
     )
+
+
+def _worst(photos: ImageReader, evaluation: Path, model: str, val: str, path: Path) -> None:
+    """Draw the validation images with the lowest mIoU of the final model beside their true and predicted masks.
+
+    The evaluation has these masks in the folder `worst`. val: see `_val`.
+    """
+    ids, counts = read_images(evaluation / "images.npz", "val")
+    values, folder = miou(counts[model]), evaluation / "worst"
+    there = {file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.png")}
+    rows = [
+        (f"{name} ({values[row]:.0%})", [photos.image(name), photos.mask(name), read_png(folder / f"{name}.png")])
+        for row in worst_first(counts[model])
+        if (name := ids[row]) in there
+    ]
+    heading = f"{val}: the {len(rows)} images with the lowest mIoU (in brackets); per_image.csv has all"
+    titles = ["image", "ground truth", LABELS.get(model, model)]
+    panel(rows, titles, photos.dataset.palette, photos.dataset.classes, path, heading, truth=1)
 
 
 def _differing(truth: Mask, predicted: list[Mask]) -> float:

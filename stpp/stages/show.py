@@ -6,6 +6,7 @@ from typing import Annotated
 from typer import Option
 
 from stpp.paper.systems import folder_of
+from stpp.report.labels import foreground
 from stpp.report.statistics import Counts, gains, read_counts
 from stpp.report.table import table
 from stpp.report.verdict import Facts, read_facts, verdict
@@ -35,6 +36,7 @@ def show(runs: Annotated[Path, Option(help="Folder of the runs.")] = Path("runs"
             [read(path, MetricsJson) for path in found],
             dataset["name"],
             {subset: gains(models) for subset, models in counts.items() if models},
+            foreground(dataset["classes"]),
         )
     )
     if any(gains(models) for models in counts.values()):

@@ -13,6 +13,7 @@ from stpp.report.panels import contact_sheet
 from stpp.selftrain.suggestion import Suggestion
 from stpp.selftrain.suggestion import suggest as choose
 from stpp.stages import options
+from stpp.stages.suggest_errors import suggest_errors
 from stpp.store.files import StppError, atomic_folder, raise_problems, read_ids, write_csv, write_ids
 from stpp.store.manifest import Dataset, read_dataset, read_table
 from stpp.store.masks import MaskSet
@@ -29,17 +30,26 @@ def suggest(
     data: options.Data = Path("runs/data"),
     split: options.Split = Path("runs/split"),
     params: options.Params = None,
+    errors: Annotated[
+        Path | None, Option(help="Checkpoint: suggest masks of D_l that it is confidently against.")
+    ] = None,
 ) -> None:
-    """Suggest which unlabelled images are most worth a mask.
+    """Suggest which unlabelled images are most worth a mask, or which masks to check.
 
     It prefers images that are unstable and that show rare classes. An image
     that looks like a labelled or a suggested one is taken only if no others are
-    left. Add the masks that you make with `stpp label add`.
+    left. Add the masks that you make with `stpp label add`. With --errors, it
+    suggests masks of D_l that may have errors instead.
     """
     if out.exists():
         raise StppError(f"{out}: already exists; remove it, or give another folder")
     dataset = read_dataset(data)
-    photos = ImageReader(dataset, Path(load(options.params_files(params)).data.root))
+    p = load(options.params_files(params))
+    photos = ImageReader(dataset, Path(p.data.root))
+    labeled = read_ids(split / "labeled.txt")
+    if errors is not None:
+        suggest_errors(photos, labeled, errors, n, out, p.runtime)
+        return
     stability = read_table(scores / "scores.csv", ("id", "stability"), lambda row: float(row[1]))
     sets = [MaskSet(folder) for folder in (masks or map(Path, MASKS))]
     folders = ", ".join(str(one.folder) for one in sets)
@@ -55,7 +65,6 @@ def suggest(
         pixels = [int(count) for count in holder(name).rows[name]["classes"].split()]
         return [count / max(1, sum(pixels)) for count in pixels]
 
-    labeled = read_ids(split / "labeled.txt")
     known = Counter(c for i in labeled for c in dataset.records[i].classes)
     shown = [known[c] for c in range(len(dataset.classes))]
     looks = SeenImages({i: photos.root / dataset.records[i].image for i in labeled})

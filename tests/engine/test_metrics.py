@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassJaccardIndex
 
-from stpp.engine.metrics import confusion, iou, miou, pixel_accuracy
+from stpp.engine.metrics import LEVELS, confidence_counts, confusion, iou, miou, pixel_accuracy
 
 Masks = tuple[int, NDArray[np.uint8], NDArray[np.uint8]]
 
@@ -68,6 +68,20 @@ def test_miou_is_the_mean_over_the_classes_that_occur(given: Masks) -> None:
     present = [v for v in iou_of_sets(given) if v is not None]
     got = miou(matrix_of(given))
     assert got == pytest.approx(sum(present) / len(present)) if present else math.isnan(got)
+
+
+@settings(max_examples=50, deadline=None)
+@given(masks(), st.integers(0, 2**32 - 1))
+def test_valid_pixels_are_counted_by_their_rounded_confidence_as_wrong_or_right(given: Masks, seed: int) -> None:
+    _, predicted, target = given
+    confidence = np.random.default_rng(seed).choice([0.0, 0.5, 0.9, 1.0, 1.0000001], target.shape).astype(np.float32)
+    counts = confidence_counts(*map(torch.from_numpy, (confidence, predicted, target)))
+    expected: dict[tuple[int, int], int] = {}
+    for p in np.ndindex(target.shape):
+        if target[p] != 255:
+            at = min(LEVELS, round(float(confidence[p]) * LEVELS)), int(predicted[p] == target[p])
+            expected[at] = expected.get(at, 0) + 1
+    assert {tuple(at): int(counts[tuple(at)]) for at in counts.nonzero().tolist()} == expected
 
 
 @settings(max_examples=50, deadline=None)

@@ -25,6 +25,10 @@ CLASSES = ("background", "disk", "ring")
 ON = "toy, val, n = 5"
 CURVE = [{"epoch": f"{e}.0", "train/loss": f"{2 / e}", "val/miou": f"{0.1 * e}"} for e in range(1, 6)]
 SCORES = {f"i{n}": n / 10 for n in range(11)}
+BINS = [
+    {"pixels": f"{n}", "accuracy": f"{right}", "confidence": f"{sure}"}
+    for n, right, sure in ((30, 0.4, 0.5), (0, NAN, NAN), (70, 0.9, 0.8))
+]
 RELIABLE = {"i8", "i9", "i10"}
 HOSTILE = ("$x^2$", "$\\frac$", "_hidden", "a\nb\t\x00", "\ud800", "天", "\u202eabc", "", "x" * 300, "%s {0}", "\\")
 
@@ -34,6 +38,7 @@ ORDINARY: dict[str, Draw] = {
     "stability": lambda path: plots.stability(SCORES, RELIABLE, {"i1": 0.2, "i3": 0.5, "i9": 0.4}, ON, path),
     "quality": lambda path: plots.quality({"reliable": (0.8, 88), "boosted": (0.6, 9)}, ON, path),
     "per_class": lambda path: plots.per_class({"suponly": [0.5, 0.2, 0.9], "stpp": [0.6, 0.3, 0.9]}, CLASSES, ON, path),
+    "reliability": lambda path: plots.reliability({"suponly": BINS, "stpp": BINS[:1]}, {"stpp": 0.02}, ON, path),
     "confusion": lambda path: plots.confusion([[9, 1, 0], [2, 5, 5], [0, 0, 7]], CLASSES, ON, path),
 }
 HARD: dict[str, Draw] = {
@@ -51,6 +56,8 @@ HARD: dict[str, Draw] = {
     "no system": lambda path: plots.per_class({}, CLASSES, ON, path),
     "no class": lambda path: plots.per_class({"stpp": []}, (), ON, path),
     "classes of NaN": lambda path: plots.per_class({"stpp": [NAN, NAN, NAN]}, CLASSES, ON, path),
+    "no model with confidence": lambda path: plots.reliability({}, {}, ON, path),
+    "confidence of no pixel": lambda path: plots.reliability({"stpp": BINS[1:2]}, {"stpp": NAN}, ON, path),
     "no pixels": lambda path: plots.confusion([[0, 0], [0, 0]], ("a", "b"), ON, path),
     "one class": lambda path: plots.confusion([[3]], ("a",), ON, path),
     "no classes": lambda path: plots.confusion([], (), ON, path),
@@ -132,6 +139,7 @@ def test_titles_name_the_model_the_data_set_and_the_number_of_images() -> None:
         "Training of ST++ on toy, val, n = 5": plots.curves_figure({"stpp": CURVE}, ON),
         "IoU by class: 2 models on toy, val, n = 5": plots._per_class({"st": half, "stpp": half}, CLASSES, ON),
         "True and predicted class: ST on toy, val, n = 5": plots._confusion([[1]], ("a",), f"ST on {ON}"),
+        "Reliability of the confidence: ST on toy, val, n = 5": plots._reliability({"st": BINS}, {}, ON),
         "Stability of the teacher on unlabelled images of toy, n = 11": plots._stability(SCORES, RELIABLE, {}, "toy"),
         "Quality of the pseudo masks of unlabelled images of toy, n = 2": plots._quality_histogram(
             {"teacher": [0.1, NAN, 0.2]}, "toy"
@@ -203,6 +211,14 @@ def test_bars_of_a_class_are_at_its_name_in_the_order_of_models(classes: int) ->
     assert legend_of(figure)[2] == f"ST++: mIoU {100 * np.nanmean(scores['stpp']):.1f}"
 
 
+def test_reliability_shows_accuracy_and_share_of_pixels_over_the_confidence_of_the_bins_that_have_pixels() -> None:
+    figure = plots._reliability({"stpp": BINS}, {"stpp": 0.1}, ON)
+    (_, curve), (shares,) = (ax.lines for ax in figure.axes)
+    assert np.allclose(curve.get_xydata(), [(50, 40), (80, 90)])
+    assert np.allclose(shares.get_xydata(), [(50, 30), (80, 70)])
+    assert legend_of(figure) == ["accuracy = confidence", "ST++: calibration error 10.0"]
+
+
 def test_rows_of_the_confusion_matrix_are_percentages_of_the_true_class() -> None:
     ax, _ = plots._confusion([[3, 1, 0], [0, 0, 0], [1, 0, 1]], CLASSES, ON).axes
     shown = np.ma.filled(ax.images[0].get_array(), NAN)
@@ -265,6 +281,7 @@ def test_no_text_of_the_other_figures_overlaps_another_or_is_cut() -> None:
         for figure in (
             plots.curves_figure({"stpp": CURVE}, ON),
             plots.curves_figure(dict.fromkeys(models, CURVE), ON),
+            plots._reliability(dict.fromkeys(models, BINS), {}, ON),
             plots._stability(SCORES, RELIABLE, high, "a data set with a long name"),
             plots._stability(high, set(SCORES), {}, "toy"),
             plots._quality(dict.fromkeys(groups[:2], (1.0, 88)), "toy"),

@@ -6,19 +6,31 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassF1Score
+from torchmetrics.classification import MulticlassPrecision as Precision
+from torchmetrics.classification import MulticlassRecall as Recall
 
 from stpp.report.statistics import (
     Counts,
     Interval,
     bootstrap_gain,
+    calibration,
+    calibration_error,
+    dice,
     gains,
     miou,
     paired_t,
+    pixel_accuracy,
+    precision,
     rank_correlation,
     read_counts,
+    recall,
+    reliability,
+    worst_first,
     write_counts,
 )
 from stpp.report.verdict import Facts, read_facts, verdict
@@ -105,6 +117,35 @@ def test_counts_are_read_back_and_the_error_names_a_damaged_file(tmp_path: Path)
         read_counts(path, "val")
 
 
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 5))
+def test_dice_precision_recall_accuracy_and_calibration_equal_those_of_torchmetrics(seed: int, classes: int) -> None:
+    rng = np.random.default_rng(seed)
+    true, predicted = rng.integers(0, classes, (2, 60))
+    level = rng.integers(1025, 2048, 60)  # multiples of 1 / 2048, so that no rounding moves a pixel to another bin
+    probabilities = np.full((60, classes), (1 - level[:, None] / 2048) / (classes - 1))
+    probabilities[np.arange(60), predicted] = level / 2048
+    given = torch.from_numpy(probabilities), torch.from_numpy(true)
+    counts = np.array([[[(hit & (m == c)).sum() for c in range(classes)] for hit, m in (
+        (true == predicted, true), (true >= 0, true), (true >= 0, predicted))]])  # fmt: skip
+    for ours, theirs in ((dice, MulticlassF1Score), (precision, Precision), (recall, Recall)):
+        np.testing.assert_allclose(np.nan_to_num(ours(counts)[0]), theirs(classes, average="none")(*given), atol=1e-6)
+    assert pixel_accuracy(counts)[0] == pytest.approx(float(MulticlassAccuracy(classes, average="micro")(*given)))
+    levels = np.zeros((2049, 2), dtype=np.int64)
+    np.add.at(levels, (level, (true == predicted).astype(int)), 1)
+    bins = calibration(levels)
+    assert calibration_error(bins) == pytest.approx(float(MulticlassCalibrationError(classes, 15)(*given)), abs=1e-6)
+    rows = [row for row in reliability(bins) if row[2]]
+    assert sum(row[2] for row in rows) == 60 and all(above < mean <= to for above, to, *_, mean in rows)
+
+
+def test_images_are_ranked_by_their_miou_and_those_without_a_valid_pixel_come_last() -> None:
+    counts = np.concatenate(
+        [of_pixels((9, 9, 9)), 0 * of_pixels((1, 1, 1)), of_pixels((2, 9, 9)), of_pixels((5, 9, 9))]
+    )
+    assert worst_first(counts) == [2, 3, 0, 1]
+
+
 # -- the verdict on a run ---------------------------------------------------------------------------------------------
 
 CLASSES = ("sky", "pole", "road")
@@ -168,8 +209,9 @@ def test_models_that_predict_one_class_are_named_whatever_their_miou() -> None:
     assert line.startswith(f"warning: {found}")
     assert "train.epochs" in line
     rare = of_pixels((994, 995, 996), (4, 5, 4))  # 99.6 % of the predictions are background, as they should be
-    warning, best = verdict({"suponly": nothing, "stpp": rare}, Facts(classes, {}))
+    warning, best, of_crack = verdict({"suponly": nothing, "stpp": rare}, Facts(classes, {}))
     assert "by SupOnly (100.0 % of all pixels): " in warning and best.startswith("best on val: ST++")
+    assert of_crack == "ST++ on val, crack (%): IoU 80.0, Dice 88.9, precision 100.0, recall 80.0"
     assert verdict({"st": of_pixels((9, 9, 9), (0, 0, 0))}, Facts(classes, {})) == []  # val shows one class only
 
 

@@ -1,5 +1,6 @@
 """The table of a run's results: every number in the row of its model and the column of its set."""
 
+from stpp.report.statistics import Interval
 from stpp.report.table import table
 
 
@@ -13,3 +14,17 @@ def test_val_and_test_stand_in_their_columns_and_of_two_files_the_first_counts()
         ["pseudo", "masks:", "mIoU", "(%)"],
         ["reliable,", "by", "the", "teacher", "75.0"],
     ]
+
+
+def test_iou_and_dice_of_the_foreground_stand_beside_miou_if_they_are_known() -> None:
+    new = {"suponly": {"miou": 0.5, "foreground_iou": 0.25, "foreground_dice": 0.4}}
+    old = {"st": {"miou": 0.625}}  # of an evaluation without these keys
+    shown = table([{"val": new}, {"val": old}], "tiny", {"val": {"st": Interval(0.125, 0.1, 0.15)}}, "crack")
+    assert [line.split() for line in shown.splitlines()] == [
+        ["tiny:", "mIoU", "(%);", "IoU", "and", "Dice", "(%)", "of", "crack"],
+        ["val", "IoU", "Dice"],
+        ["SupOnly", "50.0", "25.0", "40.0"],
+        ["ST", "62.5", "+12.5", "(+10.0", "to", "+15.0)", "-", "-"],
+    ]
+    head, first, second = shown.splitlines()[1:]
+    assert len(head) == len(first) == len(second)

@@ -12,7 +12,7 @@ from small import TINY, Project, mask_set
 from stpp.data.transforms import normalize
 from stpp.models import build
 from stpp.params.models import Model
-from stpp.store.files import read_csv, read_ids, read_json, write_ids
+from stpp.store.files import read_csv, read_ids, read_json, write_csv, write_ids, write_json
 from stpp.store.manifest import read_dataset
 
 MODEL = Model(backbone="test_resnet", output_stride=16)
@@ -40,6 +40,7 @@ def test_the_evaluation_of_a_list_equals_one_written_by_hand(prepared: Project, 
 
     network = build.load(MODEL, 6, checkpoint).eval()
     matrix = np.zeros((6, 6), dtype=int)
+    right: dict[str, float] = {}
     for name in ids:
         record = dataset.records[name]
         root = prepared.folder / TINY["data"]["root"]  # type: ignore[operator]
@@ -47,6 +48,7 @@ def test_the_evaluation_of_a_list_equals_one_written_by_hand(prepared: Project, 
         truth = np.asarray(Image.open(root / record.mask))
         with torch.inference_mode():
             predicted = network(torch.from_numpy(normalize(image))[None])[0].argmax(0).numpy()
+        right[name] = float((predicted == truth)[truth != 255].mean())
         for row in range(truth.shape[0]):
             for column in range(truth.shape[1]):
                 if truth[row, column] != 255:
@@ -58,7 +60,53 @@ def test_the_evaluation_of_a_list_equals_one_written_by_hand(prepared: Project, 
     assert metrics["some"]["mine"]["miou"] == pytest.approx(np.nanmean(ious))
     rows = read_csv(prepared.folder / "out/per_class.csv", ("set", "model", "class", "iou"))
     np.testing.assert_allclose([float(row["iou"]) for row in rows], ious)
+    images = read_csv(prepared.folder / "out/per_image.csv", ("set", "model", "id", "miou", "pixel_accuracy"))
+    assert {row["id"]: float(row["pixel_accuracy"]) for row in images} == pytest.approx(right)
+    mious = [float(row["miou"]) for row in images]
+    assert mious == sorted(mious)
+    worst = {file.stem for file in (prepared.folder / "out/worst").iterdir()}
+    assert worst == {row["id"] for row in images[: TINY["evaluate"]["panels"]]}  # type: ignore[misc]
     assert len(list((prepared.folder / "out/panels/mine").rglob("*.png"))) == TINY["evaluate"]["panels"]  # type: ignore[index]
+
+
+def test_two_classes_have_scores_of_the_foreground_and_older_evaluations_are_still_read(project: Project) -> None:
+    project.run("stpp", "draw", "--out", "data/toy")
+    own = {"kind": "folder", "images": "images/{name}.png", "masks": "masks/{name}.png", "classes": ["ground", "thing"]}
+    project.params(data=own | {"values": dict.fromkeys(range(1, 6), 1)}, evaluate={"panels": 6})
+    project.run("stpp", "prepare", "--out", "runs/data")
+    project.run("stpp", "split", "--data", "runs/data", "--lists", "splits", "--out", "runs/split")
+    torch.manual_seed(0)
+    build.save(project.folder / "mine.safetensors", build.build(MODEL, 2).state_dict())
+    out = project.folder / "runs/evaluation"
+    evaluate(project, "--out", "runs/evaluation")
+
+    totals = np.zeros(3)
+    for file in (out / "panels/mine").iterdir():  # all images of val
+        mask, truth = (np.asarray(Image.open(path)) for path in (file, project.folder / "data/toy/masks" / file.name))
+        is_, says = (truth > 0) & (truth != 255), (mask == 1) & (truth != 255)
+        totals += [(is_ & says).sum(), is_.sum(), says.sum()]
+    both, true, predicted = totals
+    scores = read_json(out / "metrics.json")["val"]["mine"]
+    assert scores["foreground_iou"] == pytest.approx(both / (true + predicted - both))
+    assert scores["foreground_dice"] == pytest.approx(2 * both / (true + predicted))
+    (row,) = [
+        r
+        for r in read_csv(out / "per_class.csv", ("precision", "recall"))
+        if (r["set"], r["class"]) == ("val", "thing")
+    ]
+    assert (float(row["precision"]), float(row["recall"])) == pytest.approx((both / predicted, both / true))
+    value = f"{100 * scores['foreground_iou']:.1f}"
+    assert value in project.run("stpp", "show")
+
+    old = {s: {"mine": {"miou": of["mine"]["miou"]}} for s, of in read_json(out / "metrics.json").items()}
+    write_json(out / "metrics.json", old)
+    rows = read_csv(out / "per_class.csv", ("set", "model", "class", "iou"))
+    write_csv(out / "per_class.csv", list(rows[0])[:4], [list(r.values())[:4] for r in rows])
+    for new in ("per_image.csv", "calibration.csv"):
+        (out / new).unlink()
+    shown = project.run("stpp", "show")
+    assert f"{100 * scores['miou']:.1f}" in shown
+    assert "val mIoU" in project.run("stpp", "runs", "compare", "runs/evaluation", "runs/evaluation")
 
 
 def test_windows_and_scales_are_parameters_and_are_reported(prepared: Project, checkpoint: Path) -> None:

@@ -5,13 +5,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from small import TINY, Project, mask_set
 
+from stpp.data.transforms import normalize
+from stpp.models import build
 from stpp.params.file import load
+from stpp.params.models import Model
 from stpp.store.files import read_csv, read_ids, sha256, write_csv
 from stpp.store.manifest import read_dataset
 from stpp.store.masks import encode_mask
+
+MODEL = Model(backbone="test_resnet", output_stride=16)
+PALETTE = tuple((c, c, c) for c in range(6))
 
 
 @pytest.fixture
@@ -42,6 +49,49 @@ def test_suggestions_are_unlabelled_images_with_reasons_and_pictures(scored: Pro
     with Image.open(scored.folder / "next/suggested.png") as sheet:
         assert sheet.size[0] == 2000
     assert "already exists" in scored.run("stpp", "suggest", "--n", "5", "--out", "next", rc=2)
+
+
+def test_masks_that_a_model_is_confidently_against_are_listed_with_their_classes_and_pixels(prepared: Project) -> None:
+    dataset, folder = read_dataset(prepared.folder / "runs/data"), prepared.folder
+    torch.manual_seed(0)
+    network = build.build(MODEL, 6).eval()
+    build.save(
+        folder / "m.safetensors", network.state_dict(), build.CheckpointMetadata(MODEL, dataset.classes, PALETTE)
+    )
+    said = prepared.run("stpp", "suggest", "--errors", "m.safetensors", "--n", "3", "--out", "check")
+    assert "check: 3 of 8 masks" in said
+
+    pixels: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    given: dict[int, list[float]] = {c: [] for c in range(6)}
+    for i in read_ids(folder / "runs/split/labeled.txt"):
+        record = dataset.records[i]
+        image, mask = (np.asarray(Image.open(folder / "data/toy" / path)) for path in (record.image, record.mask))
+        with torch.inference_mode():
+            p = network(torch.from_numpy(normalize(image))[None])[0].softmax(0).double().numpy()
+        pixels[i] = p[:, mask != 255].T, mask[mask != 255]
+        for row, c in zip(*pixels[i], strict=True):
+            given[c].append(row[c])
+    found: dict[tuple[str, str, str], int] = {}
+    for i, (rows, classes) in pixels.items():
+        for row, c in zip(rows, classes, strict=True):
+            k = int(row.argmax())
+            if k != c and given[k] and row[k] >= np.mean(given[k]):
+                pair = (i, dataset.classes[c], dataset.classes[k])
+                found[pair] = found.get(pair, 0) + 1
+    listed = read_ids(folder / "check/errors.txt")
+    table = read_csv(folder / "check/errors.csv", ("id", "image", "quality", "in_mask", "by_model", "pixels"))
+    got = {(row["id"], row["in_mask"], row["by_model"]): int(row["pixels"]) for row in table}
+    assert got == pytest.approx({pair: n for pair, n in found.items() if pair[0] in listed}, abs=1)
+    quality = [float(row["quality"]) for row in table]
+    assert quality == sorted(quality)
+    with Image.open(folder / "check/errors.png") as sheet:
+        assert sheet.size[0] > 400
+    build.save(
+        folder / "m.safetensors", network.state_dict(), build.CheckpointMetadata(MODEL, tuple("abcdef"), PALETTE)
+    )
+    refused = prepared.run("stpp", "suggest", "--errors", "m.safetensors", "--out", "again", rc=2)
+    assert "m.safetensors: has other classes (a, b, c, d, e, f) than the data set tiny" in refused
+    assert not (folder / "again").exists()
 
 
 def test_an_image_like_a_labelled_one_is_not_suggested(scored: Project) -> None:

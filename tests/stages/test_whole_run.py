@@ -54,7 +54,8 @@ def test_st_plus_plus_and_st_run_and_no_stage_runs_twice(project: Project) -> No
     images = [a.path for a in mlflow.list_artifacts(about["student"]["run_id"], "images") if a.path.endswith(".png")]
     assert sorted(re.findall(r"step\D(\d+)", path)[0] for path in images) == ["1", "2", "3"]
     shown = {a.path for a in mlflow.list_artifacts(about["evaluation"]["run_id"], "figures")}
-    assert {"figures/stability.png", "figures/per_class.png"} <= shown
+    assert {f"figures/{name}.png" for name in ("stability", "per_class", "reliability", "worst")} <= shown
+    assert "per_image.csv" in {a.path for a in mlflow.list_artifacts(about["evaluation"]["run_id"])}
     assert not mlflow.list_artifacts(about["score"]["run_id"], "figures"), "other selections share it"
 
     versions = {v.run_id: v for v in mlflow.search_model_versions("name = 'tiny'")}
