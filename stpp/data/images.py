@@ -390,11 +390,25 @@ def _layer(
     if lossy and not two_peaks(values):
         remedy = "export the mask as PNG from its lossless original"
         raise StppError(f"{path}: stored as {lossy}, and most values are neither almost 0 nor 255; {remedy}")
-    black = [value for value, colour in enumerate(palette) if colour == (0, 0, 0)]
-    if palette and 0 not in black and not lossy and ((values == 0).any() and np.isin(values, black).any()):
-        what = "its palette shows another value than 0 as black, so it is not clear which is outside the class"
-        raise StppError(f"{path}: {what}; save it as grey, with 0 outside")
-    return (values >= 128 if lossy else values != 0), lossy
+    return (values >= 128 if lossy else _not_0(values, palette, path)), lossy
+
+
+def _not_0(values: Values, palette: Sequence[Rgb], path: Path) -> Layer:
+    """Return the pixels of a mask that are not 0, as a value or, with a palette of greys, as a colour.
+
+    Tools that write GIF give a picture of one value the index 0. Raises StppError if value and colour disagree.
+    """
+    shown = {value: palette[value] for value in values_in(values) if value < len(palette)} if palette else {}
+    black = {value for value, colour in shown.items() if colour == (0, 0, 0)}
+    if black == {0} & {*shown}:
+        return values != 0
+    if black == {*shown} or any(len({*colour}) > 1 for colour in shown.values()):
+        what = (
+            f"its palette shows {', '.join('{} as #{:02x}{:02x}{:02x}'.format(v, *c) for v, c in [*shown.items()][:3])}"
+        )
+        raise StppError(f"{path}: {what}, so it is not clear which value is outside; save it as grey, with 0 outside")
+    coloured: Layer = np.isin(values, [*black], invert=True)
+    return coloured
 
 
 def _array(file: BufferedReader, path: Path, variable: str) -> Values:
