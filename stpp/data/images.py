@@ -400,8 +400,9 @@ def _not_0(values: Values, palette: Sequence[Rgb], path: Path) -> Layer:
     """
     shown = {value: palette[value] for value in values_in(values) if value < len(palette)} if palette else {}
     black = {value for value, colour in shown.items() if colour == (0, 0, 0)}
+    by_value: Layer = values != 0
     if black == {0} & {*shown}:
-        return values != 0
+        return by_value
     if black == {*shown} or any(len({*colour}) > 1 for colour in shown.values()):
         what = (
             f"its palette shows {', '.join('{} as #{:02x}{:02x}{:02x}'.format(v, *c) for v, c in [*shown.items()][:3])}"
