@@ -261,6 +261,29 @@ def test_a_field_of_view_cuts_masks_from_annotation_files(tree: Tree, tmp_path: 
     np.testing.assert_array_equal(mask, np.where(TOP > 0, 0, 255))
 
 
+@pytest.mark.parametrize("of", ["mask files", "annotations"])
+def test_the_classes_may_come_from_a_file_with_colours(of: str, tree: Tree, tmp_path: Path) -> None:
+    named = "background:0,0,0::\ncrop:200,0,0::\nvoid:9,9,9::\n"
+    root = tree(
+        {"images/a.png": photo(0), "labelmap.txt": named, "a_crop.png": LEFT, "a.txt": "0 0 0 0.5 0 0.5 1 0 1\n"}
+    )
+    about: dict[str, Any] = {"name": "mine", "kind": "folder", "root": str(root), "images": "images/{name}.png"}
+    annotations = {"format": "yolo", "file": "{name}.txt", "labels": {"0": "crop"}}
+    about |= {"masks": {"crop": "{name}_crop.png"}} if of == "mask files" else {"annotations": annotations}
+    dataset, _, problems = made(Data(classes="labelmap.txt", **about), tmp_path / "out")
+    assert problems == []
+    assert (dataset.classes, dataset.palette[1]) == (("background", "crop"), (200, 0, 0))
+    assert dataset.records["a"].classes == (0, 1)
+
+
+def test_a_mask_that_a_list_names_is_not_used_and_said(tree: Tree, tmp_path: Path) -> None:
+    files = {"images/a.png": photo(0), "masks/a_crop.png": LEFT, "masks/a_weed.png": TOP}
+    data = described(tree(files | {"list.txt": "images/a.png masks/a_crop.png\n"}), OF_TWO, TWO, list="list.txt")
+    dataset, said, problems = made(data, tmp_path / "out")
+    assert (problems, dataset.records["a"].classes) == ([], (0, 1))
+    assert "the mask in data.list is not used: see data.masks: 1 image(s), such as a" in said
+
+
 def two(tree: Tree) -> Path:
     return tree(
         {f"images/{at}.png": photo(at) for at in range(9)}
