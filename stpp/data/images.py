@@ -366,6 +366,8 @@ def read_layers(path: Path, variable: str = "") -> Iterator[tuple[Layer, str]]:
             return
         with Image.open(file, formats=kinds.FORMATS) as header:
             pages = kinds.whole_pages(file) if header.format == "TIFF" else []
+            if len(pages) > kinds.PAGES:
+                raise StppError(f"{path}: more than {kinds.PAGES} pages; split it into several files")
             for number in pages if len(pages) > 1 else [0]:
                 try:
                     yield _layer(header, file, path, start, number if len(pages) > 1 else None)

@@ -47,7 +47,7 @@ SMALLER = 64
 Each copy is half as large as the one before, so there cannot be so many.
 """
 PAGES = 10_000
-"""The most pages of a TIFF that are read."""
+"""The most pages of a mask file of one class."""
 COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 4: 1, 5: 4, 6: 3, 8: 3}
 LOSSY = {6: "JPEG", 7: "JPEG", 34712: "JPEG 2000", 34887: "LERC", 34892: "JPEG", 50001: "WebP"}
 PREVIEW = "starts with a preview, like a raw photo; convert it to PNG or JPEG"
@@ -142,12 +142,14 @@ def why_not_one_picture(header: Image.Image, file: BufferedReader) -> str:
 def whole_pages(file: BufferedReader) -> list[int]:
     """Return the numbers of the pages in a TIFF, from 0, without smaller copies of others.
 
-    Raises ValueError for a damaged file, and for more than PAGES pages.
+    Of more than PAGES pages, one beyond that number is returned. Raises ValueError for a damaged file.
     """
-    found = []
+    found: list[int] = []
     for number, page in enumerate(pages(file)):
-        if page.next < 0 or number >= PAGES:
-            raise ValueError(f"page {number + 1} is cut" if page.next < 0 else f"more than {PAGES} pages")
+        if len(found) > PAGES:
+            break
+        if page.next < 0:
+            raise ValueError(f"page {number + 1} is cut")
         found += [] if _is_small(page) else [number]
     return found
 

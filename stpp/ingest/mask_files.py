@@ -5,7 +5,7 @@ import unicodedata
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Protocol
@@ -180,7 +180,7 @@ class ClassFiles:
         names = []
         for file in files:
             pages = 0
-            for layer in layers(self._root / file, self._variable, record, self._counts):
+            for layer in layers(self._root, file, self._variable, record, self._counts):
                 pages += 1
                 covered |= layer
                 if not layer.any():
@@ -231,9 +231,9 @@ class Outside:
             if found is not None:
                 self._missing.add("image(s) with a mask have no such file", record.image)
             return found
-        inside = [*layers(self._root / files[0], self._variable, record, self._counts)]
+        inside = [*islice(layers(self._root, files[0], self._variable, record, self._counts), 2)]
         if len(files) > 1 or len(inside) > 1:
-            what = f"and {files[1]} differ in spelling alone" if len(files) > 1 else f"has {len(inside)} pages"
+            what = f"and {files[1]} differ in spelling alone" if len(files) > 1 else "has several pages"
             raise StppError(
                 f"{self._root / files[0]}: {what}; data.outside is one file for an image; remove the others"
             )
@@ -247,14 +247,14 @@ class Outside:
         return [*self._source.problems(), *missing]
 
 
-def layers(path: Path, variable: str, record: Record, counts: Counts) -> Iterator[Layer]:
+def layers(root: Path, file: str, variable: str, record: Record, counts: Counts) -> Iterator[Layer]:
     """Yield what `read_layers` finds in a file of an image. Raises StppError if it is not as large as the image."""
-    for layer, lossy in read_layers(path, variable):
+    for layer, lossy in read_layers(root / file, variable):
         if layer.shape != (record.height, record.width):
             size = f"{layer.shape[1]} x {layer.shape[0]} pixels, but its image has {record.width} x {record.height}"
-            raise StppError(f"{path}: {size}; make them equal")
+            raise StppError(f"{root / file}: {size}; make them equal")
         if lossy:
-            counts.add(f"mask file(s) are stored as {lossy}: values from 128 on count, smaller ones do not", str(path))
+            counts.add(f"mask file(s) are stored as {lossy}: values from 128 on count, smaller ones do not", file)
         yield layer
 
 
