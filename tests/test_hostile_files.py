@@ -13,7 +13,7 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from stpp.data.images import read_image, read_mask
+from stpp.data.images import read_image, read_layers, read_mask
 from stpp.models import build
 from stpp.models.weights import read_state
 from stpp.params.file import read_yaml
@@ -47,6 +47,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "table": lambda path: read_table(path, ("id",), list),
     "image": read_image,
     "mask": read_mask,
+    "mask of one class": lambda path: [*read_layers(path)],
     "weights": lambda path: read_state(path.rename(path.with_suffix(".pth"))),
     "safetensors": lambda path: read_state(path.rename(path.with_suffix(".safetensors"))),
     "checkpoint": build.read_metadata,

@@ -295,6 +295,7 @@ FOLDER = {"name": "mine", "kind": "folder", "root": "r", "images": "{name}.png",
 
 
 COCO = {"format": "coco", "file": "coco.json"}
+PARTS = {"a": "{name}_a.png", "b": "{name}_b*.png"}
 
 
 @pytest.mark.parametrize(
@@ -320,6 +321,15 @@ COCO = {"format": "coco", "file": "coco.json"}
         ({"annotations": {"format": "coco"}}, "annotations.file"),
         ({"annotations": COCO | {"format": "xml"}}, "Input should be 'coco'"),
         ({"kind": "pascal", "images": None, "classes": None, "annotations": COCO}, "has built-in annotations"),
+        ({"masks": {"a": "{name}_a.png"}}, "`masks` has no pattern for the class b"),
+        ({"masks": PARTS | {"c": "{name}_c.png"}}, "`masks` names c, which is not in `classes`"),
+        ({"masks": PARTS, "values": {"255": 1}}, "`values` has no meaning for masks of one class each"),
+        ({"masks": PARTS, "ignore": 9}, "`ignore` has no meaning for masks of one class each"),
+        ({"masks": PARTS | {"a": "*_{name}.png"}}, "has a placeholder after `*`"),
+        ({"masks": PARTS, "annotations": COCO}, "`annotations` takes the place of `masks`"),
+        ({"outside": "{name}*.gif"}, "`outside` is one file for an image"),
+        ({"outside": "{name}.gif", "images": None, "list": "l.txt"}, "`outside` is one file for an image"),
+        ({"kind": "pascal", "images": None, "classes": None, "outside": "{name}.gif"}, "has built-in outside"),
         ({"exclude": ["a", 12]}, "12 is a number; put names of digits in quotes"),
         ({"values": {"a": 1}}, "'a' is not a mask value"),
         ({"values": {"-1": 1}}, "'-1' is not a mask value"),

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from stpp.data import kinds
 from stpp.data.arrays import decode_array, is_array
@@ -24,6 +25,8 @@ from stpp.store.masks import Mask
 Pixels = NDArray[np.uint8]
 Values = NDArray[np.uint8] | NDArray[np.int32]
 """The values of a mask as stored in its file, (H, W)."""
+Layer = NDArray[np.bool_]
+"""The pixels of one class, or of one object of it, (H, W)."""
 NOTHING: Mapping[int, int] = MappingProxyType({})
 
 MAX_PIXELS = 2**28
@@ -87,10 +90,12 @@ def open_image(path: Path) -> Iterator[BufferedReader]:
         ) from None
 
 
-def _check(header: Image.Image, file: BufferedReader, path: Path, each: int) -> None:
+def _check(
+    header: Image.Image, file: BufferedReader, path: Path, each: int, page: ImageFileDirectory_v2 | None = None
+) -> None:
     """Raise StppError if decoding takes too much memory, or if the file is not one ordinary picture.
 
-    each: bytes per pixel while the file is decoded.
+    each: bytes per pixel while the file is decoded. page: the tags of the page that is read, of several in a TIFF.
     """
     pixels = header.width * header.height
     if pixels * each > MAX_BYTES:
@@ -98,7 +103,7 @@ def _check(header: Image.Image, file: BufferedReader, path: Path, each: int) -> 
         raise StppError(
             f"{path}: too many pixels ({takes}; the limit is {MAX_BYTES / 2**30:.0f} GB); cut it into tiles"
         )
-    if odd := kinds.why_not_one_picture(header, file):
+    if odd := kinds.why_not_one_picture(header, file) if page is None else kinds.odd_page(page, 0):
         raise StppError(f"{path}: {odd}")
 
 
@@ -288,12 +293,19 @@ def decode_mask(
 
     path, strictly: as for `decode_image`.
     """
-    start, palette, lossy = file.read(26), None, ""
+    start = file.read(26)
     file.seek(0)
     if is_array(start):
-        pixels = _array(file, path, variable)
-    else:
-        pixels, palette, lossy = _picture(file, path, start, meaning, strictly)
+        return _values(_array(file, path, variable), None, "", meaning, path)
+    with Image.open(file, formats=kinds.FORMATS) as header:
+        pixels, palette, lossy = _picture(header, file, path, start, meaning, strictly)
+    return _values(pixels, palette, lossy, meaning, path)
+
+
+def _values(
+    pixels: Values, palette: Sequence[Rgb] | None, lossy: str, meaning: Mapping[int, int], path: Path
+) -> Values:
+    """Return the values (H, W) of a decoded mask. pixels, palette, lossy: as `_picture` returns them."""
     if by_colour(meaning):
         return _packed(pixels, palette, path)
     if pixels.ndim == 3:
@@ -307,26 +319,99 @@ def decode_mask(
 
 
 def _picture(
-    file: BufferedReader, path: Path, start: bytes, meaning: Mapping[int, int], strictly: bool
+    header: Image.Image,
+    file: BufferedReader,
+    path: Path,
+    start: bytes,
+    meaning: Mapping[int, int],
+    strictly: bool,
+    page: ImageFileDirectory_v2 | None = None,
 ) -> tuple[Values, list[Rgb] | None, str]:
     """Decode a mask that is a picture; return its values (H, W) or RGB (H, W, 3), its palette and lossy compression.
 
-    start: the file's first bytes. The palette is None unless colours are needed. The compression is "" if it is exact.
+    start: the file's first bytes. page: the tags of the page that is read, of several in a TIFF. The palette is None
+    unless colours are needed. The compression is "" if it is exact.
     """
     colours = by_colour(meaning)
-    with Image.open(file, formats=kinds.FORMATS) as header:
-        _check(header, file, path, BYTES_OF_MASK if header.mode in ("L", "P", "1") else BYTES_OF_DEEP_MASK)
-        if (lossy := kinds.lossy_compression(header, file)) and not of_ranges(meaning):
-            raise StppError(f"{path}: stored as {lossy}, which changes mask values; {_instead_of_lossy(header)}")
-        scaled = kinds.changes_grey_values(start, header)
-        palette = _palette(header) if colours and header.mode == "P" else None
-        deep = kinds.bands_of_16_bits(header, file) if header.mode not in ("L", "P", "1", *DEEP) else 0
-        fast = header.mode in ("L", "P", "RGB") and not deep
-        pixels: Values | None = _fast(header, file, strictly) if fast else None
-        if pixels is None:
-            _sound(header, file)
-            pixels = _channels(_upright(header)[0], path, deep, scaled, colours)
+    _check(header, file, path, BYTES_OF_MASK if header.mode in ("L", "P", "1") else BYTES_OF_DEEP_MASK, page)
+    if (lossy := kinds.lossy_compression(header, file)) and not of_ranges(meaning):
+        raise StppError(f"{path}: stored as {lossy}, which changes mask values; {_instead_of_lossy(header)}")
+    scaled = kinds.changes_grey_values(start, header)
+    palette = _palette(header) if colours and header.mode == "P" else None
+    deep = kinds.bands_of_16_bits(header, file) if header.mode not in ("L", "P", "1", *DEEP) else 0
+    fast = header.mode in ("L", "P", "RGB") and not deep
+    pixels: Values | None = _fast(header, file, strictly) if fast else None
+    if pixels is None:
+        _sound(header, file)
+        pixels = _channels(_upright(header)[0], path, deep, scaled, colours)
     return pixels, palette, lossy
+
+
+HALVES: Mapping[int, int] = MappingProxyType({value: value // 128 for value in range(256)})
+"""The meaning of a mask of one class with lossy compression: from 128 on, a pixel belongs to the class."""
+
+
+def read_layers(path: Path, variable: str = "") -> Iterator[tuple[Layer, str]]:
+    """Yield the pixels of a mask file of one class, bool (H, W), upright: for each page of a TIFF, else once.
+
+    A pixel belongs to the class if its value is not 0. With lossy compression, whose name comes second, it belongs from
+    128 on. variable: as for `read_mask`. Raises StppError that names the file if it is missing, damaged or no mask, if
+    it holds colours, or if it is not clear which of its values is 0.
+    """
+    with open_image(path) as file:
+        start = file.read(26)
+        file.seek(0)
+        if is_array(start):
+            yield _values(_array(file, path, variable), None, "", NOTHING, path) != 0, ""
+            return
+        with Image.open(file, formats=kinds.FORMATS) as header:
+            pages = kinds.whole_pages(file) if header.format == "TIFF" else []
+            if len(pages) > kinds.PAGES:
+                raise StppError(f"{path}: more than {kinds.PAGES} pages; split it into several files")
+            for number in pages if len(pages) > 1 else [0]:
+                try:
+                    yield _layer(header, file, path, start, number if len(pages) > 1 else None)
+                except MaskOfColoursError as error:
+                    what = "a mask file of one class is grey, with 0 outside; convert it"
+                    raise StppError(f"{path}: holds {len(error.pixels) or 'many'} colours, but {what}") from None
+                except (EOFError, KeyError, TypeError) as error:
+                    raise ValueError(f"page {number + 1}: {error}") from None
+
+
+def _layer(
+    header: Image.Image, file: BufferedReader, path: Path, start: bytes, number: int | None
+) -> tuple[Layer, str]:
+    """Return what `read_layers` yields for a picture. number: which page of a TIFF, if it has several."""
+    if number is not None:
+        header.seek(number)
+    palette = _palette(header)
+    lossy = kinds.lossy_compression(header, file)
+    page = header.tag_v2 if number is not None else None  # type: ignore[attr-defined]
+    decoded = _picture(header, file, path, start, HALVES if lossy else NOTHING, True, page)
+    values = _values(*decoded, NOTHING, path)
+    if lossy and not two_peaks(values):
+        remedy = "export the mask as PNG from its lossless original"
+        raise StppError(f"{path}: stored as {lossy}, and most values are neither almost 0 nor 255; {remedy}")
+    return (values >= 128 if lossy else _not_0(values, palette, path)), lossy
+
+
+def _not_0(values: Values, palette: Sequence[Rgb], path: Path) -> Layer:
+    """Return the pixels of a mask that are not 0, as a value or, with a palette of greys, as a colour.
+
+    Tools that write GIF give a picture of one value the index 0. Raises StppError if value and colour disagree.
+    """
+    shown = {value: palette[value] for value in values_in(values) if value < len(palette)} if palette else {}
+    black = {value for value, colour in shown.items() if colour == (0, 0, 0)}
+    by_value: Layer = values != 0
+    if black == {0} & {*shown}:
+        return by_value
+    if black == {*shown} or any(len({*colour}) > 1 for colour in shown.values()):
+        what = (
+            f"its palette shows {', '.join('{} as #{:02x}{:02x}{:02x}'.format(v, *c) for v, c in [*shown.items()][:3])}"
+        )
+        raise StppError(f"{path}: {what}, so it is not clear which value is outside; save it as grey, with 0 outside")
+    coloured: Layer = np.isin(values, [*black], invert=True)
+    return coloured
 
 
 def _array(file: BufferedReader, path: Path, variable: str) -> Values:

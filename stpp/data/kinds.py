@@ -46,6 +46,8 @@ SMALLER = 64
 
 Each copy is half as large as the one before, so there cannot be so many.
 """
+PAGES = 10_000
+"""The most pages of a mask file of one class."""
 COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 4: 1, 5: 4, 6: 3, 8: 3}
 LOSSY = {6: "JPEG", 7: "JPEG", 34712: "JPEG 2000", 34887: "LERC", 34892: "JPEG", 50001: "WebP"}
 PREVIEW = "starts with a preview, like a raw photo; convert it to PNG or JPEG"
@@ -87,17 +89,17 @@ def unidentified(file: BufferedReader) -> str:
 def pages(file: BufferedReader) -> Iterator[ImageFileDirectory_v2]:
     """Yield the tags of every picture in a TIFF; stop without an error where the file is damaged.
 
-    The file's position, which Pillow relies on, is restored at the end.
+    The last page then has a `next` below 0. The file's position, which Pillow relies on, is restored at the end.
     """
     at, seen = file.tell(), set()
     try:
         file.seek(0)
         start = file.read(8)
         page = ImageFileDirectory_v2(start + (file.read(8) if start[2:3] == b"+" or start[3:4] == b"+" else b""))
-        while page.next and page.next not in seen:
+        while page.next > 0 and page.next not in seen:
             seen.add(page.next)
             file.seek(page.next)
-            page.next = 0
+            page.next = -1
             page.load(file)
             yield page
     except (OSError, SyntaxError, ValueError, struct.error, OverflowError):
@@ -131,18 +133,38 @@ def why_not_one_picture(header: Image.Image, file: BufferedReader) -> str:
         file.seek(at)
         if raw:
             return PREVIEW
-        return next((why for number, page in enumerate(pages(file)) if (why := _odd_page(page, number))), "")
+        return next((why for number, page in enumerate(pages(file)) if (why := odd_page(page, number))), "")
     # MPO is allowed: a JPEG may carry a preview or a depth map behind its photo.
     animated = header.format != "MPO" and getattr(header, "is_animated", False)
     return "contains several pictures (an animation); save the right one as PNG" if animated else ""
 
 
-def _odd_page(page: ImageFileDirectory_v2, number: int) -> str:
+def whole_pages(file: BufferedReader) -> list[int]:
+    """Return the numbers of the pages in a TIFF, from 0, without smaller copies of others.
+
+    Of more than PAGES pages, one beyond that number is returned. Raises ValueError for a damaged file.
+    """
+    found: list[int] = []
+    for number, page in enumerate(pages(file)):
+        if len(found) > PAGES:
+            break
+        if page.next < 0:
+            raise ValueError(f"page {number + 1} is cut")
+        found += [] if _is_small(page) else [number]
+    return found
+
+
+def _is_small(page: ImageFileDirectory_v2) -> bool:
+    """Return whether a page is a smaller copy of another one, or says which of its pixels are transparent."""
+    return bool(_numbers(page, SUBFILE, 0)[0] & 5 or _numbers(page, OLD_SUBFILE, 0)[0] == 2)
+
+
+def odd_page(page: ImageFileDirectory_v2, number: int) -> str:
     """Return the same text as `why_not_one_picture` for one page of a TIFF.
 
     number: 0 for the first page. Other pages may only be smaller copies of the first, or masks.
     """
-    small = _numbers(page, SUBFILE, 0)[0] & 5 or _numbers(page, OLD_SUBFILE, 0)[0] == 2
+    small = _is_small(page)
     if number:
         return "" if small and number < SMALLER else "contains several pictures (pages); save each as a separate file"
     colours = _numbers(page, PHOTOMETRIC, 1)[0]

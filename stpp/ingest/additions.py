@@ -48,6 +48,11 @@ def read_additions(
         raise StppError(
             "data.annotations: masks come from annotation files; annotate the images there, and export again"
         )
+    if isinstance(data.masks, dict):
+        raise StppError(
+            "data.masks: an image has a mask file for each class; put the new files beside the others, as the patterns "
+            "name them"
+        )
     known = layout(data)
     found, problems, _ = list_images(data, known)
     added: list[Addition] = []

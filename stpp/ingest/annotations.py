@@ -39,13 +39,15 @@ class Counts:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._count: Counter[str] = Counter()
+        self._pixels: Counter[str] = Counter()
         self._examples: dict[str, list[str]] = {}
 
-    def add(self, what: str, example: str) -> None:
+    def add(self, what: str, example: str, pixels: int = 0) -> None:
         with self._lock:
             if what not in self._count and len(self._count) >= self.KINDS:
                 what = "more, of other kinds"
             self._count[what] += 1
+            self._pixels[what] += pixels
             examples = self._examples.setdefault(what, [])
             examples.append(example)
             if len(examples) > 2 * self.EXAMPLES:
@@ -53,10 +55,12 @@ class Counts:
 
     def said(self) -> list[str]:
         """Return one line for each kind. The examples are the first ones by name, whatever the order of threads."""
-        return [
-            printable(f"{count} {what}, such as {', '.join(sorted(self._examples[what])[: self.EXAMPLES])}")
-            for what, count in sorted(self._count.items())
-        ]
+        said = []
+        for what, count in sorted(self._count.items()):
+            pixels = f" ({self._pixels[what]} pixels)" if self._pixels[what] else ""
+            examples = ", ".join(sorted(self._examples[what])[: self.EXAMPLES])
+            said.append(printable(f"{count} {what}{pixels}, such as {examples}"))
+        return said
 
 
 @dataclass(frozen=True)

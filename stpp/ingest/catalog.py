@@ -133,11 +133,12 @@ class _PatternSearch:
         self._pattern, self._names = compile_pattern(known.images, "data.images")
         check_inside(known.images, "data.images")
         self._of_masks = []
-        for masks in known.masks:
-            check_inside(masks, "data.masks")
-            of_mask, parts = compile_pattern(masks, "data.masks")
+        for masks in (*known.masks, *known.parts):
+            key = "data.masks" if masks in known.masks else "data.masks or data.outside"
+            check_inside(masks, key)
+            of_mask, parts = compile_pattern(masks, key, wild=masks in known.parts)
             if unknown := set(parts) - set(self._names):
-                raise StppError(f"data.masks: {{{unknown.pop()}}} does not occur in the images' pattern {known.images}")
+                raise StppError(f"{key}: {{{unknown.pop()}}} does not occur in the images' pattern {known.images}")
             self._of_masks.append((masks, of_mask))
         self._masks = _Masks()
         self._masks_too: set[str] = set()
@@ -156,11 +157,10 @@ class _PatternSearch:
 
     def _images(self) -> Iterator[Sequence[str]]:
         known, root = self._known, self._root
-        hidden_meant = any(part.startswith(".") for one in (known.images, *known.masks) for part in one.split("/"))
-        for image in files_below(root, None if hidden_meant else self._others.stray):
+        for image in files_of(root, known, self._others.stray):
             match = self._pattern.fullmatch(image)
             as_mask = next((of for of in self._of_masks if of[1].fullmatch(image)), None)
-            if as_mask:
+            if as_mask and as_mask[0] in known.masks:
                 self._masks.add(image, as_mask[0])
             if not match:
                 if not as_mask:
@@ -230,6 +230,13 @@ class _Masks:
                 key = next(keys, None)
             if key != own:
                 yield row[0]
+
+
+def files_of(root: Path, known: Layout, stray: Callable[[str], None]) -> Iterator[str]:
+    """Yield the same as `files_below`; stray files count as others if a pattern names some."""
+    patterns = (known.images, *known.masks, *known.parts)
+    meant = any(part.startswith(".") for one in patterns for part in one.split("/"))
+    return files_below(root, None if meant else stray)
 
 
 def files_below(root: Path, stray: Callable[[str], None] | None = None) -> Iterator[str]:

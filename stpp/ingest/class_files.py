@@ -90,7 +90,8 @@ def with_classes(data: Data) -> Data:
         value_name(v): "ignore" if is_void(name) else name for v, name in used.items() if v not in taken
     }
     palette = data.palette or (_palette(classes, colours) if colours else None)
-    changed = {"classes": classes, "values": values | own, "palette": palette}
+    meant = None if data.annotations or isinstance(data.masks, dict) else values | own
+    changed = {"classes": classes, "values": meant, "palette": palette}
     try:
         return Data.model_validate(data.model_dump() | changed)
     except ValidationError as error:

@@ -1,10 +1,10 @@
-"""Drawing of masks from annotation files into a mask set, with a table of the objects in each mask."""
+"""Drawing of masks from annotation files, or several mask files, into a mask set, with a table of their objects."""
 
 import heapq
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import groupby
+from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from stpp.ingest import shapes as of_shapes
 from stpp.ingest.annotations import Annotated, Counts, open_annotations
+from stpp.ingest.mask_files import Composed, Source, rest_of, source_of
 from stpp.ingest.shapes import Shape, Unread, beyond, paint
 from stpp.params.models import Data
 from stpp.run.parallel import ordered_map
@@ -25,18 +26,23 @@ from stpp.store.packed import MappedRows, MappedTable
 PER_SHARD, SHARDS = 500, 64
 """Images of a shard, about, and the most shards."""
 OBJECTS = ("id", "object", "label")
-"""The columns of objects.csv: each object of a mask as the annotation file names it, the lowest one first."""
+"""The columns of objects.csv: each object of a mask, the lowest one first.
+
+An object is named as in its annotation file. If each class has mask files, it is a file, or a page of one.
+"""
 FILES = ("file", "sha256")
-"""The columns of annotations.csv: every annotation file of a mask."""
+"""The columns of annotations.csv: every file that a mask was drawn from."""
 
 
 def draw_masks(data: Data, dataset: Dataset, folder: Path, workers: int) -> tuple[Dataset, list[str], list[str]]:
     """Draw the masks of all annotated images; return the data set with them, warnings and problems.
 
-    dataset: the images, without masks. folder: gets the mask set, objects.csv and annotations.csv. Raises StppError for
-    an annotation file of several images that is missing or malformed.
+    dataset: the images, without masks, or with plain ones that `data.outside` completes. folder: gets the mask set,
+    objects.csv and annotations.csv. Raises StppError for an annotation file of several images that is missing or
+    malformed.
     """
-    pen = _Pen(data, dataset)
+    counts, problems = Counts(), list[str]()
+    source, wrong = source_of(data, dataset, counts, _Pen(data, dataset, counts) if data.annotations else None)
     shards = min(1 + len(dataset.records) // PER_SHARD, SHARDS)
     names = [shard_name(at, shards) for at in range(shards)]
     masks = folder / DRAWN
@@ -46,7 +52,7 @@ def draw_masks(data: Data, dataset: Dataset, folder: Path, workers: int) -> tupl
         def draw(one: tuple[str, Iterable[str]]) -> MappedRows:
             name, ids = one
             with ShardWriter(masks / name, Path(parts_folder) / f"{name}.csv", dataset.palette) as writer:
-                return MappedRows.spooled(pen.drawn(ids, writer))
+                return MappedRows.spooled(_drawn(source, (dataset.records[one] for one in ids), writer, problems))
 
         shards_and_ids = zip(names, shards_of(dataset.records, shards), strict=True)
         drawn = [*progress(ordered_map(draw, shards_and_ids, workers), "draw masks", shards)]
@@ -55,17 +61,38 @@ def draw_masks(data: Data, dataset: Dataset, folder: Path, workers: int) -> tupl
     def merged() -> Iterator[list[str]]:
         return heapq.merge(*drawn, key=itemgetter(0))
 
-    objects = ((name, *one) for name, _, *found in merged() for one in zip(found[::2], found[1::2], strict=True))
+    objects = ((name, *one) for name, _, found in map(_parted, merged()) for one in found)
     write_csv(folder / "objects.csv", OBJECTS, objects)
-    ordered = MappedRows.spooled([file, ""] for _, file, *_ in merged()).ordered()
+    ordered = MappedRows.spooled([file, ""] for _, files, _ in map(_parted, merged()) for file in files).ordered()
     files = (file for file, _ in groupby(map(itemgetter(0), ordered)))
     root = Path(data.root)
     write_csv(folder / "annotations.csv", FILES, ordered_map(lambda file: (file, sha256(root / file)), files, workers))
     records = MappedTable(MappedRows.spooled(map(as_row, _with_masks(dataset, masks, merged()))), record_of)
     found = replace(dataset, records=records, drawn=masks)
-    assert data.annotations
-    unknown = [f"{root / data.annotations.file}: {line}" for line in pen.unknown.said()]
-    return found, pen.counts.said(), [*sorted(pen.problems), *unknown, *_absent(found, pen.problems)]
+    problems = [*wrong, *sorted(problems), *source.problems()]
+    return found, counts.said(), [*problems, *_absent(dataset, found, data, problems)]
+
+
+def _drawn(source: Source, records: Iterable[Record], writer: ShardWriter, problems: list[str]) -> Iterator[list[str]]:
+    """Draw the masks of images into a shard; yield for each its id, the number of its files, these, and its objects.
+
+    An object is two words: its name and its label. problems: gets what is wrong.
+    """
+    for record in records:
+        try:
+            found = source.compose(record)
+            if found is not None:
+                writer.add(record.id, found.mask, 1.0)
+                yield [record.id, str(len(found.files)), *found.files, *map(printable, chain(*found.objects))]
+        except StppError as error:
+            problems.append(str(error))
+
+
+def _parted(row: list[str]) -> tuple[str, list[str], Iterator[tuple[str, str]]]:
+    """Return the id, the files and the objects in a row of `_drawn`."""
+    name, count, *found = row
+    files, objects = found[: int(count)], found[int(count) :]
+    return name, files, zip(objects[::2], objects[1::2], strict=True)
 
 
 def objects_of(data: Data, dataset: Dataset, name: str, pixel: tuple[int, int] | None) -> tuple[str, list[Shape]]:
@@ -77,7 +104,7 @@ def objects_of(data: Data, dataset: Dataset, name: str, pixel: tuple[int, int] |
     record = dataset.records[name]
     if pixel and not (0 <= pixel[0] < record.width and 0 <= pixel[1] < record.height):
         raise StppError(f"{record.image}: has {record.width} x {record.height} pixels; give a pixel inside")
-    pen = _Pen(data, dataset)
+    pen = _Pen(data, dataset, Counts())
     found = pen.annotations.get(record)
     shapes = pen.shapes(record, found) if found else None
     if found is None or shapes is None:
@@ -91,9 +118,9 @@ def objects_of(data: Data, dataset: Dataset, name: str, pixel: tuple[int, int] |
 
 
 def _with_masks(dataset: Dataset, folder: Path, drawn: Iterator[list[str]]) -> Iterator[Record]:
-    """Yield all records, with the masks of those that were drawn. drawn: id, annotation file and more, by id."""
+    """Yield all records, with the masks of those that were drawn. drawn: rows of `_drawn`, by id."""
     rows = MaskSet(folder).rows
-    name, file, *_ = next(drawn, ["", ""])
+    name, _, file, *_ = next(drawn, ["", "", ""])
     for record in dataset.records.values():
         if record.id != name:
             yield replace(record, mask="")
@@ -101,48 +128,52 @@ def _with_masks(dataset: Dataset, folder: Path, drawn: Iterator[list[str]]) -> I
         row = rows[name]
         shown = tuple(c for c, pixels in enumerate(row["classes"].split()) if pixels != "0")
         yield replace(record, mask=file, mask_sha256=row["sha256"], classes=shown)
-        name, file, *_ = next(drawn, ["", ""])
+        name, _, file, *_ = next(drawn, ["", "", ""])
 
 
-def _absent(dataset: Dataset, problems: Sequence[str]) -> list[str]:
-    """Return a problem for every class without a pixel, or one problem if there are no masks."""
-    shown = [record.classes for record in dataset.records.values() if record.mask]
-    if not shown:
-        return [] if problems else ["no image has an object; check data.annotations"]
-    absent = {*range(len(dataset.classes))}.difference(*shown)
-    remedy = "check data.classes and data.annotations"
-    return [f"class {dataset.classes[c]} ({c}) has no pixel in any mask; {remedy}" for c in sorted(absent)]
+def _absent(before: Dataset, dataset: Dataset, data: Data, problems: Sequence[str]) -> list[str]:
+    """Return a problem for every class without a pixel, or one problem if there are no masks.
+
+    before: the data set as it was inspected; what its plain masks lack is known already.
+    """
+    key = "data.annotations" if data.annotations else "data.masks"
+    known = {c for record in before.records.values() for c in record.classes}
+    shown = {c for record in dataset.records.values() for c in record.classes}
+    if not any(record.mask for record in dataset.records.values()):
+        what = "an object" if data.annotations else "a mask file with a pixel of a class"
+        return [] if problems or known else [f"no image has {what}; check {key}"]
+    remedy = f"check data.classes and {key}{' and data.outside' if data.outside else ''}"
+    absent = sorted((known or {*range(len(dataset.classes))}) - shown)
+    return [f"class {dataset.classes[c]} ({c}) has no pixel in any mask; {remedy}" for c in absent]
 
 
 class _Pen:
-    """Draws masks, and collects what is passed over and what is wrong. Threads may share it."""
+    """Draws masks from annotation files, and counts what is passed over. Threads may share it."""
 
-    def __init__(self, data: Data, dataset: Dataset) -> None:
+    def __init__(self, data: Data, dataset: Dataset, counts: Counts) -> None:
         assert data.annotations
-        self.counts, self.unknown = Counts(), Counts()
+        self.counts, self._unknown = counts, Counts()
         """What is passed over; labels that are no class."""
-        self.problems: list[str] = []
-        self._root, self._order, self._records = Path(data.root), data.annotations.order, dataset.records
+        self._file = Path(data.root) / data.annotations.file
+        self._root, self._order = Path(data.root), data.annotations.order
         self.annotations = open_annotations(data, dataset, self.counts)
         self._class_of = {name: c for c, name in enumerate(dataset.classes)}
-        rest = data.annotations.rest or ("background" if "background" in dataset.classes else "ignore")
-        self._rest = self._class_of.get(rest, IGNORE)
+        self._rest = rest_of(dataset.classes, data.annotations.rest)
         labels = data.annotations.labels or {}
         self._class_of |= {label: self._class_of.get(name, IGNORE) for label, name in labels.items()}
 
-    def drawn(self, ids: Iterable[str], writer: ShardWriter) -> Iterator[list[str]]:
-        """Draw the masks of `ids` into a shard; yield for each its id, annotation file, and objects: key and label."""
-        for name in ids:
-            record = self._records[name]
-            try:
-                found = self.annotations.get(record)
-                shapes = self.shapes(record, found) if found else None
-                if found and shapes is not None:
-                    writer.add(name, self._mask(record, found, shapes), 1.0)
-                    objects = [printable(word) for _, shape in shapes for word in (shape.key, shape.label)]
-                    yield [name, found.file, *objects]
-            except StppError as error:
-                self.problems.append(str(error))
+    def compose(self, record: Record) -> Composed | None:
+        """Return the mask of an image; None if it has no annotation, or no object that is read."""
+        found = self.annotations.get(record)
+        shapes = self.shapes(record, found) if found else None
+        if found is None or shapes is None:
+            return None
+        objects = [(shape.key, shape.label) for _, shape in shapes]
+        return Composed(self._mask(record, found, shapes), [found.file], objects)
+
+    def problems(self) -> list[str]:
+        """Return the labels that are no class."""
+        return [f"{self._file}: {line}" for line in self._unknown.said()]
 
     def shapes(self, record: Record, found: Annotated) -> list[tuple[int, Shape]] | None:
         """Return the objects of an image with their classes, the lowest first; None if it stays without a mask."""
@@ -160,7 +191,7 @@ class _Pen:
                 what = (
                     f"object(s) with the label `{one.label}`, which is no class: give data.annotations.labels its class"
                 )
-                self.unknown.add(f"{what}, or ignore", f"{one.key} of {record.image}")
+                self._unknown.add(f"{what}, or ignore", f"{one.key} of {record.image}")
         if not shapes and (found.objects or not found.annotated or self._rest == IGNORE):
             self.counts.add("annotated image(s) without an object that is read stay without a mask", record.image)
             return None

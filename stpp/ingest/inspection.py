@@ -52,6 +52,7 @@ def inspect(data: Data, workers: int, cache_folder: Path | None = None) -> tuple
     """Read every image and mask of a data set; return the data set, warnings and problems.
 
     With `data.annotations` no mask is read: a record names the annotation file if each image or folder has its own.
+    With mask files for each class none is read, too.
 
     Warnings tell what is handled (grey-scale images, EXIF orientation, files passed over ...). Problems must be fixed
     by the user. workers: threads that read files. cache_folder: where `stpp.ingest.inspection_cache` keeps the results
@@ -65,6 +66,7 @@ def inspect(data: Data, workers: int, cache_folder: Path | None = None) -> tuple
     notes: dict[str, list[Any]] = {}  # note -> [number of images with it, id of the first one]
     classes: set[int] = set()
     palettes = PaletteCheck(known, root)
+    plain = data.annotations is None and not isinstance(data.masks, dict)
     masks = coloured = 0
     colours: Counter[int] = Counter()
 
@@ -74,7 +76,7 @@ def inspect(data: Data, workers: int, cache_folder: Path | None = None) -> tuple
 
         def items() -> Iterator[tuple[str, ImagePair, States, Inspected | None]]:
             for name, pair in found.items():
-                one = replace(pair, mask="") if data.annotations else pair
+                one = pair if plain else replace(pair, mask="")
                 states = state_of(root / one.image), state_of(root / one.mask) if one.mask else ""
                 yield name, one, states, cache.get(name, one.image, one.mask, states)
 
@@ -98,7 +100,8 @@ def inspect(data: Data, workers: int, cache_folder: Path | None = None) -> tuple
                     continue
                 if states:
                     cache.put((record, looked.notes, looked.shown), states)
-                for note in looked.notes:
+                listed = isinstance(data.masks, dict) and found[record.id].mask
+                for note in [*looked.notes, *(["the mask in data.list is not used: see data.masks"] if listed else [])]:
                     notes.setdefault(note, [0, record.id])[0] += 1
                 classes.update(record.classes)
                 problems.extend(palettes.compared(record.mask, looked.shown))
@@ -108,7 +111,7 @@ def inspect(data: Data, workers: int, cache_folder: Path | None = None) -> tuple
         records = MappedTable(MappedRows.spooled(rows()), record_of)
     dataset = Dataset(data.name, known.classes, known.palette, known.values, records, variable=data.variable or "")
     problems += _twice(dataset, root)
-    if data.annotations is None:
+    if plain:
         problems += _absent(classes, palettes.values, masks, known, data, all_read=not problems)
     warnings = [f"{note}: {count} image(s), such as {first}" for note, (count, first) in sorted(notes.items())]
     return dataset, passed + warnings + _section(colours, coloured, data), problems

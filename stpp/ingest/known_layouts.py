@@ -30,6 +30,8 @@ class Layout:
     """Mask value -> class id or 255."""
     colours_known: bool = True
     """Whether `palette` also holds the colours of the mask files; if not, it was chosen for figures only."""
+    parts: tuple[str, ...] = ()
+    """Patterns of the other files that masks are made of: for each class, with `*`, and for what is outside."""
     others: bool = False
     """Whether the data set is expected to hold other files, such as bounding boxes and lists."""
 
@@ -140,9 +142,10 @@ def folder(data: Data) -> Layout:
         first = {label: rgb_of(value) for value, label in reversed([*given.items()])}
         palette = tuple(first[label] for label in range(len(classes)))
     files = data.annotations.file if data.annotations and "{" in data.annotations.file else data.masks
-    masks = (files,) if files else ()
+    masks = (files,) if isinstance(files, str) else ()
+    parts = (*(files.values() if isinstance(files, dict) else ()), *([data.outside] if data.outside else ()))
     colours = palette or class_palette(classes)
-    return Layout(data.images or "", masks, classes, colours, values, colours_known=palette is not None)
+    return Layout(data.images or "", masks, classes, colours, values, palette is not None, parts)
 
 
 def layout(data: Data) -> Layout:

@@ -9,11 +9,12 @@ from stpp.store.files import StppError
 _ENDINGS = "|".join(one[1:] for one in (*READ, *UNREAD))
 
 
-def compile_pattern(pattern: str, key: str) -> tuple[re.Pattern[str], list[str]]:
+def compile_pattern(pattern: str, key: str, wild: bool = False) -> tuple[re.Pattern[str], list[str]]:
     """Compile a path pattern; return a regex with a group for each placeholder, and the placeholders' names.
 
     The regex ignores the case of the file ending. `{ext}` matches the endings of images only. key: the parameter to
-    name in errors. Raises StppError for a pattern without a placeholder, or with a placeholder that is no name.
+    name in errors. wild: `*` stands for any part of a name. Raises StppError for a pattern without a placeholder, or
+    with a placeholder that is no name.
     """
     names = re.findall(r"\{(\w+)\}", pattern)
     odd = [name for name in names if not name.isidentifier()]
@@ -22,7 +23,7 @@ def compile_pattern(pattern: str, key: str) -> tuple[re.Pattern[str], list[str]]
         raise StppError(f"{key}: {pattern} {what}; use a placeholder such as {{name}} for the part that changes")
     regex, seen = "", set()
     for literal, name in re.findall(r"([^{]*)(?:\{(\w+)\})?", pattern):
-        regex += re.escape(literal)
+        regex += re.escape(literal).replace(r"\*", "[^/]*") if wild else re.escape(literal)
         if name:
             any_of = f"(?i:{_ENDINGS})" if name == "ext" else "[^/]+"
             regex += f"(?P={name})" if name in seen else f"(?P<{name}>{any_of})"

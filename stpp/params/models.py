@@ -116,8 +116,12 @@ class Data(Section):
     images: Text | None = None
     """Kind folder: pattern of image paths below `root`, such as `{set}/{name}.jpg`. A placeholder in braces stands for
     one part of a path."""
-    masks: Text | None = None
-    """Kind folder: pattern of mask paths below `root` with the placeholders of `images`, as `{set}annot/{name}.png`."""
+    masks: Text | Annotated[dict[ClassName, Text], Field(min_length=1, max_length=IGNORE)] | None = None
+    """Kind folder: pattern of mask paths below `root` with the placeholders of `images`, as `{set}annot/{name}.png`. Or
+    a pattern for each class, if an image has several mask files (`crop: "{name}_crop*.png"`): pixels that are not 0
+    belong to the class, `*` stands for any part of a name, and of two classes the later one lies on top."""
+    outside: Text | None = None
+    """Kind folder: pattern of the files whose pixels of 0 are ignored in the mask, such as a field of view."""
     annotations: Annotations | None = None
     """Kind folder: annotation files in place of `masks`."""
     list: Text | None = None
@@ -162,6 +166,7 @@ class Data(Section):
         described = {
             "images": self.images,
             "masks": self.masks,
+            "outside": self.outside,
             "annotations": self.annotations,
             "list": self.list,
             "classes": self.classes,
@@ -181,6 +186,8 @@ class Data(Section):
             raise ValueError(
                 "`masks` uses the placeholders of `images`: give `images` too, or name the masks in `list`"
             )
+        if self.outside is not None and (self.images is None or "*" in self.outside):
+            raise ValueError("`outside` is one file for an image, with the placeholders of `images`, and without `*`")
         if not self.classes:
             raise ValueError("kind folder needs `classes`, the class names in the order of their ids")
         if isinstance(self.classes, str):
@@ -205,9 +212,31 @@ class Data(Section):
             raise ValueError("`annotations` needs `images`, the pattern of the image paths")
         rest, labels = self.annotations.rest, self.annotations.labels or {}
         for key, name in [*((f"labels: {label}", name) for label, name in labels.items()), ("rest", rest)]:
-            if name not in (None, "ignore", *(self.classes or ())):
+            if isinstance(self.classes, tuple) and name not in (None, "ignore", *self.classes):
                 raise ValueError(f"`annotations.{key}`: {name} is not in `classes`; give a class, or ignore")
         return self
+
+    @model_validator(mode="after")
+    def _each_class_has_mask_files(self) -> Self:
+        if not isinstance(self.masks, dict):
+            return self
+        given = ["values"] if self.values else []
+        given += ["ignore"] if self.ignore not in (None, IGNORE) else []
+        if given:
+            raise ValueError(f"`{given[0]}` has no meaning for masks of one class each: all that is not 0 is the class")
+        if late := [one for one in self.masks.values() if "{" in one.partition("*")[2]]:
+            raise ValueError(f"`masks`: {late[0]} has a placeholder after `*`; put `*` after all placeholders")
+        if isinstance(self.classes, tuple):
+            if unknown := [name for name in self.masks if name not in self.classes]:
+                raise ValueError(f"`masks` names {unknown[0]}, which is not in `classes`")
+            if missing := [name for name in self.classes if name not in (*self.masks, "background")]:
+                raise ValueError(f"`masks` has no pattern for the class {missing[0]}; add one, or remove the class")
+        return self
+
+    @property
+    def composed(self) -> bool:
+        """Whether `prepare` makes the masks: from annotation files, or from several files for an image."""
+        return self.annotations is not None or isinstance(self.masks, dict) or self.outside is not None
 
     @model_validator(mode="after")
     def _values_are_of_masks_and_classes(self) -> Self:

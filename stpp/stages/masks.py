@@ -10,7 +10,7 @@ from stpp.params.file import load
 from stpp.stages import options
 from stpp.store.files import StppError, atomic_write, printable, raise_problems, scan_csv, sha256
 from stpp.store.manifest import read_dataset
-from stpp.store.masks import MaskSet, encode_mask
+from stpp.store.masks import IGNORE, MaskSet, encode_mask
 
 Folder = Annotated[Path, Argument(help="Folder of a mask set.")]
 
@@ -34,7 +34,10 @@ def objects(
     """
     described, dataset = load(options.params_files(params)).data, read_dataset(data)
     if id not in dataset.records or dataset.drawn is None or described.annotations is None:
-        raise StppError(f"{id}: no image of {data} whose mask was drawn from an annotation file")
+        others = (
+            f"; {data}/objects.csv names the files of each mask" if dataset.drawn and not described.annotations else ""
+        )
+        raise StppError(f"{id}: no image of {data} whose mask was drawn from an annotation file{others}")
     file, found = objects_of(described, dataset, id, None if x is None or y is None else (x, y))
     path = Path(described.root) / file
     if (file, sha256(path)) not in scan_csv(data / "annotations.csv", ("file", "sha256")):
@@ -43,6 +46,8 @@ def objects(
         print(printable(f"{path}: object {one.key}, {one.label}"))
     if not found:
         print(f"{path}: no object there")
+    if x is not None and y is not None and described.outside and MaskSet(dataset.drawn).read(id)[y, x] == IGNORE:
+        print(f"the mask ignores this pixel, which {described.outside} may leave outside")
 
 
 def extract(

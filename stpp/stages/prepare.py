@@ -18,7 +18,7 @@ def prepare(out: options.Out, params: options.Params = None) -> None:
     p = load(options.params_files(params))
     dataset, warnings, problems = inspect(p.data, p.runtime.workers, root() / ".stpp")
     with atomic_folder(out) as partial:
-        if p.data.annotations:
+        if p.data.composed:
             dataset, more, wrong = draw_masks(p.data, dataset, partial, p.runtime.workers)
             warnings, problems = warnings + more, problems + wrong
         for warning in warnings:

@@ -1,4 +1,4 @@
-"""Tests that the stages run on annotation files as on mask files, and that the audit goes back to the files."""
+"""Tests that the stages run on annotation files, or a file for each class, as on masks; the audit goes back to them."""
 
 import json
 from pathlib import Path
@@ -41,14 +41,29 @@ def as_coco(root: Path) -> None:
     (root / "coco.json").write_text(json.dumps(whole))
 
 
-def test_annotation_files_train_the_same_teacher_as_the_masks_that_they_describe(prepared: Project) -> None:
+def as_files_of_classes(root: Path) -> None:
+    """Write the masks below `root` as a file for each class in them, and one of all pixels."""
+    (root / "parts").mkdir()
+    for path in (root / "masks").glob("*.png"):
+        mask = np.asarray(Image.open(path))
+        for c in {*np.unique(mask).tolist()} - {0}:
+            Image.fromarray((mask == c).astype(np.uint8)).save(root / f"parts/{path.stem}_{CLASSES[c]}.png")
+        Image.fromarray(np.ones_like(mask)).save(root / f"parts/{path.stem}.gif")
+
+
+@pytest.mark.parametrize("way", ["annotations", "a file for each class"])
+def test_the_same_teacher_is_trained_whether_masks_come_from_one_file_or_not(way: str, prepared: Project) -> None:
     folder = prepared.folder
     prepared.params(data=FOLDER | {"masks": "masks/{name}.png"}, train={"epochs": 3})
     shots = []
-    for of in ("masks", "annotations"):
+    for of in ("masks", way):
         if of == "annotations":
             as_coco(folder / "data/toy")
             prepared.params(data=FOLDER | {"annotations": {"format": "coco", "file": "coco.json"}}, train={"epochs": 3})
+        elif of != "masks":
+            as_files_of_classes(folder / "data/toy")
+            files = {name: f"parts/{{name}}_{name}*.png" for name in CLASSES[1:]}
+            prepared.params(data=FOLDER | {"masks": files, "outside": "parts/{name}.gif"}, train={"epochs": 3})
         prepared.run("stpp", "check")
         prepared.run("stpp", "prepare", "--out", "runs/data")
         prepared.run("stpp", "split", "--data", "runs/data", "--lists", "splits", "--out", "runs/split")
@@ -61,6 +76,8 @@ def test_annotation_files_train_the_same_teacher_as_the_masks_that_they_describe
         weights = (folder / "runs/teacher/model.safetensors").read_bytes()
         shots.append((lists, weights, read_json(folder / "out/metrics.json")["val"]))
     assert shots[0] == shots[1]
+    if way != "annotations":
+        return
     said = prepared.run("stpp", "masks", "ls", "runs/data/masks")
     assert len(said.splitlines()) >= 30
     name = lists[0].decode().split()[0]
