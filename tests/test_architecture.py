@@ -39,6 +39,7 @@ TABLES = {
     "stpp.models.networks",
     "stpp.selftrain.rankings",
     "stpp.selftrain.criteria",
+    "stpp.ingest.formats",
     "stpp.ingest.layouts",
     "stpp.data.augmentations",
 }

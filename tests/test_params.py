@@ -294,6 +294,9 @@ def test_the_error_names_a_missing_file(tmp_path: Path) -> None:
 FOLDER = {"name": "mine", "kind": "folder", "root": "r", "images": "{name}.png", "classes": ["a", "b"]}
 
 
+COCO = {"format": "coco", "file": "coco.json"}
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -308,6 +311,15 @@ FOLDER = {"name": "mine", "kind": "folder", "root": "r", "images": "{name}.png",
         ({"classes": [f"c{i}" for i in range(256)]}, "at most 255 items"),
         ({"palette": [[0, 0, 0]]}, "1 colours for 2 classes"),
         ({"palette": [[0, 0, 0], [0, 0, 256]]}, "less than or equal to 255"),
+        ({"annotations": COCO, "masks": "{name}.png"}, "`annotations` takes the place of `masks`"),
+        ({"annotations": COCO, "values": {"7": 1}}, "`annotations` takes the place of `values`"),
+        ({"annotations": COCO, "ignore": 9}, "`annotations` takes the place of `ignore`"),
+        ({"annotations": COCO, "images": None, "list": "list.txt"}, "needs `images`"),
+        ({"annotations": COCO | {"rest": "c"}}, "`annotations.rest`: c is not in `classes`"),
+        ({"annotations": COCO | {"labels": {"x": "c"}}}, "`annotations.labels: x`: c is not in `classes`"),
+        ({"annotations": {"format": "coco"}}, "annotations.file"),
+        ({"annotations": COCO | {"format": "xml"}}, "Input should be 'coco'"),
+        ({"kind": "pascal", "images": None, "classes": None, "annotations": COCO}, "has built-in annotations"),
         ({"values": {"a": 1}}, "'a' is not a mask value"),
         ({"values": {"-1": 1}}, "'-1' is not a mask value"),
         ({"values": {"65536": 1}}, "'65536' is not a mask value"),

@@ -8,25 +8,31 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor, nn
 
 from stpp.data.augmentations import AUGMENTATIONS
+from stpp.data.datasets import ImageReader
 from stpp.data.transforms import strong
 from stpp.engine.evaluate import predict_batches
 from stpp.engine.predict import mask_predictor, single_pass
+from stpp.ingest.drawing import draw_masks
+from stpp.ingest.formats import FORMATS
+from stpp.ingest.inspection import inspect
 from stpp.ingest.known_layouts import Layout, layout
 from stpp.ingest.layouts import LAYOUTS
+from stpp.ingest.shapes import Picture, Shape, ring
 from stpp.models.backbone import backbone as backbone_of
 from stpp.models.build import build
 from stpp.models.networks import NETWORKS
-from stpp.params.models import Data, Model, Score, Select, Strong
+from stpp.params.models import Annotations, Data, Model, Score, Select, Strong
 from stpp.selftrain.criteria import CRITERIA
 from stpp.selftrain.rankings import RANKINGS
 from stpp.selftrain.selection import rank, select
 from stpp.store.files import StppError
 
-TABLES: tuple[dict[str, str], ...] = (NETWORKS, RANKINGS, CRITERIA, LAYOUTS, AUGMENTATIONS)
+TABLES: tuple[dict[str, str], ...] = (NETWORKS, RANKINGS, CRITERIA, LAYOUTS, FORMATS, AUGMENTATIONS)
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +72,15 @@ def flat(data: Data) -> Layout:
     return Layout("{name}.jpg", ("{name}.png",), ("ground", "crop"), ((0, 0, 0), (0, 255, 0)), {0: 0, 1: 1})
 
 
+def corners(path: Path) -> Iterator[Picture | Shape]:
+    """Read a file of boxes, one a line: image, label, left, top, right and bottom."""
+    for number, line in enumerate(path.read_text().splitlines()):
+        image, label, *sides = line.split()
+        left, top, right, bottom = map(float, sides)
+        yield Picture(image, (image,))
+        yield Shape(image, str(number), label, "polygon", (ring([left, top, right, top, right, bottom, left, bottom]),))
+
+
 class Inverted(A.ImageOnlyTransform):
     def apply(self, img: NDArray[np.uint8], **_: object) -> NDArray[np.uint8]:
         return 255 - img
@@ -96,6 +111,20 @@ def test_a_ranking_can_be_added() -> None:
 def test_a_layout_of_files_can_be_added() -> None:
     LAYOUTS["flat"] = "test_seams:flat"
     assert layout(Data(name="mine", kind="flat", root="x")).classes == ("ground", "crop")
+
+
+def test_an_annotation_format_can_be_added(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="'coco'"):
+        Annotations(format="corners", file="boxes.txt")
+    FORMATS["corners"] = "test_seams:corners"
+    (tmp_path / "boxes.txt").write_text("a.png crop 1 1 3 4\n")
+    Image.fromarray(np.zeros((6, 5, 3), np.uint8)).save(tmp_path / "a.png")
+    about = {"images": "{name}.png", "classes": ("background", "crop")}
+    chosen = Annotations(format="corners", file="boxes.txt")
+    data = Data(name="mine", kind="folder", root=str(tmp_path), annotations=chosen, **about)
+    dataset, _, problems = draw_masks(data, inspect(data, 1)[0], tmp_path / "out", 1)
+    assert problems == []
+    assert ImageReader(dataset, tmp_path).mask("a").sum() == 2 * 3
 
 
 def test_a_strong_augmentation_can_be_added() -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from stpp.run.parallel import THREADS, ordered_map
 from stpp.store.files import StppError, read_ids, scan_csv, sha256
-from stpp.store.manifest import read_dataset
+from stpp.store.manifest import Dataset, read_dataset
 from stpp.store.masks import MaskSet
+from stpp.store.packed import PackedStrings
 
 SHOWN = 20
 """Problems that are listed for a folder; further ones are only counted."""
@@ -43,8 +44,10 @@ def _images(folder: Path, project: Path, data_root: str) -> tuple[str, list[str]
     def wanted() -> Iterator[tuple[str, str]]:
         for r in dataset.records.values():
             yield r.image, r.image_sha256
-            if r.mask:
+            if r.mask and not dataset.drawn:
                 yield r.mask, r.mask_sha256
+        if dataset.drawn:
+            yield from ((file, said) for file, said in scan_csv(folder / "annotations.csv", ("file", "sha256")))
 
     def look(one: tuple[str, str]) -> tuple[str, str, str | None]:
         name, said = one
@@ -58,7 +61,35 @@ def _images(folder: Path, project: Path, data_root: str) -> tuple[str, list[str]
             problems.add(f"{data_root}/{name}: is missing; the manifest lists it with sha256 {said[:12]}")
         elif now != said:
             problems.add(f"{data_root}/{name}: was changed: sha256 {now[:12]}, in the manifest {said[:12]}")
-    return f"{about}; {found} of {files} files have the manifest's sha256", problems.lines
+    about = f"{about}; {found} of {files} files have the manifest's sha256"
+    return f"{about}{_drawn(folder, dataset, problems)}", problems.lines
+
+
+def _drawn(folder: Path, dataset: Dataset, problems: "_Problems") -> str:
+    """Return a description of the masks that were drawn from annotation files; compare each with both manifests."""
+    if not dataset.drawn:
+        return ""
+    masks, records = MaskSet(dataset.drawn), dataset.records
+    names = PackedStrings(record.id for record in records.values() if record.mask)
+
+    def look(name: str) -> str | None:
+        try:
+            if masks.rows[name]["sha256"] != records[name].mask_sha256:
+                return f"{masks.folder}: mask {name}: differs from {folder / 'manifest.csv'}"
+            masks.read(name)
+        except StppError as error:
+            return str(error)
+        except KeyError:
+            return f"{masks.folder}: mask {name}: is missing"
+        return None
+
+    for problem in ordered_map(look, names, THREADS):
+        if problem:
+            problems.add(problem)
+    objects = sum(1 for _ in scan_csv(folder / "objects.csv", ("id",)))
+    files = PackedStrings(file for (file,) in scan_csv(folder / "annotations.csv", ("file",)))
+    of = f"{len(files)} files, such as {files[0]}" if len(files) > 1 else "".join(files)
+    return f"; {len(names)} masks drawn from {objects} objects in {of}: {folder.name}/objects.csv names those of each"
 
 
 def _lists(folder: Path) -> tuple[str, list[str]]:

@@ -43,6 +43,7 @@ class ImageReader:
         self.dataset = dataset
         self.root = root
         self.cache = cache
+        self.drawn = MaskSet(dataset.drawn) if dataset.drawn else None
         # Part of a cached mask's name: its pixels are class ids, so they depend on what the file's values mean.
         self.meaning = "-" + hashlib.sha256(repr(sorted(dataset.values.items())).encode()).hexdigest()[:8]
 
@@ -56,6 +57,8 @@ class ImageReader:
 
         Raises StppError if the file holds a value that the data set's `values` do not name.
         """
+        if self.drawn:
+            return self.drawn.read(name)
         record = self.dataset.records[name]
         return self._read(record.mask, record.mask_sha256, self._classes, self.meaning)
 

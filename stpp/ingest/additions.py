@@ -43,6 +43,10 @@ def read_additions(
     Each mask is a PNG whose name is the id of an unlabelled image. reading: how to read all masks. None: read each mask
     in the one way that makes sense; it is a problem if both ways do and give different classes.
     """
+    if data.annotations:
+        raise StppError(
+            "data.annotations: masks come from annotation files; annotate the images there, and export again"
+        )
     known = layout(data)
     found, problems, _ = list_images(data, known)
     added: list[Addition] = []

@@ -38,7 +38,8 @@ def list_images(data: Data, known: Layout) -> tuple[MappedTable[ImagePair], list
     if not root.is_dir():
         raise StppError(f"data.root: {data.root} is not a folder; is the path right, and is the data there?")
     problems: list[str] = []
-    others = PassedOver(known, {"imported.json", *([data.list] if data.list else [])})
+    ours = {"imported.json", data.list or "", data.annotations.file if data.annotations else ""}
+    others = PassedOver(known, ours)
     pairs: Sequence[Sequence[str]] = []
     if known.images:
         pairs = _PatternSearch(root, known, others, problems).pairs()

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ Looked = tuple[Record | None, list[str], list[str], MaskColours]
 def inspect(data: Data, workers: int, cache_folder: Path | None = None) -> tuple[Dataset, list[str], list[str]]:
     """Read every image and mask of a data set; return the data set, warnings and problems.
 
+    With `data.annotations` no mask is read: a record names the annotation file if each image or folder has its own.
+
     Warnings tell what is handled (grey-scale images, EXIF orientation, files passed over ...). Problems must be fixed
     by the user. workers: threads that read files. cache_folder: where `stpp.ingest.inspection_cache` keeps the results
     of unchanged files; None: read all files. Raises StppError if the data set cannot be listed.
@@ -45,7 +48,8 @@ def inspect(data: Data, workers: int, cache_folder: Path | None = None) -> tuple
     with InspectionCache(cache_folder, root, [len(known.classes), sorted(known.values.items())]) as cache:
 
         def items() -> Iterator[tuple[str, ImagePair, States, Inspected | None]]:
-            for name, one in found.items():
+            for name, pair in found.items():
+                one = replace(pair, mask="") if data.annotations else pair
                 states = state_of(root / one.image), state_of(root / one.mask) if one.mask else ""
                 yield name, one, states, cache.get(name, one.image, one.mask, states)
 
@@ -73,12 +77,13 @@ def inspect(data: Data, workers: int, cache_folder: Path | None = None) -> tuple
                 classes.update(record.classes)
                 problems.extend(palettes.compared(record.mask, shown))
                 masks += bool(record.mask)
-                yield as_row(record)
+                yield as_row(replace(record, mask=found[record.id].mask) if data.annotations else record)
 
         records = MappedTable(MappedRows.spooled(rows()), record_of)
     dataset = Dataset(data.name, known.classes, known.palette, known.values, records)
     problems += _twice(dataset, root)
-    problems += _absent(classes, palettes.values, masks, known, data, all_read=not problems)
+    if data.annotations is None:
+        problems += _absent(classes, palettes.values, masks, known, data, all_read=not problems)
     warnings = [f"{note}: {count} image(s), such as {first}" for note, (count, first) in sorted(notes.items())]
     return dataset, passed + warnings, problems
 

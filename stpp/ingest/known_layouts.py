@@ -137,7 +137,8 @@ def folder(data: Data) -> Layout:
     for value, meaning in (data.values or {}).items():
         values[int(value)] = IGNORE if meaning == "ignore" else meaning
     palette = data.palette or class_palette(classes)
-    masks = (data.masks,) if data.masks else ()
+    files = data.annotations.file if data.annotations and "{" in data.annotations.file else data.masks
+    masks = (files,) if files else ()
     return Layout(data.images or "", masks, classes, palette, values, colours_known=data.palette is not None)
 
 

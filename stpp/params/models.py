@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from stpp.ingest.formats import FORMATS
 from stpp.ingest.layouts import LAYOUTS
 from stpp.models.networks import NETWORKS
 from stpp.selftrain.criteria import CRITERIA
@@ -77,6 +78,29 @@ class Toy(Section):
     """Seed of the images."""
 
 
+class Annotations(Section):
+    """Annotation files of a tool in place of mask files: `prepare` draws the masks from their polygons and bitmaps."""
+
+    format: Annotated[str, *one_of(FORMATS)]
+    """Format of the files."""
+    file: Text
+    """Path below `root`, such as `annotations.json`. With one file for each image or folder: a pattern with
+    placeholders of `images`, such as `labels/{name}.json`."""
+    order: Literal["file", "small", "classes"] = "file"
+    """Which object lies on top where several overlap. `file`: the later one in the file, or the higher one if the tool
+    keeps a z-order. `small`: the one of fewer pixels. `classes`: the one whose class is later in `classes`."""
+    rest: ClassName | None = None
+    """Class of the pixels without an object, or `ignore`. Default: the class `background` if there is one, else
+    `ignore`."""
+    labels: Annotated[dict[str, ClassName], Field(max_length=65536)] | None = None
+    """Class, or `ignore`, by label of the files (`bus: vehicle`). Other labels are names of classes."""
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _keys_as_text(cls, labels: Any) -> Any:
+        return {str(k): v for k, v in labels.items()} if isinstance(labels, dict) else labels
+
+
 class Data(Section):
     """The data set: the folder that holds it, the names of its files, and the meaning of its mask values."""
 
@@ -91,6 +115,8 @@ class Data(Section):
     one part of a path."""
     masks: Text | None = None
     """Kind folder: pattern of mask paths below `root` with the placeholders of `images`, as `{set}annot/{name}.png`."""
+    annotations: Annotations | None = None
+    """Kind folder: annotation files in place of `masks`."""
     list: Text | None = None
     """Kind folder: text file below `root` with one image, or one image and its mask, per line. If `images` is given, a
     line may also hold the id of an image that the pattern finds."""
@@ -114,6 +140,7 @@ class Data(Section):
         described = {
             "images": self.images,
             "masks": self.masks,
+            "annotations": self.annotations,
             "list": self.list,
             "classes": self.classes,
             "palette": self.palette,
@@ -139,6 +166,22 @@ class Data(Section):
             raise ValueError("`classes` names a class twice")
         if self.palette is not None and len(self.palette) != len(self.classes):
             raise ValueError(f"`palette` has {len(self.palette)} colours for {len(self.classes)} classes")
+        return self
+
+    @model_validator(mode="after")
+    def _annotations_name_classes(self) -> Self:
+        if self.annotations is None:
+            return self
+        given = [name for name in ("masks", "values") if getattr(self, name) is not None]
+        given += ["ignore"] if self.ignore not in (None, IGNORE) else []
+        if given:
+            raise ValueError(f"`annotations` takes the place of `{given[0]}`: give one of them")
+        if self.images is None:
+            raise ValueError("`annotations` needs `images`, the pattern of the image paths")
+        rest, labels = self.annotations.rest, self.annotations.labels or {}
+        for key, name in [*((f"labels: {label}", name) for label, name in labels.items()), ("rest", rest)]:
+            if name not in (None, "ignore", *(self.classes or ())):
+                raise ValueError(f"`annotations.{key}`: {name} is not in `classes`; give a class, or ignore")
         return self
 
     @model_validator(mode="after")

@@ -61,6 +61,9 @@ def _named(p: Params) -> dict[tuple[str, Path], str]:
     named = {("data.root", root): f"no such folder; {remedy}"}
     if p.data.list is not None and root.is_dir():
         named["data.list", root / p.data.list] = "no such file; give its path below data.root"
+    if p.data.annotations is not None and "{" not in p.data.annotations.file and root.is_dir():
+        remedy = "no such file; give its path below data.root"
+        named["data.annotations.file", root / p.data.annotations.file] = remedy
     for name in ("labeled", "unlabeled", "val", "test"):
         subset = getattr(p.split, name)
         if subset is not None and subset.list is not None:

@@ -1,5 +1,6 @@
 """The `prepare` stage: reads every image and mask once, and writes the manifest."""
 
+from stpp.ingest.drawing import draw_masks
 from stpp.ingest.inspection import inspect
 from stpp.params.file import load
 from stpp.run.resume import root
@@ -16,10 +17,13 @@ def prepare(out: options.Out, params: options.Params = None) -> None:
     """
     p = load(options.params_files(params))
     dataset, warnings, problems = inspect(p.data, p.runtime.workers, root() / ".stpp")
-    for warning in warnings:
-        print(f"warning: {warning}")
-    raise_problems(problems, p.data.root)
     with atomic_folder(out) as partial:
+        if p.data.annotations:
+            dataset, more, wrong = draw_masks(p.data, dataset, partial, p.runtime.workers)
+            warnings, problems = warnings + more, problems + wrong
+        for warning in warnings:
+            print(f"warning: {warning}")
+        raise_problems(problems, p.data.root)
         write_dataset(partial, dataset)
         write_text(partial / "warnings.txt", "".join(f"{w}\n" for w in warnings))
     masks = sum(bool(r.mask) for r in dataset.records.values())

@@ -31,11 +31,12 @@ class Record:
     id: str
     image: str
     mask: str
-    """Empty if the image has no mask."""
+    """Empty if the image has no mask. The annotation file if the mask was drawn from one."""
     width: int
     height: int
     image_sha256: str
     mask_sha256: str
+    """For a mask that was drawn: of its pixels (`stpp.store.masks.mask_sha256`)."""
     classes: tuple[int, ...]
     """Ids of the classes present in the mask, ascending."""
 
@@ -51,6 +52,8 @@ class Dataset:
     """Mask value -> class id, or 255 for ignore. A mask value that is not a key is invalid."""
     records: Mapping[str, Record]
     """Records by id. Read from a file, this is a `MappedTable`, which leaves the records on disk."""
+    drawn: Path | None = None
+    """The mask set of all masks if they were drawn from annotation files; else None: each mask is a file."""
 
     @cached_property
     def digest(self) -> str:
@@ -67,7 +70,9 @@ def digest_of(dataset: Dataset, ids: list[str]) -> str:
 
 
 def _digest(dataset: Dataset, records: Iterable[Record]) -> str:
-    total = hashlib.md5(f"{dataset.classes} {sorted(dataset.values.items())}\n".encode(), usedforsecurity=False)
+    drawn = " drawn" if dataset.drawn else ""
+    about = f"{dataset.classes} {sorted(dataset.values.items())}{drawn}\n"
+    total = hashlib.md5(about.encode(), usedforsecurity=False)
     for r in records:
         total.update(f"{r.id} {r.image_sha256} {r.mask_sha256}\n".encode())
     return total.hexdigest()
@@ -83,6 +88,8 @@ def repeated_hashes(hashes: Iterable[str]) -> set[int]:
     return set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
 
 
+DRAWN = "masks"
+"""The folder of the mask set beside dataset.json, if the masks were drawn from annotation files."""
 RECORD = ("id", "image", "mask", "width", "height", "image_sha256", "mask_sha256", "classes")
 """The columns of manifest.csv."""
 
@@ -96,7 +103,7 @@ def write_dataset(folder: Path, dataset: Dataset) -> None:
         "classes": list(dataset.classes),
         "palette": [list(c) for c in dataset.palette],
         "values": {str(k): v for k, v in sorted(dataset.values.items())},
-    }
+    } | ({"masks": DRAWN} if dataset.drawn else {})
     write_json(folder / "dataset.json", about)
     write_csv(folder / "manifest.csv", RECORD, map(as_row, dataset.records.values()))
 
@@ -119,6 +126,7 @@ def read_dataset(folder: Path) -> Dataset:
             palette=tuple((r, g, b) for r, g, b in about["palette"]),
             values={int(k): v for k, v in about["values"].items()},
             records=MappedTable.read(folder / "manifest.csv", RECORD, record_of),
+            drawn=folder / DRAWN if about.get("masks") else None,
         )
     except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
         raise StppError(f"{folder}: not what `stpp prepare` writes ({error}); run `dvc repro` again") from None

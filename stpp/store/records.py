@@ -5,7 +5,7 @@ value is used.
 """
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -41,6 +41,8 @@ class DatasetJson(Digested):
     classes: Annotated[list[str], Field(min_length=1, max_length=255)]
     palette: list[Annotated[list[Count], Field(min_length=3, max_length=3)]]
     values: dict[str, Count]
+    masks: Literal["masks"] | None = None
+    """The folder of the mask set if the masks were drawn from annotation files."""
 
 
 class RunJson(JsonFile):
