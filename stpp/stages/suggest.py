@@ -1,5 +1,6 @@
 """The `suggest` command: suggests which unlabelled images to label next."""
 
+import functools
 from collections import Counter
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +9,7 @@ from typer import Option
 
 from stpp.audit.duplicates import SeenImages
 from stpp.data.datasets import ImageReader
+from stpp.deploy.tasks import Proposal, write_task
 from stpp.params.file import load
 from stpp.report.panels import contact_sheet
 from stpp.selftrain.suggestion import Suggestion
@@ -29,12 +31,18 @@ def suggest(
     data: options.Data = Path("runs/data"),
     split: options.Split = Path("runs/split"),
     params: options.Params = None,
+    tool: Annotated[options.Tool | None, Option("--as", help="Also write a task for this annotation tool.")] = None,
+    tolerance: options.Tolerance = 1.0,
+    smallest: options.Smallest = 16,
 ) -> None:
     """Suggest which unlabelled images are most worth a mask.
 
     It prefers images that are unstable and that show rare classes. An image
     that looks like a labelled or a suggested one is taken only if no others are
     left. Add the masks that you make with `stpp label add`.
+
+    With --as, the folder is also a task for an annotation tool: copies of the
+    images, numbered in this order, with their pseudo masks to correct.
     """
     if out.exists():
         raise StppError(f"{out}: already exists; remove it, or give another folder")
@@ -60,6 +68,7 @@ def suggest(
     shown = [known[c] for c in range(len(dataset.classes))]
     looks = SeenImages({i: photos.root / dataset.records[i].image for i in labeled})
     taken = choose(stability, shares, shown, n, lambda i: looks.alike(photos.root / dataset.records[i].image))
+    notes, steps = list[str](), list[str]()
     with atomic_folder(out) as partial:
         write_ids(partial / LIST, [one.id for one in taken])
         _write_table(partial / TABLE, taken, dataset)
@@ -68,24 +77,48 @@ def suggest(
             for number, one in enumerate(taken, 1)
         ]
         contact_sheet(pictures, dataset.palette, dataset.classes, partial / SHEET)
+        if tool:
+            proposals = (
+                Proposal(
+                    one.id,
+                    _name(number, dataset.records[one.id].image, len(taken)),
+                    photos.root / dataset.records[one.id].image,
+                    functools.partial(holder(one.id).read, one.id),
+                    f"{number}. stability {one.stability:.2f}: {_named(one, dataset)}",
+                    one.stability,
+                )
+                for number, one in enumerate(taken, 1)
+            )
+            notes, steps = write_task(partial, tool, dataset.classes, dataset.palette, proposals, tolerance, smallest)
     if alike := sum(one.alike for one in taken):
         print(f"{alike} suggested images look like labelled or other suggested ones: only {len(taken) - alike} do not")
     print(f"{out}: {len(taken)} of {len(stability)} images; their pictures and pseudo masks are in {out / SHEET}")
+    options.print_steps(notes, [*steps, f"stpp label add EXPORT --task {out} --name second"] if tool else [], out)
+
+
+def _name(number: int, image: str, of: int) -> str:
+    """Return the name of an image in a task: its number, so that tools keep the order, and the end of its file name."""
+    name = image.rpartition("/")[2].encode()[-200:].decode(errors="ignore")
+    return f"{number:0{len(str(of))}d}-{name}"
+
+
+def _named(one: Suggestion, dataset: Dataset) -> str:
+    """Return the classes of a pseudo mask with their shares, the largest first, without those below a percent."""
+    largest = sorted(range(len(dataset.classes)), key=lambda c: -one.shares[c])
+    return "; ".join(f"{dataset.classes[c]} {100 * one.shares[c]:.0f} %" for c in largest if one.shares[c] >= 0.01)
 
 
 def _write_table(path: Path, taken: list[Suggestion], dataset: Dataset) -> None:
     """Write why each image was taken: its stability, its worth, and the classes of its pseudo mask."""
     rows = []
     for one in taken:
-        largest = sorted(range(len(dataset.classes)), key=lambda c: -one.shares[c])
-        named = "; ".join(f"{dataset.classes[c]} {100 * one.shares[c]:.0f} %" for c in largest if one.shares[c] >= 0.01)
         rows.append(
             (
                 one.id,
                 dataset.records[one.id].image,
                 f"{one.stability:.4f}",
                 f"{one.worth:.6f}",
-                named,
+                _named(one, dataset),
                 "yes" if one.alike else "",
             )
         )
