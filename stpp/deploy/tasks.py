@@ -320,7 +320,7 @@ def labelme(folder: Path, labels: Labels, pictures: Iterable[Picture]) -> list[s
         write_json(path.with_suffix(".json"), {"version": "5.5.0", "flags": flags, "shapes": shapes, **about})
     write_text(folder / "labels.txt", "".join(f"{name}\n" for name in labels.names.values()))
     return [
-        "labelme {folder}/images --labels {folder}/labels.txt --nodata",
+        "labelme {folder}/images --labels {folder}/labels.txt",
         "correct and save each image; its file lies beside it",
     ]
 

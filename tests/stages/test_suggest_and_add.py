@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from small import TINY, Project, mask_set
 
+from stpp.deploy.task_formats import TASKS
 from stpp.params.file import load
 from stpp.store.files import read_csv, read_ids, sha256, write_csv
 from stpp.store.manifest import read_dataset
@@ -42,6 +43,23 @@ def test_suggestions_are_unlabelled_images_with_reasons_and_pictures(scored: Pro
     with Image.open(scored.folder / "next/suggested.png") as sheet:
         assert sheet.size[0] == 2000
     assert "already exists" in scored.run("stpp", "suggest", "--n", "5", "--out", "next", rc=2)
+
+
+@pytest.mark.parametrize("tool", TASKS)
+def test_suggestions_are_a_task_for_a_tool_least_certain_first_with_reasons(tool: str, scored: Project) -> None:
+    said = scored.run("stpp", "suggest", "--n", "3", "--out", "next", "--as", tool, "--smallest", "1")
+    folder = scored.folder / "next"
+    assert "stpp label add EXPORT --task next --name second" in said and "{" not in said.partition("next:")[2]
+    task = json.loads((folder / "task.json").read_text())
+    ids = read_ids(folder / "suggested.txt")
+    assert [one["id"] for one in task["images"]] == ids and task["tool"] == tool
+    assert [one["name"] for one in task["images"]] == [f"{n}-{i}.png" for n, i in enumerate(ids, 1)]
+    for one in task["images"]:
+        source = scored.folder / f"data/toy/images/{one['id']}.png"
+        assert (folder / "images" / one["name"]).read_bytes() == source.read_bytes()
+        files = [path for path in folder.rglob("*") if path.suffix in (".json", ".xml") and path.name != "task.json"]
+        assert sum(one["reason"] in path.read_text() for path in files) == 1
+    assert "not one of" in scored.run("stpp", "suggest", "--out", "other", "--as", "paint", rc=2)
 
 
 def test_an_image_like_a_labelled_one_is_not_suggested(scored: Project) -> None:
