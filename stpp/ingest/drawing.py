@@ -29,10 +29,13 @@ FILES = ("file", "sha256")
 """The columns of annotations.csv: every annotation file of a mask."""
 
 
-def draw_masks(data: Data, dataset: Dataset, folder: Path, workers: int) -> tuple[Dataset, list[str], list[str]]:
+def draw_masks(
+    data: Data, dataset: Dataset, folder: Path, workers: int, *, every_class: bool = True
+) -> tuple[Dataset, list[str], list[str]]:
     """Draw the masks of all annotated images; return the data set with them, warnings and problems.
 
-    dataset: the images, without masks. folder: gets the mask set, objects.csv and annotations.csv. Raises StppError for
+    dataset: the images, without masks. folder: gets the mask set, objects.csv and annotations.csv. every_class:
+    whether a class without a pixel is a problem. Raises StppError for
     an annotation file of several images that is missing or malformed.
     """
     pen = _Pen(data, dataset)
@@ -62,7 +65,15 @@ def draw_masks(data: Data, dataset: Dataset, folder: Path, workers: int) -> tupl
     write_csv(folder / "annotations.csv", FILES, ordered_map(lambda file: (file, sha256(root / file)), files, workers))
     records = MappedTable(MappedRows.spooled(map(as_row, _with_masks(dataset, masks, merged()))), record_of)
     found = replace(dataset, records=records, drawn=masks)
-    return found, pen.counts.said(), [*sorted(pen.problems), *pen.unknown.said(), *_absent(found, pen.problems)]
+    return (
+        found,
+        pen.counts.said(),
+        [
+            *sorted(pen.problems),
+            *pen.unknown.said(),
+            *(_absent(found, pen.problems) if every_class else []),
+        ],
+    )
 
 
 def _with_masks(dataset: Dataset, folder: Path, drawn: Iterator[list[str]]) -> Iterator[Record]:

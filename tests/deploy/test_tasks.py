@@ -1,10 +1,8 @@
 """Tests that a mask goes into a task of every annotation tool, and comes back from it."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -18,7 +16,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 from stpp.data.datasets import ImageReader
 from stpp.deploy.regions import regions, without_specks
 from stpp.deploy.task_formats import TASKS
-from stpp.deploy.tasks import Proposal, brush, write_task
+from stpp.deploy.tasks import Proposal, write_task
 from stpp.ingest.drawing import draw_masks
 from stpp.ingest.inspection import inspect
 from stpp.params.models import Data
@@ -86,7 +84,7 @@ def test_simplified_regions_of_smooth_masks_overlap_the_mask_and_leave_no_gaps()
     for seed in range(5):
         mask = blobs(seed, 120, 160, 4, 8.0)
         shown, count = drawn(mask, None, 1.0)
-        assert (count == 1).mean() > 0.9995
+        assert (count == 1).mean() > 0.999
         for label in np.unique(mask):
             assert ((shown == label) & (mask == label)).sum() / ((shown == label) | (mask == label)).sum() > 0.95
         points = [sum(len(ring) for one in regions(mask, None, t) for ring in one.rings) for t in (0.0, 1.0)]
