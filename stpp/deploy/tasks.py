@@ -111,6 +111,8 @@ def write_task(
 
     write: Writer = resolve_name(TASKS[tool])
     steps = write(folder, labels, pictures())
+    lines = [f"{number}. {step.format(folder='.')}\n" for number, step in enumerate(steps, 1)]
+    write_text(folder / "README.md", "".join(lines))
     write_json(folder / TASK, {"tool": tool, "classes": [*classes], "images": images})
     notes = [f"{specks} regions of fewer than {least} pixels became part of those around them"] if specks else []
     if ignored:
@@ -188,8 +190,18 @@ def cvat(folder: Path, labels: Labels, pictures: Iterable[Picture]) -> list[str]
     tag = "suggestion"
     while tag in labels.names.values():
         tag = f"_{tag}"
+    chosen = [
+        {"name": name, "color": labels.colours[c], "type": "any", "attributes": []} for c, name in labels.names.items()
+    ]
+    reason = {"name": "reason", "input_type": "text", "mutable": False, "default_value": "", "values": [""]}
+    write_json(folder / "labels.json", [*chosen, {"name": tag, "type": "tag", "attributes": [reason]}])
+    meta = ElementTree.Element("meta")
+    of_task = ElementTree.SubElement(ElementTree.SubElement(meta, "task"), "labels")
+    for name in [*labels.names.values(), tag]:
+        ElementTree.SubElement(ElementTree.SubElement(of_task, "label"), "name").text = name
     with (folder / "annotations.xml").open("w", encoding="utf-8", newline="\n") as file:
         file.write('<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n')
+        file.write(ElementTree.tostring(meta, encoding="unicode") + "\n")
         for at, one in enumerate(pictures):
             size = {"width": str(one.width), "height": str(one.height)}
             image = ElementTree.Element("image", {"id": str(at), "name": one.name, **size})
@@ -202,11 +214,6 @@ def cvat(folder: Path, labels: Labels, pictures: Iterable[Picture]) -> list[str]
                 ElementTree.SubElement(image, form, given | where)
             file.write(ElementTree.tostring(image, encoding="unicode") + "\n")
         file.write("</annotations>\n")
-    chosen = [
-        {"name": name, "color": labels.colours[c], "type": "any", "attributes": []} for c, name in labels.names.items()
-    ]
-    reason = {"name": "reason", "input_type": "text", "mutable": False, "default_value": "", "values": [""]}
-    write_json(folder / "labels.json", [*chosen, {"name": tag, "type": "tag", "attributes": [reason]}])
     return [
         "create a task: paste labels.json into Labels > Raw, and add the files of images/",
         "in the task: Actions > Upload annotations > CVAT 1.1, annotations.xml",
