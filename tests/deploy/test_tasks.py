@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from label_studio import PASSWORD, TOKEN, USER, screenshot
+from label_studio import submitted as sent
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools.coco import COCO
 from scipy.ndimage import distance_transform_edt, gaussian_filter
+from small import Project, free_port, wait_for
 
 from stpp.data.datasets import ImageReader
 from stpp.deploy.regions import regions, without_specks
@@ -20,6 +23,7 @@ from stpp.deploy.tasks import Proposal, write_task
 from stpp.ingest.drawing import draw_masks
 from stpp.ingest.inspection import inspect
 from stpp.params.models import Data
+from stpp.store.manifest import Dataset, Record
 from stpp.store.masks import IGNORE, read_png
 
 CLASSES = ("background", "car & cat", "Straße")
@@ -175,3 +179,40 @@ def test_pycocotools_reads_the_exact_masks_of_a_coco_task(proposed: dict[str, Ma
             assert bitmap.sum() == one["area"]
             found[bitmap] = one["category_id"]
         np.testing.assert_array_equal(found, mask)
+
+
+LABEL_STUDIO = os.environ.get("LABEL_STUDIO") or shutil.which("label-studio")
+"""Its command, which is not in the project's environment."""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not LABEL_STUDIO, reason="set LABEL_STUDIO to its command")
+def test_label_studio_imports_a_task_shows_it_and_exports_the_proposed_masks(
+    project: Project, proposed: dict[str, Mask]
+) -> None:
+    folder = project.folder / "task"
+    made(folder, "label-studio", proposed, 1.0, "stability 0.25")
+    project.env |= {
+        "LABEL_STUDIO_BASE_DATA_DIR": str(project.folder / "server"),
+        "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED": "true",
+        "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(folder),
+        "COLLECT_ANALYTICS": "false",
+        "LATEST_VERSION_CHECK": "false",
+        "SENTRY_DSN": "",
+        "FRONTEND_SENTRY_DSN": "",
+    }
+    account = "--username", USER, "--password", PASSWORD, "--user-token", TOKEN, "--enable-legacy-api-token"
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    server = project.start(
+        *[str(LABEL_STUDIO), "start", "--no-browser", "--internal-host", "127.0.0.1", "--port", str(port)], *account
+    )
+    wait_for(f"{url}/health", server)
+    number, export = sent(url, folder)
+    records = {name: Record(name, "", "", m.shape[1], m.shape[0], "", "", ()) for name, m in proposed.items()}
+    dataset = Dataset("back", CLASSES, PALETTE, {}, records)
+    assert masks_of_export(export, folder, None, dataset, project.folder / "back") == []
+    for name in proposed:
+        shown = read_png(folder / f"proposed/{name}.png")
+        np.testing.assert_array_equal(read_png(project.folder / f"back/{name}.png"), shown)
+    screenshot(url, number, project.folder / "page.png")
