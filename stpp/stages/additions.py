@@ -75,7 +75,7 @@ def add(
     if name in (p.split.name, "pinned") or (lists / "pinned" / f"{name}.csv").exists():
         raise taken
     sets = {one: read_ids(split / f"{one}.txt") for one in SETS if one != "test" or (split / "test.txt").is_file()}
-    added, problems, said = _read(masks, task, as_, p.data, read_dataset(data), set(sets["unlabeled"]))
+    added, problems, said, kept = _read(masks, task, as_, p.data, read_dataset(data), set(sets["unlabeled"]))
     new = {one.id for one in added}
     if len(sets["unlabeled"]) - len(new) < 2:
         problems.append(f"{masks}: fewer than two images would stay unlabelled; ST++ needs at least two")
@@ -85,7 +85,7 @@ def add(
         "parent": p.split.name,
         "parent_digest": split_digest(split),
         "added": {one.id: hashlib.sha256(one.data).hexdigest() for one in added},
-    }
+    } | ({"as_proposed": kept} if task else {})
     sets["labeled"] = sorted({*sets["labeled"], *new})
     sets["unlabeled"] = [i for i in sets["unlabeled"] if i not in new]
     if folder.exists() and not ((folder / PARENT).is_file() and read_json(folder / PARENT) == parent):
@@ -108,17 +108,18 @@ def add(
 
 def _read(
     masks: Path, task: Path | None, as_: str | None, data: DataParams, dataset: Dataset, unlabeled: set[str]
-) -> tuple[list[Addition], list[str], list[str]]:
-    """Return the new masks, all problems, and what to say of an export: what was passed over, and what was changed."""
+) -> tuple[list[Addition], list[str], list[str], dict[str, float]]:
+    """Return the new masks and all problems; for an export, what to say of it, and the fraction of pixels kept by id."""
     if not task:
-        return *read_additions(masks, data, dataset, unlabeled, as_), []  # type: ignore[arg-type]
+        return *read_additions(masks, data, dataset, unlabeled, as_), [], {}  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory() as place:
         said = masks_of_export(masks, task, as_, dataset, Path(place))
         added, problems = read_additions(Path(place), data, dataset, unlabeled, "classes")
         changes = Changes(task, dataset.classes)
         for one in added:
             changes.add(one.id, read_png(one.file))
-        return added, [one.replace(place, str(masks)) for one in problems], said + (changes.lines() if added else [])
+        said += changes.lines() if added else []
+        return added, [one.replace(place, str(masks)) for one in problems], said, changes.equal
 
 
 def _write(added: Sequence[Addition], folder: Path, sets: dict[str, list[str]], parent: Mapping[str, object]) -> None:

@@ -1,6 +1,8 @@
 """Tests that a mask goes into a task of every annotation tool, and comes back from it."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from small import Project, free_port, wait_for
 
 from stpp.data.datasets import ImageReader
 from stpp.deploy.regions import regions, without_specks
+from stpp.deploy.returned import masks_of_export
 from stpp.deploy.task_formats import TASKS
 from stpp.deploy.tasks import Proposal, write_task
 from stpp.ingest.drawing import draw_masks

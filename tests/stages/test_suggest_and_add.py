@@ -285,6 +285,8 @@ def test_a_corrected_task_comes_back_as_a_split_and_says_what_was_changed(tool: 
     assert "3 more labelled images than tiny" in said
     assert f"most changed: {ids[0]} (" in said and "2 masks equal their proposals" in said and "IoU" in said
     assert {*ids} <= {*read_ids(folder / "splits/second/labeled.txt")}
+    kept = json.loads((folder / "splits/second/parent.json").read_text())["as_proposed"]
+    assert [i for i in ids if kept[i] < 1] == [ids[0]]
     for i, path in there.items():
         mask = np.where(before[i] == 255, 0, before[i])
         assert np.array_equal(raw(path), mask) == (i != ids[0])
