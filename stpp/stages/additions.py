@@ -109,7 +109,7 @@ def add(
 def _read(
     masks: Path, task: Path | None, as_: str | None, data: DataParams, dataset: Dataset, unlabeled: set[str]
 ) -> tuple[list[Addition], list[str], list[str], dict[str, float]]:
-    """Return the new masks and all problems; for an export, what to say of it, and the fraction of pixels kept by id."""
+    """Return the new masks and all problems; for an export, what to say, and the part of pixels kept by id."""
     if not task:
         return *read_additions(masks, data, dataset, unlabeled, as_), [], {}  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory() as place:

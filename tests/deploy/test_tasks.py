@@ -114,7 +114,7 @@ def test_specks_become_part_of_a_larger_region_and_are_counted(mask: Mask, least
 
 
 def file_name(number: int, name: str) -> str:
-    return f"{number}-{name.rpartition('/')[2].replace(' ', '_')}.png"
+    return f"{number}-{name.rpartition('/')[2]}.png"
 
 
 def made(
@@ -133,8 +133,8 @@ def made(
 
 @pytest.fixture
 def proposed() -> dict[str, Mask]:
-    """Masks of three images, with holes; the ids have folders, spaces and characters of XML."""
-    names = ("train/Bjørn&<b>'", "b c", "0001")
+    """Masks of three images, with holes; the ids have folders and characters of XML and of URLs."""
+    names = ("train/Bjørn&<b>'", "b+c%20", "0001")
     return {name: blobs(seed, 30 + seed, 41, 3, 3.0) for seed, name in enumerate(names)}
 
 

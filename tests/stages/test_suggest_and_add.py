@@ -298,6 +298,7 @@ def test_what_is_wrong_with_an_export_is_said(scored: Project) -> None:
     assert "no such folder" in add(scored, *words, rc=2)
     assert "give its task with --task" in add(scored, "next", "--name", "second", "--as", "coco", rc=2)
     assert "not as the tool writes it" in add(scored, "next/task.json", "--name", "second", "--task", "next", rc=2)
+    (scored.folder / "x.zip").write_bytes(b"")
     assert "unpack it" in add(scored, "x.zip", "--name", "second", "--task", "next", rc=2)
     ids = read_ids(scored.folder / "next/suggested.txt")
     said = add(scored, *words, "--task", "next", rc=2)
