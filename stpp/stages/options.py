@@ -1,13 +1,11 @@
 """The command-line options that stages share, so that each option has one description."""
 
 import re
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 from typer import Option
 
-from stpp.deploy.task_formats import TASKS
 from stpp.store.files import StppError
 
 Params = Annotated[
@@ -25,14 +23,6 @@ Out = Annotated[
     Path, Option(help="Folder for the results, written at the end; files of other origin in it are never replaced.")
 ]
 Named = Annotated[list[str], Option(help="Model as NAME=PATH; may be given several times.")]
-Tool = StrEnum("Tool", [*TASKS])  # type: ignore[misc]
-"""An annotation tool for which a task is written."""
-Tolerance = Annotated[
-    float, Option(min=0, max=100, help="With an annotation tool: pixels by which a border may move; 0: exact.")
-]
-Smallest = Annotated[
-    int, Option(min=1, help="With an annotation tool: regions of fewer pixels become part of those around them.")
-]
 
 
 def params_files(given: list[Path] | None) -> list[Path]:
@@ -54,13 +44,3 @@ def named(pairs: list[str]) -> dict[str, Path]:
             raise StppError(f"{pair}: the name {name} is given twice; give each path its own name")
         result[name] = Path(path)
     return result
-
-
-def print_steps(notes: list[str], steps: list[str], folder: Path) -> None:
-    """Print notes on the task in a folder, and the numbered steps to do next."""
-    for note in notes:
-        print(f"note: {note}")
-    if steps:
-        print("next:")
-    for number, step in enumerate(steps, 1):
-        print(f"{number}. {step.format(folder=folder)}")

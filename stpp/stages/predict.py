@@ -29,7 +29,7 @@ from stpp.ingest.names import READ, UNREAD, ending, is_stray
 from stpp.models.build import CheckpointMetadata
 from stpp.params.models import Runtime
 from stpp.run.progress import progress
-from stpp.stages import options
+from stpp.stages import tasks
 from stpp.store.files import (
     DISK_FULL,
     StppError,
@@ -66,8 +66,8 @@ def predict(
     kind: Kinds = None,
     tta: Tta = False,
     window: Window = None,
-    tolerance: options.Tolerance = 1.0,
-    smallest: options.Smallest = 16,
+    tolerance: tasks.Tolerance = 1.0,
+    smallest: tasks.Smallest = 16,
     device: Annotated[Literal["auto", "cpu", "cuda"], Option(help="Device to compute on.")] = "auto",
 ) -> None:
     """Predict masks of any images: PNGs of class ids in the model's colours.
@@ -140,7 +140,7 @@ def _write_task(
     with atomic_folder(folder) as new:
         notes, steps = write_task(new, tool, about.classes, about.palette, proposals, tolerance, least)
     print(f"{folder}: a task of {len(photos)} images")
-    options.print_steps(notes, steps, folder)
+    tasks.print_steps(notes, steps, folder)
 
 
 @dataclass(frozen=True)

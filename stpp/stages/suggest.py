@@ -14,7 +14,7 @@ from stpp.params.file import load
 from stpp.report.panels import contact_sheet
 from stpp.selftrain.suggestion import Suggestion
 from stpp.selftrain.suggestion import suggest as choose
-from stpp.stages import options
+from stpp.stages import options, tasks
 from stpp.store.files import StppError, atomic_folder, raise_problems, read_ids, write_csv, write_ids
 from stpp.store.manifest import Dataset, read_dataset, read_table
 from stpp.store.masks import MaskSet
@@ -31,9 +31,9 @@ def suggest(
     data: options.Data = Path("runs/data"),
     split: options.Split = Path("runs/split"),
     params: options.Params = None,
-    tool: Annotated[options.Tool | None, Option("--as", help="Also write a task for this annotation tool.")] = None,
-    tolerance: options.Tolerance = 1.0,
-    smallest: options.Smallest = 16,
+    tool: Annotated[tasks.Tool | None, Option("--as", help="Also write a task for this annotation tool.")] = None,
+    tolerance: tasks.Tolerance = 1.0,
+    smallest: tasks.Smallest = 16,
 ) -> None:
     """Suggest which unlabelled images are most worth a mask.
 
@@ -93,7 +93,7 @@ def suggest(
     if alike := sum(one.alike for one in taken):
         print(f"{alike} suggested images look like labelled or other suggested ones: only {len(taken) - alike} do not")
     print(f"{out}: {len(taken)} of {len(stability)} images; their pictures and pseudo masks are in {out / SHEET}")
-    options.print_steps(notes, [*steps, f"stpp label add EXPORT --task {out} --name second"] if tool else [], out)
+    tasks.print_steps(notes, [*steps, f"stpp label add EXPORT --task {out} --name second"] if tool else [], out)
 
 
 def _name(number: int, image: str, of: int) -> str:
