@@ -139,7 +139,7 @@ def proposed() -> dict[str, Mask]:
 
 
 @pytest.mark.parametrize("tool", TASKS)
-@pytest.mark.parametrize("tolerance", [0.0, 1.5])
+@pytest.mark.parametrize("tolerance", [0.0, 1.0, 1.5])
 def test_the_reader_of_annotations_reads_the_masks_that_a_task_shows(
     tool: str, tolerance: float, proposed: dict[str, Mask], tmp_path: Path
 ) -> None:
