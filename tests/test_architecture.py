@@ -42,6 +42,7 @@ TABLES = {
     "stpp.ingest.formats",
     "stpp.ingest.layouts",
     "stpp.data.augmentations",
+    "stpp.deploy.task_formats",
 }
 """Tables (name -> MODULE:OBJECT). They import nothing, so every module may import them."""
 

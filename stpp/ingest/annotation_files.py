@@ -318,7 +318,8 @@ def _area(image: str, key: str, label: str, result: Any) -> Found:
     x, y = (value.get(one, 0) * side / 100 for one, side in (("x", width), ("y", height)))
     turn = value.get("rotation", 0)
     if "points" in value:
-        return _polygon(image, key, label, [ring(value["points"]) * (width / 100, height / 100)])
+        points = ring(value["points"]) * (width / 100, height / 100)
+        return _polygon(image, key, label, [points.round(9)])  # the percentage of a whole pixel gives a whole pixel
     if "rle" in value:
         lengths = runs_of(run_lengths.from_brush(value["rle"], height, width))
         return Shape(image, key, label, "rows", (lengths,), (0, 0, width, height))

@@ -34,12 +34,14 @@ FILES = ("file", "sha256")
 """The columns of annotations.csv: every file that a mask was drawn from."""
 
 
-def draw_masks(data: Data, dataset: Dataset, folder: Path, workers: int) -> tuple[Dataset, list[str], list[str]]:
+def draw_masks(
+    data: Data, dataset: Dataset, folder: Path, workers: int, *, every_class: bool = True
+) -> tuple[Dataset, list[str], list[str]]:
     """Draw the masks of all annotated images; return the data set with them, warnings and problems.
 
     dataset: the images, without masks, or with plain ones that `data.outside` completes. folder: gets the mask set,
-    objects.csv and annotations.csv. Raises StppError for an annotation file of several images that is missing or
-    malformed.
+    objects.csv and annotations.csv. every_class: whether a class without a pixel is a problem. Raises StppError for an
+    annotation file of several images that is missing or malformed.
     """
     counts, problems = Counts(), list[str]()
     source, wrong = source_of(data, dataset, counts, _Pen(data, dataset, counts) if data.annotations else None)
@@ -70,7 +72,8 @@ def draw_masks(data: Data, dataset: Dataset, folder: Path, workers: int) -> tupl
     records = MappedTable(MappedRows.spooled(map(as_row, _with_masks(dataset, masks, merged()))), record_of)
     found = replace(dataset, records=records, drawn=masks)
     problems = [*wrong, *sorted(problems), *source.problems()]
-    return found, counts.said(), [*problems, *_absent(dataset, found, data, problems)]
+    absent = _absent(dataset, found, data, problems) if every_class else []
+    return found, counts.said(), [*problems, *absent]
 
 
 def _drawn(source: Source, records: Iterable[Record], writer: ShardWriter, problems: list[str]) -> Iterator[list[str]]:

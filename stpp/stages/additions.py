@@ -2,14 +2,19 @@
 
 import hashlib
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from typer import Argument, Option
 
-from stpp.ingest.additions import Addition, read_additions
+from stpp.deploy.returned import Changes, masks_of_export
+from stpp.ingest.additions import READINGS, Addition, read_additions
+from stpp.ingest.formats import FORMATS
 from stpp.params.file import edited, load
+from stpp.params.models import Data as DataParams
 from stpp.stages import options
 from stpp.store.files import (
     StppError,
@@ -22,24 +27,24 @@ from stpp.store.files import (
     write_json,
     write_text,
 )
-from stpp.store.manifest import read_dataset, split_digest
+from stpp.store.manifest import Dataset, read_dataset, split_digest
+from stpp.store.masks import read_png
 
-As = Annotated[
-    Literal["classes", "values"] | None,
-    Option("--as", help="Pixels are class ids (as in corrected predictions), or mask values of the data set."),
-]
+As = StrEnum("As", [*READINGS, *FORMATS])  # type: ignore[misc]
+"""How to read new masks: pixels as class ids or as mask values of the data set, or the export of an annotation tool."""
 SETS = ("labeled", "unlabeled", "val", "test")
 PARENT = "parent.json"
 
 
 def add(
-    masks: Annotated[Path, Argument(help="Folder of PNGs, each named by its image's id.")],
+    masks: Annotated[Path, Argument(help="Folder of PNGs named by their images' ids; with --task: a tool's export.")],
     name: Annotated[str, Option(help="Name of the new split.")],
     data: options.Data = Path("runs/data"),
     split: options.Split = Path("runs/split"),
     lists: Annotated[Path, Option(help="Folder for the lists of the new split.")] = Path("splits"),
     params: Annotated[Path, Option(help="Params file in which the new split is set.")] = Path("params.yaml"),
-    as_: As = None,
+    as_: Annotated[As | None, Option("--as", help="What pixels are; with --task: the format of the export.")] = None,
+    task: Annotated[Path | None, Option(help="Folder of the task that was exported, by `stpp suggest --as`.")] = None,
 ) -> None:
     """Add new masks, and write a split in which their images are labelled.
 
@@ -48,6 +53,9 @@ def add(
     the parent and the added masks. The params file then names the new split,
     so the next `dvc repro` uses it.
 
+    With --task, the masks are the export of the annotation tool: they are
+    compared with what was proposed.
+
     All problems are reported at once; if there is one, nothing is written.
     After an interruption, run the same command again to go on.
     """
@@ -55,15 +63,19 @@ def add(
         raise StppError(
             f"{name}: not a valid split name; use at most 100 letters, digits and . _ -, not beginning with a dot"
         )
-    if not masks.is_dir():
-        raise StppError(f"{masks}: no such folder; name the one with the new masks")
+    if not masks.is_dir() and not (task and masks.is_file()):
+        what = "file or folder; name the tool's export" if task else "folder; name the one with the new masks"
+        raise StppError(f"{masks}: no such {what}")
+    if as_ and (as_ in FORMATS) != bool(task):
+        what = "is no format of an export" if task else "is the format of an export: give its task with --task"
+        raise StppError(f"--as {as_}: {what}")
     p = load([params])
     folder = lists / name
     taken = StppError(f"{name}: another split already has this name; choose another --name")
     if name in (p.split.name, "pinned") or (lists / "pinned" / f"{name}.csv").exists():
         raise taken
     sets = {one: read_ids(split / f"{one}.txt") for one in SETS if one != "test" or (split / "test.txt").is_file()}
-    added, problems = read_additions(masks, p.data, read_dataset(data), set(sets["unlabeled"]), as_)
+    added, problems, said, kept = _read(masks, task, as_, p.data, read_dataset(data), set(sets["unlabeled"]))
     new = {one.id for one in added}
     if len(sets["unlabeled"]) - len(new) < 2:
         problems.append(f"{masks}: fewer than two images would stay unlabelled; ST++ needs at least two")
@@ -73,7 +85,7 @@ def add(
         "parent": p.split.name,
         "parent_digest": split_digest(split),
         "added": {one.id: hashlib.sha256(one.data).hexdigest() for one in added},
-    }
+    } | ({"as_proposed": kept} if task else {})
     sets["labeled"] = sorted({*sets["labeled"], *new})
     sets["unlabeled"] = [i for i in sets["unlabeled"] if i not in new]
     if folder.exists() and not ((folder / PARENT).is_file() and read_json(folder / PARENT) == parent):
@@ -81,7 +93,9 @@ def add(
     text = edited(params, {"split.name": name} | {f"split.{which}": {"list": f"{name}/{which}.txt"} for which in sets})
     _write(added, folder, sets, parent)
     write_text(params, text)
-    if converted := sum(one.reading == "classes" for one in added):
+    for line in said:
+        print(line)
+    if not task and (converted := sum(one.reading == "classes" for one in added)):
         print(
             f"{converted} of {len(added)} masks hold class ids; they were converted to the mask values of the data set"
         )
@@ -90,6 +104,22 @@ def add(
         f"set in {params}, so the next `dvc repro` uses it\n"
         f"next: `git add {folder} {params}`; if DVC tracks {p.data.root}, also `dvc add {p.data.root}`"
     )
+
+
+def _read(
+    masks: Path, task: Path | None, as_: str | None, data: DataParams, dataset: Dataset, unlabeled: set[str]
+) -> tuple[list[Addition], list[str], list[str], dict[str, float]]:
+    """Return the new masks and all problems; for an export, what to say, and the part of pixels kept by id."""
+    if not task:
+        return *read_additions(masks, data, dataset, unlabeled, as_), [], {}  # type: ignore[arg-type]
+    with tempfile.TemporaryDirectory() as place:
+        said = masks_of_export(masks, task, as_, dataset, Path(place))
+        added, problems = read_additions(Path(place), data, dataset, unlabeled, "classes")
+        changes = Changes(task, dataset.classes)
+        for one in added:
+            changes.add(one.id, read_png(one.file))
+        said += changes.lines() if added else []
+        return added, [one.replace(place, str(masks)) for one in problems], said, changes.equal
 
 
 def _write(added: Sequence[Addition], folder: Path, sets: dict[str, list[str]], parent: Mapping[str, object]) -> None:

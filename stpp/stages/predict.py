@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,15 +21,19 @@ from typer import Argument, Option
 from stpp.data.images import read_image
 from stpp.data.kinds import HEAD, kind_of
 from stpp.deploy.predictor import Predictor
+from stpp.deploy.task_formats import TASKS
+from stpp.deploy.tasks import Proposal, write_task
 from stpp.engine import device as devices
 from stpp.ingest.colours import background
 from stpp.ingest.names import READ, UNREAD, ending, is_stray
 from stpp.models.build import CheckpointMetadata
 from stpp.params.models import Runtime
 from stpp.run.progress import progress
+from stpp.stages import tasks
 from stpp.store.files import (
     DISK_FULL,
     StppError,
+    atomic_folder,
     atomic_write,
     parse_json,
     printable,
@@ -38,22 +43,15 @@ from stpp.store.files import (
     sha256,
     write_json,
 )
-from stpp.store.masks import encode_mask
-
-
-class Kind(StrEnum):
-    """A kind of result to write for an image."""
-
-    mask = "mask"
-    overlay = "overlay"
-    probabilities = "probabilities"
-
+from stpp.store.masks import encode_mask, read_png
 
 FILES = {
-    Kind.mask: "masks/{}.png",
-    Kind.overlay: "overlays/{}.png",
-    Kind.probabilities: "probabilities/{}.npz",
+    "mask": "masks/{}.png",
+    "overlay": "overlays/{}.png",
+    "probabilities": "probabilities/{}.npz",
 }
+Kind = StrEnum("Kind", [*FILES, *TASKS])  # type: ignore[misc]
+"""A kind of result: a file for each image, or a task for an annotation tool."""
 Kinds = Annotated[list[Kind] | None, Option("--as", help="What to write; may be given several times (default: mask).")]
 Tta = Annotated[bool, Option("--tta", help="Test-time augmentation: five scales and their mirror images; slow.")]
 Window = Annotated[
@@ -65,10 +63,12 @@ RECORD, DONE = "predictions.json", "done.jsonl"
 def predict(
     images: Annotated[list[str], Argument(help="Images, folders of them, patterns in quotes, or lists (.txt).")],
     model: Annotated[Path, Option(help="Checkpoint that `stpp train` wrote; it names its network and classes.")],
-    out: Annotated[Path, Option(help="Folder for the results: masks/, overlays/, probabilities/.")],
+    out: Annotated[Path, Option(help="Folder for the results: masks/, overlays/, probabilities/, or the tool's name.")],
     kind: Kinds = None,
     tta: Tta = False,
     window: Window = None,
+    tolerance: tasks.Tolerance = 1.0,
+    smallest: tasks.Smallest = 16,
     device: Annotated[Literal["auto", "cpu", "cuda"], Option(help="Device to compute on.")] = "auto",
 ) -> None:
     """Predict masks of any images: PNGs of class ids in the model's colours.
@@ -81,23 +81,27 @@ def predict(
         raise StppError(f"{model}: no such file; name a checkpoint, such as runs/student/model.safetensors")
     found, unread = _found(images, out)
     predictor = Predictor(model, devices.setup_device(Runtime(device=device)), window=window, tta=tta)
-    kinds = list(dict.fromkeys(kind or [Kind.mask]))
+    kinds = [str(one) for one in dict.fromkeys(kind or [Kind("mask")])]
+    tools = [one for one in kinds if one in TASKS]
+    of_image = [one for one in FILES if one in kinds or (tools and one == "mask")]
     how = {"model": sha256(model), "as": kinds, "tta": tta, "window": window}
     done = _begin(out, how, predictor.about)
 
-    problems, notes = list(unread), dict[str, list[str]]()
+    problems, notes, ready = list(unread), dict[str, list[str]](), list[Photo]()
     for photo in progress(found, f"predict {len(found)} images", len(found)):
-        written = {one: out / FILES[one].format(photo.name) for one in kinds}
+        written = {one: out / FILES[one].format(photo.name) for one in of_image}
         try:
             entry = {"name": photo.name, "image": str(photo.path.resolve()), "sha256": sha256(photo.path)}
             before = done.get(photo.name)
             if before == {**entry, "state": "done"} and all(path.is_file() for path in written.values()):
+                ready.append(photo)
                 continue
             _keep_apart(entry, before, written)
             _note(out, entry, "begun")
             for note in _predict(photo.path, predictor, written):
                 notes.setdefault(note, []).append(str(photo.path))
             _note(out, entry, "done")
+            ready.append(photo)
         except StppError as error:
             problems.append(str(error) if str(photo.path) in str(error) else f"{photo.path}: {error}")
         except OSError as error:
@@ -112,7 +116,32 @@ def predict(
         print(printable(f"warning: {note}: {len(of)} image(s), such as {of[0]}"))
     count = len(found) + len(unread)
     print(f"{out}: {count - len(problems)} of {count} images; {', '.join(predictor.about.classes)}")
+    for tool in tools:
+        _write_task(out, tool, ready, predictor.about, tolerance, smallest)
     raise_problems(problems, "predict")
+
+
+def _write_task(
+    out: Path, tool: str, photos: list["Photo"], about: CheckpointMetadata, tolerance: float, least: int
+) -> None:
+    """Write a task for an annotation tool from the masks in `out`, unless there is one, which a person may work on."""
+    folder = out / tool
+    if folder.exists():
+        print(f"{folder}: stays as it is; move it away to have it written again")
+        return
+    proposals = (
+        Proposal(
+            photo.name,
+            photo.name + photo.path.suffix,
+            photo.path,
+            partial(read_png, out / FILES["mask"].format(photo.name)),
+        )
+        for photo in photos
+    )
+    with atomic_folder(folder) as new:
+        notes, steps = write_task(new, tool, about.classes, about.palette, proposals, tolerance, least)
+    print(f"{folder}: a task of {len(photos)} images")
+    tasks.print_steps(notes, steps, folder)
 
 
 @dataclass(frozen=True)
@@ -209,7 +238,7 @@ def _picture(path: Path, kind_of: Callable[[bytes], str], head: int) -> str:
         return ""
 
 
-def _keep_apart(entry: dict[str, str], before: dict[str, str] | None, written: dict[Kind, Path]) -> None:
+def _keep_apart(entry: dict[str, str], before: dict[str, str] | None, written: dict[str, Path]) -> None:
     """Raise StppError if a result would replace that of another image, or a file that stpp did not write."""
     if before is not None and before["image"] != entry["image"]:
         raise StppError(f"{entry['image']}: its results would replace those of {before['image']}; give another --out")
@@ -257,24 +286,24 @@ def _line(text: str) -> dict[str, str] | None:
         return None
 
 
-def _predict(path: Path, predictor: Predictor, written: dict[Kind, Path]) -> list[str]:
+def _predict(path: Path, predictor: Predictor, written: dict[str, Path]) -> list[str]:
     """Write the requested results of an image; return notes on what was done to the image to read it."""
     about = predictor.about
     image, notes = read_image(path)
-    if Kind.probabilities in written:
+    if "probabilities" in written:
         probabilities = predictor.probabilities(image)
         mask = probabilities.argmax(0).to(torch.uint8).numpy()
     else:  # masks alone need much less memory
         mask = predictor.mask(image).numpy()
     for kind, file in written.items():
-        with atomic_write(file) as partial:
-            if kind is Kind.mask:
-                partial.write_bytes(encode_mask(mask, about.palette))
-            elif kind is Kind.overlay:
-                partial.write_bytes(_overlay(image, mask, about))
+        with atomic_write(file) as new:
+            if kind == "mask":
+                new.write_bytes(encode_mask(mask, about.palette))
+            elif kind == "overlay":
+                new.write_bytes(_overlay(image, mask, about))
             else:
                 half = probabilities.half().numpy()
-                with partial.open("wb") as out:
+                with new.open("wb") as out:
                     np.savez_compressed(out, probabilities=half, classes=np.array(about.classes))
     return notes
 

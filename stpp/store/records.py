@@ -100,6 +100,21 @@ class ScoresJson(JsonFile):
     val: Annotated[dict[str, list[list[Count]]], Field(min_length=1)]
 
 
+class TaskImage(JsonFile):
+    """An image of a task for an annotation tool: its name in the task, and its id."""
+
+    name: str
+    id: str
+
+
+class TaskJson(JsonFile):
+    """task.json, in the folder of a task for an annotation tool."""
+
+    tool: str
+    classes: list[str]
+    images: list[TaskImage]
+
+
 class Finished(JsonFile):
     """finished.json in a job's folder below `.stpp`, written once the job's work is complete."""
 

@@ -307,3 +307,24 @@ def test_test_time_augmentation_is_the_mean_over_five_scales_and_flips(photos: P
         found = held["probabilities"].astype(float)
     np.testing.assert_allclose(found, (views["plain"] + views["mirrored"]).numpy(), atol=2e-3)
     assert not np.allclose(found, 2 * views["plain"].numpy(), atol=4e-3), "the mirror images count"
+
+
+def test_predictions_are_tasks_for_tools_which_a_second_call_leaves_to_the_person(photos: Project) -> None:
+    words = "photos", "--as", "labelme", "--as", "coco"
+    said = predict(photos, *words)
+    out = photos.folder / "out"
+    assert "out/labelme: a task of 4 images" in said and "1. labelme out/labelme/images" in said
+    known = json.loads((out / "coco/instances.json").read_text())
+    assert sorted(one["file_name"] for one in known["images"]) == [
+        "a.jpg",
+        "deep/b.png",
+        "deep/er/c d.bmp",
+        "turned.jpg",
+    ]
+    turned = next(one for one in known["images"] if one["file_name"] == "turned.jpg")
+    assert (turned["width"], turned["height"]) == (30, 50)
+    corrected = out / "labelme/images/deep/er/c d.json"
+    assert json.loads(corrected.read_text())["imagePath"] == "c d.bmp" and corrected.with_suffix(".bmp").is_file()
+    corrected.write_text("corrected")
+    assert "out/labelme: stays as it is" in predict(photos, *words)
+    assert corrected.read_text() == "corrected"

@@ -10,6 +10,7 @@ from PIL import Image
 from small import TINY, Project, mask_set
 
 from stpp.data.transforms import normalize
+from stpp.deploy.task_formats import TASKS
 from stpp.models import build
 from stpp.params.file import load
 from stpp.params.models import Model
@@ -92,6 +93,23 @@ def test_masks_that_a_model_is_confidently_against_are_listed_with_their_classes
     refused = prepared.run("stpp", "suggest", "--errors", "m.safetensors", "--out", "again", rc=2)
     assert "m.safetensors: has other classes (a, b, c, d, e, f) than the data set tiny" in refused
     assert not (folder / "again").exists()
+
+
+@pytest.mark.parametrize("tool", TASKS)
+def test_suggestions_are_a_task_for_a_tool_least_certain_first_with_reasons(tool: str, scored: Project) -> None:
+    said = scored.run("stpp", "suggest", "--n", "3", "--out", "next", "--as", tool, "--smallest", "1")
+    folder = scored.folder / "next"
+    assert "stpp label add EXPORT --task next --name second" in said and "{" not in said.partition("next:")[2]
+    task = json.loads((folder / "task.json").read_text())
+    ids = read_ids(folder / "suggested.txt")
+    assert [one["id"] for one in task["images"]] == ids and task["tool"] == tool
+    assert [one["name"] for one in task["images"]] == [f"{n}-{i}.png" for n, i in enumerate(ids, 1)]
+    for one in task["images"]:
+        source = scored.folder / f"data/toy/images/{one['id']}.png"
+        assert (folder / "images" / one["name"]).read_bytes() == source.read_bytes()
+        files = [path for path in folder.rglob("*") if path.suffix in (".json", ".xml") and path.name != "task.json"]
+        assert sum(one["reason"] in path.read_text() for path in files) == 1
+    assert "not one of" in scored.run("stpp", "suggest", "--out", "other", "--as", "paint", rc=2)
 
 
 def test_an_image_like_a_labelled_one_is_not_suggested(scored: Project) -> None:
@@ -271,3 +289,72 @@ def test_a_data_set_whose_masks_are_no_pngs_gets_none(drawn: tuple[Project, list
     output = add(project, "new", "--name", "second", rc=2)
     assert f"masks/{ids[0]}.bmp, but masks are written as PNG only" in output
     assert not (project.folder / f"data/toy/masks/{ids[0]}.bmp").exists()
+
+
+def exported(folder: Path, tool: str) -> Path:
+    """Return the export of a task that a person corrected: the first image's largest region has another class."""
+    if tool == "coco":
+        path = folder / "instances.json"
+        whole = json.loads(path.read_text())
+        whole["annotations"][0]["category_id"] = 1 + whole["annotations"][0]["category_id"] % 4
+        path.write_text(json.dumps(whole))
+    elif tool == "cvat":
+        path = folder / "annotations.xml"
+        text = path.read_text()
+        first, _, rest = text.partition('<polygon label="')
+        label, _, rest = rest.partition('"')
+        path.write_text(f'{first}<polygon label="{"disk" if label != "disk" else "box"}"{rest}')
+    elif tool == "label-studio":
+        path = folder / "tasks.json"
+        whole = json.loads(path.read_text())
+        result = whole[0]["predictions"][0]["result"]
+        kind = result[0]["type"]
+        result[0]["value"][kind] = ["disk" if result[0]["value"][kind] != ["disk"] else "box"]
+        done = [{"id": n, **one, "annotations": [{"id": n, **one["predictions"][0]}]} for n, one in enumerate(whole)]
+        path.write_text(json.dumps(done))
+    else:
+        path = folder / "images"
+        first = min(path.glob("*.json"))
+        whole = json.loads(first.read_text())
+        whole["shapes"][0]["label"] = "disk" if whole["shapes"][0]["label"] != "disk" else "box"
+        first.write_text(json.dumps(whole))
+    return path
+
+
+@pytest.mark.parametrize("tool", TASKS)
+def test_a_corrected_task_comes_back_as_a_split_and_says_what_was_changed(tool: str, scored: Project) -> None:
+    folder = scored.folder
+    scored.run("stpp", "suggest", "--n", "3", "--out", "next", "--as", tool, "--tolerance", "0", "--smallest", "1")
+    ids = read_ids(folder / "next/suggested.txt")
+    there = {i: folder / f"data/toy/masks/{i}.png" for i in ids}
+    before = {i: raw(path) for i, path in there.items()}
+    for path in there.values():
+        path.unlink()
+    export = exported(folder / "next", tool).relative_to(folder)
+    said = add(scored, str(export), "--name", "second", "--task", "next")
+    assert "3 more labelled images than tiny" in said
+    assert f"most changed: {ids[0]} (" in said and "2 masks equal their proposals" in said and "IoU" in said
+    assert {*ids} <= {*read_ids(folder / "splits/second/labeled.txt")}
+    kept = json.loads((folder / "splits/second/parent.json").read_text())["as_proposed"]
+    assert [i for i in ids if kept[i] < 1] == [ids[0]]
+    for i, path in there.items():
+        mask = np.where(before[i] == 255, 0, before[i])
+        assert np.array_equal(raw(path), mask) == (i != ids[0])
+
+
+def test_what_is_wrong_with_an_export_is_said(scored: Project) -> None:
+    scored.run("stpp", "suggest", "--n", "2", "--out", "next", "--as", "coco")
+    words = "next/instances.json", "--name", "second"
+    assert "no such folder" in add(scored, *words, rc=2)
+    assert "give its task with --task" in add(scored, "next", "--name", "second", "--as", "coco", rc=2)
+    assert "not as the tool writes it" in add(scored, "next/task.json", "--name", "second", "--task", "next", rc=2)
+    (scored.folder / "x.zip").write_bytes(b"")
+    assert "unpack it" in add(scored, "x.zip", "--name", "second", "--task", "next", rc=2)
+    ids = read_ids(scored.folder / "next/suggested.txt")
+    said = add(scored, *words, "--task", "next", rc=2)
+    assert f"next/instances.json/{ids[0]}.png: {ids[0]} already has a different mask" in said
+    task = json.loads((scored.folder / "next/task.json").read_text())
+    for changed, what in (({"classes": ["a"]}, "written for the classes a"), ({"images": [{}]}, "images.0.name")):
+        (scored.folder / "next/task.json").write_text(json.dumps(task | changed))
+        assert what in add(scored, *words, "--task", "next", rc=2)
+    assert not (scored.folder / "splits/second").exists()
