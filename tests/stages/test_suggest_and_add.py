@@ -87,6 +87,8 @@ def test_masks_that_a_model_is_confidently_against_are_listed_with_their_classes
     assert quality == sorted(quality)
     with Image.open(folder / "check/errors.png") as sheet:
         assert sheet.size[0] > 400
+    both = prepared.run("stpp", "suggest", "--errors", "m.safetensors", "--as", "coco", "--out", "again", rc=2)
+    assert "leave it out with --errors" in both and not (folder / "again").exists()
     build.save(
         folder / "m.safetensors", network.state_dict(), build.CheckpointMetadata(MODEL, tuple("abcdef"), PALETTE)
     )
