@@ -101,7 +101,7 @@ class Project:
             process.communicate()
 
     def warm(self) -> None:
-        """Let DVC start the stages in a `python` that has loaded torch; not where a test kills processes."""
+        """Run `stpp` and the stages that DVC starts in a `python` that has loaded torch."""
         self.env["PATH"] = f"{warm.folder()}:{self.env['PATH']}"
 
     def end(self) -> None:

@@ -31,7 +31,7 @@ server.connect("{address}")
 socket.send_fds(server, [json.dumps([words, os.getcwd(), dict(os.environ)]).encode()], [0, 1, 2])
 process = int(server.recv(64))
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-    signal.signal(number, lambda number, frame: os.kill(process, number))
+    signal.signal(number, lambda number, frame: os.killpg(process, number))
 code = int(server.recv(64))
 if code < 0:
     signal.signal(-code, signal.SIG_DFL)
@@ -93,11 +93,12 @@ def _called(call: socket.socket) -> list[str]:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     message, files, _, _ = socket.recv_fds(call, 2**20, 3)
     process = os.fork()
+    os.setpgid(process, process)  # by both, so that it is done before anything else; a signal reaches all of the group
     if process:
         call.send(str(process).encode())
         ended = os.pidfd_open(process)
         if ended not in select.select([ended, call.fileno()], [], [])[0]:  # the caller was killed
-            os.kill(process, signal.SIGKILL)
+            os.killpg(process, signal.SIGKILL)
         _, status = os.waitpid(process, 0)
         with suppress(BrokenPipeError):
             call.send(str(os.waitstatus_to_exitcode(status)).encode())
