@@ -58,7 +58,7 @@ COMMANDS = {
         "backbone:backbone",
         "Find the weights that all trainings start from, and save them to one file.",
         {
-            "list": Command("backbone:list_", "List the backbones that fit, with parameters and weights."),
+            "list": Command("backbone:list_", "List the backbones that fit, with parameters, heads and weights."),
         },
     ),
     "train": Command("train:train", "Train a teacher on labelled images, or a student with pseudo labels as well."),

@@ -116,7 +116,7 @@ def to_torch_export(network: nn.Module, about: CheckpointMetadata, path: Path) -
     program = _program(network)
     with atomic_write(path) as partial:
         buffer = io.BytesIO()  # in memory first: torch's own file writer hides a full disk
-        torch.export.save(program, buffer, extra_files={"stpp.json": json.dumps(_described(about))})
+        torch.export.save(program, buffer, extra_files={"stpp.json": json.dumps(_described(network, about))})
         partial.write_bytes(buffer.getbuffer())
         loaded = torch.export.load(io.BytesIO(partial.read_bytes())).module()
         return _compared(network, loaded, path)
@@ -141,7 +141,7 @@ def to_onnx(network: nn.Module, about: CheckpointMetadata, path: Path) -> float:
         )
     assert program is not None
     model = program.model_proto
-    for key, value in _described(about).items():
+    for key, value in _described(network, about).items():
         onnx.helper.set_model_props(model, {p.key: p.value for p in model.metadata_props} | {key: json.dumps(value)})
     with atomic_write(path) as partial:
         partial.write_bytes(model.SerializeToString())
@@ -151,7 +151,7 @@ def to_onnx(network: nn.Module, about: CheckpointMetadata, path: Path) -> float:
 
 def _program(network: nn.Module) -> ExportedProgram:
     """Trace the network with `torch.export`, with dynamic batch size, height and width."""
-    sides = {"min": SMALLEST, "max": LARGEST}
+    sides = {"min": _smallest(network), "max": LARGEST}
     shapes = {INPUT: {0: Dim("batch", min=1, max=4096), 2: Dim("height", **sides), 3: Dim("width", **sides)}}
     image = torch.rand(2, 3, 96, 128)
     with torch.no_grad():
@@ -162,20 +162,25 @@ def _program(network: nn.Module) -> ExportedProgram:
         )
 
 
-def _described(about: CheckpointMetadata) -> dict[str, object]:
+def _smallest(network: nn.Module) -> int:
+    """Return the shortest side of an image in pixels: a transformer needs four patches."""
+    return max(SMALLEST, 4 * getattr(network.get_submodule("backbone"), "patch", 0))
+
+
+def _described(network: nn.Module, about: CheckpointMetadata) -> dict[str, object]:
     """Return the metadata that is stored in an exported file: classes, palette, network, weights, input and output."""
     return {
         "classes": about.classes,
         "palette": about.palette,
         "network": about.model.model_dump(mode="json"),
         "weights": asdict(about.start),
-        "input": f"{INPUT}: RGB, float32, 0 to 1, (batch, 3, height, width); sides from {SMALLEST} pixels",
+        "input": f"{INPUT}: RGB, float32, 0 to 1, (batch, 3, height, width); sides from {_smallest(network)} pixels",
         "output": f"{OUTPUT}: float32, (batch, classes, height, width); the class of a pixel is the arg max",
     }
 
 
 def _compared(network: nn.Module, exported: Callable[[Tensor], Tensor], path: Path) -> float:
-    """Return the largest absolute difference of logits over all SIZES.
+    """Return the largest absolute difference of logits over all SIZES, with sides that the network can take.
 
     The reference is the network itself, without the modules that were replaced for the export. path: the file to name
     in errors. Raises StppError if the difference is more than TOLERANCE allows.
@@ -184,7 +189,8 @@ def _compared(network: nn.Module, exported: Callable[[Tensor], Tensor], path: Pa
     own.network = copy.deepcopy(network).to("cpu", torch.float32).eval()
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
-    for batch, height, width in SIZES:
+    for batch, *sides in SIZES:
+        height, width = (max(side, _smallest(network)) for side in sides)
         x = torch.rand(batch, 3, height, width, generator=generator)
         with torch.no_grad():
             expected, found = own(x), exported(x)

@@ -15,7 +15,7 @@ from stpp.data.loaders import TrainingBatchSampler, seed_each_batch, training_lo
 from stpp.engine.device import autocast
 from stpp.engine.evaluate import Scores
 from stpp.engine.optim import optimizer, schedule
-from stpp.models.build import first_non_finite
+from stpp.models.build import first_non_finite, train_mode
 from stpp.params.models import Model, Runtime, Train
 from stpp.run.distributed import all_reduce, is_main, world_size
 from stpp.run.progress import bar
@@ -206,7 +206,7 @@ class Trainer:
 
     def _update(self, x: Tensor, y: Tensor) -> float:
         """Run one training iteration. Return its learning rate."""
-        self.network.train()
+        train_mode(self.network)
         lr = float(self.sgd.param_groups[0]["lr"])
         with autocast(self.model, self.device):
             loss = self.step(self.replica, x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True))

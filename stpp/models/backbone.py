@@ -24,6 +24,10 @@ RESNETS = {
     "resnet101": (models.resnet101, models.ResNet101_Weights, (256, 2048)),
 }
 
+CONVOLUTIONAL = "convolutional"
+UNSUITED = (RuntimeError, AttributeError, TypeError, AssertionError, ValueError)
+"""What timm raises for an option that a network does not have."""
+
 
 def backbone(name: str, output_stride: int) -> "ResNet | Timm":
     """Return the backbone of that name, randomly initialised.
@@ -56,25 +60,24 @@ def _places(name: str, output_stride: int) -> tuple[int, int]:
     Raises StppError that says why the network does not suit, if it does not.
     """
     if not is_model(name):
-        known = f"torchvision's {', '.join(RESNETS)}, or a network of timm"
-        raise StppError(
-            f"model.backbone: {name} is not a known backbone; use {known} (`stpp backbone list '*mobile*'`)"
-        )
+        raise unknown(name)
     with torch.device("meta"):
         try:
             strides = _strides(name)
-        except (RuntimeError, AttributeError, TypeError, AssertionError, ValueError) as error:
-            raise _unsuited(name, f"timm cannot extract its feature maps ({error})") from None
+        except UNSUITED as error:
+            raise unsuited(name, CONVOLUTIONAL, f"timm cannot extract its feature maps ({error})") from None
         if min(strides) == max(strides):
-            raise _unsuited(name, f"all its feature maps have stride {strides[0]}, as in vision transformers")
+            same = f"all its feature maps have stride {strides[0]}, as in vision transformers"
+            raise unsuited(name, CONVOLUTIONAL, f"{same}; for those, use model.network dpt or linear")
         if 4 not in strides:
-            raise _unsuited(name, f"it has no feature map at stride 4, only at {', '.join(map(str, strides))}")
+            only = ", ".join(map(str, strides))
+            raise unsuited(name, CONVOLUTIONAL, f"it has no feature map at stride 4, only at {only}")
         try:
             last = _strides(name, output_stride=output_stride)[-1]
-        except (RuntimeError, AttributeError, TypeError, AssertionError, ValueError):
+        except UNSUITED:
             last = None
         if last != output_stride:
-            raise _unsuited(name, f"timm cannot dilate it to output stride {output_stride}")
+            raise unsuited(name, CONVOLUTIONAL, f"timm cannot dilate it to output stride {output_stride}")
     return strides.index(4), len(strides) - 1
 
 
@@ -83,9 +86,16 @@ def _strides(name: str, **how: Any) -> list[int]:
     return list(made.feature_info.reduction())
 
 
-def _unsuited(name: str, why: str) -> StppError:
+def unknown(name: str) -> StppError:
+    """Return the error for a name that is no backbone."""
+    known = f"torchvision's {', '.join(RESNETS)}, or a network of timm (`stpp backbone list '*mobile*'`)"
+    return StppError(f"model.backbone: {name} is not a known backbone; use {known}")
+
+
+def unsuited(name: str, head: str, why: str) -> StppError:
+    """Return the error for a backbone that does not suit the head of `model.network`."""
     remedy = "`stpp backbone list` shows those that do"
-    return StppError(f"model.backbone: {name} does not suit a convolutional head: {why}; {remedy}")
+    return StppError(f"model.backbone: {name} does not suit a {head} head: {why}; {remedy}")
 
 
 class ResNet(nn.Module):

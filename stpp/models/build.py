@@ -52,10 +52,21 @@ class CheckpointMetadata:
 def build(model: Model, classes: int, normalization: Normalization = IMAGENET) -> nn.Module:
     """Return the network of `model`, randomly initialised by torch's global generator, in channels-last memory format.
 
-    The buffers `pixel_mean` and `pixel_std` say how its images are normalised; they are not in its state dict.
+    The buffers `pixel_mean` and `pixel_std` say how its images are normalised; they are not in its state dict. With
+    `model.freeze`, the parameters of the backbone have no gradients.
     """
     network = network_class(model.network)(model.backbone, classes, model.output_stride)
+    if model.freeze:
+        network.get_submodule("backbone").requires_grad_(False)
     return set_normalization(network.to(memory_format=torch.channels_last), normalization)
+
+
+def train_mode(network: nn.Module) -> None:
+    """Put a network in training mode, but a frozen backbone, none of whose parameters has a gradient, not."""
+    network.train()
+    backbone = getattr(network, "backbone", None)
+    if isinstance(backbone, nn.Module) and not any(one.requires_grad for one in backbone.parameters()):
+        backbone.eval()
 
 
 class Network(Protocol):

@@ -1,5 +1,7 @@
 """Building blocks of the published heads."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,4 +39,9 @@ def resize(x: Tensor, like: Tensor) -> Tensor:
 
     The published networks use no other kind of resize.
     """
-    return F.interpolate(x, size=like.shape[2:], mode="bilinear", align_corners=True)
+    return resize_to(x, like.shape[2:])
+
+
+def resize_to(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize bilinearly to `size` (height, width), with aligned corners."""
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=True)

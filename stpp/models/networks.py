@@ -7,5 +7,7 @@ params.yaml.
 NETWORKS = {
     "deeplabv2": "stpp.models.deeplabv2:DeepLabV2",
     "deeplabv3plus": "stpp.models.deeplabv3plus:DeepLabV3Plus",
+    "dpt": "stpp.models.dpt:DPT",
+    "linear": "stpp.models.linear:Linear",
     "pspnet": "stpp.models.pspnet:PSPNet",
 }

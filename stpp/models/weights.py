@@ -24,8 +24,8 @@ from torch import Tensor
 
 from stpp.data.normalization import IMAGENET, Normalization
 from stpp.models.backbone import RESNETS, Timm
-from stpp.models.backbone import backbone as backbone_of
 from stpp.models.build import Start, network_class
+from stpp.models.vit import VisionTransformer
 from stpp.params.models import Model
 from stpp.store.files import StppError, open_regular, raise_problems, regular, sha256
 
@@ -98,7 +98,8 @@ def start_of(model: Model, folder: Path) -> tuple[ConvertedWeights, Start]:
     names every key that fits nowhere.
     """
     name, weights = model.backbone, model.weights
-    backbone_of(name, model.output_stride)  # raises StppError if the backbone does not suit
+    with torch.device("meta"):
+        network_class(model.network)(name, 2, model.output_stride)  # raises StppError if the backbone does not suit
     if weights == "none":
         return ConvertedWeights({}, "none", {}), Start()
     state: Mapping[str, Tensor]
@@ -239,7 +240,9 @@ def convert_keys(given: Mapping[str, Tensor], network: str, backbone: str, sourc
         layout = "public code"
     elif backbone not in RESNETS:
         layout = "timm"
-        state, written, dropped = _features(state, backbone)
+        with torch.device("meta"):
+            whole_vit = isinstance(network_class(network)(backbone, 2, 8).backbone, VisionTransformer)
+        state, written, dropped = (_of_transformer if whole_vit else _features)(state, backbone)
     else:
         layout = "torchvision"
         dropped = {key: "classifier of ImageNet" for key in state if key.startswith("fc.")}
@@ -287,6 +290,15 @@ def _features(given: Mapping[str, Tensor], name: str) -> tuple[dict[str, Tensor]
         if key in whole and key not in written.values()
     }
     written |= {f"backbone.{key}": key for key in given if key not in whole}  # reported as unknown later
+    return {key: given[theirs] for key, theirs in written.items() if theirs in given}, written, dropped
+
+
+def _of_transformer(given: Mapping[str, Tensor], name: str) -> tuple[dict[str, Tensor], dict[str, str], dict[str, str]]:
+    """Take the tensors of the backbone from the state dict of a vision transformer. Returns as `_features` does."""
+    with torch.device("meta"):
+        ours, whole = VisionTransformer(name).vit.state_dict(), timm.create_model(name).state_dict()
+    dropped = {key: "classifier of the published network" for key in given if key in whole and key not in ours}
+    written = {f"backbone.vit.{key}": key for key in (*ours, *given) if key not in dropped}
     return {key: given[theirs] for key, theirs in written.items() if theirs in given}, written, dropped
 
 

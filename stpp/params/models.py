@@ -381,13 +381,17 @@ class Model(Section):
     """Architecture of the segmentation network."""
     backbone: Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9_]+$")] = "resnet50"
     """resnet18, resnet34, resnet50 or resnet101 of torchvision, or a timm network. The timm network needs a feature map
-    at stride 4 and must allow dilation. `stpp backbone list` lists all that fit."""
+    at stride 4 and must allow dilation; `dpt` and `linear` need a vision transformer of timm, such as
+    vit_small_patch14_dinov2. `stpp backbone list` lists all that fit."""
     weights: Text = "none"
     """Weights that every training starts from. `none`: random weights. A torchvision name (IMAGENET1K_V1) or a timm tag
     (in1k): published weights. `package`: weights that an installed package ships (for backbone tf_efficientnet_lite0).
     Otherwise a file below weights/ that holds a backbone or a whole network."""
+    freeze: bool = False
+    """Whether the backbone stays as it starts: only the head is trained. For pre-trained weights."""
     output_stride: Literal[8, 16] = 8
-    """Side of the image divided by the side of the deepest feature map. 8 is finer, slower and needs more memory."""
+    """Side of the image divided by the side of the deepest feature map. 8 is finer, slower and needs more memory.
+    Without effect for `dpt` and `linear`: the stride of a vision transformer is its patch size."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """`bfloat16`: autocast in training and prediction."""
 

@@ -1,6 +1,7 @@
 """The `backbone` stage: stores the weights that the teacher and all students start from; and `backbone list`."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from typer import Argument, Option
 from stpp.models.backbone import RESNETS
 from stpp.models.backbone import backbone as backbone_of
 from stpp.models.build import save
+from stpp.models.vit import VisionTransformer
 from stpp.models.weights import PACKAGED, start_of, weight_names
 from stpp.params.file import load
 from stpp.stages import options
@@ -46,7 +48,7 @@ def list_(
         bool, Option("--speed", help="Measure the speed of each here, on an image of 256 x 256 pixels.")
     ] = False,
 ) -> None:
-    """List the backbones that fit, with parameters and weights.
+    """List the backbones that fit, with parameters, heads and weights.
 
     Without a pattern, these are torchvision's ResNets and the backbones whose
     weights a package ships.
@@ -58,19 +60,29 @@ def list_(
     for name in names:
         try:
             with torch.device("cpu" if speed else "meta"):
-                network = backbone_of(name, stride).eval()
+                network, heads = _backbone(name, stride)
         except StppError as error:
             refused.append(str(error))
             continue
         size = f"{sum(one.numel() for one in network.parameters()) / 1e6:7.1f} M"
         rate = f"{_images_per_second(network):7.1f} images/s" if speed else ""
-        print(f"{name:40}{size}  {rate}  {', '.join(weight_names(name))}")
+        print(f"{name:40}{size}  {rate}  {heads:20}{', '.join(weight_names(name))}")
     if refused:
         print(f"{len(refused)} of {len(names)} cannot be used, such as {refused[0].removeprefix('model.backbone: ')}")
     if not names:
         raise StppError(f"{pattern}: no timm network matches this pattern")
     if not pattern:
         print("for timm networks, give a pattern: `stpp backbone list '*mobilenet*'`")
+
+
+def _backbone(name: str, stride: int) -> tuple[torch.nn.Module, str]:
+    """Return a backbone, for prediction, and the kind of network that it suits. Raises StppError if it suits none."""
+    try:
+        return backbone_of(name, stride).eval(), "convolutional heads"
+    except StppError:
+        with suppress(StppError):
+            return VisionTransformer(name).eval(), "dpt, linear"
+        raise
 
 
 def _images_per_second(network: torch.nn.Module) -> float:

@@ -5,6 +5,8 @@ import re
 import shutil
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from small import OWN, Project, ran
 
 from stpp.store.files import digest, read_csv, read_ids, read_json
@@ -173,3 +175,13 @@ def test_own_photographs_need_no_masks_if_they_are_unlabelled(project: Project) 
     ids = read_ids(project.folder / "runs/split/unlabeled.txt")
     assert len(ids) == 12 and all(i.startswith("more/") for i in ids)
     assert read_csv(project.folder / "runs/score/quality.csv", ("id", "miou")) == []
+
+
+def test_st_plus_plus_runs_on_a_frozen_vision_transformer(project: Project) -> None:
+    project.params(model={"network": "dpt", "backbone": "test_vit", "freeze": True})
+    project.run("dvc", "repro", "-q")
+    teacher, student = (load_file(project.folder / f"runs/{name}/model.safetensors") for name in ("teacher", "student"))
+    assert teacher.keys() == student.keys()
+    equal = {name for name in teacher if torch.equal(teacher[name], student[name])}
+    assert equal == {name for name in teacher if name.startswith("backbone.")}
+    assert 0 <= read_json(project.folder / "runs/evaluation/metrics.json")["val"]["stpp"]["miou"] <= 1
