@@ -5,6 +5,7 @@ import re
 import shutil
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file
 from small import OWN, Project, ran
@@ -178,7 +179,8 @@ def test_own_photographs_need_no_masks_if_they_are_unlabelled(project: Project) 
 
 
 def test_st_plus_plus_runs_on_a_frozen_vision_transformer(project: Project) -> None:
-    project.params(model={"network": "dpt", "backbone": "test_vit", "freeze": True})
+    torch.save(timm.create_model("test_vit").state_dict(), project.folder / "weights/vit.pth")
+    project.params(model={"network": "dpt", "backbone": "test_vit", "weights": "vit.pth", "freeze": True})
     project.run("dvc", "repro", "-q")
     teacher, student = (load_file(project.folder / f"runs/{name}/model.safetensors") for name in ("teacher", "student"))
     assert teacher.keys() == student.keys()
