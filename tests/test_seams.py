@@ -44,7 +44,7 @@ def _tables_as_they_were() -> Iterator[None]:
         table.update(entries)
 
 
-class Linear(nn.Module):
+class Plain(nn.Module):
     """A head: a linear layer on the last features of the backbone, resized to the size of the image."""
 
     CLASSIFIER = "classifier."
@@ -89,9 +89,9 @@ class Inverted(A.ImageOnlyTransform):
 @pytest.mark.parametrize("backbone", ["resnet18", "mobilenetv3_small_050"])
 def test_a_head_can_be_added_and_works_with_a_backbone_of_timm(backbone: str) -> None:
     with pytest.raises(ValidationError, match="'deeplabv3plus'"):
-        Model(network="linear")
-    NETWORKS["linear"] = "test_seams:Linear"
-    network = build(Model(network="linear", backbone=backbone, output_stride=16), 3)
+        Model(network="plain")
+    NETWORKS["plain"] = "test_seams:Plain"
+    network = build(Model(network="plain", backbone=backbone, output_stride=16), 3)
     assert network(torch.zeros(2, 3, 33, 64)).shape == (2, 3, 33, 64)
 
 

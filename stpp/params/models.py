@@ -548,8 +548,9 @@ class Select(Section):
     """Selection of the reliable images among the unlabelled ones (paper, 3.4)."""
 
     by: Annotated[str, *one_of(RANKINGS, CRITERIA)] = "stability"
-    """Score that ranks the images, highest first. `stability`: s_i, as in the paper. `random`: chance (blind selection
-    in the paper's Table 4). `confidence`: mean confidence of M_iK. `inverse`: s_i, lowest first. `oracle`: true mIoU of
+    """Score that ranks the images, highest first. `stability`: s_i, as in the paper. `balanced`: s_i among images with
+    the same typical class, so that every class keeps its share. `random`: chance (blind selection in the paper's Table
+    4). `confidence`: mean confidence of M_iK. `inverse`: s_i, lowest first. `oracle`: true mIoU of
     M_iK, which needs masks of all unlabelled images; it is not a method but its upper bound. Or one of
     `score.criteria`."""
     seed: Seed = 0

@@ -6,6 +6,7 @@ against it. A name that is added here becomes valid in params.yaml.
 
 RANKINGS = {
     "stability": "stpp.selftrain.selection:by_stability",
+    "balanced": "stpp.selftrain.selection:by_balanced",
     "random": "stpp.selftrain.selection:by_random",
     "confidence": "stpp.selftrain.selection:by_confidence",
     "inverse": "stpp.selftrain.selection:by_inverse",

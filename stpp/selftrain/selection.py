@@ -9,6 +9,7 @@ from math import isnan
 from pkgutil import resolve_name
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stpp.data.seeds import seed_of
 from stpp.selftrain.rankings import RANKINGS
@@ -19,6 +20,34 @@ Scores = Mapping[str, float]
 def by_stability(known: Mapping[str, Scores], seed: int) -> Scores:
     """Rank by s_i, as in the paper."""
     return known["stability"]
+
+
+def by_balanced(known: Mapping[str, Scores], seed: int) -> Scores:
+    """Rank by s_i among the images with the same typical class (see `typical_classes`); not in the paper.
+
+    The score is the share of these images that are less stable, in (0, 1). So `select` takes the same share of every
+    typical class's images, up to rounding: an unstable class is not left out.
+    """
+    s, images = known["stability"], dict[float, list[str]]()
+    for name, typical in known["typical_class"].items():
+        images.setdefault(typical, []).append(name)
+    return {
+        name: (place + 0.5) / len(names)
+        for names in images.values()
+        for place, name in enumerate(sorted(names, key=lambda name: (s[name], name)))
+    }
+
+
+def typical_classes(pixels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the typical class of every image: the one whose share in it exceeds its share in all images by most.
+
+    pixels: pixels of each class in each M_iK, (N, C). The shares are compared as a ratio. Of equal ones, the first
+    class counts.
+    """
+    share = pixels / pixels.sum(1, keepdims=True)
+    of_all = pixels.sum(0) / pixels.sum()
+    found: NDArray[np.int64] = np.divide(share, of_all, out=np.zeros_like(share), where=of_all > 0).argmax(1)
+    return found
 
 
 def by_inverse(known: Mapping[str, Scores], seed: int) -> Scores:

@@ -6,6 +6,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Annotated
 
+import torch
 from typer import Option
 
 from stpp.data.datasets import ImageMaskDataset, ImageReader
@@ -41,10 +42,11 @@ def score(
 
     scores.csv holds the stability of each image, s_i / (K - 1) in [0, 1].
     For comparison, it also holds the mean confidence of M_iK, in (0, 1].
-    M_iK is the mask that the last checkpoint predicts.
+    M_iK is the mask that the last checkpoint predicts. classes.csv holds how
+    many pixels of M_iK each class has.
     """
     inputs = Inputs(data, split, [checkpoints])
-    outs = ["scores.csv", "quality.csv"]
+    outs = ["scores.csv", "quality.csv", "classes.csv"]
     with open_stage("score", RECIPE, options.params_files(params), inputs, out=out, outs=outs) as stage:
         if not stage.finished:
             _score(stage, checkpoints, data, split)
@@ -65,6 +67,7 @@ def _score(stage: Stage, checkpoints: Path, data: Path, split: Path) -> None:
     networks = [fold_batch_norms(build.load_checkpoint(file, p.model, classes).to(where), p.model) for file in files]
 
     columns = ("id", "stability", "confidence", *p.score.criteria, "quality")
+    pixels = tuple(f"pixels_{c}" for c in range(classes))
     criteria = [resolve_name(CRITERIA[name]) for name in p.score.criteria]
     decide = mask_predictor(single_pass, p.score.max_pixels, criteria=criteria)
 
@@ -81,8 +84,9 @@ def _score(stage: Stage, checkpoints: Path, data: Path, split: Path) -> None:
             qualities = iou(confusions(batch.masks[-1], batch.truth, classes)).nanmean(-1).tolist()
             known = [repr(q) if dataset.records[i].mask else "" for i, q in zip(batch.ids, qualities, strict=True)]
             by = [one.double().mean((1, 2)).tolist() for one in batch.by]
-            rows += zip(batch.ids, s, confidence, *by, known, strict=True)
-        write_csv(path, columns, rows)
+            counts = [mask.flatten().bincount(minlength=classes) for mask in batch.masks[-1]]
+            rows += zip(batch.ids, s, confidence, *by, known, *torch.stack(counts).T.tolist(), strict=True)
+        write_csv(path, columns + pixels, rows)
 
     ids = read_ids(split / "unlabeled.txt")
     shards = shards_of(ids, p.score.shards)
@@ -97,6 +101,8 @@ def _score(stage: Stage, checkpoints: Path, data: Path, split: Path) -> None:
 
     scored = sorted(row for name in names for row in scan_csv(job.folder / name, columns))
     write_csv(job.folder / "scores.csv", columns[:-1], (row[:-1] for row in scored))
+    counted = sorted(row for name in names for row in scan_csv(job.folder / name, ("id", *pixels)))
+    write_csv(job.folder / "classes.csv", ("id", *dataset.classes), counted)
     # The true quality of M_iK, for unlabelled images with a true mask. Only reports and `select.by: oracle` use it.
     write_csv(job.folder / "quality.csv", ("id", "miou"), ((row[0], row[-1]) for row in scored if row[-1]))
     s = [float(row[1]) for row in scored]

@@ -4,10 +4,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 from typer import Option
 
 from stpp.params.file import load
-from stpp.selftrain.selection import Scores, rank
+from stpp.selftrain.selection import Scores, rank, typical_classes
 from stpp.selftrain.selection import select as select_ids
 from stpp.stages import options
 from stpp.store.files import StppError, atomic_folder, header, write_ids
@@ -53,16 +54,18 @@ class Known(Mapping[str, Scores]):
     def __getitem__(self, name: str) -> Scores:
         if name == "quality":
             return self._quality()
+        if name == "typical_class":
+            return self._typical_class()
         if name not in self.names:
             raise StppError(f"select.by `{name}` needs scores of that name; set score.criteria: [{name}]")
         column = 1 + self.names.index(name)
         return read_table(self.folder / "scores.csv", ("id", *self.names), lambda row: float(row[column]))
 
     def __iter__(self) -> Iterator[str]:
-        return iter([*self.names, "quality"])
+        return iter([*self.names, "quality", "typical_class"])
 
     def __len__(self) -> int:
-        return len(self.names) + 1
+        return len(self.names) + 2
 
     def _quality(self) -> Scores:
         quality = read_table(self.folder / "quality.csv", ("id", "miou"), lambda row: float(row[1]))
@@ -72,3 +75,10 @@ class Known(Mapping[str, Scores]):
                 f"({unknown[0]}, ...); choose another ranking"
             )
         return quality
+
+    def _typical_class(self) -> Scores:
+        path = self.folder / "classes.csv"
+        classes = header(path, ("id",))[1:]
+        pixels = read_table(path, ("id", *classes), lambda row: [int(count) for count in row[1:]])
+        typical = typical_classes(np.array([pixels[name] for name in pixels], dtype=np.int64))
+        return dict(zip(pixels, map(float, typical), strict=True))

@@ -5,11 +5,12 @@ from decimal import Decimal
 from fractions import Fraction
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stpp.selftrain.selection import rank, select
+from stpp.selftrain.selection import by_balanced, rank, select, typical_classes
 
 IDS = st.text("abAB019/_", min_size=1, max_size=4)
 # Few values, so that many images have the same score.
@@ -104,3 +105,30 @@ def test_a_random_selection_depends_only_on_seed_and_ids_and_is_uniform() -> Non
         for name in chosen(seed, 0.5):
             times[name] += 1
     assert all(140 <= count <= 260 for count in times.values()), "200 expected, deviation 10"
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.lists(st.integers(0, 50), min_size=3, max_size=3)), min_size=1, max_size=40),
+    st.floats(0.1, 0.9),
+)
+def test_a_balanced_selection_takes_the_most_stable_of_every_typical_class_in_the_same_share(
+    images: list[tuple[float, list[int]]], ratio: float
+) -> None:
+    pixels = np.array([[counts[0] + 1, *counts[1:]] for _, counts in images])
+    typical = typical_classes(pixels)
+    for row, found in zip(pixels, typical, strict=True):  # by fractions, and class by class
+        shares = [
+            Fraction(int(n), int(row.sum())) / Fraction(int(of), int(pixels.sum())) if of else Fraction(0)
+            for n, of in zip(row, pixels.sum(0), strict=True)
+        ]
+        assert float(shares[found]) >= float(max(shares)) * (1 - 1e-12)
+    names = [f"{at:03}" for at in range(len(images))]
+    s = dict(zip(names, (of for of, _ in images), strict=True))
+    known = {"stability": s, "typical_class": dict(zip(names, map(float, typical), strict=True))}
+    taken, _ = select(by_balanced(known, 0), ratio)
+    for group in set(typical.tolist()):
+        of_group = [name for name, own in zip(names, typical, strict=True) if own == group]
+        chosen = [name for name in of_group if name in taken]
+        assert abs(len(chosen) - len(of_group) * len(taken) / len(names)) < 2
+        assert all(s[a] >= s[b] for a in chosen for b in of_group if b not in taken)

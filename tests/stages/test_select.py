@@ -11,6 +11,8 @@ from stpp.store.files import StppError, read_ids, write_csv
 
 STABILITY = {"a": 0.9, "b": 0.2, "c": 0.5, "d": 0.7}
 CONFIDENCE = {"a": 0.3, "b": 0.8, "c": 0.6, "d": 0.4}
+PIXELS = {"b": 3, "c": 3}
+"""Pixels of the second class; only b and c show it."""
 QUALITY = {"a": 0.5, "b": 0.1, "c": 0.3, "d": 0.6}
 
 
@@ -20,6 +22,7 @@ def _inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [(name, STABILITY[name], CONFIDENCE[name]) for name in STABILITY]
     write_csv(Path("score/scores.csv"), ("id", "stability", "confidence"), rows)
     write_csv(Path("score/quality.csv"), ("id", "miou"), list(QUALITY.items()))
+    write_csv(Path("score/classes.csv"), ("id", "road", "id"), [(name, 9, PIXELS.get(name, 0)) for name in STABILITY])
 
 
 def run(**values: object) -> tuple[list[str], list[str]]:
@@ -30,7 +33,8 @@ def run(**values: object) -> tuple[list[str], list[str]]:
 
 
 @pytest.mark.parametrize(
-    ("by", "reliable"), [("stability", "ad"), ("inverse", "bc"), ("confidence", "bc"), ("oracle", "da")]
+    ("by", "reliable"),
+    [("stability", "ad"), ("inverse", "bc"), ("confidence", "bc"), ("oracle", "da"), ("balanced", "ac")],
 )
 def test_the_reliable_half_is_chosen_by_select_by(by: str, reliable: str) -> None:
     assert run(by=by)[0] == list(reliable)
