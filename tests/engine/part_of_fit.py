@@ -34,9 +34,9 @@ class Noise(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         return x, y
 
 
-def frozen(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+def frozen(network: nn.Module, x: Tensor, y: Tensor, whole: Tensor) -> Tensor:
     """Return the usual loss, but with the running statistics of batch norm and without dropout."""
-    return supervised(network.eval(), x, y)
+    return supervised(network.eval(), x, y, whole)
 
 
 STEPS = {"frozen": frozen, "supervised": supervised}

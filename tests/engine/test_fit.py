@@ -27,12 +27,12 @@ from stpp.engine.fit import (
     State,
     Step,
     Trainer,
-    cross_entropy,
     evenly_spaced,
     fit,
     supervised,
     validation_points,
 )
+from stpp.engine.losses import cross_entropy
 from stpp.engine.predict import mask_predictor, single_pass
 from stpp.models.build import set_normalization
 from stpp.params.models import Augment, Model, Runtime, Strong, Train, Weak
@@ -133,11 +133,11 @@ class World(Hooks):
         self.pass_("log")
         self.logged.append((dict(row), step))
 
-    def step(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    def step(self, network: nn.Module, x: Tensor, y: Tensor, whole: Tensor) -> Tensor:
         """Return the loss. The process can also end here."""
         self.pass_("step")
         self.calls.pop()
-        return supervised(network, x, y)
+        return supervised(network, x, y, whole)
 
     def write(self, name: str, value: object) -> None:
         buffer = io.BytesIO()
@@ -448,9 +448,9 @@ def test_k_checkpoints_hold_the_weights_of_their_epochs_and_the_last_one_the_fin
 def test_a_loss_that_is_not_finite_is_an_error_that_names_the_learning_rate(bad: float) -> None:
     world = World()
 
-    def step(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    def step(network: nn.Module, x: Tensor, y: Tensor, whole: Tensor) -> Tensor:
         world.pass_("step")
-        return supervised(network, x, y) * (bad if world.seen["step"] == 4 else 1.0)
+        return supervised(network, x, y, whole) * (bad if world.seen["step"] == 4 else 1.0)
 
     said = r"teacher: the loss is (nan|inf) in epoch 2, after iteration 6 of 9 at lr \S+: .*train\.lr"
     with pytest.raises(StppError, match=said):
@@ -476,9 +476,9 @@ def test_a_diverged_training_replaces_neither_the_saved_state_nor_a_checkpoint(
         def backward(ctx: Any, *gradients: Tensor) -> Tensor:
             return gradients[0] * math.inf
 
-    def step(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    def step(network: nn.Module, x: Tensor, y: Tensor, whole: Tensor) -> Tensor:
         world.pass_("step")
-        loss = supervised(network, x, y)
+        loss = supervised(network, x, y, whole)
         if world.seen["step"] < 3:
             return loss
         out: Tensor = loss * math.nan if diverges == "loss" else Infinite.apply(loss)
@@ -620,10 +620,10 @@ def test_saving_takes_no_more_than_its_share_of_the_time(
     now = 0.0
 
     class Slow(World):
-        def step(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        def step(self, network: nn.Module, x: Tensor, y: Tensor, whole: Tensor) -> Tensor:
             nonlocal now
             now += 5.0  # an epoch has two iterations
-            return super().step(network, x, y)
+            return super().step(network, x, y, whole)
 
         def save(self, state: State) -> None:
             nonlocal now
@@ -654,9 +654,9 @@ class Averaged:
         self.world = world
         self.teacher = copy.deepcopy(tiny())
 
-    def __call__(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    def __call__(self, network: nn.Module, x: Tensor, y: Tensor, whole: Tensor) -> Tensor:
         label = self.teacher.eval()(x).argmax(1).masked_fill(y == 255, 255)
-        return self.world.step(network, x, y) + supervised(network, x, label)
+        return self.world.step(network, x, y, whole) + supervised(network, x, label)
 
     def after(self, network: nn.Module) -> None:
         with torch.no_grad():
