@@ -18,12 +18,13 @@ from stpp.engine.losses import loss_of
 from stpp.engine.metrics import confusion, iou, miou
 from stpp.engine.predict import single_pass, with_tta
 from stpp.models.build import build
-from stpp.params.models import Model, Strong, Train, Weak
+from stpp.params.models import Loss, Model, Strong, Train, Weak
 from stpp.selftrain.selection import select
 from stpp.selftrain.stability import stability
 from stpp.store.files import StppError
 
 __all__ = [
+    "Loss",
     "Model",
     "Strong",
     "Train",

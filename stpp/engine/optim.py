@@ -73,17 +73,21 @@ def depths(network: nn.Module) -> dict[str, int]:
     A stage is a part of the backbone that holds several layers, such as `layer1` of a ResNet. The layers before the
     first stage count as one. The result is empty for a network without a backbone.
     """
-    found: dict[str, int] = {}
-    body, prefix = getattr(network, "backbone", nn.Module()), "backbone."
-    while (
-        len(parts := [(name, one) for name, one in body.named_children() if any(True for _ in one.parameters())]) == 1
-    ):
-        body, prefix = parts[0][1], f"{prefix}{parts[0][0]}."
-    stage = 0
-    for name, part in parts:
-        stage += not any(True for _ in part.parameters(recurse=False))
-        found |= {f"{prefix}{name}.{parameter}": stage for parameter, _ in part.named_parameters()}
-    return {name: stage + 1 - at for name, at in found.items()}
+    parts = _parts("backbone", getattr(network, "backbone", nn.Module()))
+    while sum(several := [not any(True for _ in part.parameters(recurse=False)) for _, part in parts]) == 1:
+        at = several.index(True)  # all stages are in this part
+        parts[at : at + 1] = _parts(*parts[at])
+    return {
+        f"{name}.{parameter}": sum(several[at + 1 :]) + 1
+        for at, (name, part) in enumerate(parts)
+        for parameter, _ in part.named_parameters()
+    }
+
+
+def _parts(name: str, module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the parts of a module that have parameters, by the names that they have in the network."""
+    parts = ((f"{name}.{child}", part) for child, part in module.named_children())
+    return [(name, part) for name, part in parts if any(True for _ in part.parameters())]
 
 
 def schedule(optimizer: Optimizer, total: int, warmup: float = 0.0) -> LambdaLR:

@@ -32,6 +32,7 @@ Range = tuple[Annotated[float, Field(ge=0, le=1e6)], Annotated[float, Field(ge=0
 Level = Annotated[int, Field(ge=0, le=255)]
 ClassName = Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Text = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Weights = Annotated[tuple[Factor, ...], Field(min_length=1, max_length=IGNORE, strict=False)]
 Name = Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
 """A name that becomes part of a path."""
 
@@ -396,9 +397,7 @@ class Model(Section):
 class Loss(Section):
     """The loss on masks, true or pseudo. All means are over the valid pixels of a batch."""
 
-    class_weights: (
-        Literal["frequency"] | Annotated[tuple[Factor, ...], Field(min_length=1, max_length=IGNORE)] | None
-    ) = None
+    class_weights: Literal["frequency"] | Weights | None = None
     """Factor on the cross entropy of a pixel by its class. `frequency`: the rarer a class in the masks of D_l, the
     higher (1 / ln(1.02 + share), as in ENet; the mean over the pixels is 1). Or a number for every class, in the order
     of the classes. `null`: all 1, as in the paper."""
