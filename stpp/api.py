@@ -78,7 +78,8 @@ def fit(network: nn.Module, batches: Batches, train: Train, *, device: str = "cp
         trainer.fit(islice(chain.from_iterable(repeat(batches)), trainer.ends[-1]), Copies())
     except StppError as error:
         raise ValueError(str(error)) from None
-    network.load_state_dict(trainer.kept.state_dict())
+    if trainer.average:
+        network.load_state_dict(trainer.kept.state_dict())
     network.eval()
     return kept
 
