@@ -5,6 +5,7 @@ Usage: `from stpp.api import fit, predict, ...`.
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence, Sized
+from functools import partial
 from itertools import chain, islice, repeat
 from typing import Protocol
 
@@ -12,16 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from stpp.data.transforms import normalize, strong, weak
-from stpp.engine.fit import Hooks, Trainer
+from stpp.engine.fit import Hooks, Trainer, supervised
+from stpp.engine.losses import loss_of
 from stpp.engine.metrics import confusion, iou, miou
 from stpp.engine.predict import single_pass, with_tta
 from stpp.models.build import build
-from stpp.params.models import Model, Strong, Train, Weak
+from stpp.params.models import Loss, Model, Strong, Train, Weak
 from stpp.selftrain.selection import select
 from stpp.selftrain.stability import stability
 from stpp.store.files import StppError
 
 __all__ = [
+    "Loss",
     "Model",
     "Strong",
     "Train",
@@ -50,12 +53,16 @@ def fit(network: nn.Module, batches: Batches, train: Train, *, device: str = "cp
     The checkpoints are copies of the network, in evaluation mode; f_K is the trained network. An epoch is one pass
     through `batches`. For a student, the batches hold images with pseudo masks beside the labelled images.
 
-    `train` gives epochs or iterations, checkpoints (K), momentum, weight_decay, lr, batch_size and head_lr_factor;
-    val_points only affects when checkpoints are kept. The learning rate is lr times batch_size / 16 for parameters in a
-    module named `backbone`, and head_lr_factor times that for all others.
+    All of `train` counts but seed and keep; val_points only affects when checkpoints are kept. The learning rate is lr
+    times batch_size / 16 for parameters in a module named `backbone`, and head_lr_factor times that for all others.
+    With ema, the network ends as the average.
 
-    Raises ValueError if there are no batches, or if the loss or a weight is not finite.
+    Raises ValueError if there are no batches, if loss.class_weights is `frequency` (give numbers), or if the loss or a
+    weight is not finite.
     """
+    weights = train.loss.class_weights
+    if weights == "frequency":
+        raise ValueError("`loss.class_weights: frequency` counts the masks of a split; give a number for every class")
     if not len(batches):
         raise ValueError("`batches` is empty; with drop_last, it needs at least one full batch of images")
     kept: list[nn.Module] = []
@@ -65,11 +72,14 @@ def fit(network: nn.Module, batches: Batches, train: Train, *, device: str = "cp
             kept.append(copy.deepcopy(network).eval())
 
     where = torch.device(device)
-    trainer = Trainer(network, train, len(batches), model=Model(), device=where, role="network")
+    step = partial(supervised, loss=loss_of(train.loss, weights))
+    trainer = Trainer(network, train, len(batches), model=Model(), device=where, role="network", step=step)
     try:
         trainer.fit(islice(chain.from_iterable(repeat(batches)), trainer.ends[-1]), Copies())
     except StppError as error:
         raise ValueError(str(error)) from None
+    if trainer.average:
+        network.load_state_dict(trainer.kept.state_dict())
     network.eval()
     return kept
 

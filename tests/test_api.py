@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from stpp.api import Train, fit, predict
+from stpp.api import Loss, Train, fit, predict
 
 DOCS = Path(__file__).parent.parent / "docs" / "api.md"
 
@@ -45,6 +45,20 @@ def test_fit_trains_any_network_and_returns_different_checkpoints() -> None:
     assert right[-1] > 0.95 and right[2] == right[3]
     weights = [next(f.parameters()).detach() for f in kept]
     assert not torch.equal(weights[0], weights[1]) and not torch.equal(weights[1], weights[2])
+
+
+def test_with_ema_fit_ends_in_the_averaged_weights_and_the_loss_of_train_counts() -> None:
+    weights = []
+    for more in ({}, {"ema": 0.9}, {"loss": Loss(class_weights=(0.0, 1.0))}):
+        torch.manual_seed(0)
+        network = Tiny()
+        train = Train(epochs=8, batch_size=4, lr=2.0, checkpoints=2).model_copy(update=more)
+        kept = fit(network, [batch()], train)
+        assert torch.equal(network.one.weight, kept[-1].one.weight)  # type: ignore[union-attr]
+        weights.append(network.one.weight.detach())
+    assert not torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+    with pytest.raises(ValueError, match="give a number for every class"):
+        fit(Tiny(), [batch()], Train(loss=Loss(class_weights="frequency")))
 
 
 def test_predict_returns_probabilities_for_images_of_any_size_in_order() -> None:

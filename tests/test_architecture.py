@@ -36,6 +36,7 @@ LAYERS = {
 
 
 TABLES = {
+    "stpp.engine.optimizers",
     "stpp.models.networks",
     "stpp.selftrain.rankings",
     "stpp.selftrain.criteria",

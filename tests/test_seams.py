@@ -16,6 +16,8 @@ from stpp.data.augmentations import AUGMENTATIONS
 from stpp.data.datasets import ImageReader
 from stpp.data.transforms import strong
 from stpp.engine.evaluate import predict_batches
+from stpp.engine.optim import Groups, optimizer
+from stpp.engine.optimizers import OPTIMIZERS
 from stpp.engine.predict import mask_predictor, single_pass
 from stpp.ingest.drawing import draw_masks
 from stpp.ingest.formats import FORMATS
@@ -26,13 +28,13 @@ from stpp.ingest.shapes import Picture, Shape, ring
 from stpp.models.backbone import backbone as backbone_of
 from stpp.models.build import build
 from stpp.models.networks import NETWORKS
-from stpp.params.models import Annotations, Data, Model, Score, Select, Strong
+from stpp.params.models import Annotations, Data, Model, Score, Select, Strong, Train
 from stpp.selftrain.criteria import CRITERIA
 from stpp.selftrain.rankings import RANKINGS
 from stpp.selftrain.selection import rank, select
 from stpp.store.files import StppError
 
-TABLES: tuple[dict[str, str], ...] = (NETWORKS, RANKINGS, CRITERIA, LAYOUTS, FORMATS, AUGMENTATIONS)
+TABLES: tuple[dict[str, str], ...] = (NETWORKS, OPTIMIZERS, RANKINGS, CRITERIA, LAYOUTS, FORMATS, AUGMENTATIONS)
 
 
 @pytest.fixture(autouse=True)
@@ -93,6 +95,19 @@ def test_a_head_can_be_added_and_works_with_a_backbone_of_timm(backbone: str) ->
     NETWORKS["plain"] = "test_seams:Plain"
     network = build(Model(network="plain", backbone=backbone, output_stride=16), 3)
     assert network(torch.zeros(2, 3, 33, 64)).shape == (2, 3, 33, 64)
+
+
+def adagrad(groups: Groups, train: Train) -> torch.optim.Optimizer:
+    return torch.optim.Adagrad(groups, weight_decay=train.weight_decay)
+
+
+def test_an_optimizer_can_be_added() -> None:
+    with pytest.raises(ValidationError, match="'adamw'"):
+        Train(optimizer="adagrad")
+    OPTIMIZERS["adagrad"] = "test_seams:adagrad"
+    made = optimizer(nn.Conv2d(1, 1, 1), Train(optimizer="adagrad", lr=0.5, batch_size=16, head_lr_factor=2.0))
+    assert isinstance(made, torch.optim.Adagrad)
+    assert [group["lr"] for group in made.param_groups] == [0.5, 1.0]
 
 
 def test_a_criterion_can_be_added() -> None:

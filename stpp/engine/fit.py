@@ -4,24 +4,25 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from stpp.data.datasets import OnlineDataset, SelfTrainingDataset
 from stpp.data.loaders import TrainingBatchSampler, seed_each_batch, training_loader
 from stpp.engine.device import autocast
 from stpp.engine.evaluate import Scores
-from stpp.engine.optim import optimizer, schedule
+from stpp.engine.losses import Loss, cross_entropy
+from stpp.engine.optim import MovingAverage, optimizer, schedule
 from stpp.models.build import first_non_finite, train_mode
 from stpp.params.models import Model, Runtime, Train
 from stpp.run.distributed import all_reduce, is_main, world_size
 from stpp.run.progress import bar
 from stpp.run.training_lines import training_lines
 from stpp.store.files import StppError
-from stpp.store.masks import IGNORE
 
 SAVE_EVERY_S = 120.0
 """Between two points of the curve, the training state is saved about once in this many seconds."""
@@ -31,15 +32,19 @@ SAVING = 0.05
 """Largest share of the time that saving state may take. Where epochs are short, not every one is saved."""
 
 State = dict[str, Any]
-Step = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""(network, x, y) -> the loss; x and y are a batch of samples. A step with state is a `StatefulStep`."""
+Step = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
+"""(network, x, y, whole) -> the loss; x and y are a batch of samples or a part of it, whole is y of the whole batch.
+
+The losses of the parts add up to the loss of the batch: a mean divides by the pixels of `whole`. A step with state is a
+`StatefulStep`.
+"""
 
 
 @runtime_checkable
 class StatefulStep(Protocol):
     """A step with its own state, such as an averaged teacher; the state is saved and restored with the network's."""
 
-    def __call__(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor: ...
+    def __call__(self, network: nn.Module, x: Tensor, y: Tensor, whole: Tensor) -> Tensor: ...
 
     def after(self, network: nn.Module) -> None:
         """Update the state; called after the optimiser's step of every iteration."""
@@ -75,27 +80,11 @@ class Hooks:
         """
 
 
-def supervised(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Return the loss of a training on masks, true or pseudo. x (B, 3, H, W), y int64 (B, H, W)."""
-    return cross_entropy(network(x.contiguous(memory_format=torch.channels_last)), y)
-
-
-def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Return L_ce, the mean cross entropy over the pixels of y that are not 255; 0 if there are none.
-
-    logits (B, classes, H, W), y int64 (B, H, W). For the mean over several processes, see `mean_over`.
-    """
-    total = F.cross_entropy(logits.float(), y, ignore_index=IGNORE, reduction="sum")
-    return mean_over(total, y != IGNORE)
-
-
-def mean_over(total: Tensor, shown: Tensor) -> Tensor:
-    """Return a sum over pixels divided by the number of pixels that count, which is taken as 1 if it is 0.
-
-    shown: bool, the pixels that count. With several processes, the divisor is the mean number per process. Gradients
-    are averaged over the processes, so the result is the mean over all pixels of the whole batch.
-    """
-    return total / (all_reduce(shown.sum()) / world_size()).clamp(min=1 / world_size())
+def supervised(
+    network: nn.Module, x: Tensor, y: Tensor, whole: Tensor | None = None, loss: Loss = cross_entropy
+) -> Tensor:
+    """Return the loss of a training on masks, true or pseudo. x (B, 3, H, W), y int64 (B, H, W). Default whole: y."""
+    return loss(network(x.contiguous(memory_format=torch.channels_last)), y, y if whole is None else whole)
 
 
 def evenly_spaced(count: int, length: int) -> list[int]:
@@ -147,19 +136,22 @@ class Trainer:
         self.model, self.device = model, device
         network.to(device)
         self.replica = data_parallel(network, device)
-        self.sgd = optimizer(network, train, started)
+        self.average = MovingAverage(network, train.ema) if train.ema is not None else None
+        self.optimizer = optimizer(network, train, started)
         self.steps = validation_points(train, per_epoch)
         self.ends = list(self.steps)
-        self.poly = schedule(self.sgd, self.ends[-1])
+        self.poly = schedule(self.optimizer, self.ends[-1], train.warmup)
         self.iteration = 0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.curve = list[dict[str, float]]()
 
     def state_dict(self) -> State:
         kept = {"step": self.step.state_dict()} if isinstance(self.step, StatefulStep) else {}
+        if self.average:
+            kept["average"] = self.average.state_dict()
         return {
             "network": self.network.state_dict(),
-            "optimizer": self.sgd.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "schedule": self.poly.state_dict(),
             "iteration": self.iteration,
             "loss_sum": self.loss_sum,
@@ -169,12 +161,19 @@ class Trainer:
 
     def load_state_dict(self, state: State) -> None:
         self.network.load_state_dict(state["network"])
-        self.sgd.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(state["optimizer"])
         self.poly.load_state_dict(state["schedule"])
         self.iteration, self.loss_sum = state["iteration"], state["loss_sum"].to(self.device)
         self.curve = state["curve"]
         if isinstance(self.step, StatefulStep):
             self.step.load_state_dict(state["step"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
+
+    @property
+    def kept(self) -> nn.Module:
+        """The network that is measured and kept: the moving average with `train.ema`, else the network in training."""
+        return self.average.network if self.average else self.network
 
     def fit(self, batches: Iterable[Sequence[Tensor]], hooks: Hooks) -> list[dict[str, float]]:
         """Train the network in place, from the current iteration to the end. Return a row of metrics for every point.
@@ -207,34 +206,49 @@ class Trainer:
     def _update(self, x: Tensor, y: Tensor) -> float:
         """Run one training iteration. Return its learning rate."""
         train_mode(self.network)
-        lr = float(self.sgd.param_groups[0]["lr"])
-        with autocast(self.model, self.device):
-            loss = self.step(self.replica, x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True))
-        self.sgd.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.sgd.step()
+        lr = float(self.optimizer.param_groups[0]["lr"])
+        x, y = x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
+        self.optimizer.zero_grad()
+        loss = torch.zeros((), device=self.device)
+        parts = list(zip(x.chunk(self.train.accumulate), y.chunk(self.train.accumulate), strict=True))
+        for at, (x_part, y_part) in enumerate(parts, 1):
+            with gradients_stay_local(self.replica) if at < len(parts) else nullcontext():
+                loss += self._backward(x_part, y_part, y)
+        if self.train.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.train.clip_norm)
+        self.optimizer.step()
         self.poly.step()
         if isinstance(self.step, StatefulStep):
             self.step.after(self.network)
-        self.loss_sum += all_reduce(loss.detach()) / world_size()
+        if self.average:
+            self.average.update(self.network)
+        self.loss_sum += all_reduce(loss) / world_size()
         self.iteration += 1
         return lr
+
+    def _backward(self, x: Tensor, y: Tensor, whole: Tensor) -> Tensor:
+        """Add the gradients of a part of a batch to those of the parts before. Return its share of the batch's loss."""
+        with autocast(self.model, self.device):
+            loss = self.step(self.replica, x, y, whole)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
 
     def _point(self, lr: float, hooks: Hooks) -> dict[str, float]:
         """Measure val, keep checkpoints, and add a row to the curve. Return the row."""
         mean_loss = float(self.loss_sum) / (self.iteration - (self.ends[len(self.curve) - 1] if self.curve else 0))
         self.loss_sum.zero_()
-        broadcast_buffers(self.network)
-        scores = hooks.validate(self.network)
+        for network in (self.network, self.kept):
+            broadcast_buffers(network)
+        scores = hooks.validate(self.kept)
         best = max((row["val/miou"] for row in self.curve if "val/miou" in row), default=-1.0)
         length = {"epoch": self.iteration / self.per_epoch, "iteration": float(self.iteration)}
         row = {**length, "train/loss": mean_loss, "train/lr": lr, **(_named(scores) if scores else {})}
         self.curve.append(row)
         keep_after = [self.ends[at - 1] for at in evenly_spaced(self.train.checkpoints, len(self.ends))]
         if self.iteration in keep_after:
-            hooks.checkpoint(str(keep_after.index(self.iteration) + 1), self.network)
+            hooks.checkpoint(str(keep_after.index(self.iteration) + 1), self.kept)
         if scores and scores.miou > best:
-            hooks.checkpoint("best", self.network)
+            hooks.checkpoint("best", self.kept)
         return row
 
     def _check(self, lr: float) -> None:
@@ -301,7 +315,12 @@ def data_parallel(network: nn.Module, device: torch.device) -> nn.Module:
     devices = [device] if device.type == "cuda" else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # newer releases of torch have another name for this
-        return nn.parallel.DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
+        return DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
+
+
+def gradients_stay_local(replica: nn.Module) -> AbstractContextManager[None]:
+    """Return a context in which processes do not average their gradients; they do so after a batch's last part."""
+    return replica.no_sync() if isinstance(replica, DistributedDataParallel) else nullcontext()
 
 
 def broadcast_buffers(network: nn.Module) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from stpp.engine.optimizers import OPTIMIZERS
 from stpp.ingest.formats import FORMATS
 from stpp.ingest.layouts import LAYOUTS
 from stpp.models.networks import NETWORKS
@@ -31,6 +32,7 @@ Range = tuple[Annotated[float, Field(ge=0, le=1e6)], Annotated[float, Field(ge=0
 Level = Annotated[int, Field(ge=0, le=255)]
 ClassName = Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Text = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Weights = Annotated[tuple[Factor, ...], Field(min_length=1, max_length=IGNORE, strict=False)]
 Name = Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
 """A name that becomes part of a path."""
 
@@ -396,6 +398,27 @@ class Model(Section):
     """`bfloat16`: autocast in training and prediction."""
 
 
+class Loss(Section):
+    """The loss on masks, true or pseudo. All means are over the valid pixels of a batch."""
+
+    class_weights: Literal["frequency"] | Weights | None = None
+    """Factor on the cross entropy of a pixel by its class. `frequency`: the rarer a class in the masks of D_l, the
+    higher (1 / ln(1.02 + share), as in ENet; the mean over the pixels is 1). Or a number for every class, in the order
+    of the classes. `null`: all 1, as in the paper."""
+    ohem: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Online hard example mining: share of the valid pixels of each image that the cross entropy is averaged over,
+    those with the highest loss. `null`: all pixels."""
+    dice: Factor = 0.0
+    """Weight of the Dice loss, which is added. It is averaged over the classes that each image shows, so that small
+    objects count as much as large ones. 0: none."""
+
+    @model_validator(mode="after")
+    def _some_class_counts(self) -> Self:
+        if isinstance(self.class_weights, tuple) and not any(self.class_weights):
+            raise ValueError("`class_weights` are all 0: nothing would be learnt")
+        return self
+
+
 class Train(Section):
     """Training, with the same settings for the teacher and the students (paper, 4.1)."""
 
@@ -413,14 +436,33 @@ class Train(Section):
     batch_size: Annotated[int, Field(ge=2, le=65536)] = 16
     """Images per batch, over all processes. At least 2, because the batch norm of the image pooling branch sees one
     value per channel and image."""
+    accumulate: Annotated[int, Field(ge=1, le=65536)] = 1
+    """Number of parts that a batch is divided into. Their gradients are added up before a step, so a large batch fits
+    into little memory. Only batch norm sees the parts."""
+    optimizer: Annotated[str, *one_of(OPTIMIZERS)] = "sgd"
+    """`sgd`: SGD with momentum, as in the paper. `adamw`: AdamW, which suits transformers and ConvNeXt, with an `lr` of
+    about 0.0001."""
     lr: Positive = 0.001
     """Base learning rate of the backbone at batch size 16. It is scaled by batch_size / 16."""
     head_lr_factor: Positive = 10.0
     """Learning rate of a head that starts from random weights, as a multiple of the backbone's learning rate."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Factor on the learning rate for each stage of the backbone, counted from the head: the last stage learns at
+    `lr` times this, the one before at `lr` times its square. 1: all of the backbone learns at `lr`."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of a training, from its start, over which the learning rate also rises linearly. 0: none."""
     momentum: Probability = 0.9
     """Momentum of SGD, from 0 to 1."""
     weight_decay: Factor = 1e-4
-    """Weight decay of SGD (L2 penalty), at least 0."""
+    """Weight decay, at least 0: an L2 penalty on all parameters (SGD), or decoupled and without biases and norms
+    (AdamW)."""
+    clip_norm: Positive | None = None
+    """Largest norm of the gradient of all parameters together; a longer one is scaled down. `null`: no limit."""
+    ema: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Decay of an exponential moving average of the weights and of batch norm's statistics, such as 0.996. The average
+    is measured on val, kept as checkpoints and as the model. Until 1 / (1 - decay) iterations are done, it is their
+    plain mean. `null`: no average."""
+    loss: Loss = Loss()
     checkpoints: Annotated[int, Field(ge=2, le=1000)] = 3
     """K: number of checkpoints that are kept, evenly spaced, while the teacher trains (paper, 3.4)."""
     keep: Literal["last", "best_val"] = "last"
@@ -442,6 +484,11 @@ class Train(Section):
                 raise ValueError(
                     f"`checkpoints` {self.checkpoints} is too many for {length} {unit}; give at most {length}"
                 )
+        if self.batch_size % self.accumulate or self.batch_size < 2 * self.accumulate:
+            raise ValueError(
+                f"`batch_size` {self.batch_size} does not divide into {self.accumulate} equal parts (`accumulate`) of "
+                "at least two images"
+            )
         return self
 
 

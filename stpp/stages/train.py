@@ -1,5 +1,6 @@
 """The `train` stage: trains a teacher on D_l, or a student on D_l and pseudo labels (paper, Algorithms 1 and 2)."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,7 @@ from stpp.engine.fit import supervised
 from stpp.models.build import start_of
 from stpp.stages import options
 from stpp.stages.stage import Inputs, Recipe, open_stage
-from stpp.stages.training import OUTS, photos_of, train_network
+from stpp.stages.training import OUTS, loss_for, photos_of, train_network
 from stpp.store.files import read_ids
 from stpp.store.masks import MaskSet
 
@@ -45,4 +46,5 @@ def train(
         samples = SelfTrainingDataset(
             ImageMaskPairs(photos, labeled), repeat, parts, p.augment, p.train.seed, name, start.normalization
         )
-        train_network(stage, photos, samples, split, backbone, supervised, checkpoints=not pseudo)
+        step = partial(supervised, loss=loss_for(stage, photos, split))
+        train_network(stage, photos, samples, split, backbone, step, checkpoints=not pseudo)

@@ -6,7 +6,7 @@ from stpp.params.file import load
 from stpp.selftrain.online import online
 from stpp.stages import options
 from stpp.stages.stage import Inputs, Recipe, open_stage
-from stpp.stages.training import OUTS, photos_of, train_network
+from stpp.stages.training import OUTS, loss_for, photos_of, train_network
 from stpp.store.files import StppError, read_ids
 
 RECIPE = Recipe(__name__, ("model", "train", "augment", "online"))
@@ -40,4 +40,5 @@ def train_online(
         labeled = ImageMaskPairs(photos, read_ids(split / "labeled.txt"))
         unlabeled = read_ids(split / "unlabeled.txt")
         samples = OnlineDataset(labeled, unlabeled, p.augment, p.train.seed, name, start.normalization)
-        train_network(stage, photos, samples, split, backbone, online(p.online), checkpoints=False)
+        step = online(p.online, loss_for(stage, photos, split))
+        train_network(stage, photos, samples, split, backbone, step, checkpoints=False)

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from stpp.data.datasets import ImageDataset, ImageMaskDataset, ImageReader, OnlineDataset, SelfTrainingDataset
@@ -14,6 +15,7 @@ from stpp.data.seeds import seed_of
 from stpp.engine import device as devices
 from stpp.engine.evaluate import Scores, evaluate, predict_batches
 from stpp.engine.fit import Hooks, State, Step, Trainer, evenly_spaced, fit
+from stpp.engine.losses import Loss, by_frequency, loss_of
 from stpp.engine.optim import scaled_lr
 from stpp.engine.predict import LARGE, mask_predictor, single_pass
 from stpp.models import build
@@ -35,6 +37,32 @@ def photos_of(stage: Stage, data: Path) -> ImageReader:
     """Return the images and masks of the data set, with the pixel cache."""
     p = stage.params
     return ImageReader(read_dataset(data), Path(p.data.root), open_cache(p.runtime, stage.folder.parent))
+
+
+def loss_for(stage: Stage, photos: ImageReader, split: Path) -> Loss:
+    """Return the loss that `train.loss` asks for. Class weights are printed and go into run.json.
+
+    Raises StppError if there is not one weight for each class.
+    """
+    chosen, classes = stage.params.train.loss, photos.dataset.classes
+    if chosen.class_weights is None:
+        return loss_of(chosen)
+    if chosen.class_weights == "frequency":
+        masks = map(photos.mask, read_ids(split / "labeled.txt"))
+        pixels = np.sum([np.bincount(mask.ravel(), minlength=256) for mask in masks], axis=0).tolist()[: len(classes)]
+        weights = by_frequency(pixels)
+        stage.about["class_pixels"] = dict(zip(classes, pixels, strict=True))
+    else:
+        weights = list(chosen.class_weights)
+    if len(weights) != len(classes):
+        raise StppError(
+            f"train.loss.class_weights has {len(weights)} numbers, but the data set has {len(classes)} classes "
+            f"({', '.join(classes)}); give one for each, or `frequency`"
+        )
+    stage.about["class_weights"] = dict(zip(classes, weights, strict=True))
+    shown = ", ".join(f"{name} {weight:.3g}" for name, weight in stage.about["class_weights"].items())
+    print(f"{stage.name}: class weights: {shown}")
+    return loss_of(chosen, weights)
 
 
 def train_network(
@@ -77,7 +105,7 @@ def train_network(
     if p.train.keep == "best_val":
         publish(stage.folder / BEST, stage.folder / "model.safetensors")
     else:
-        build.save(stage.folder / "model.safetensors", network.state_dict(), about)
+        build.save(stage.folder / "model.safetensors", trainer.kept.state_dict(), about)
     rows = [_named(row, dataset.classes) for row in curve]
     write_csv(stage.folder / "curve.csv", list(rows[0]), [list(row.values()) for row in rows])
     _summarise(stage, curve, steps[-1], before)
@@ -101,13 +129,14 @@ def _state_of(stage: Stage) -> State | None:
 def _say(p: Params, name: str, samples: SelfTrainingDataset | OnlineDataset) -> int:
     """Print the length of the training and its learning rate; return the iterations of an epoch, at least one.
 
-    Raises StppError if the batch does not divide into equal parts of at least two samples for all processes, or if an
-    epoch has fewer samples than a batch.
+    Raises StppError if the batch does not divide into equal parts (`train.accumulate`) of at least two samples for all
+    processes, or if an epoch has fewer samples than a batch.
     """
-    batch = p.train.batch_size // samples.images
-    if batch % world_size() or batch // world_size() < 2:
-        step = samples.images * world_size()
-        whole = f"is shared by {world_size()} processes"
+    batch, parts = p.train.batch_size // samples.images, world_size() * p.train.accumulate
+    if batch % parts or batch // parts < 2:
+        step = samples.images * parts
+        shares = {"processes": world_size(), "parts (train.accumulate)": p.train.accumulate}
+        whole = f"is shared by {' with '.join(f'{n} {what}' for what, n in shares.items() if n > 1)}"
         needed = f"it must be a multiple of {step}, at least {2 * step}"
         raise StppError(f"{name}: train.batch_size {p.train.batch_size} {whole}; {needed}")
     if len(samples) < batch:

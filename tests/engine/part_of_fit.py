@@ -1,4 +1,7 @@
-"""Runs one process of a training in several. tests/stages/test_distributed.py starts it: part_of_fit.py STEP OUT."""
+"""Runs one process of a training in several.
+
+tests/stages/test_distributed.py starts it: part_of_fit.py STEP ACCUMULATE OUT.
+"""
 
 import sys
 from pathlib import Path
@@ -8,8 +11,9 @@ from torch import Tensor, nn
 
 from stpp.engine.evaluate import Scores
 from stpp.engine.fit import Hooks, Trainer, fit, supervised
+from stpp.engine.losses import loss_of
 from stpp.engine.metrics import confusions
-from stpp.params.models import Model, Runtime, Train
+from stpp.params.models import Loss, Model, Runtime, Train
 from stpp.run import distributed
 from stpp.store.files import write_json
 
@@ -34,15 +38,20 @@ class Noise(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         return x, y
 
 
-def frozen(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+def frozen(network: nn.Module, x: Tensor, y: Tensor, whole: Tensor) -> Tensor:
     """Return the usual loss, but with the running statistics of batch norm and without dropout."""
-    return supervised(network.eval(), x, y)
+    return supervised(network.eval(), x, y, whole)
 
 
-STEPS = {"frozen": frozen, "supervised": supervised}
+def hard(network: nn.Module, x: Tensor, y: Tensor, whole: Tensor) -> Tensor:
+    """Return the loss with class weights, OHEM and Dice, else as `frozen`."""
+    return supervised(network.eval(), x, y, whole, loss_of(Loss(ohem=0.4, dice=0.5), (1.0, 3.0, 0.5)))
 
 
-def main(step: str, out: Path) -> None:
+STEPS = {"frozen": frozen, "hard": hard, "supervised": supervised}
+
+
+def main(step: str, accumulate: int, out: Path) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.5), nn.Conv2d(8, CLASSES, 1)
@@ -63,7 +72,7 @@ def main(step: str, out: Path) -> None:
     with distributed.process_group():
         trainer = Trainer(
             network,
-            TRAIN,
+            TRAIN.model_copy(update={"accumulate": accumulate}),
             iterations,
             model=Model(),
             device=torch.device("cpu"),
@@ -76,4 +85,4 @@ def main(step: str, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))

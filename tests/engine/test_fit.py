@@ -27,12 +27,13 @@ from stpp.engine.fit import (
     State,
     Step,
     Trainer,
-    cross_entropy,
     evenly_spaced,
     fit,
     supervised,
     validation_points,
 )
+from stpp.engine.losses import cross_entropy
+from stpp.engine.optim import MovingAverage
 from stpp.engine.predict import mask_predictor, single_pass
 from stpp.models.build import set_normalization
 from stpp.params.models import Augment, Model, Runtime, Strong, Train, Weak
@@ -133,11 +134,11 @@ class World(Hooks):
         self.pass_("log")
         self.logged.append((dict(row), step))
 
-    def step(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    def step(self, network: nn.Module, x: Tensor, y: Tensor, whole: Tensor) -> Tensor:
         """Return the loss. The process can also end here."""
         self.pass_("step")
         self.calls.pop()
-        return supervised(network, x, y)
+        return supervised(network, x, y, whole)
 
     def write(self, name: str, value: object) -> None:
         buffer = io.BytesIO()
@@ -333,6 +334,51 @@ def test_training_equals_sgd_with_momentum_decay_and_poly_schedule_written_by_ha
     assert [row["train/loss"] for row in curve] == pytest.approx([sum(losses[i : i + 2]) / 2 for i in (0, 2, 4)])
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_batch_in_parts_trains_as_the_whole_batch_does_and_long_gradients_are_clipped(optimizer: str) -> None:
+    """Without batch norm and dropout, whatever the number of ignored pixels in each part."""
+    data = Noise(16)
+    for i, y in enumerate(data.y):
+        y.flatten()[: 2 * i + 1] = 255
+    plain = Train(epochs=3, batch_size=8, lr=0.2, optimizer=optimizer, clip_norm=0.05, checkpoints=2)
+    ends, curves, norms = [], [], list[float]()
+    for train in (plain, plain.model_copy(update={"accumulate": 4}), plain.model_copy(update={"clip_norm": None})):
+        network = tiny()
+        network.dropout.p, network.backbone[1] = 0.0, nn.Identity()
+        trainer = Trainer(network, train, 2, model=MODEL, device=CPU, role="teacher")
+        curves.append(fit(trainer, data, RUNTIME, World()))
+        ends.append(network.state_dict())
+        norms.append(math.hypot(*(float(p.grad.norm()) for p in network.parameters() if p.grad is not None)))
+    for name, value in ends[0].items():
+        torch.testing.assert_close(ends[1][name], value, msg=name)
+    assert [row["train/loss"] for row in curves[1]] == pytest.approx([row["train/loss"] for row in curves[0]])
+    assert norms[0] == pytest.approx(0.05, rel=1e-3) and norms[2] > 0.1
+    assert not equal(ends[2], ends[0])
+
+
+def test_with_ema_val_and_all_that_is_kept_are_of_the_averaged_weights() -> None:
+    seen: dict[float | None, list[dict[str, Tensor]]] = {}
+    for ema in (None, 0.6):
+
+        def validate(net: nn.Module, ema: float | None = ema) -> Scores:
+            seen.setdefault(ema, []).append(copy.deepcopy(net.state_dict()))
+            return scores(len(seen[ema]))
+
+        train = Train(iterations=4, val_points=4, batch_size=4, lr=0.5, checkpoints=2, ema=ema)
+        world, network = World(validate_with=validate), tiny()
+        run(network, Noise(8), train, world)
+        assert equal(network.state_dict(), seen[None][-1]), "the network that learns is the same"
+    mean: dict[str, Tensor] = {}
+    for i, weights in enumerate(seen[None]):
+        kept = min(1 - 1 / (i + 1), 0.6)
+        mean = {name: kept * mean.get(name, 0) + (1 - kept) * value for name, value in weights.items()}
+        for name, value in seen[0.6][i].items():
+            if value.is_floating_point():
+                torch.testing.assert_close(value, mean[name], msg=name)
+    assert equal(world.read("1"), seen[0.6][1])
+    assert equal(world.read("2"), seen[0.6][3]) and equal(world.read("best"), seen[0.6][3])
+
+
 def test_the_curve_has_one_row_per_epoch_with_scores_and_the_last_learning_rate() -> None:
     train = Train(epochs=3, batch_size=4, lr=0.04, checkpoints=2)
     world = World(quality=iter([2, 6, 4]))
@@ -448,9 +494,9 @@ def test_k_checkpoints_hold_the_weights_of_their_epochs_and_the_last_one_the_fin
 def test_a_loss_that_is_not_finite_is_an_error_that_names_the_learning_rate(bad: float) -> None:
     world = World()
 
-    def step(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    def step(network: nn.Module, x: Tensor, y: Tensor, whole: Tensor) -> Tensor:
         world.pass_("step")
-        return supervised(network, x, y) * (bad if world.seen["step"] == 4 else 1.0)
+        return supervised(network, x, y, whole) * (bad if world.seen["step"] == 4 else 1.0)
 
     said = r"teacher: the loss is (nan|inf) in epoch 2, after iteration 6 of 9 at lr \S+: .*train\.lr"
     with pytest.raises(StppError, match=said):
@@ -476,9 +522,9 @@ def test_a_diverged_training_replaces_neither_the_saved_state_nor_a_checkpoint(
         def backward(ctx: Any, *gradients: Tensor) -> Tensor:
             return gradients[0] * math.inf
 
-    def step(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    def step(network: nn.Module, x: Tensor, y: Tensor, whole: Tensor) -> Tensor:
         world.pass_("step")
-        loss = supervised(network, x, y)
+        loss = supervised(network, x, y, whole)
         if world.seen["step"] < 3:
             return loss
         out: Tensor = loss * math.nan if diverges == "loss" else Infinite.apply(loss)
@@ -620,10 +666,10 @@ def test_saving_takes_no_more_than_its_share_of_the_time(
     now = 0.0
 
     class Slow(World):
-        def step(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        def step(self, network: nn.Module, x: Tensor, y: Tensor, whole: Tensor) -> Tensor:
             nonlocal now
             now += 5.0  # an epoch has two iterations
-            return super().step(network, x, y)
+            return super().step(network, x, y, whole)
 
         def save(self, state: State) -> None:
             nonlocal now
@@ -647,21 +693,19 @@ def test_the_state_within_an_epoch_is_saved_about_once_per_interval(monkeypatch:
     assert 19 * 50 / 200 - 1 <= before_the_first_epochs_end.count("save") <= 19 * 50 / 120
 
 
-class Averaged:
-    """A step that keeps a moving average of the network and learns from it (a mean teacher)."""
+class MeanTeacher:
+    """A step that keeps a moving average of the network and learns from it."""
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.teacher = copy.deepcopy(tiny())
+        self.teacher = MovingAverage(tiny(), 0.7)
 
-    def __call__(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        label = self.teacher.eval()(x).argmax(1).masked_fill(y == 255, 255)
-        return self.world.step(network, x, y) + supervised(network, x, label)
+    def __call__(self, network: nn.Module, x: Tensor, y: Tensor, whole: Tensor) -> Tensor:
+        label = self.teacher.network(x).argmax(1).masked_fill(y == 255, 255)
+        return self.world.step(network, x, y, whole) + supervised(network, x, label, whole)
 
     def after(self, network: nn.Module) -> None:
-        with torch.no_grad():
-            for mean, value in zip(self.teacher.state_dict().values(), network.state_dict().values(), strict=True):
-                mean.copy_(0.7 * mean + 0.3 * value)
+        self.teacher.update(network)
 
     def state_dict(self) -> State:
         return self.teacher.state_dict()
@@ -671,18 +715,24 @@ class Averaged:
 
 
 @pytest.mark.parametrize("iteration", [0, 4, 8])
-def test_the_state_of_a_step_is_saved_and_restored(monkeypatch: pytest.MonkeyPatch, iteration: int) -> None:
+def test_the_state_of_a_step_of_adamw_and_of_averaged_weights_is_saved_and_restored(
+    monkeypatch: pytest.MonkeyPatch, iteration: int
+) -> None:
     monkeypatch.setattr(fit_module, "SAVE_EVERY_S", -1.0)
-    ends, disk = list[tuple[nn.Module, Averaged]](), dict[str, bytes]()
-    for kill, kept in ((None, dict[str, bytes]()), (("step", iteration), disk), (None, disk)):
+    train = Train(epochs=3, batch_size=4, accumulate=2, optimizer="adamw", lr=0.1, warmup=0.5, ema=0.8, checkpoints=2)
+    ends, disk = list[tuple[nn.Module, MeanTeacher, World]](), dict[str, bytes]()
+    for kill, kept in ((None, dict[str, bytes]()), (("step", 2 * iteration + 1), disk), (None, disk)):
         world, network = World(disk=kept, kill=kill), tiny()
-        step = Averaged(world)
+        step = MeanTeacher(world)
         try:
-            run(network, Noise(12), TRAIN, world, state=world.read("state"), step=step)
+            run(network, Noise(12), train, world, state=world.read("state"), step=step)
         except KilledError:
             continue
-        ends.append((network, step))
-    (network, step), (again, step_again) = ends
+        ends.append((network, step, world))
+    (network, step, world), (again, step_again, world_again) = ends
     assert equal(network.state_dict(), again.state_dict())
-    assert equal(step.state_dict(), step_again.state_dict())
-    assert not equal(step.state_dict(), tiny().state_dict())
+    assert equal(step.state_dict()["network"], step_again.state_dict()["network"])
+    assert not equal(step.state_dict()["network"], tiny().state_dict())
+    for name in ("1", "2", "best"):
+        assert equal(world.read(name), world_again.read(name)), name
+    assert not equal(world.read("2"), network.state_dict())

@@ -1,5 +1,6 @@
-"""Tests of the poly schedule and the parameter groups against the formula in the paper."""
+"""Tests of the schedule, the parameter groups, the optimisers and averaged weights against formulas."""
 
+import copy
 import math
 from itertools import pairwise
 
@@ -9,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from stpp.engine.optim import optimizer, poly, scaled_lr, schedule
+from stpp.engine.optim import MovingAverage, optimizer, poly, scaled_lr, schedule
+from stpp.models.backbone import backbone
 from stpp.models.deeplabv3plus import DeepLabV3Plus
 from stpp.params.models import Train
 
@@ -89,3 +91,86 @@ def test_what_starts_from_trained_weights_learns_at_the_rate_of_the_backbone_and
     rates = {id(p): group["lr"] for group in sgd.param_groups for p in group["params"]}
     for name, parameter in network.named_parameters():
         assert rates[id(parameter)] == pytest.approx(1.0 if name == "head.bias" else 0.1), name
+
+
+@settings(max_examples=25, deadline=None)
+@given(total=st.integers(1, 500), warmup=st.floats(0, 0.99))
+def test_in_the_warm_up_the_rate_rises_linearly_and_then_it_is_poly(total: int, warmup: float) -> None:
+    sgd = optimizer(Small(), Train(lr=1.0, batch_size=16))
+    follow = schedule(sgd, total, warmup)
+    for iteration in range(total):
+        factor = min(1.0, (iteration + 1) / (warmup * total)) if warmup * total > 1 else 1.0
+        assert sgd.param_groups[0]["lr"] == pytest.approx(poly(iteration, total) * factor)
+        sgd.step()
+        follow.step()
+
+
+def test_adamw_equals_two_steps_by_hand_and_biases_and_norms_do_not_decay() -> None:
+    torch.manual_seed(0)
+    network = Small()
+    hand = {name: p.detach().clone() for name, p in network.named_parameters()}
+    train = Train(optimizer="adamw", lr=0.01, batch_size=16, head_lr_factor=3.0, weight_decay=0.2)
+    adamw = optimizer(network, train)
+    m, v = ({name: torch.zeros_like(p) for name, p in hand.items()} for _ in range(2))
+    for step in (1, 2):
+        adamw.zero_grad()
+        network.head(network.backbone(torch.randn(2, 3, 4, 4))).square().sum().backward()
+        for name, p in network.named_parameters():
+            lr, decay = (
+                0.03 if name.startswith("head") else 0.01,
+                0.2 if name.endswith(("0.weight", "head.weight")) else 0,
+            )
+            m[name] = 0.9 * m[name] + 0.1 * p.grad
+            v[name] = 0.999 * v[name] + 0.001 * p.grad**2
+            rms = (v[name] / (1 - 0.999**step)).sqrt() + 1e-8
+            hand[name] = hand[name] * (1 - lr * decay) - lr * m[name] / (1 - 0.9**step) / rms
+        adamw.step()
+    for name, p in network.named_parameters():
+        torch.testing.assert_close(p.detach(), hand[name], msg=name)
+
+
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [
+        ("resnet18", [("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",)]),
+        ("test_resnet", [("features.conv1", "features.bn1"), *((f"features.layer{i}",) for i in (1, 2, 3, 4))]),
+        (
+            "tf_efficientnet_lite0",
+            [("features.conv_stem", "features.bn1"), *((f"features.blocks.{i}",) for i in range(7))],
+        ),
+    ],
+)
+def test_each_stage_of_the_backbone_learns_slower_than_the_one_above(name: str, stages: list[tuple[str, ...]]) -> None:
+    network = Small()
+    with torch.device("meta"):
+        network.backbone = backbone(name, 16)  # type: ignore[assignment]
+    made = optimizer(network, Train(lr=0.1, batch_size=16, head_lr_factor=10.0, layer_decay=0.5))
+    rates = {id(p): group["lr"] for group in made.param_groups for p in group["params"]}
+    assert made.param_groups[0]["lr"] == 0.1, "the rate that is printed and logged"
+    for parameter, p in network.named_parameters():
+        below = next((at for at, some in enumerate(reversed(stages), 1) for one in some if f".{one}." in parameter), 0)
+        expected = 0.1 * 0.5**below if parameter.startswith("backbone.") else 1.0
+        assert rates[id(p)] == pytest.approx(expected), parameter
+        assert (below > 0) == parameter.startswith("backbone."), parameter
+
+
+def test_a_moving_average_equals_its_formula_also_for_running_statistics() -> None:
+    """It keeps min(1 - 1/(i+1), decay) of the average: the plain mean at first."""
+    torch.manual_seed(0)
+    network = Small()
+    average, seen, hand = MovingAverage(network, 0.7), [], {}
+    for i in range(6):
+        with torch.no_grad():
+            for p in network.parameters():
+                p.copy_(torch.randn_like(p))
+        network.backbone(torch.randn(2, 3, 4, 4))
+        seen.append(copy.deepcopy(network.state_dict()))
+        average.update(network)
+        kept = min(1 - 1 / (i + 1), 0.7)
+        hand = {name: kept * hand.get(name, 0) + (1 - kept) * value for name, value in seen[-1].items()}
+        for name, value in average.network.state_dict().items():
+            expected = seen[-1][name] if name.endswith("num_batches_tracked") else hand[name]
+            torch.testing.assert_close(value, expected, msg=name)
+            if i < 3 and value.is_floating_point():
+                torch.testing.assert_close(value, torch.stack([one[name] for one in seen]).mean(0), msg=name)
+    assert not any(p.requires_grad for p in average.network.parameters())

@@ -1,5 +1,6 @@
 """Tests of vision transformers of timm, and of their heads, against timm's own networks and published sizes."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -134,3 +135,15 @@ def test_a_frozen_backbone_keeps_its_weights_and_statistics_and_costs_no_memory_
     kept: list[Tensor] = list(sgd.state)
     frozen = {id(one) for name, one in network.named_parameters() if name.startswith("backbone.")}
     assert not frozen & {id(one) for one in kept}
+
+
+def test_with_layer_decay_every_block_of_a_transformer_learns_slower_than_the_next() -> None:
+    network = build.build(TINY, 4)
+    made = optimizer(network, Train(lr=1.0, batch_size=16, layer_decay=0.5, head_lr_factor=3.0))
+    rates = {id(one): group["lr"] for group in made.param_groups for one in group["params"]}
+    lr = {name: rates[id(one)] for name, one in network.named_parameters()}
+    assert len(rates) == len(lr)
+    blocks = [lr[f"backbone.vit.blocks.{at}.attn.qkv.weight"] for at in range(6)]
+    assert all(late == 2 * early for early, late in pairwise(blocks))
+    assert lr["backbone.vit.pos_embed"] == lr["backbone.vit.patch_embed.proj.weight"] == blocks[0] / 2
+    assert lr["backbone.vit.norm.weight"] == 0.5 < lr["classifier.weight"] == 3.0

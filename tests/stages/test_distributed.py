@@ -81,11 +81,11 @@ def test_scores_masks_and_evaluations_are_the_same_bytes_on_any_processes_and_ma
     assert content(trained.folder / "runs/two") == outs[1]
 
 
-def fitted(processes: int, step: str, out: Path) -> dict[str, Any]:
+def fitted(processes: int, step: str, out: Path, accumulate: int = 1) -> dict[str, Any]:
     """The curve and weights that all processes of one training end in."""
     out.mkdir()
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    script = [str(ROOT / "tests/engine/part_of_fit.py"), step, str(out)]
+    script = [str(ROOT / "tests/engine/part_of_fit.py"), step, str(accumulate), str(out)]
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, *command, *script], env=env, check=True, capture_output=True)
     ranks = [json.loads((out / f"{rank}.json").read_text()) for rank in range(processes)]
@@ -94,8 +94,14 @@ def fitted(processes: int, step: str, out: Path) -> dict[str, Any]:
     return found
 
 
-def test_with_batch_norm_frozen_the_loss_curve_and_weights_are_those_of_one_process(tmp_path: Path) -> None:
-    alone, *others = (fitted(count, "frozen", tmp_path / str(count)) for count in (1, 2, 4))
+@pytest.mark.parametrize(
+    ("step", "ways"), [("frozen", [(1, 1), (2, 1), (4, 1)]), ("hard", [(1, 1), (2, 2)])], ids=["plain", "hard"]
+)
+def test_with_batch_norm_frozen_the_loss_curve_and_weights_are_those_of_one_process(
+    step: str, ways: list[tuple[int, int]], tmp_path: Path
+) -> None:
+    """ways: processes, and parts of the batch in each of them."""
+    alone, *others = (fitted(count, step, tmp_path / f"{count}", parts) for count, parts in ways)
     for many in others:
         for mine, theirs in zip(alone["curve"], many["curve"], strict=True):
             assert mine == pytest.approx(theirs, rel=1e-5, nan_ok=True)

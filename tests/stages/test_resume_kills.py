@@ -69,9 +69,13 @@ def undisturbed(project: Project, command: list[str], out: str) -> tuple[dict[st
     return outs(project.folder / out), time.monotonic() - began
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_training_killed_at_random_ends_with_the_same_bytes(prepared: Project, workers: int) -> None:
-    prepared.params(train={"epochs": 8}, runtime={"workers": workers})
+@pytest.mark.parametrize(
+    ("workers", "more"), [(0, {}), (2, {"optimizer": "adamw", "lr": 0.004, "accumulate": 2, "ema": 0.9})]
+)
+def test_a_training_killed_at_random_ends_with_the_same_bytes(
+    prepared: Project, workers: int, more: dict[str, object]
+) -> None:
+    prepared.params(train={"epochs": 8, **more}, runtime={"workers": workers})
     expected, seconds = undisturbed(prepared, TRAIN, "runs/first")
     killed = [w.replace("OUT", "runs/second") for w in TRAIN]
     assert kill_and_repeat(prepared, killed, workers, seconds) > 0
