@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
-from stpp.data.images import decode_image, decode_mask, open_image, to_classes
+from stpp.data.images import decode_image, open_image
+from stpp.data.mask_pixels import decode_mask, to_classes
 from stpp.data.normalization import IMAGENET, Normalization
 from stpp.data.pixel_cache import PixelCache
 from stpp.data.seeds import seed_of

@@ -7,21 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from stpp.data.images import (
-    MOST_COLOURS,
-    RANGES,
-    MaskOfColoursError,
-    counts_in,
-    read_image,
-    read_mask,
-    to_classes,
-    values_in,
-)
+from stpp.data.images import read_image
+from stpp.data.mask_pixels import MOST_COLOURS, RANGES, MaskOfColoursError, counts_in, read_mask, to_classes, values_in
 from stpp.ingest.catalog import ImagePair, list_images
 from stpp.ingest.inspection_cache import Inspected, InspectionCache, MaskColours, States, old_enough, state_of
 from stpp.ingest.known_layouts import Layout, layout
 from stpp.ingest.palettes import PaletteCheck, shown_in
-from stpp.params.models import Data
+from stpp.params.data import Data
 from stpp.run.parallel import ordered_map
 from stpp.run.progress import progress
 from stpp.store.files import StppError, quoted, sha256
