@@ -147,7 +147,7 @@ def decode_image(file: BufferedReader, path: Path, strictly: bool = False) -> tu
             if image.mode == "F"
             else f"pixel format {image.mode} is not supported"
         )
-        raise StppError(f"{path}: {what}; save it as 8-bit")
+        raise StppError(f"{path}: {what}; save it as 8-bit, or give data.range")
     if image.mode != "RGB":
         notes.append(HANDLED[image.mode])
     if image.has_transparency_data and _alpha(image) < 255:
@@ -215,7 +215,7 @@ def _left(path: Path, bands: int, left: int, had: int) -> str:
     what = f"{kinds.bands(bands)} of 16 bits"
     if left < min(LEVELS, had / 2):
         dark = f"{what}, but only {left} of 256 levels would be left in 8 bits"
-        raise StppError(f"{path}: {dark}; save it as 8-bit, with its range stretched")
+        raise StppError(f"{path}: {dark}; save it as 8-bit, with its range stretched, or give data.range")
     return f"{what}: scaled to 8 bits, with at least half of the levels left"
 
 

@@ -15,6 +15,16 @@ MASK_VALUE = re.compile(r"(?i:#[0-9a-f]{6})|[0-9]{1,5}(-[0-9]{1,5})?")
 """A key of `Data.values`: a colour, a number or a range."""
 
 
+Span = tuple[float, float]
+"""Two values that become 0 and 255."""
+
+
+def spans_of(given: Span | tuple[Span, ...]) -> tuple[Span, ...]:
+    """Return the ranges in a value of `data.range`: one for all bands, or one for each."""
+    several = tuple(one for one in given if isinstance(one, tuple))
+    return several or (given,)  # type: ignore[return-value]
+
+
 class Annotations(Section):
     """Annotation files of a tool in place of mask files: `prepare` draws the masks from their polygons and bitmaps."""
 
@@ -78,6 +88,19 @@ class Data(Section):
     ignore: Annotated[int, Field(ge=0, le=65535)] | None = IGNORE
     """Mask value of pixels without a class. They never enter a loss or a score. `null`: there is no such value. Without
     effect if `values` holds colours."""
+    bands: Annotated[tuple[Annotated[int, Field(ge=1, le=65535)], ...], Field(min_length=1, max_length=512)] | None = (
+        None
+    )
+    """Kind folder: numbers of the bands that are read, from 1 on, such as [4, 3, 2]. Three count as red, green and
+    blue; with other numbers the network's first layer changes, and A_s leaves out what needs colours. Default: grey or
+    RGB."""
+    range: Literal["minmax", "percentile"] | Span | Annotated[tuple[Span, ...], Field(min_length=1)] | None = None
+    """Kind folder: values that become 0 and 255, such as [0, 4095], for all bands or for each; values beyond are
+    clipped. `minmax`: the lowest and highest value of each band over the images with masks. `percentile`: their 2nd and
+    98th percentile. Default: 8 bits as they are, and the whole range of 16 bits."""
+    nodata: float | None = None
+    """Kind folder: value of pixels without data, which are ignored in masks. A pixel has no data if all bands that are
+    read have this value."""
     variable: Text | None = None
     """Kind folder: variable that holds the mask in .mat files, with fields of structs after dots, such as
     `GTcls.Segmentation`. `null`: each file holds one variable."""
@@ -107,6 +130,9 @@ class Data(Section):
             "palette": self.palette,
             "values": self.values,
             "ignore": None if self.ignore == IGNORE else self.ignore,
+            "bands": self.bands,
+            "range": self.range,
+            "nodata": self.nodata,
             "variable": self.variable,
         }
         if self.kind != "folder":
@@ -165,6 +191,23 @@ class Data(Section):
                 raise ValueError(f"`masks` names {unknown[0]}, which is not in `classes`")
             if missing := [name for name in self.classes if name not in (*self.masks, "background")]:
                 raise ValueError(f"`masks` has no pattern for the class {missing[0]}; add one, or remove the class")
+        return self
+
+    @model_validator(mode="after")
+    def _ranges_fit_the_bands(self) -> Self:
+        if isinstance(self.range, tuple):
+            spans = spans_of(self.range)
+            if wrong := [span for span in spans if not span[0] < span[1]]:
+                raise ValueError(
+                    f"`range` {[*wrong[0]]}: the first value, which becomes black, must be below the second"
+                )
+            channels = len(self.bands) if self.bands else 3
+            if len(spans) not in (1, channels):
+                raise ValueError(
+                    f"`range` has {len(spans)} pairs of values for {channels} bands; give one, or one each"
+                )
+        if self.bands and len({*self.bands}) != len(self.bands):
+            raise ValueError("`bands` names a band twice")
         return self
 
     @property

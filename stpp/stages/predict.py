@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from typer import Argument, Option
 
-from stpp.data.images import read_image
+from stpp.data.bands import as_rgb, read_with
 from stpp.data.kinds import HEAD, kind_of
 from stpp.deploy.predictor import Predictor
 from stpp.deploy.task_formats import TASKS
@@ -43,7 +43,7 @@ from stpp.store.files import (
     sha256,
     write_json,
 )
-from stpp.store.masks import encode_mask, read_png
+from stpp.store.masks import IGNORE, encode_mask, read_png
 
 FILES = {
     "mask": "masks/{}.png",
@@ -289,29 +289,33 @@ def _line(text: str) -> dict[str, str] | None:
 def _predict(path: Path, predictor: Predictor, written: dict[str, Path]) -> list[str]:
     """Write the requested results of an image; return notes on what was done to the image to read it."""
     about = predictor.about
-    image, notes = read_image(path)
+    photo = read_with(path, about.reading)
+    image, notes = photo.pixels, photo.notes
     if "probabilities" in written:
         probabilities = predictor.probabilities(image)
         mask = probabilities.argmax(0).to(torch.uint8).numpy()
     else:  # masks alone need much less memory
         mask = predictor.mask(image).numpy()
+    if photo.nodata is not None:
+        mask = np.where(photo.nodata, np.uint8(IGNORE), mask)
     for kind, file in written.items():
         with atomic_write(file) as new:
             if kind == "mask":
                 new.write_bytes(encode_mask(mask, about.palette))
             elif kind == "overlay":
-                new.write_bytes(_overlay(image, mask, about))
+                new.write_bytes(_overlay(as_rgb(image), mask, about))
             else:
                 half = probabilities.half().numpy()
                 with new.open("wb") as out:
                     np.savez_compressed(out, probabilities=half, classes=np.array(about.classes))
-    return notes
+    return [*notes, *photo.counts]
 
 
 def _overlay(image: NDArray[np.uint8], mask: NDArray[np.uint8], about: CheckpointMetadata) -> bytes:
     """Return a PNG of the image blended, half and half, with the colours of its classes; the background stays clear."""
-    blended = ((image + np.array(about.palette, np.uint16)[mask]) // 2).astype(np.uint8)
-    clear = (mask == background(about.classes))[:, :, None]
+    known = np.where(mask == IGNORE, 0, mask)
+    blended = ((image + np.array(about.palette, np.uint16)[known]) // 2).astype(np.uint8)
+    clear = ((mask == background(about.classes)) | (mask == IGNORE))[:, :, None]
     out = io.BytesIO()
     Image.fromarray(np.where(clear, image, blended)).save(out, format="PNG")
     return out.getvalue()
