@@ -131,7 +131,7 @@ def scaled(band: Stored, span: Span) -> Pixels:
 
 def _scaled(values: NDArray[np.float64], low: float, high: float) -> Pixels:
     with np.errstate(over="ignore", invalid="ignore"):
-        levels = np.floor((values - low) * (255 / (high - low)) + 0.5)
+        levels = np.floor((values - low) * 255 / (high - low) + 0.5)
     return np.clip(np.nan_to_num(levels, nan=0.0), 0, 255).astype(np.uint8)
 
 
@@ -149,16 +149,7 @@ def decode_stored(file: BufferedReader, path: Path, bands: tuple[int, ...]) -> t
     bands: the numbers of the bands, from 1 on, in the order of the result; none: grey or RGB, without alpha. Raises
     StppError that names the file if it does not have these bands.
     """
-    start = file.read(kinds.HEAD)
-    file.seek(0)
-    if is_array(start):
-        values, colours, notes = _array(file, path)
-    elif kinds.kind_of(start) == "TIFF" and (page := kinds.stored_page(file)):
-        values, colours, notes = _tiff(file, path, page)
-    else:
-        values, colours, notes = _picture(file, path, start)
-    if values.dtype.kind not in "iuf" or not values.size:
-        raise StppError(f"{path}: values of type {values.dtype} are not supported; save integers or floating point")
+    values, colours, notes = _whole(file, path)
     count = values.shape[2]
     if bands:
         if max(bands) > count:
@@ -172,8 +163,23 @@ def decode_stored(file: BufferedReader, path: Path, bands: tuple[int, ...]) -> t
     return values[..., :colours], [*notes, *dropped]
 
 
+def _whole(file: BufferedReader, path: Path) -> tuple[Stored, int, list[str]]:
+    """Return the values of all bands of an open image, how many of them are colours (0: not known), and notes."""
+    start = file.read(kinds.HEAD)
+    file.seek(0)
+    if is_array(start):
+        values, colours, notes = _array(file, path)
+    elif kinds.kind_of(start) == "TIFF" and (page := kinds.stored_page(file)):
+        values, colours, notes = _tiff(file, path, page)
+    else:
+        values, colours, notes = _picture(file, path, start)
+    if values.dtype.kind not in "iuf" or not values.size:
+        raise StppError(f"{path}: values of type {values.dtype} are not supported; save integers or floating point")
+    return values, colours, notes
+
+
 def _tiff(file: BufferedReader, path: Path, page: ImageFileDirectory_v2) -> tuple[Stored, int, list[str]]:
-    """Return the same as `_array` for a TIFF whose first page has these tags."""
+    """Return the same as `_whole` for a TIFF whose first page has these tags."""
     if why := kinds.why_not_stored(page, file):
         raise StppError(f"{path}: {why}")
     if (size := 4 * kinds.size_of(page)) > MAX_BYTES:
@@ -195,7 +201,7 @@ def _tiff(file: BufferedReader, path: Path, page: ImageFileDirectory_v2) -> tupl
 
 
 def _array(file: BufferedReader, path: Path) -> tuple[Stored, int, list[str]]:
-    """Return the values of a .npy, the number of bands that are colours (0: not known), and notes."""
+    """Return the same as `_whole` for a .npy."""
     try:
         values = decode_array(file, "")
     except ValueError as error:
@@ -208,7 +214,7 @@ def _array(file: BufferedReader, path: Path) -> tuple[Stored, int, list[str]]:
 
 
 def _picture(file: BufferedReader, path: Path, start: bytes) -> tuple[Stored, int, list[str]]:
-    """Return the same as `_array` for a picture that Pillow or OpenCV decodes without changing its values."""
+    """Return the same as `_whole` for a picture that Pillow or OpenCV decodes without changing its values."""
     with Image.open(file, formats=kinds.FORMATS) as header:
         check_header(header, file, path, BYTES.get(header.mode, BYTES_ELSE))
         if kinds.changes_grey_values(start, header):
@@ -231,7 +237,7 @@ def _picture(file: BufferedReader, path: Path, start: bytes) -> tuple[Stored, in
 
 
 def _deep(header: Image.Image, file: BufferedReader, path: Path, bands: int) -> tuple[Stored, int, list[str]]:
-    """Return the same as `_array` for a PNG or PPM of several bands of 16 bits, which Pillow would read as 8 bits."""
+    """Return the same as `_whole` for a PNG or PPM of several bands of 16 bits, which Pillow would read as 8 bits."""
     check_upright(header.getexif().get(0x0112, 1), path)
     file.seek(0)
     try:
@@ -256,3 +262,19 @@ def as_rgb(pixels: Pixels) -> Pixels:
         if pixels.shape[2] == 3
         else np.ascontiguousarray(pixels[..., [0, 1, 2] if pixels.shape[2] > 3 else [0, 0, 0]])
     )
+
+
+def picture_of(path: Path) -> Pixels:
+    """Return any image as RGB (H, W, 3), for people and for comparison with others, whatever its reading is.
+
+    An image that is no ordinary picture is stretched from its lowest to its highest value. Raises StppError that names
+    the file if it cannot be read.
+    """
+    try:
+        return read_image(path)[0]
+    except StppError:
+        with open_image(path) as file:
+            values = _whole(file, path)[0][..., :3]
+    there = values[np.isfinite(values)]
+    low, high = (float(there.min()), float(there.max())) if there.size else (0.0, 0.0)
+    return as_rgb(np.stack([scaled(band, (low, max(high, low + 1e-9))) for band in np.moveaxis(values, 2, 0)], axis=2))

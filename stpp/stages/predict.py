@@ -20,6 +20,7 @@ from typer import Argument, Option
 
 from stpp.data.bands import as_rgb, read_with
 from stpp.data.kinds import HEAD, kind_of
+from stpp.deploy.geotiff import encode_geotiff, place_of
 from stpp.deploy.predictor import Predictor
 from stpp.deploy.task_formats import TASKS
 from stpp.deploy.tasks import Proposal, write_task
@@ -49,6 +50,7 @@ FILES = {
     "mask": "masks/{}.png",
     "overlay": "overlays/{}.png",
     "probabilities": "probabilities/{}.npz",
+    "geotiff": "geotiffs/{}.tif",
 }
 Kind = StrEnum("Kind", [*FILES, *TASKS])  # type: ignore[misc]
 """A kind of result: a file for each image, or a task for an annotation tool."""
@@ -63,7 +65,7 @@ RECORD, DONE = "predictions.json", "done.jsonl"
 def predict(
     images: Annotated[list[str], Argument(help="Images, folders of them, patterns in quotes, or lists (.txt).")],
     model: Annotated[Path, Option(help="Checkpoint that `stpp train` wrote; it names its network and classes.")],
-    out: Annotated[Path, Option(help="Folder for the results: masks/, overlays/, probabilities/, or the tool's name.")],
+    out: Annotated[Path, Option(help="Folder for the results: masks/, overlays/, ..., or the tool's name.")],
     kind: Kinds = None,
     tta: Tta = False,
     window: Window = None,
@@ -298,10 +300,17 @@ def _predict(path: Path, predictor: Predictor, written: dict[str, Path]) -> list
         mask = predictor.mask(image).numpy()
     if photo.nodata is not None:
         mask = np.where(photo.nodata, np.uint8(IGNORE), mask)
+    place = place_of(path)
+    if not place and "geotiff" in written:
+        notes.append("without transform and projection, so its GeoTIFF has none")
+    if place and "geotiff" not in written:
+        notes.append("georeferenced: `--as geotiff` writes masks with its transform and projection")
     for kind, file in written.items():
         with atomic_write(file) as new:
             if kind == "mask":
                 new.write_bytes(encode_mask(mask, about.palette))
+            elif kind == "geotiff":
+                new.write_bytes(encode_geotiff(mask, about.palette, place))
             elif kind == "overlay":
                 new.write_bytes(_overlay(as_rgb(image), mask, about))
             else:
