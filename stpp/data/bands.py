@@ -125,7 +125,7 @@ def scaled(band: Stored, span: Span) -> Pixels:
     if band.dtype.itemsize <= 2 and band.dtype.kind in "iu":
         about = np.iinfo(band.dtype)
         table = _scaled(np.arange(about.min, about.max + 1, dtype=np.float64), low, high)
-        return table[band.astype(np.int32) - about.min]
+        return np.asarray(table[band.astype(np.int32) - about.min], dtype=np.uint8)
     return _scaled(band.astype(np.float64), low, high)
 
 
