@@ -77,6 +77,8 @@ def decode_photo(file: BufferedReader, path: Path, reading: Reading) -> Photo:
     values, notes = decode_stored(file, path, reading.bands)
     nodata = nodata_of(values, reading)
     check_finite(values, nodata, path)
+    if nodata is None and (declared := kinds.declared_nodata(file)):
+        notes.append(f"declares {declared} as no data (GDAL_NODATA); to ignore such pixels, give data.nodata")
     if not reading.ranges and values.dtype != np.uint8:
         what = f"{kinds.bands(values.shape[2])} of type {values.dtype}"
         raise StppError(f"{path}: {what}; give data.range the values that are black and white, such as [0, 10000]")

@@ -8,6 +8,8 @@ from io import BufferedReader
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+from stpp.store.files import printable
+
 # Pillow warns of a cut TIFF, and then raises or stops, which is reported.
 warnings.filterwarnings("ignore", "Truncated File Read|Corrupt EXIF data", UserWarning, "PIL.TiffImagePlugin")
 
@@ -230,7 +232,7 @@ def declared_nodata(file: BufferedReader) -> str:
     """Return the value that a GeoTIFF declares as no data (GDAL_NODATA), as it is written; "" if there is none."""
     page = next(pages(file), None)
     value = page.get(42113, "") if page else ""
-    return value.strip() if isinstance(value, str) else ""
+    return printable(value.strip()[:20]) if isinstance(value, str) else ""
 
 
 def bands_of_16_bits(header: Image.Image, file: BufferedReader) -> int:

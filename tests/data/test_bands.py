@@ -232,6 +232,12 @@ def test_ranges_mean_and_deviation_are_those_of_the_pixels_with_data_in_images_w
     assert any("values above data.range" in note and "1 image(s), such as 3" in note for note in notes)
 
 
+def test_a_value_that_a_file_declares_as_no_data_is_named_unless_it_is_given(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", DEEP[..., :3], photometric="rgb", extratags=[(42113, 2, 0, "0", True)])
+    assert any("declares 0 as no data" in note for note in read_photo(tmp_path / "a.tif", Reading((), TWELVE)).notes)
+    assert read_photo(tmp_path / "a.tif", Reading((), TWELVE, 0.0)).notes == []
+
+
 def test_images_of_different_band_counts_are_problems_by_name(tmp_path: Path) -> None:
     images = [DEEP[..., :4], DEEP[..., :3], DEEP[::-1, :, :4]]
     _, _, problems = inspect(folder_of(tmp_path, images, 3, bands=(1, 4), range=(0.0, 4095.0)), 2)

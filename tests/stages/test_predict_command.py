@@ -353,9 +353,10 @@ def test_a_geotiff_gives_a_mask_at_the_same_place(photos: Project) -> None:
     out = photos.folder / "out"
     with Image.open(out / "masks/geo.png") as image, tifffile.TiffFile(out / "geotiffs/geo.tif") as written:
         page = written.pages.first
-        assert np.array_equal(page.asarray(), np.asarray(image)) and (page.asarray()[:5] == 255).all()
+        mask = page.asarray()
+        assert np.array_equal(mask, np.asarray(image)) and (mask[:5] == 255).all()
         found = {tag.code: tag.value for tag in page.tags}
         assert (found[33550], found[33922], found[34735]) == (scale, tie, keys)
         assert found[42113] == "255" and page.colormap[:, 1].tolist() == [257 * c for c in ABOUT.palette[1]]
     with Image.open(out / "geotiffs/geo.tif") as image:
-        assert np.array_equal(np.asarray(image), page.asarray())
+        assert np.array_equal(np.asarray(image), mask)
