@@ -134,7 +134,7 @@ def scaled(band: Stored, span: Span) -> Pixels:
 def _scaled(values: NDArray[np.float64], low: float, high: float) -> Pixels:
     with np.errstate(over="ignore", invalid="ignore"):
         levels = np.floor((values - low) * 255 / (high - low) + 0.5)
-    return np.clip(np.nan_to_num(levels, nan=0.0), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.nan_to_num(levels, nan=0.0), 0, 255), dtype=np.uint8)
 
 
 def read_stored(path: Path, reading: Reading) -> Stored:
