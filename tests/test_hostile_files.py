@@ -13,7 +13,8 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from stpp.data.images import read_image, read_layers, read_mask
+from stpp.data.images import read_image
+from stpp.data.mask_pixels import read_layers, read_mask
 from stpp.models import build
 from stpp.models.weights import read_state
 from stpp.params.file import read_yaml

@@ -14,7 +14,8 @@ from stpp.ingest.catalog import list_images
 from stpp.ingest.inspection import inspect
 from stpp.ingest.known_layouts import layout
 from stpp.ingest.splits import check, draw
-from stpp.params.models import Data, Split
+from stpp.params.data import Data
+from stpp.params.models import Split
 from stpp.run.lineage import md5_of
 from stpp.selftrain.selection import select
 from stpp.selftrain.suggestion import suggest

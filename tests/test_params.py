@@ -14,8 +14,9 @@ from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 
 from stpp.ingest.splits import size_of
+from stpp.params.data import Data
 from stpp.params.file import edited, flatten, load, schema
-from stpp.params.models import Data, Evaluate, Params, Subset
+from stpp.params.models import Evaluate, Params, Subset
 from stpp.store.files import StppError
 
 ROOT = Path(__file__).resolve().parents[1]

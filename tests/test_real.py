@@ -7,8 +7,8 @@ from small import ROOT, Project
 
 from stpp.ingest.inspection import inspect
 from stpp.ingest.splits import check, draw
+from stpp.params.data import Data
 from stpp.params.file import load
-from stpp.params.models import Data
 
 CAMVID = ROOT.parent / "shared" / "data" / "camvid"
 CAMVID_PRESET = ROOT / "pipelines/presets/camvid.yaml"

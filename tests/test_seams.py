@@ -28,7 +28,8 @@ from stpp.ingest.shapes import Picture, Shape, ring
 from stpp.models.backbone import backbone as backbone_of
 from stpp.models.build import build
 from stpp.models.networks import NETWORKS
-from stpp.params.models import Annotations, Data, Model, Score, Select, Strong, Train
+from stpp.params.data import Annotations, Data
+from stpp.params.models import Model, Score, Select, Strong, Train
 from stpp.selftrain.criteria import CRITERIA
 from stpp.selftrain.rankings import RANKINGS
 from stpp.selftrain.selection import rank, select

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import dctn
 
-from stpp.data.images import read_image
+from stpp.data.bands import picture_of
 from stpp.run.parallel import THREADS, ordered_map
 from stpp.store.files import StppError
 from stpp.store.manifest import Record
@@ -149,7 +149,7 @@ class SeenImages:
 def _small(path: Path) -> Picture | None:
     """Return the small grey picture of an image, or None if the image cannot be read."""
     try:
-        grey = cv2.cvtColor(read_image(path)[0], cv2.COLOR_RGB2GRAY)
+        grey = cv2.cvtColor(picture_of(path), cv2.COLOR_RGB2GRAY)
     except (StppError, OSError):
         return None
     picture = np.asarray(cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA), np.float32)

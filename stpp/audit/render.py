@@ -12,7 +12,7 @@ import cv2
 from stpp.audit.duplicates import Pair
 from stpp.audit.project import ABSENT, CHANGED, VERIFIED
 from stpp.audit.trace import Link, Step, problems_of, steps_of
-from stpp.data.images import read_image
+from stpp.data.bands import picture_of
 from stpp.run.lineage import Content
 from stpp.store.files import printable
 
@@ -248,7 +248,7 @@ def _figure(path: Path, name: str, which: str) -> str:
 
 def _thumbnail(path: Path) -> str:
     """Return an image as a data URI (JPEG), at most 640 pixels wide and high."""
-    image = cv2.cvtColor(read_image(path)[0], cv2.COLOR_RGB2BGR)
+    image = cv2.cvtColor(picture_of(path), cv2.COLOR_RGB2BGR)
     factor = min(1.0, 640 / max(image.shape[:2]))
     size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
     done, data = cv2.imencode(".jpg", cv2.resize(image, size, interpolation=cv2.INTER_AREA))

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
-from stpp.data.images import decode_image, decode_mask, open_image, to_classes
+from stpp.data.bands import as_rgb, decode_photo
+from stpp.data.images import decode_image, open_image
+from stpp.data.mask_pixels import decode_mask, to_classes
 from stpp.data.normalization import IMAGENET, Normalization
 from stpp.data.pixel_cache import PixelCache
 from stpp.data.seeds import seed_of
@@ -46,22 +48,48 @@ class ImageReader:
         self.drawn = MaskSet(dataset.drawn) if dataset.drawn else None
         # Part of a cached mask's name: its pixels are class ids, so they depend on what the file's values mean.
         meaning = f"{sorted(dataset.values.items())}{dataset.variable}"
-        self.meaning = "-" + hashlib.sha256(meaning.encode()).hexdigest()[:8]
+        self.meaning = _suffix(meaning)
+        self.way = _suffix(str(dataset.reading)) if dataset.reading else ""
 
     def image(self, name: str) -> NDArray[np.uint8]:
-        """Return an image as RGB uint8 (H, W, 3). Do not write to the array: it may be read-only."""
-        record = self.dataset.records[name]
-        return self._read(record.image, record.image_sha256, lambda file, path: decode_image(file, path)[0])
+        """Return an image, uint8 (H, W, channels), RGB if it has three. It may be read-only: do not write to it."""
+        record, reading = self.dataset.records[name], self.dataset.reading
+
+        def decode(file: BufferedReader, path: Path) -> NDArray[np.uint8]:
+            return decode_photo(file, path, reading).pixels if reading else decode_image(file, path)[0]
+
+        return self._read(record.image, record.image_sha256, decode, self.way)
+
+    def picture(self, name: str) -> NDArray[np.uint8]:
+        """Return an image as a person sees it, RGB uint8 (H, W, 3)."""
+        return as_rgb(self.image(name))
 
     def mask(self, name: str) -> Mask:
         """Return a mask as class ids, uint8 (H, W), 255 = ignored. Do not write to the array: it may be read-only.
 
-        Raises StppError if the file holds a value that the data set's `values` do not name.
+        Pixels without data in the image are ignored. Raises StppError if the file holds a value that the data set's
+        `values` do not name.
         """
-        if self.drawn:
-            return self.drawn.read(name)
         record = self.dataset.records[name]
-        return self._read(record.mask, record.mask_sha256, self._classes, self.meaning)
+        if self.drawn:
+            mask = self.drawn.read(name)
+        else:
+            mask = self._read(record.mask, record.mask_sha256, self._classes, self.meaning)
+        return self.without_nodata(name, mask)
+
+    def without_nodata(self, name: str, mask: Mask) -> Mask:
+        """Return a mask of an image, with 255 where the image has no data."""
+        record, reading = self.dataset.records[name], self.dataset.reading
+        if reading is None or reading.nodata is None:
+            return mask
+
+        def decode(file: BufferedReader, path: Path) -> Mask:
+            nodata = decode_photo(file, path, reading).nodata
+            assert nodata is not None
+            return nodata.astype(np.uint8)
+
+        nodata = self._read(record.image, record.image_sha256, decode, f"{self.way}-nodata")
+        return np.where(nodata > 0, np.uint8(IGNORE), mask).astype(np.uint8, copy=False)
 
     def _classes(self, file: BufferedReader, path: Path) -> Mask:
         try:
@@ -81,6 +109,11 @@ class ImageReader:
             return decode(file, path)
 
 
+def _suffix(way: str) -> str:
+    """Return a short hash of how a file is read, for the name of its cached pixels."""
+    return "-" + hashlib.sha256(way.encode()).hexdigest()[:8]
+
+
 class ImageMaskPairs:
     """Pairs of image x and mask y: of D_l or, if `masks` holds pseudo masks, of D_u with these as y."""
 
@@ -90,7 +123,7 @@ class ImageMaskPairs:
         self.masks = masks
 
     def read(self, index: int) -> tuple[NDArray[np.uint8], Mask]:
-        """Return the image, RGB uint8 (H, W, 3), and the mask, class ids uint8 (H, W)."""
+        """Return the image, uint8 (H, W, channels), and the mask, class ids uint8 (H, W)."""
         name = self.ids[index]
         mask = self.masks.read(name) if self.masks else self.photos.mask(name)
         return self.photos.image(name), mask
@@ -124,10 +157,10 @@ class SelfTrainingDataset(TorchDataset[tuple[Tensor, Tensor]]):
         self.labeled = copies * len(labeled.ids)
         self.made_of = f"{len(labeled.ids)} labelled x {copies}, {len(self) - self.labeled} pseudo-labelled"
         weakly = ("weak", weak(augment.weak))
-        self.of_pseudo = [weakly, ("strong", strong(augment.strong))]
+        self.of_pseudo = [weakly, ("strong", strong(augment.strong, len(normalization.mean)))]
         self.of_labeled = [weakly]
         if augment.strong_labeled is not None:
-            self.of_labeled.append(("strong", strong(augment.strong_labeled)))
+            self.of_labeled.append(("strong", strong(augment.strong_labeled, len(normalization.mean))))
         self.seed = (seed, role)
         self.normalization = normalization
 
@@ -176,7 +209,7 @@ class OnlineDataset(TorchDataset[tuple[Tensor, Tensor]]):
         self.unlabeled = PackedStrings(unlabeled)
         self.made_of = f"{len(self.unlabeled)} unlabelled, each with one of {len(labeled.ids)} labelled"
         self.weak = weak(augment.weak)
-        self.strong = strong(augment.strong)
+        self.strong = strong(augment.strong, len(normalization.mean))
         self.seed = (seed, role)
         self.normalization = normalization
 
@@ -195,9 +228,10 @@ class OnlineDataset(TorchDataset[tuple[Tensor, Tensor]]):
         image, mask = self.labeled.read(seed_of(*seed, "labeled") % len(self.labeled.ids))
         reseed(self.weak, seed_of(*seed, "weak labeled"))
         x = self.weak(image=image, mask=mask)
-        photo = self.labeled.photos.image(self.unlabeled[position])
+        name = self.unlabeled[position]
+        photo = self.labeled.photos.image(name)
         reseed(self.weak, seed_of(*seed, "weak"))
-        u = self.weak(image=photo, mask=np.zeros(photo.shape[:2], dtype=np.uint8))
+        u = self.weak(image=photo, mask=self.labeled.photos.without_nodata(name, np.zeros(photo.shape[:2], np.uint8)))
         reseed(self.strong, seed_of(*seed, "strong"))
         v = self.strong(image=u["image"], mask=u["mask"])
         images = np.stack([normalize(view["image"], self.normalization) for view in (x, u, v)])
@@ -206,7 +240,7 @@ class OnlineDataset(TorchDataset[tuple[Tensor, Tensor]]):
 
 
 class ImageDataset(TorchDataset[tuple[Any, ...]]):
-    """The data set for prediction: (id, RGB uint8 (H, W, 3)) for every image, at its original resolution."""
+    """The data set for prediction: (id, uint8 (H, W, channels)) for every image, at its original resolution."""
 
     def __init__(self, photos: ImageReader, ids: Iterable[str]) -> None:
         self.photos = photos

@@ -1,11 +1,17 @@
 """Checks of an image file's header: its format, number of pictures, bands, bits, and whether compression is lossy."""
 
 import struct
+import warnings
 from collections.abc import Iterator
 from io import BufferedReader
 
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+from stpp.store.files import printable
+
+# Pillow warns of a cut TIFF, and then raises or stops, which is reported.
+warnings.filterwarnings("ignore", "Truncated File Read|Corrupt EXIF data", UserWarning, "PIL.TiffImagePlugin")
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF")
 
@@ -78,7 +84,7 @@ def unidentified(file: BufferedReader) -> str:
     kind = kind_of(file.read(HEAD))
     if kind == "TIFF" and (page := next(pages(file), None)) is not None and WIDTH in page:
         what = f"unsupported TIFF: {depth(page)}, compression {_numbers(page, COMPRESSION, 1)[0]}"
-        return f"{what}; convert it to 8-bit grey or RGB, and keep the original"
+        return f"{what}; give data.bands and data.range (of a mask: convert it to 8-bit grey), and keep the original"
     if kind in ("PNG", "JPEG", "GIF", "TIFF", "WebP"):
         return f"cannot be read: damaged or truncated {kind}; replace it with an intact copy"
     if kind:
@@ -174,12 +180,59 @@ def odd_page(page: ImageFileDirectory_v2, number: int) -> str:
         why = PREVIEW
     elif count - base > 1 or (count - base == 1 and _numbers(page, EXTRA, 0) not in ((1,), (2,))):
         which = {2: "second", 4: "fourth", 5: "fifth"}[base + 1]
-        why = f"{depth(page)}, of which the {which} is not declared as alpha; save it as 8-bit RGB or grey"
+        why = f"{depth(page)}, of which the {which} is not declared as alpha; name the bands to read in data.bands"
     elif 2 in _numbers(page, SAMPLES, 1) and most == 8:
         why = f"{depth(page)}; save it as unsigned 8-bit"
     elif colours == 0 and most > 8:
         why = f"{depth(page)}, where 0 is white; save it as 8-bit with 0 as black"
     return why
+
+
+def stored_page(file: BufferedReader) -> ImageFileDirectory_v2 | None:
+    """Return the tags of a TIFF's picture if Pillow does not give its values unchanged; None if it does, or may not."""
+    page = next(pages(file), None)
+    if page is None or _numbers(page, PHOTOMETRIC, 1)[0] not in (1, 2) or page.get(COMPRESSION) in LOSSY:
+        return None
+    bits, count = max(_numbers(page, BITS, 1)), _numbers(page, BANDS, 1)[0]
+    unsigned = {*_numbers(page, SAMPLES, 1)} == {1}
+    plain = bits == 8 and count - COLOURS[_numbers(page, PHOTOMETRIC, 1)[0]] in (0, 1) and EXTRA not in page
+    return None if bits < 8 or (unsigned and (plain or (bits == 16 and count == 1))) else page
+
+
+def why_not_stored(page: ImageFileDirectory_v2, file: BufferedReader) -> str:
+    """Return why a TIFF cannot be read as one image of any bands, and what to do; "" if it can."""
+    small = (_is_small(one) for one in pages(file))
+    if next(small, False):
+        return PREVIEW
+    if not all(small):
+        return "contains several pictures (pages); save each as a separate file"
+    if (turned := _numbers(page, 274, 1)[0]) != 1:
+        return f"is stored turned (orientation {turned}); save it upright"
+    return ""
+
+
+def size_of(page: ImageFileDirectory_v2) -> int:
+    """Return the bytes that the values of a picture in a TIFF take."""
+    return (
+        _numbers(page, WIDTH, 0)[0]
+        * _numbers(page, 257, 0)[0]
+        * _numbers(page, BANDS, 1)[0]
+        * -(-max(_numbers(page, BITS, 1)) // 8)
+    )
+
+
+def colours_of(page: ImageFileDirectory_v2) -> int:
+    """Return how many of the bands in a TIFF are a picture: 1 or 3, beside which there is at most alpha; else 0."""
+    count, base = _numbers(page, BANDS, 1)[0], COLOURS[_numbers(page, PHOTOMETRIC, 1)[0]]
+    alpha = count - base == 1 and _numbers(page, EXTRA, 0)[0] in (1, 2)
+    return base if count == base or alpha else 0
+
+
+def declared_nodata(file: BufferedReader) -> str:
+    """Return the value that a GeoTIFF declares as no data (GDAL_NODATA), as it is written; "" if there is none."""
+    page = next(pages(file), None)
+    value = page.get(42113, "") if page else ""
+    return printable(value.strip()[:20]) if isinstance(value, str) else ""
 
 
 def bands_of_16_bits(header: Image.Image, file: BufferedReader) -> int:

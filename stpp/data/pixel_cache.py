@@ -110,7 +110,7 @@ def _way() -> str:
 
     It names the cache's folder, since pixels that were decoded in another way must not be used.
     """
-    code = (sha256(source_path(name)) for name in sorted(import_closure("stpp.data.images")))
+    code = (sha256(source_path(name)) for name in sorted(import_closure("stpp.data.mask_pixels")))
     return hashlib.sha256(" ".join((*code, *decoding.versions())).encode()).hexdigest()[:16]
 
 

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from albumentations.core.transforms_interface import DualTransform
+from albumentations.core.transforms_interface import DualTransform, ImageOnlyTransform
 from numpy.typing import NDArray
 
 from stpp.data.augmentations import AUGMENTATIONS
@@ -159,9 +159,9 @@ class CutOut(DualTransform):
             h, w = int((area * aspect) ** 0.5), int((area / aspect) ** 0.5)
             top, left = self.py_random.randrange(height), self.py_random.randrange(width)
             if top + h <= height and left + w <= width:
-                noise = self.random_generator.integers(0, 256, (h, w, 3), dtype=np.uint8)
+                noise = self.random_generator.integers(0, 256, (h, w, *params["shape"][2:]), dtype=np.uint8)
                 return {"box": (slice(top, top + h), slice(left, left + w)), "noise": noise}
-        return {"box": (slice(0), slice(0)), "noise": np.zeros((0, 0, 3), dtype=np.uint8)}
+        return {"box": (slice(0), slice(0)), "noise": np.zeros((0, 0, *params["shape"][2:]), dtype=np.uint8)}
 
     def apply(self, img: Image, box: tuple[slice, slice], noise: Image, **_: Any) -> Image:
         img = img.copy()
@@ -174,27 +174,58 @@ class CutOut(DualTransform):
         return mask
 
 
+class BandJitter(ImageOnlyTransform):
+    """Random brightness and contrast of an image of any bands, with one factor each for all bands.
+
+    They are applied in random order. The contrast changes the distance to the mean of all values.
+    """
+
+    def __init__(self, brightness: float, contrast: float, p: float) -> None:
+        super().__init__(p=p)
+        self.brightness = brightness
+        self.contrast = contrast
+
+    def get_params(self) -> dict[str, Any]:
+        factors = [self.py_random.uniform(1 - by, 1 + by) for by in (self.brightness, self.contrast)]
+        return {"factors": factors, "contrast_first": self.py_random.random() < 0.5}
+
+    def apply(self, img: Image, factors: list[float], contrast_first: bool, **_: Any) -> Image:
+        brightness, contrast = factors
+        levels = np.arange(256, dtype=np.float64)
+        table, first = levels, (contrast, brightness) if contrast_first else (brightness, contrast)
+        mean = float(img.mean())
+        for factor in first:
+            if factor is contrast:
+                table = np.clip(mean + factor * (table - mean), 0, 255)
+            else:
+                table, mean = np.clip(factor * table, 0, 255), min(255.0, factor * mean)
+        return np.asarray(cv2.LUT(img, np.round(table).astype(np.uint8)), dtype=np.uint8)
+
+
 def weak(params: Weak) -> A.Compose:
     """Return A_w: random resize, padding right and bottom (image 0, mask ignored), random crop, horizontal flip."""
     return A.Compose([RandomResizedCrop(params.base, params.scale, params.crop, params.flip)])
 
 
-def strong(params: Strong) -> A.Compose:
+def strong(params: Strong, channels: int = 3) -> A.Compose:
     """Return A_s: colour jitter, greyscale, Gaussian blur, the transforms of `augment.strong.more`, CutOut.
 
-    A_s is applied after A_w; in the paper's method, to unlabelled images only.
+    A_s is applied after A_w; in the paper's method, to unlabelled images only. Saturation, hue and greyscale are left
+    out if the images have another number of channels than three.
     """
-    jitter = A.ColorJitter(
-        brightness=(1 - params.brightness, 1 + params.brightness),
-        contrast=(1 - params.contrast, 1 + params.contrast),
-        saturation=(1 - params.saturation, 1 + params.saturation),
-        hue=(-params.hue, params.hue),
-        p=params.jitter,
-    )
+    colours: list[A.BasicTransform] = [BandJitter(params.brightness, params.contrast, p=params.jitter)]
+    if channels == 3:
+        jitter = A.ColorJitter(
+            brightness=(1 - params.brightness, 1 + params.brightness),
+            contrast=(1 - params.contrast, 1 + params.contrast),
+            saturation=(1 - params.saturation, 1 + params.saturation),
+            hue=(-params.hue, params.hue),
+            p=params.jitter,
+        )
+        colours = [jitter, A.ToGray(p=params.grayscale)]
     return A.Compose(
         [
-            jitter,
-            A.ToGray(p=params.grayscale),
+            *colours,
             A.GaussianBlur(blur_limit=0, sigma_limit=params.blur_sigma, p=params.blur),
             *(_more(name, arguments) for one in params.more for name, arguments in one.items()),
             CutOut(params.cutout_area, params.cutout_aspect, p=params.cutout),
@@ -230,8 +261,9 @@ def reseed(view: A.Compose, seed: int) -> None:
 
 
 def normalize(image: Image, by: Normalization = IMAGENET) -> NDArray[np.float32]:
-    """Normalise an image: RGB uint8 (H, W, 3), 0..255 -> float32 (3, H, W)."""
-    out, levels = np.empty((3, *image.shape[:2]), dtype=np.float32), _levels(by)
+    """Normalise an image: uint8 (H, W, channels), 0..255 -> float32 (channels, H, W)."""
+    levels = _levels(by)
+    out = np.empty((len(levels), *image.shape[:2]), dtype=np.float32)
     for channel, plane in enumerate(cv2.split(image)):
         cv2.LUT(plane, levels[channel], out[channel])
     return out
@@ -239,6 +271,6 @@ def normalize(image: Image, by: Normalization = IMAGENET) -> NDArray[np.float32]
 
 @cache
 def _levels(by: Normalization) -> NDArray[np.float32]:
-    """Return the normalised value of every grey level (0..255) by channel, float32 (3, 256)."""
+    """Return the normalised value of every grey level (0..255) by channel, float32 (channels, 256)."""
     mean, std = (np.array(values, dtype=np.float32) for values in by)
     return ((np.arange(256, dtype=np.float32)[:, None] / np.float32(255) - mean) / std).T.copy()

@@ -17,6 +17,7 @@ from torch.export import Dim, ExportedProgram
 
 from stpp.models.build import CheckpointMetadata
 from stpp.store.files import StppError, atomic_write
+from stpp.store.reading import as_json
 
 INPUT, OUTPUT = "image", "logits"
 """The names of the exported network's input and output."""
@@ -78,7 +79,7 @@ class SamePadding(nn.Module):
 
 
 class FromPixels(nn.Module):
-    """A network that normalises its input itself: RGB (B, 3, H, W) float32 in 0..1 -> logits (B, classes, H, W)."""
+    """A network that normalises its input itself: (B, channels, H, W) float32 in 0..1 -> logits (B, classes, H, W)."""
 
     pixel_mean: Tensor
     pixel_std: Tensor
@@ -153,7 +154,7 @@ def _program(network: nn.Module) -> ExportedProgram:
     """Trace the network with `torch.export`, with dynamic batch size, height and width."""
     sides = {"min": _smallest(network), "max": LARGEST}
     shapes = {INPUT: {0: Dim("batch", min=1, max=4096), 2: Dim("height", **sides), 3: Dim("width", **sides)}}
-    image = torch.rand(2, 3, 96, 128)
+    image = torch.rand(2, channels_of(network), 96, 128)
     with torch.no_grad():
         # torch cannot prove for every size that the two branches of a residual block have one size, where one of them
         # is pooled (ResNet-D). It then checks this whenever the program runs.
@@ -167,16 +168,23 @@ def _smallest(network: nn.Module) -> int:
     return max(SMALLEST, 4 * getattr(network.get_submodule("backbone"), "patch", 0))
 
 
+def channels_of(network: nn.Module) -> int:
+    """Return the number of channels of a network's images."""
+    return network.get_buffer("pixel_mean").shape[1]
+
+
 def _described(network: nn.Module, about: CheckpointMetadata) -> dict[str, object]:
     """Return the metadata that is stored in an exported file: classes, palette, network, weights, input and output."""
+    channels = about.reading.channels if about.reading else 3
+    shape = f"{'RGB' if channels == 3 else 'bands'}, float32, 0 to 1, (batch, {channels}, height, width)"
     return {
         "classes": about.classes,
         "palette": about.palette,
         "network": about.model.model_dump(mode="json"),
         "weights": asdict(about.start),
-        "input": f"{INPUT}: RGB, float32, 0 to 1, (batch, 3, height, width); sides from {_smallest(network)} pixels",
+        "input": f"{INPUT}: {shape}; sides from {_smallest(network)} pixels",
         "output": f"{OUTPUT}: float32, (batch, classes, height, width); the class of a pixel is the arg max",
-    }
+    } | ({"reading": as_json(about.reading)} if about.reading else {})
 
 
 def _compared(network: nn.Module, exported: Callable[[Tensor], Tensor], path: Path) -> float:
@@ -191,7 +199,7 @@ def _compared(network: nn.Module, exported: Callable[[Tensor], Tensor], path: Pa
     worst = 0.0
     for batch, *sides in SIZES:
         height, width = (max(side, _smallest(network)) for side in sides)
-        x = torch.rand(batch, 3, height, width, generator=generator)
+        x = torch.rand(batch, channels_of(network), height, width, generator=generator)
         with torch.no_grad():
             expected, found = own(x), exported(x)
         difference = float((expected - found).abs().max())

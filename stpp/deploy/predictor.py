@@ -42,7 +42,7 @@ class Predictor:
         self.way = with_tta(single_pass, Label().scales, flip=True) if tta else single_pass
 
     def mask(self, image: NDArray[np.uint8]) -> Tensor:
-        """Return the class ids, uint8 (H, W) on the CPU, of an RGB image (H, W, 3), 0 to 255.
+        """Return the class ids, uint8 (H, W) on the CPU, of an image (H, W, channels), 0 to 255.
 
         Raises StppError if the probabilities are not finite, because the network's numbers overflow.
         """
@@ -52,7 +52,7 @@ class Predictor:
         return mask[0].cpu()
 
     def probabilities(self, image: NDArray[np.uint8]) -> Tensor:
-        """Return the class probabilities, float32 (classes, H, W) on the CPU, of an RGB image (H, W, 3), 0 to 255.
+        """Return the class probabilities, float32 (classes, H, W) on the CPU, of an image (H, W, channels), 0 to 255.
 
         Raises StppError if they are not finite, because the network's numbers overflow.
         """

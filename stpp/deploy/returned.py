@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from stpp.deploy.tasks import PROPOSED, TASK
 from stpp.ingest.colours import background
 from stpp.ingest.drawing import draw_masks
-from stpp.params.models import Annotations, Data
+from stpp.params.data import Annotations, Data
 from stpp.store.files import StppError, atomic_write
 from stpp.store.manifest import DRAWN, Dataset, Record
 from stpp.store.masks import Mask, MaskSet, encode_mask, read_png

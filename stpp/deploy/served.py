@@ -4,12 +4,13 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
-from stpp.data.images import read_image
+from stpp.data.bands import read_with
 from stpp.deploy.predictor import Predictor
 from stpp.store.files import StppError
-from stpp.store.masks import encode_mask
+from stpp.store.masks import IGNORE, encode_mask
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -41,8 +42,9 @@ class Segmenter:
             path = Path(folder) / "image"
             path.write_bytes(data)
             try:
-                image, _ = read_image(path)
-                mask = self.predictor.mask(image).numpy()
+                photo = read_with(path, self.predictor.about.reading)
+                mask = self.predictor.mask(photo.pixels).numpy()
+                mask = mask if photo.nodata is None else np.where(photo.nodata, np.uint8(IGNORE), mask)
             except StppError as error:
                 from mlflow.exceptions import MlflowException  # only MLflow calls this
 

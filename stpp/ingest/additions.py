@@ -9,12 +9,12 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from stpp.data.images import palette_of, read_mask, to_classes, values_in
+from stpp.data.mask_pixels import palette_of, read_mask, to_classes, values_in
 from stpp.ingest.catalog import list_images, mask_of
 from stpp.ingest.known_layouts import layout
 from stpp.ingest.names import is_stray
 from stpp.ingest.palettes import PaletteCheck, shown_in
-from stpp.params.models import Data
+from stpp.params.data import Data
 from stpp.store.files import StppError, read_bytes, unicode_forms
 from stpp.store.manifest import Dataset, by_colour, rgb_of, value_name
 from stpp.store.masks import IGNORE, Mask

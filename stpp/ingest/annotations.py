@@ -19,7 +19,7 @@ from typing import Any
 from stpp.ingest.formats import FORMATS
 from stpp.ingest.patterns import check_inside, compile_pattern
 from stpp.ingest.shapes import Found, LabelName, Picture, Shape, Unread, as_row, of_row
-from stpp.params.models import Data
+from stpp.params.data import Data
 from stpp.store.files import StppError, printable
 from stpp.store.manifest import Dataset, Record
 from stpp.store.packed import MappedRows, MappedTable, RowWriter

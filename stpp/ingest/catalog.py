@@ -13,7 +13,7 @@ from stpp.ingest.known_layouts import Layout
 from stpp.ingest.names import is_stray
 from stpp.ingest.passed_over import Excluded, PassedOver
 from stpp.ingest.patterns import check_inside, compile_pattern, fill, leads_out
-from stpp.params.models import Data
+from stpp.params.data import Data
 from stpp.store.files import ID, UNSEEN, StppError, quoted, read_text, unicode_forms
 from stpp.store.manifest import columns, hint, names_in, respelled_in
 from stpp.store.packed import MappedRows, MappedTable, RowWriter

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from stpp.ingest.patterns import check_inside
-from stpp.params.models import Data, mask_values
+from stpp.params.data import Data, mask_values
 from stpp.store.files import StppError, read_text
 from stpp.store.manifest import COLOUR, Rgb, rgb_of, value_name
 

@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import TypeVar
 
-from stpp.data.images import MOST_COLOURS, MaskOfColoursError, read_mask
+from stpp.data.mask_pixels import MOST_COLOURS, MaskOfColoursError, read_mask
 from stpp.ingest.folders import Folders, images_and_masks
 from stpp.ingest.names import ending
 from stpp.ingest.patterns import compile_pattern

@@ -15,7 +15,7 @@ from stpp.ingest import shapes as of_shapes
 from stpp.ingest.annotations import Annotated, Counts, open_annotations
 from stpp.ingest.mask_files import Composed, Source, rest_of, source_of
 from stpp.ingest.shapes import Shape, Unread, beyond, paint
-from stpp.params.models import Data
+from stpp.params.data import Data
 from stpp.run.parallel import ordered_map
 from stpp.run.progress import progress
 from stpp.store.files import StppError, printable, sha256, write_csv

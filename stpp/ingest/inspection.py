@@ -7,27 +7,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from stpp.data.images import (
-    MOST_COLOURS,
-    RANGES,
-    MaskOfColoursError,
-    counts_in,
-    read_image,
-    read_mask,
-    to_classes,
-    values_in,
-)
+from stpp.data.bands import read_photo
+from stpp.data.images import read_image
+from stpp.data.mask_pixels import MOST_COLOURS, RANGES, MaskOfColoursError, counts_in, read_mask, to_classes, values_in
 from stpp.ingest.catalog import ImagePair, list_images
 from stpp.ingest.inspection_cache import Inspected, InspectionCache, MaskColours, States, old_enough, state_of
 from stpp.ingest.known_layouts import Layout, layout
+from stpp.ingest.measuring import reading_of
 from stpp.ingest.palettes import PaletteCheck, shown_in
-from stpp.params.models import Data
+from stpp.params.data import Data
 from stpp.run.parallel import ordered_map
 from stpp.run.progress import progress
 from stpp.store.files import StppError, quoted, sha256
 from stpp.store.manifest import Dataset, Record, as_row, by_colour, record_of, repeated_hashes, value_name
 from stpp.store.masks import IGNORE
 from stpp.store.packed import MappedRows, MappedTable
+from stpp.store.reading import Reading, as_json
 
 LISTED, TO_PASTE = 20, 64
 """Mask values that a problem lists, and colours in the section that the user can paste; the most frequent first."""
@@ -44,6 +39,8 @@ class Looked:
     notes: list[str] = field(default_factory=list)
     """How the image was converted."""
     shown: MaskColours = field(default_factory=dict)
+    changed: Mapping[str, int] = field(default_factory=dict)
+    """The numbers of values and pixels of the image that reading it has changed, by what was done."""
     colours: Mapping[int, int] = field(default_factory=dict)
     """The pixels of every colour in the mask that `data.values` should name."""
 
@@ -64,15 +61,20 @@ def inspect(data: Data, workers: int, cache_folder: Path | None = None) -> tuple
     fixed = f"the values of kind {data.kind} are fixed: correct the mask, or use data.kind: folder and data.values"
     remedy = "" if data.kind == "folder" else fixed
     notes: dict[str, list[Any]] = {}  # note -> [number of images with it, id of the first one]
+    changed: Counter[str] = Counter()
     classes: set[int] = set()
     palettes = PaletteCheck(known, root)
     plain = data.annotations is None and not isinstance(data.masks, dict)
     masks = coloured = 0
     colours: Counter[int] = Counter()
 
-    with InspectionCache(
-        cache_folder, root, [len(known.classes), sorted(known.values.items()), data.variable]
-    ) as cache:
+    with_masks = any(pair.mask for pair in found.values())
+    measured = (root / pair.image for pair in found.values() if pair.mask or not with_masks)
+    reading, of_reading = reading_of(data, measured, workers)
+    about: list[Any] = [len(known.classes), sorted(known.values.items()), data.variable]
+    about += [as_json(reading)] if reading else []
+
+    with InspectionCache(cache_folder, root, about) as cache:
 
         def items() -> Iterator[tuple[str, ImagePair, States, Inspected | None]]:
             for name, pair in found.items():
@@ -85,7 +87,7 @@ def inspect(data: Data, workers: int, cache_folder: Path | None = None) -> tuple
             if before:
                 return Looked(before[0], [], *before[1:]), states
             start = time.time_ns()
-            looked = _look(data, known, remedy, name, one)
+            looked = _look(data, known, remedy, name, one, reading)
             after = state_of(root / one.image), state_of(root / one.mask) if one.mask else ""
             return looked, states if states == after and old_enough(states, start) else None
 
@@ -99,29 +101,43 @@ def inspect(data: Data, workers: int, cache_folder: Path | None = None) -> tuple
                 if record is None:
                     continue
                 if states:
-                    cache.put((record, looked.notes, looked.shown), states)
+                    cache.put((record, looked.notes, looked.shown, looked.changed), states)
                 listed = isinstance(data.masks, dict) and found[record.id].mask
                 for note in [*looked.notes, *(["the mask in data.list is not used: see data.masks"] if listed else [])]:
                     notes.setdefault(note, [0, record.id])[0] += 1
+                for what, count in looked.changed.items():
+                    notes.setdefault(what, [0, record.id])[0] += 1
+                    changed[what] += count
                 classes.update(record.classes)
                 problems.extend(palettes.compared(record.mask, looked.shown))
                 masks += bool(record.mask)
                 yield as_row(replace(record, mask=found[record.id].mask) if data.annotations else record)
 
         records = MappedTable(MappedRows.spooled(rows()), record_of)
-    dataset = Dataset(data.name, known.classes, known.palette, known.values, records, variable=data.variable or "")
+    dataset = Dataset(
+        *(data.name, known.classes, known.palette, known.values, records),
+        variable=data.variable or "",
+        reading=reading,
+    )
     problems += _twice(dataset, root)
     if plain:
         problems += _absent(classes, palettes.values, masks, known, data, all_read=not problems)
-    warnings = [f"{note}: {count} image(s), such as {first}" for note, (count, first) in sorted(notes.items())]
-    return dataset, passed + warnings + _section(colours, coloured, data), problems
+    warnings = [
+        f"{f'{changed[note]} ' if note in changed else ''}{note}: {count} image(s), such as {first}"
+        for note, (count, first) in sorted(notes.items())
+    ]
+    return dataset, passed + of_reading + warnings + _section(colours, coloured, data), problems
 
 
-def _look(data: Data, known: Layout, remedy: str, name: str, found: ImagePair) -> Looked:
+def _look(data: Data, known: Layout, remedy: str, name: str, found: ImagePair, reading: Reading | None) -> Looked:
     """Read one image and its mask, and check them. remedy: the advice for a value without a class; "": the usual."""
     root = Path(data.root)
+    changed: Mapping[str, int] = {}
     try:
-        image, notes = read_image(root / found.image)
+        if reading:
+            image, _, notes, changed = read_photo(root / found.image, reading)
+        else:
+            image, notes = read_image(root / found.image)
     except StppError as error:
         return Looked(None, [str(error)])
     height, width = image.shape[:2]
@@ -149,7 +165,7 @@ def _look(data: Data, known: Layout, remedy: str, name: str, found: ImagePair) -
         classes = tuple(sorted({known.values[value] for value in shown} - {IGNORE}))
     image_hash = sha256(root / found.image)
     record = Record(name, found.image, found.mask, width, height, image_hash, mask_hash, classes)
-    return Looked(record, [], notes, shown)
+    return Looked(record, [], notes, shown, changed)
 
 
 def _unknown(pixels: Mapping[int, int], count: int, known: Layout, remedy: str) -> str:

@@ -12,7 +12,7 @@ runs each write a complete table, and the last one stays.
 import csv
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -31,8 +31,8 @@ States = tuple[str, str]
 """The file states (see `state_of`) of an image and of its mask."""
 MaskColours = dict[int, str]
 """Mask value -> its palette colour as "#rrggbb"; empty if it has none or one without meaning (see `shown_in`)."""
-Inspected = tuple[Record, list[str], MaskColours]
-"""A record, notes on how its image was converted, and the values and palette colours of its mask."""
+Inspected = tuple[Record, list[str], MaskColours, Mapping[str, int]]
+"""A record, notes on how its image was converted, the values and palette colours of its mask, and what was changed."""
 
 
 def state_of(path: Path) -> str:
@@ -64,7 +64,7 @@ class InspectionCache:
         """
         code = [(name, sha256(source_path(name))) for name in sorted(import_closure("stpp.ingest.inspection"))]
         key = hashlib.sha256(json.dumps([about, code, decoding.versions()], sort_keys=True).encode()).hexdigest()
-        self._first = ["stpp inspected", "3", key]
+        self._first = ["stpp inspected", "4", key]
         place = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
         self._path = folder / f"inspected-{place}.csv" if folder else None
         self._writer: Any = None
@@ -125,8 +125,8 @@ class InspectionCache:
         row = self._next
         if row is None or (*row[:3], *row[-2:]) != (name, image, mask, *states) or not states[0]:
             return None
-        notes, shown = json.loads(row[len(RECORD)])
-        return record_of(row), notes, {int(value): colour for value, colour in shown.items()}
+        notes, shown, changed = json.loads(row[len(RECORD)])
+        return record_of(row), notes, {int(value): colour for value, colour in shown.items()}, changed
 
     def put(self, result: Inspected, states: States) -> None:
         """Store the result for files in these states. Call it with ascending ids."""

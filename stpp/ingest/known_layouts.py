@@ -8,7 +8,7 @@ from stpp.ingest import toy
 from stpp.ingest.class_files import with_classes
 from stpp.ingest.colours import class_palette
 from stpp.ingest.layouts import LAYOUTS
-from stpp.params.models import Data
+from stpp.params.data import Data
 from stpp.store.manifest import Rgb, rgb_of
 from stpp.store.masks import IGNORE
 

@@ -13,12 +13,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from stpp.data.images import Layer, read_layers, read_mask, to_classes
+from stpp.data.mask_pixels import Layer, read_layers, read_mask, to_classes
 from stpp.ingest.annotations import MAX_OBJECTS, Counts
 from stpp.ingest.catalog import files_of
 from stpp.ingest.known_layouts import layout
 from stpp.ingest.patterns import compile_pattern, fill
-from stpp.params.models import Data
+from stpp.params.data import Data
 from stpp.store.files import UNSEEN, StppError
 from stpp.store.manifest import Dataset, Record
 from stpp.store.masks import IGNORE, Mask

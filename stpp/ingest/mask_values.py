@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from stpp.data.images import NOTHING, RANGES, MaskOfColoursError, read_mask, to_classes, two_peaks, values_in
+from stpp.data.mask_pixels import NOTHING, RANGES, MaskOfColoursError, read_mask, to_classes, two_peaks, values_in
 from stpp.ingest.class_files import NAMES, is_void, read_class_file
 from stpp.ingest.discovery import UnsureError, spread
-from stpp.params.models import mask_values
+from stpp.params.data import mask_values
 from stpp.run.parallel import THREADS, ordered_map
 from stpp.store.files import StppError, grouped
 from stpp.store.manifest import COLOUR, value_name, value_of

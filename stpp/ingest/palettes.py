@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from stpp.data.images import palette_of
+from stpp.data.mask_pixels import palette_of
 from stpp.ingest.inspection_cache import MaskColours
 from stpp.ingest.known_layouts import Layout
 from stpp.store.manifest import by_colour

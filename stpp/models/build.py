@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
+from timm.models import adapt_input_conv
 from torch import nn
 
 from stpp.data.normalization import IMAGENET, Normalization
@@ -17,6 +18,7 @@ from stpp.models.backbone import RESNETS
 from stpp.models.networks import NETWORKS
 from stpp.params.models import Model
 from stpp.store.files import StppError, atomic_write, regular
+from stpp.store.reading import Reading
 
 ABOUT = "stpp"
 """The only key of a checkpoint's metadata: with two keys, its bytes would differ from process to process."""
@@ -47,18 +49,42 @@ class CheckpointMetadata:
     palette: tuple[tuple[int, int, int], ...]
     """The RGB colour of every class."""
     start: Start = Start()
+    reading: Reading | None = None
+    """How the files of its images were read; None: as ordinary pictures."""
 
 
 def build(model: Model, classes: int, normalization: Normalization = IMAGENET) -> nn.Module:
     """Return the network of `model`, randomly initialised by torch's global generator, in channels-last memory format.
 
-    The buffers `pixel_mean` and `pixel_std` say how its images are normalised; they are not in its state dict. With
-    `model.freeze`, the parameters of the backbone have no gradients.
+    Its images have a channel for each mean of `normalization`. The buffers `pixel_mean` and `pixel_std` say how they
+    are normalised; they are not in its state dict. With `model.freeze`, the parameters of the backbone have no
+    gradients. Raises StppError if its first layer cannot take so many channels.
     """
     network = network_class(model.network)(model.backbone, classes, model.output_stride)
+    if (channels := len(normalization.mean)) != 3:
+        first = network.get_submodule(first_layer(network))
+        assert isinstance(first, nn.Conv2d)
+        first.in_channels = channels
+        first.weight = nn.Parameter(first.weight.new_empty(first.out_channels, channels, *first.kernel_size))
+        first.reset_parameters()
     if model.freeze:
         network.get_submodule("backbone").requires_grad_(False)
     return set_normalization(network.to(memory_format=torch.channels_last), normalization)
+
+
+def first_layer(network: nn.Module) -> str:
+    """Return the name of the convolution that reads the images' three channels.
+
+    Raises StppError if there is none, or if there are several.
+    """
+    found: list[str] = [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Conv2d) and module.in_channels == 3 and module.groups == 1
+    ]
+    if len(found) != 1:
+        raise StppError("data.bands: this backbone has no single first convolution; choose another, such as resnet50")
+    return found[0]
 
 
 def train_mode(network: nn.Module) -> None:
@@ -91,7 +117,7 @@ def network_class(name: str) -> Network:
 def set_normalization(network: nn.Module, normalization: Normalization) -> nn.Module:
     """Store in a network, as buffers, how its images are normalised. Return the network."""
     for name, values in zip(("pixel_mean", "pixel_std"), normalization, strict=True):
-        network.register_buffer(name, torch.tensor(values).reshape(1, 3, 1, 1), persistent=False)
+        network.register_buffer(name, torch.tensor(values).reshape(1, -1, 1, 1), persistent=False)
     return network
 
 
@@ -103,7 +129,7 @@ def save(path: Path, state: dict[str, torch.Tensor], about: CheckpointMetadata |
     """
     if odd := first_non_finite(state):
         raise StppError(f"{path}: not written: {odd} has NaN or infinite values: training diverged; lower train.lr")
-    text = TypeAdapter(type(about)).dump_json(about).decode() if about else ""
+    text = TypeAdapter(type(about)).dump_json(about, exclude_none=True).decode() if about else ""
     with atomic_write(path) as partial:
         # Serialised in memory first: the library's own writer hides that a disk is full.
         dense = {k: v.detach().cpu().contiguous() for k, v in state.items()}
@@ -154,7 +180,7 @@ def load(model: Model, classes: int, path: Path, normalization: Normalization = 
     """
     if model.backbone in RESNETS:
         with torch.device("meta"):  # drawing random weights takes longer than reading the file
-            network = build(model, classes)
+            network = build(model, classes, normalization)
         network.to_empty(device="cpu")
         for buffer in network.buffers():
             buffer.zero_()  # torch accepts a file without batch norm's counters
@@ -183,13 +209,19 @@ def load_checkpoint(path: Path, model: Model, classes: int) -> nn.Module:
 def load_start_weights(network: nn.Module, model: Model, path: Path) -> frozenset[str]:
     """Fill `network` from a file that `stpp backbone` wrote. Return the names of the filled tensors.
 
-    There are no names if the file holds no tensors. A classifier for another number of classes stays random. The
-    network's normalisation becomes that of the weights. Raises StppError that names the file if it does not fit.
+    There are no names if the file holds no tensors. A classifier for another number of classes stays random. With three
+    channels, the network's normalisation becomes that of the weights. With others, the first convolution is adapted as
+    timm does: its channels are repeated and scaled. Raises StppError that names the file if it does not fit.
     """
-    set_normalization(network, start_of(path).normalization)
     own, state = network.state_dict(), _read(path)
     classifier = network_class(model.network).CLASSIFIER
     state = {k: v for k, v in state.items() if not (k.startswith(classifier) and k in own and v.shape != own[k].shape)}
+    if (channels := network.get_buffer("pixel_mean").shape[1]) == 3:
+        set_normalization(network, start_of(path).normalization)
+    else:
+        with torch.device("meta"):
+            first = f"{first_layer(network_class(model.network)(model.backbone, 2, model.output_stride))}.weight"
+        state = {k: adapt_input_conv(channels, v) if k == first else v for k, v in state.items()}
     _fill(network, {**own, **state}, path)
     return frozenset(state)
 

@@ -125,7 +125,7 @@ def normalization_of(backbone: str) -> Normalization:
     if backbone in RESNETS:
         return IMAGENET
     known = get_pretrained_cfg(backbone, allow_unregistered=True)
-    return Normalization(tuple(known.mean), tuple(known.std)) if known else IMAGENET  # type: ignore[arg-type]
+    return Normalization(tuple(known.mean), tuple(known.std)) if known else IMAGENET
 
 
 def _choices(name: str, folder: Path) -> str:

@@ -13,8 +13,8 @@ from typer import Argument, Option
 from stpp.deploy.returned import Changes, masks_of_export
 from stpp.ingest.additions import READINGS, Addition, read_additions
 from stpp.ingest.formats import FORMATS
+from stpp.params.data import Data as DataParams
 from stpp.params.file import edited, load
-from stpp.params.models import Data as DataParams
 from stpp.stages import options
 from stpp.store.files import (
     StppError,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from typer import Option
 
-from stpp.deploy.export import INPUT, OUTPUT, to_onnx, to_torch_export
+from stpp.deploy.export import INPUT, OUTPUT, channels_of, to_onnx, to_torch_export
 from stpp.models import build
 from stpp.store.files import StppError
 from stpp.tracking.package import package
@@ -46,7 +46,9 @@ def export(
         return
 
     worst = (to_onnx if kind is Format.onnx else to_torch_export)(network, about, out)
+    channels = channels_of(network)
     sizes = (
-        f"{INPUT} (batch, 3, height, width), RGB from 0 to 1 -> {OUTPUT} (batch, {len(about.classes)}, height, width)"
+        f"{INPUT} (batch, {channels}, height, width), {'RGB' if channels == 3 else 'bands'} from 0 to 1 -> "
+        f"{OUTPUT} (batch, {len(about.classes)}, height, width)"
     )
     print(f"{out}: {sizes}; logits differ from the checkpoint's by {worst:.1e} at most")

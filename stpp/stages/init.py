@@ -18,8 +18,8 @@ from stpp.ingest.folders import common_root, problems_of
 from stpp.ingest.known_layouts import layout
 from stpp.ingest.mask_values import Meaning, meaning, ranges, read_names, read_values
 from stpp.ingest.splits import SETS
+from stpp.params.data import Data
 from stpp.params.file import edited, load, read_yaml
-from stpp.params.models import Data
 from stpp.stages.preset import PARAMS, check_committed
 from stpp.store.files import StppError, atomic_write, printable, raise_problems
 from stpp.store.manifest import Dataset, Record

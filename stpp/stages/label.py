@@ -83,7 +83,7 @@ def _label(stage: Stage, model: Path, ids: Path, data: Path, keep: Path | None) 
             for batch in predict_batches([network], loader, p.model, where, label_predictor(p.label)):
                 decided = pseudo_masks(batch.masks[0], batch.confidence, p.label.threshold)
                 for i, mask, mean in zip(batch.ids, *decided, strict=True):
-                    labels = fill(kept.read(i), mask) if kept else mask
+                    labels = photos.without_nodata(i, fill(kept.read(i), mask) if kept else mask)
                     writer.add(i, labels, mean, window_of(labels.shape[0], labels.shape[1], p.label.max_pixels))
 
     names = [shard_name(index, p.label.shards) for index in range(p.label.shards)]
@@ -125,7 +125,7 @@ def _label(stage: Stage, model: Path, ids: Path, data: Path, keep: Path | None) 
 
 def _key(labeller: str, dataset: Dataset, kept: MaskSet | None, shard: Iterable[str]) -> str:
     """Return a hash of everything that the masks of a shard depend on."""
-    total = hashlib.sha256(f"{labeller} {dataset.classes} {dataset.palette}".encode())
+    total = hashlib.sha256(f"{labeller} {dataset.classes} {dataset.palette}{dataset.reading or ''}".encode())
     for i in shard:
         total.update(f"\n{i} {dataset.records[i].image_sha256} {kept.rows[i]['sha256'] if kept else ''}".encode())
     return total.hexdigest()

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from typer import Argument, Option
 
-from stpp.data.images import read_image
+from stpp.data.bands import as_rgb, read_with
 from stpp.data.kinds import HEAD, kind_of
+from stpp.deploy.geotiff import encode_geotiff, place_of
 from stpp.deploy.predictor import Predictor
 from stpp.deploy.task_formats import TASKS
 from stpp.deploy.tasks import Proposal, write_task
@@ -43,12 +44,13 @@ from stpp.store.files import (
     sha256,
     write_json,
 )
-from stpp.store.masks import encode_mask, read_png
+from stpp.store.masks import IGNORE, encode_mask, read_png
 
 FILES = {
     "mask": "masks/{}.png",
     "overlay": "overlays/{}.png",
     "probabilities": "probabilities/{}.npz",
+    "geotiff": "geotiffs/{}.tif",
 }
 Kind = StrEnum("Kind", [*FILES, *TASKS])  # type: ignore[misc]
 """A kind of result: a file for each image, or a task for an annotation tool."""
@@ -63,7 +65,7 @@ RECORD, DONE = "predictions.json", "done.jsonl"
 def predict(
     images: Annotated[list[str], Argument(help="Images, folders of them, patterns in quotes, or lists (.txt).")],
     model: Annotated[Path, Option(help="Checkpoint that `stpp train` wrote; it names its network and classes.")],
-    out: Annotated[Path, Option(help="Folder for the results: masks/, overlays/, probabilities/, or the tool's name.")],
+    out: Annotated[Path, Option(help="Folder for the results: masks/, overlays/, ..., or the tool's name.")],
     kind: Kinds = None,
     tta: Tta = False,
     window: Window = None,
@@ -289,29 +291,40 @@ def _line(text: str) -> dict[str, str] | None:
 def _predict(path: Path, predictor: Predictor, written: dict[str, Path]) -> list[str]:
     """Write the requested results of an image; return notes on what was done to the image to read it."""
     about = predictor.about
-    image, notes = read_image(path)
+    photo = read_with(path, about.reading)
+    image, notes = photo.pixels, photo.notes
     if "probabilities" in written:
         probabilities = predictor.probabilities(image)
         mask = probabilities.argmax(0).to(torch.uint8).numpy()
     else:  # masks alone need much less memory
         mask = predictor.mask(image).numpy()
+    if photo.nodata is not None:
+        mask = np.where(photo.nodata, np.uint8(IGNORE), mask)
+    place = place_of(path)
+    if not place and "geotiff" in written:
+        notes.append("without transform and projection, so its GeoTIFF has none")
+    if place and "geotiff" not in written:
+        notes.append("georeferenced: `--as geotiff` writes masks with its transform and projection")
     for kind, file in written.items():
         with atomic_write(file) as new:
             if kind == "mask":
                 new.write_bytes(encode_mask(mask, about.palette))
+            elif kind == "geotiff":
+                new.write_bytes(encode_geotiff(mask, about.palette, place))
             elif kind == "overlay":
-                new.write_bytes(_overlay(image, mask, about))
+                new.write_bytes(_overlay(as_rgb(image), mask, about))
             else:
                 half = probabilities.half().numpy()
                 with new.open("wb") as out:
                     np.savez_compressed(out, probabilities=half, classes=np.array(about.classes))
-    return notes
+    return [*notes, *photo.counts]
 
 
 def _overlay(image: NDArray[np.uint8], mask: NDArray[np.uint8], about: CheckpointMetadata) -> bytes:
     """Return a PNG of the image blended, half and half, with the colours of its classes; the background stays clear."""
-    blended = ((image + np.array(about.palette, np.uint16)[mask]) // 2).astype(np.uint8)
-    clear = (mask == background(about.classes))[:, :, None]
+    known = np.where(mask == IGNORE, 0, mask)
+    blended = ((image + np.array(about.palette, np.uint16)[known]) // 2).astype(np.uint8)
+    clear = ((mask == background(about.classes)) | (mask == IGNORE))[:, :, None]
     out = io.BytesIO()
     Image.fromarray(np.where(clear, image, blended)).save(out, format="PNG")
     return out.getvalue()

@@ -202,7 +202,7 @@ def _predictions(photos: ImageReader, folder: Path, models: list[str], val: str,
     for name in sorted(file.relative_to(first).with_suffix("").as_posix() for file in first.rglob("*.png")):
         truth = photos.mask(name)
         predicted = [read_png(folder / model / f"{name}.png") for model in models]
-        rows.append((_differing(truth, predicted), name, [photos.image(name), truth, *predicted]))
+        rows.append((_differing(truth, predicted), name, [photos.picture(name), truth, *predicted]))
     rows.sort(key=lambda row: (-row[0], row[1]))
     what = "the models differ" if len(models) > 1 else "the model is wrong"
     heading = f"{val}: {len(rows)} of these images, by the share of pixels where {what} (in brackets)"
@@ -226,7 +226,7 @@ def _worst(photos: ImageReader, evaluation: Path, model: str, val: str, path: Pa
     values, folder = miou(counts[model]), evaluation / "worst"
     there = {file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.png")}
     rows = [
-        (f"{name} ({values[row]:.0%})", [photos.image(name), photos.mask(name), read_png(folder / f"{name}.png")])
+        (f"{name} ({values[row]:.0%})", [photos.picture(name), photos.mask(name), read_png(folder / f"{name}.png")])
         for row in worst_first(counts[model])
         if (name := ids[row]) in there
     ]
@@ -263,4 +263,4 @@ def _pseudo_masks(photos: ImageReader, folder: Path, stability: dict[str, float]
 
 def _known(photos: ImageReader, name: str) -> list[Cell]:
     """Return an image and its true mask; the mask is None if the image has none."""
-    return [photos.image(name), photos.mask(name) if photos.dataset.records[name].mask else None]
+    return [photos.picture(name), photos.mask(name) if photos.dataset.records[name].mask else None]

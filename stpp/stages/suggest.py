@@ -85,7 +85,7 @@ def suggest(
         write_ids(partial / LIST, [one.id for one in taken])
         _write_table(partial / TABLE, taken, dataset)
         pictures = [
-            (f"{number}. {one.id}  s {one.stability:.2f}", photos.image(one.id), holder(one.id).read(one.id))
+            (f"{number}. {one.id}  s {one.stability:.2f}", photos.picture(one.id), holder(one.id).read(one.id))
             for number, one in enumerate(taken, 1)
         ]
         contact_sheet(pictures, dataset.palette, dataset.classes, partial / SHEET)

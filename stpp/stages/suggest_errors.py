@@ -84,7 +84,7 @@ def _draw(photos: ImageReader, found: dict[str, Mask], quality: dict[str, float]
     """Draw the first images with the largest suspected region of each, in the image, in the mask and by the model."""
     rows: list[tuple[str, list[Cell]]] = []
     for name in list(found)[:SHOWN]:
-        image, mask, against = photos.image(name), photos.mask(name), found[name]
+        image, mask, against = photos.picture(name), photos.mask(name), found[name]
         region = _largest(against != IGNORE)
         model = np.where(against == IGNORE, mask, against)
         rows.append((f"{name} ({quality[name]:.2f})", [image, image[region], mask[region], model[region]]))

@@ -9,10 +9,9 @@ from typer import Option
 from stpp.data.datasets import ImageMaskPairs, SelfTrainingDataset
 from stpp.data.oversampling import copies
 from stpp.engine.fit import supervised
-from stpp.models.build import start_of
 from stpp.stages import options
 from stpp.stages.stage import Inputs, Recipe, open_stage
-from stpp.stages.training import OUTS, loss_for, photos_of, train_network
+from stpp.stages.training import OUTS, loss_for, photos_of, start_for, train_network
 from stpp.store.files import read_ids
 from stpp.store.masks import MaskSet
 
@@ -39,12 +38,18 @@ def train(
     with open_stage(name, RECIPE, options.params_files(params), inputs, out=out, outs=outs) as stage:
         if stage.finished:
             return
-        p, photos, start = stage.params, photos_of(stage, data), start_of(backbone)
+        p, photos = stage.params, photos_of(stage, data)
         labeled = read_ids(split / "labeled.txt")
         parts = [ImageMaskPairs(photos, masks.ids, masks) for masks in map(MaskSet, pseudo or [])]
         repeat = copies(len(labeled), sum(len(part.ids) for part in parts))  # over-sampling of D_l
         samples = SelfTrainingDataset(
-            ImageMaskPairs(photos, labeled), repeat, parts, p.augment, p.train.seed, name, start.normalization
+            ImageMaskPairs(photos, labeled),
+            repeat,
+            parts,
+            p.augment,
+            p.train.seed,
+            name,
+            start_for(photos, backbone).normalization,
         )
         step = partial(supervised, loss=loss_for(stage, photos, split))
         train_network(stage, photos, samples, split, backbone, step, checkpoints=not pseudo)

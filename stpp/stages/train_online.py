@@ -1,12 +1,11 @@
 """The `train-online` stage: replaces the three stages of self-training by one (paper, Appendix C)."""
 
 from stpp.data.datasets import ImageMaskPairs, OnlineDataset
-from stpp.models.build import start_of
 from stpp.params.file import load
 from stpp.selftrain.online import online
 from stpp.stages import options
 from stpp.stages.stage import Inputs, Recipe, open_stage
-from stpp.stages.training import OUTS, loss_for, photos_of, train_network
+from stpp.stages.training import OUTS, loss_for, photos_of, start_for, train_network
 from stpp.store.files import StppError, read_ids
 
 RECIPE = Recipe(__name__, ("model", "train", "augment", "online"))
@@ -36,9 +35,10 @@ def train_online(
     with open_stage(name, RECIPE, files, inputs, out=out, outs=OUTS) as stage:
         if stage.finished:
             return
-        p, photos, start = stage.params, photos_of(stage, data), start_of(backbone)
+        p, photos = stage.params, photos_of(stage, data)
         labeled = ImageMaskPairs(photos, read_ids(split / "labeled.txt"))
         unlabeled = read_ids(split / "unlabeled.txt")
-        samples = OnlineDataset(labeled, unlabeled, p.augment, p.train.seed, name, start.normalization)
+        normalization = start_for(photos, backbone).normalization
+        samples = OnlineDataset(labeled, unlabeled, p.augment, p.train.seed, name, normalization)
         step = online(p.online, loss_for(stage, photos, split))
         train_network(stage, photos, samples, split, backbone, step, checkpoints=False)

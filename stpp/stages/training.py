@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 from stpp.data.datasets import ImageDataset, ImageMaskDataset, ImageReader, OnlineDataset, SelfTrainingDataset
 from stpp.data.loaders import Batch, batches_of_equal_size, prediction_loader
+from stpp.data.normalization import Normalization
 from stpp.data.pixel_cache import open_cache
 from stpp.data.seeds import seed_of
 from stpp.engine import device as devices
@@ -37,6 +39,12 @@ def photos_of(stage: Stage, data: Path) -> ImageReader:
     """Return the images and masks of the data set, with the pixel cache."""
     p = stage.params
     return ImageReader(read_dataset(data), Path(p.data.root), open_cache(p.runtime, stage.folder.parent))
+
+
+def start_for(photos: ImageReader, backbone: Path) -> Start:
+    """Return which weights a training starts from, with the data set's own normalisation if it has one."""
+    start, reading = build.start_of(backbone), photos.dataset.reading
+    return replace(start, normalization=Normalization(reading.mean, reading.std)) if reading and reading.mean else start
 
 
 def loss_for(stage: Stage, photos: ImageReader, split: Path) -> Loss:
@@ -81,12 +89,12 @@ def train_network(
     kept.
     """
     name, p = stage.name, stage.params
-    dataset, start = photos.dataset, build.start_of(backbone)
+    dataset, start = photos.dataset, start_for(photos, backbone)
     per_epoch = _say(p, name, samples)
 
     where = devices.setup_device(p.runtime)
     torch.manual_seed(seed_of(p.train.seed, name, "init"))
-    network = build.build(p.model, len(dataset.classes))
+    network = build.build(p.model, len(dataset.classes), start.normalization)
     started = build.load_start_weights(network, p.model, backbone)
     how = f"{where}, {torch.get_num_threads()} threads, {p.model.precision}"
     print(f"{name}: {_start(start, network, started)}; {how}", flush=True)
@@ -97,7 +105,7 @@ def train_network(
         trainer.load_state_dict(state)
     before = trainer.iteration
     steps = list(trainer.steps.values())
-    about = CheckpointMetadata(p.model, dataset.classes, dataset.palette, start)
+    about = CheckpointMetadata(p.model, dataset.classes, dataset.palette, start, dataset.reading)
     hooks = _World(stage, photos, read_ids(split / "val.txt"), about, steps, keep=checkpoints)
     curve = fit(trainer, samples, p.runtime, hooks)
     if not is_main():
@@ -218,7 +226,7 @@ class _World(Hooks):
         dataset, run = self.photos.dataset, self.stage.run
         run.log(_named(row, dataset.classes), step)
         if self.predicted and step in self.shown_after:
-            rows = [(self.photos.image(i), self.photos.mask(i), mask.cpu().numpy()) for i, mask in self.predicted]
+            rows = [(self.photos.picture(i), self.photos.mask(i), mask.cpu().numpy()) for i, mask in self.predicted]
             run.predictions("val predictions", rows, dataset.palette, step)
         self.predicted = []
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from stpp.store.files import ID, StppError, digest, quoted, read_text, unicode_forms, write_csv, write_json
 from stpp.store.packed import MappedTable
+from stpp.store.reading import Reading, as_json, from_json
 from stpp.store.records import DatasetJson, read
 
 Rgb = tuple[int, int, int]
@@ -83,6 +84,8 @@ class Dataset:
     """The mask set of all masks if they were drawn from annotation files; else None: each mask is a file."""
     variable: str = ""
     """The variable of .mat files that holds the mask (`data.variable`)."""
+    reading: Reading | None = None
+    """How image files are read; None: as ordinary pictures."""
 
     @cached_property
     def digest(self) -> str:
@@ -100,7 +103,7 @@ def digest_of(dataset: Dataset, ids: list[str]) -> str:
 
 def _digest(dataset: Dataset, records: Iterable[Record]) -> str:
     drawn = " drawn" if dataset.drawn else ""
-    about = f"{dataset.classes} {sorted(dataset.values.items())}{drawn}\n{dataset.variable}"
+    about = f"{dataset.classes} {sorted(dataset.values.items())}{drawn}\n{dataset.variable}{dataset.reading or ''}"
     total = hashlib.md5(about.encode(), usedforsecurity=False)
     for r in records:
         total.update(f"{r.id} {r.image_sha256} {r.mask_sha256}\n".encode())
@@ -135,6 +138,7 @@ def write_dataset(folder: Path, dataset: Dataset) -> None:
     }
     about |= {"masks": DRAWN} if dataset.drawn else {}
     about |= {"variable": dataset.variable} if dataset.variable else {}
+    about |= {"reading": as_json(dataset.reading)} if dataset.reading else {}
     write_json(folder / "dataset.json", about)
     write_csv(folder / "manifest.csv", RECORD, map(as_row, dataset.records.values()))
 
@@ -159,6 +163,7 @@ def read_dataset(folder: Path) -> Dataset:
             records=MappedTable.read(folder / "manifest.csv", RECORD, record_of),
             drawn=folder / DRAWN if about.get("masks") else None,
             variable=about.get("variable", ""),
+            reading=from_json(about.get("reading")),
         )
     except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
         raise StppError(f"{folder}: not what `stpp prepare` writes ({error}); run `dvc repro` again") from None

@@ -44,6 +44,8 @@ class DatasetJson(Digested):
     masks: Literal["masks"] | None = None
     """The folder of the mask set if the masks were drawn from annotation files."""
     variable: str = ""
+    reading: dict[str, Any] | None = None
+    """See `stpp.store.reading`."""
 
 
 class RunJson(JsonFile):

@@ -8,7 +8,7 @@ from PIL import Image
 
 from stpp.ingest.additions import read_additions
 from stpp.ingest.inspection import inspect
-from stpp.params.models import Data
+from stpp.params.data import Data
 from stpp.store.masks import encode_mask
 
 COLOURS = ((255, 0, 0), (0, 128, 0))

@@ -21,7 +21,7 @@ from stpp.ingest.annotation_files import _area, _of_coco, _of_cvat, _of_via, _pa
 from stpp.ingest.drawing import draw_masks
 from stpp.ingest.inspection import inspect
 from stpp.ingest.shapes import covered, paint
-from stpp.params.models import Data
+from stpp.params.data import Data
 from stpp.store.files import StppError
 from stpp.store.manifest import Dataset, read_dataset, write_dataset
 

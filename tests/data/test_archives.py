@@ -17,12 +17,12 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from stpp.data.images import read_mask, to_classes
+from stpp.data.mask_pixels import read_mask, to_classes
 from stpp.ingest import archives
 from stpp.ingest.archives import import_archive
 from stpp.ingest.catalog import list_images
 from stpp.ingest.known_layouts import layout
-from stpp.params.models import Data
+from stpp.params.data import Data
 from stpp.store.files import StppError
 
 Files = dict[str, bytes]

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stpp.data.images import to_classes
+from stpp.data.mask_pixels import to_classes
 from stpp.ingest.catalog import ImagePair, list_images
 from stpp.ingest.colours import IGNORED, OKABE_ITO, background, class_palette
 from stpp.ingest.known_layouts import Layout, layout, voc_palette
-from stpp.params.models import Data
+from stpp.params.data import Data
 from stpp.store.files import StppError
 
 FEW = settings(max_examples=25, deadline=None)

@@ -18,7 +18,8 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from PIL import Image
 
-from stpp.data.images import read_image, read_mask, to_classes
+from stpp.data.images import read_image
+from stpp.data.mask_pixels import read_mask, to_classes
 from stpp.store import decoding
 from stpp.store.files import StppError
 from stpp.store.masks import decode_mask

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from stpp.ingest.inspection import inspect
-from stpp.params.models import Data
+from stpp.params.data import Data
 from stpp.store.manifest import Dataset
 
 RNG = np.random.default_rng(0)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from stpp.ingest import inspection, inspection_cache
 from stpp.ingest.inspection import inspect
-from stpp.params.models import Data
+from stpp.params.data import Data
 
 COUNT = 12
 

@@ -12,9 +12,9 @@ from PIL import Image
 from test_annotations import made, masks_of
 
 from stpp.audit.contents import examine
-from stpp.data.images import read_layers
+from stpp.data.mask_pixels import read_layers
 from stpp.ingest.additions import read_additions
-from stpp.params.models import Data
+from stpp.params.data import Data
 from stpp.store.files import StppError
 from stpp.store.manifest import Dataset
 

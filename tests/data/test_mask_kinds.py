@@ -16,10 +16,10 @@ from PIL import Image
 from scipy.io import savemat
 
 from stpp.data.datasets import ImageReader
-from stpp.data.images import counts_in, read_mask, to_classes, values_in
+from stpp.data.mask_pixels import counts_in, read_mask, to_classes, values_in
 from stpp.ingest.inspection import inspect
 from stpp.ingest.known_layouts import layout
-from stpp.params.models import Data
+from stpp.params.data import Data
 from stpp.store.files import StppError
 from stpp.store.manifest import COLOUR, Dataset, read_dataset, write_dataset
 

@@ -25,7 +25,7 @@ from stpp.deploy.task_formats import TASKS
 from stpp.deploy.tasks import Proposal, write_task
 from stpp.ingest.drawing import draw_masks
 from stpp.ingest.inspection import inspect
-from stpp.params.models import Data
+from stpp.params.data import Data
 from stpp.store.manifest import Dataset, Record
 from stpp.store.masks import IGNORE, read_png
 

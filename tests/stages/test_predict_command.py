@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 from small import Project
@@ -20,6 +21,7 @@ from stpp.models import build
 from stpp.params.models import Model
 from stpp.stages.predict import _overlay
 from stpp.store.files import digest
+from stpp.store.reading import Reading
 
 MODEL = Model(backbone="test_resnet", output_stride=16)
 ABOUT = build.CheckpointMetadata(MODEL, ("sky", "road", "<b>sign</b>"), ((1, 2, 3), (200, 100, 0), (0, 0, 255)))
@@ -328,3 +330,33 @@ def test_predictions_are_tasks_for_tools_which_a_second_call_leaves_to_the_perso
     corrected.write_text("corrected")
     assert "out/labelme: stays as it is" in predict(photos, *words)
     assert corrected.read_text() == "corrected"
+
+
+def test_a_geotiff_gives_a_mask_at_the_same_place(photos: Project) -> None:
+    """Transform and projection are those of the image, as stored; a photo without them gives a note."""
+    scale, tie = (10.0, 10.0, 0.0), (0.0, 0.0, 0.0, 399960.0, 5300040.0, 0.0)
+    keys = (1, 1, 0, 3, 1024, 0, 1, 1, 1025, 0, 1, 1, 3072, 0, 1, 32632)
+    tags = [(33550, 12, 3, scale, True), (33922, 12, 6, tie, True), (34735, 3, len(keys), keys, True)]
+    values = np.random.default_rng(0).integers(0, 5000, (40, 50, 3)).astype(np.uint16)
+    values[:5] = 0
+    folder = photos.folder / "field"
+    folder.mkdir()
+    tifffile.imwrite(folder / "geo.tif", values, photometric="rgb", compression="lzw", extratags=tags)
+    shutil.copyfile(photos.folder / "photos/a.jpg", folder / "a.jpg")
+    reading = Reading((), ((0.0, 5000.0),), 0.0)
+    network = build.load(MODEL, 3, photos.folder / "model.safetensors")
+    build.save(photos.folder / "model.safetensors", network.state_dict(), replace(ABOUT, reading=reading))
+    assert "`--as geotiff` writes masks with its transform" in predict(photos, "field/geo.tif")
+    shutil.rmtree(photos.folder / "out")
+    said = predict(photos, "field", "--as", "mask", "--as", "geotiff")
+    assert "without transform and projection, so its GeoTIFF has none: 1 image(s), such as field/a.jpg" in said
+    out = photos.folder / "out"
+    with Image.open(out / "masks/geo.png") as image, tifffile.TiffFile(out / "geotiffs/geo.tif") as written:
+        page = written.pages.first
+        mask = page.asarray()
+        assert np.array_equal(mask, np.asarray(image)) and (mask[:5] == 255).all()
+        found = {tag.code: tag.value for tag in page.tags}
+        assert (found[33550], found[33922], found[34735]) == (scale, tie, keys)
+        assert found[42113] == "255" and page.colormap[:, 1].tolist() == [257 * c for c in ABOUT.palette[1]]
+    with Image.open(out / "geotiffs/geo.tif") as image:
+        assert np.array_equal(np.asarray(image), mask)
