@@ -1,10 +1,11 @@
 """Checking new masks of unlabelled images against the data set, and finding their paths in it."""
 
 import io
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -15,13 +16,15 @@ from stpp.ingest.known_layouts import layout
 from stpp.ingest.names import is_stray
 from stpp.ingest.palettes import PaletteCheck, shown_in
 from stpp.params.models import Data
-from stpp.store.files import StppError, read_bytes, unicode_forms
+from stpp.store.files import StppError, printable, read_bytes, unicode_forms
 from stpp.store.manifest import Dataset, by_colour, rgb_of, value_name
 from stpp.store.masks import IGNORE, Mask
 
 Reading = Literal["classes", "values"]
 READINGS: tuple[Reading, Reading] = ("classes", "values")
 """How to read the pixels of a new mask: as class ids, which `stpp predict` writes, or as the data set's mask values."""
+PARENT = "parent.json"
+"""Name of the file beside a split's lists that names its parent and the added masks (`ParentJson`)."""
 
 
 @dataclass(frozen=True)
@@ -168,3 +171,24 @@ def _png(classes: Mask, dataset: Dataset, file: Path) -> bytes:
         values = table[classes]
         Image.fromarray(values.astype(np.uint16 if values.max() > 255 else np.uint8)).save(out, format="PNG")
     return out.getvalue()
+
+
+def corrections(parent: Mapping[str, Any]) -> list[str]:
+    """Return what parent.json says of masks that were proposed: who corrected them, and the largest changes.
+
+    The worst classes and images come first. The list is empty if no masks were proposed.
+    """
+    if not (kept := parent.get("as_proposed")):
+        return []
+    by = Counter(parent["annotated_by"].values()).most_common()
+    unknown = len(kept) - sum(count for _, count in by)
+    said = [f"annotated by {', '.join(f'{name} ({count})' for name, count in by)}"] if by else []
+    said += [f"{unknown} of {len(kept)} masks have no author in the export"] if unknown else []
+    classes = sorted(parent["iou"].items(), key=lambda one: (one[1], one[0]))
+    said.append("IoU of proposals and new masks: " + ", ".join(f"{name} {iou:.2f}" for name, iou in classes))
+    worst = sorted(kept.items(), key=lambda one: (one[1], one[0]))
+    changed = [f"{name} ({100 * (1 - equal):.1f} % of the pixels)" for name, equal in worst if equal < 1]
+    said += [f"most changed: {', '.join(changed[:3])}"] if changed else []
+    same = [name for name, equal in worst if equal == 1]
+    said += [f"{len(same)} masks equal their proposals, such as {same[0]}: were they looked at?"] if same else []
+    return [*map(printable, said)]

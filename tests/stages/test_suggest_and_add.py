@@ -11,6 +11,7 @@ from small import TINY, Project, mask_set
 
 from stpp.data.transforms import normalize
 from stpp.deploy.task_formats import TASKS
+from stpp.ingest.toy import CLASSES
 from stpp.models import build
 from stpp.params.file import load
 from stpp.params.models import Model
@@ -20,6 +21,8 @@ from stpp.store.masks import encode_mask
 
 MODEL = Model(backbone="test_resnet", output_stride=16)
 PALETTE = tuple((c, c, c) for c in range(6))
+DESCRIBED = {"images": "images/{name}.png", "masks": "masks/{name}.png", "classes": [*CLASSES]}
+"""What a person says of the drawn images."""
 
 
 @pytest.fixture
@@ -302,7 +305,10 @@ def exported(folder: Path, tool: str) -> Path:
         path.write_text(json.dumps(whole))
     elif tool == "cvat":
         path = folder / "annotations.xml"
-        text = path.read_text()
+        people = (
+            "<task><id>7</id><owner><username>owner</username></owner><assignee><username>anna</username></assignee>"
+        )
+        text = path.read_text().replace("<task>", people, 1)
         first, _, rest = text.partition('<polygon label="')
         label, _, rest = rest.partition('"')
         path.write_text(f'{first}<polygon label="{"disk" if label != "disk" else "box"}"{rest}')
@@ -312,7 +318,9 @@ def exported(folder: Path, tool: str) -> Path:
         result = whole[0]["predictions"][0]["result"]
         kind = result[0]["type"]
         result[0]["value"][kind] = ["disk" if result[0]["value"][kind] != ["disk"] else "box"]
-        done = [{"id": n, **one, "annotations": [{"id": n, **one["predictions"][0]}]} for n, one in enumerate(whole)]
+        people = [{"id": 5, "email": "anna@example.org"}, 5, None]
+        by = [{**one["predictions"][0], "completed_by": who} for one, who in zip(whole, people, strict=True)]
+        done = [{"id": n, **one, "annotations": [{"id": n, **by[n]}]} for n, one in enumerate(whole)]
         path.write_text(json.dumps(done))
     else:
         path = folder / "images"
@@ -321,6 +329,15 @@ def exported(folder: Path, tool: str) -> Path:
         whole["shapes"][0]["label"] = "disk" if whole["shapes"][0]["label"] != "disk" else "box"
         first.write_text(json.dumps(whole))
     return path
+
+
+AUTHORS = {
+    "coco": [None] * 3,
+    "cvat": ["anna"] * 3,
+    "label-studio": ["anna@example.org", "user 5", None],
+    "labelme": [None] * 3,
+}
+"""Who annotated the three images of `exported`, where the export says it."""
 
 
 @pytest.mark.parametrize("tool", TASKS)
@@ -337,11 +354,47 @@ def test_a_corrected_task_comes_back_as_a_split_and_says_what_was_changed(tool: 
     assert "3 more labelled images than tiny" in said
     assert f"most changed: {ids[0]} (" in said and "2 masks equal their proposals" in said and "IoU" in said
     assert {*ids} <= {*read_ids(folder / "splits/second/labeled.txt")}
-    kept = json.loads((folder / "splits/second/parent.json").read_text())["as_proposed"]
-    assert [i for i in ids if kept[i] < 1] == [ids[0]]
+    kept = json.loads((folder / "splits/second/parent.json").read_text())
+    assert [i for i in ids if kept["as_proposed"][i] < 1] == [ids[0]]
+    assert [i for i in ids if min(kept["iou_by_image"][i].values()) < 1] == [ids[0]]
+    assert [kept["annotated_by"].get(i) for i in ids] == AUTHORS[tool]
+    assert said.count("no author") == (None in AUTHORS[tool])
     for i, path in there.items():
         mask = np.where(before[i] == 255, 0, before[i])
         assert np.array_equal(raw(path), mask) == (i != ids[0])
+
+
+@pytest.mark.slow
+def test_the_audit_shows_who_corrected_the_masks_of_a_split_and_how_far(copied: Project) -> None:
+    folder = copied.folder
+    ids = read_ids(folder / "runs/split/unlabeled.txt")[:2]
+    for i in ids:
+        (folder / f"data/toy/masks/{i}.png").unlink()
+    copied.warm()
+    copied.params(data={"kind": "folder", "root": "data/own", **DESCRIBED})
+    (folder / "data/toy").rename(folder / "data/own")
+    copied.run("dvc", "repro", "-q", "label_unreliable", "label_reliable")
+    copied.run("stpp", "suggest", "--n", "12", "--out", "next", "--as", "label-studio", "--tolerance", "0")
+    tasks = json.loads((folder / "next/tasks.json").read_text())
+    tasks = [one for one in tasks if one["data"]["id"] in ids]
+    for one in tasks:
+        result = one["predictions"][0]["result"][: -1 if one is tasks[0] else None]
+        one |= {"id": 1, "annotations": [{"id": 1, "completed_by": 5, "result": result}]}
+    (folder / "export.json").write_text(json.dumps([one | {"id": at} for at, one in enumerate(tasks)]))
+    add(copied, "export.json", "--name", "second", "--task", "next")
+    copied.run("dvc", "repro", "-q", "train_student")
+    said = copied.run("stpp", "audit", "--offline", "runs/student/model.safetensors", "--out", "audit")
+    lines = said.partition("added masks:\n")[2].splitlines()
+    assert lines[:2] == ["  split second: 2 masks that tiny does not have", "    annotated by user 5 (2)"]
+    assert lines[2].startswith("    IoU of proposals and new masks: ")
+    assert f"most changed: {tasks[0]['data']['id']} (" in lines[3]
+    assert all("user 5 (2)" in (folder / f"audit/audit.{ending}").read_text() for ending in ("json", "html"))
+    Image.fromarray(1 - raw(folder / f"data/own/masks/{ids[0]}.png").clip(0, 1)).save(
+        folder / f"data/own/masks/{ids[0]}.png"
+    )
+    copied.run("dvc", "repro", "-q", "train_student")
+    said = copied.run("stpp", "audit", "--offline", "runs/student/model.safetensors")
+    assert f"does not have; 1 of them are other masks today, such as {ids[0]}" in said
 
 
 def test_what_is_wrong_with_an_export_is_said(scored: Project) -> None:
