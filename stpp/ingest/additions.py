@@ -3,7 +3,7 @@
 import io
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,10 +47,6 @@ def read_additions(
     Each mask is a PNG whose name is the id of an unlabelled image. reading: how to read all masks. None: read each mask
     in the one way that makes sense; it is a problem if both ways do and give different classes.
     """
-    if data.annotations:
-        raise StppError(
-            "data.annotations: masks come from annotation files; annotate the images there, and export again"
-        )
     if isinstance(data.masks, dict):
         raise StppError(
             "data.masks: an image has a mask file for each class; put the new files beside the others, as the patterns "
@@ -58,6 +54,8 @@ def read_additions(
         )
     known = layout(data)
     found, problems, _ = list_images(data, known)
+    if data.annotations:
+        known = replace(known, masks=(data.annotations.added or "",))
     added: list[Addition] = []
     palettes = PaletteCheck(known, Path())
     for file in sorted(path for path in folder.rglob("*") if path.is_file() and not is_stray(path.name)):
@@ -82,6 +80,15 @@ def read_additions(
     if not added and not problems:
         problems.append(f"{folder}: no masks found; put a PNG for each image there, named after the image's id")
     return added, problems
+
+
+def with_added(data: Data) -> Data:
+    """Return `data` with a place for added masks beside annotation files: the images' pattern in the folder `added`."""
+    given = data.annotations
+    if given is None or given.added:
+        return data
+    added = f"added/{Path(data.images or '').with_suffix('.png')}"
+    return data.model_copy(update={"annotations": given.model_copy(update={"added": added})})
 
 
 def _addition(file: Path, target: Path, name: str, dataset: Dataset, reading: Reading | None) -> Addition:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from stpp.deploy.returned import Changes, masks_of_export
-from stpp.ingest.additions import PARENT, READINGS, Addition, corrections, read_additions
+from stpp.ingest.additions import PARENT, READINGS, Addition, corrections, read_additions, with_added
 from stpp.ingest.formats import FORMATS
 from stpp.params.file import edited, load
 from stpp.params.models import Data as DataParams
@@ -50,7 +50,8 @@ def add(
     The new split is a copy of the current one, its parent. Only these images
     move: from unlabelled to labelled. parent.json, beside the new lists, names
     the parent and the added masks. The params file then names the new split,
-    so the next `dvc repro` uses it.
+    so the next `dvc repro` uses it. Beside annotation files, the masks are PNGs
+    that data.annotations.added names.
 
     With --task, the masks are the export of the annotation tool: they are
     compared with what was proposed.
@@ -69,12 +70,13 @@ def add(
         what = "is no format of an export" if task else "is the format of an export: give its task with --task"
         raise StppError(f"--as {as_}: {what}")
     p = load([params])
+    described = with_added(p.data)
     folder = lists / name
     taken = StppError(f"{name}: another split already has this name; choose another --name")
     if name in (p.split.name, "pinned") or (lists / "pinned" / f"{name}.csv").exists():
         raise taken
     sets = {one: read_ids(split / f"{one}.txt") for one in SETS if one != "test" or (split / "test.txt").is_file()}
-    added, problems, said, changed = _read(masks, task, as_, p.data, read_dataset(data), set(sets["unlabeled"]))
+    added, problems, said, changed = _read(masks, task, as_, described, read_dataset(data), set(sets["unlabeled"]))
     new = {one.id for one in added}
     if len(sets["unlabeled"]) - len(new) < 2:
         problems.append(f"{masks}: fewer than two images would stay unlabelled; ST++ needs at least two")
@@ -89,7 +91,10 @@ def add(
     sets["unlabeled"] = [i for i in sets["unlabeled"] if i not in new]
     if folder.exists() and not ((folder / PARENT).is_file() and read_json(folder / PARENT) == parent):
         raise taken
-    text = edited(params, {"split.name": name} | {f"split.{which}": {"list": f"{name}/{which}.txt"} for which in sets})
+    values: dict[str, Any] = {f"split.{which}": {"list": f"{name}/{which}.txt"} for which in sets}
+    if described.annotations:
+        values["data.annotations.added"] = described.annotations.added
+    text = edited(params, {"split.name": name} | values)
     _write(added, folder, sets, parent)
     write_text(params, text)
     for line in said:
