@@ -1,7 +1,7 @@
 """Suspected errors in masks that people made, by confident learning. It is not in the paper.
 
-Images are ranked as cleanlab ranks them for segmentation (Lad and Mueller, 2023): by a soft minimum of the probability
-that the model gives to the class in the mask.
+Images are ranked as cleanlab ranks them for segmentation (Lad and Mueller, 2023), with another temperature: by a soft
+minimum of the probability that the model gives to the class in the mask.
 """
 
 import numpy as np
@@ -9,8 +9,14 @@ from numpy.typing import NDArray
 
 from stpp.store.masks import IGNORE, Mask
 
-TEMPERATURE = 0.1
-"""The soft minimum is nearer to the minimum if this is smaller."""
+TEMPERATURE = 0.2
+"""The soft minimum is nearer to the minimum if this is smaller.
+
+cleanlab has 0.1, which says little about how bad a mask is, because a few bad pixels reach the minimum. Measured on 160
+unseen images of the embedded data set, half of them with 1 to 40 % of damage, for the final student and the teacher:
+rank correlation with the wrong pixels among damaged masks 0.89 and 0.84 (0.1: 0.77 and 0.71; mean of p: 0.88 and 0.77),
+AUC of damaged against intact masks 0.82 and 0.76 (0.1: 0.84 and 0.76; mean of p: 0.74 and 0.70).
+"""
 
 Floats = NDArray[np.float64]
 

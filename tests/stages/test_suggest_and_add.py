@@ -7,22 +7,21 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from ruamel.yaml import YAML
 from small import TINY, Project, mask_set
 
 from stpp.data.transforms import normalize
 from stpp.deploy.task_formats import TASKS
-from stpp.ingest.toy import CLASSES
 from stpp.models import build
 from stpp.params.file import load
 from stpp.params.models import Model
+from stpp.run.lineage import content_of
 from stpp.store.files import read_csv, read_ids, sha256, write_csv
 from stpp.store.manifest import read_dataset
 from stpp.store.masks import encode_mask
 
 MODEL = Model(backbone="test_resnet", output_stride=16)
 PALETTE = tuple((c, c, c) for c in range(6))
-DESCRIBED = {"images": "images/{name}.png", "masks": "masks/{name}.png", "classes": [*CLASSES]}
-"""What a person says of the drawn images."""
 
 
 @pytest.fixture
@@ -364,36 +363,53 @@ def test_a_corrected_task_comes_back_as_a_split_and_says_what_was_changed(tool: 
         assert np.array_equal(raw(path), mask) == (i != ids[0])
 
 
-@pytest.mark.slow
-def test_the_audit_shows_who_corrected_the_masks_of_a_split_and_how_far(copied: Project) -> None:
-    folder = copied.folder
-    ids = read_ids(folder / "runs/split/unlabeled.txt")[:2]
+def locked(project: Project, split: str) -> None:
+    """Write a dvc.lock in which data and split led to a model, as DVC does."""
+    model = project.folder / "runs/m/model.safetensors"
+    model.parent.mkdir(exist_ok=True)
+    model.write_text("weights")
+    data, lists, made = (
+        {"path": name, "md5": content_of(project.folder / name, project.folder).md5}
+        for name in ("runs/data", "runs/split", "runs/m/model.safetensors")
+    )
+    params = {"params.yaml": {"data": {"name": "tiny", "root": "data/toy"}, "split": {"name": split}}}
+    stages = {
+        "prepare": {"cmd": "python -m stpp prepare", "outs": [data]},
+        "split": {"cmd": "python -m stpp split", "deps": [data], "outs": [lists], "params": params},
+        "train": {"cmd": "python -m stpp fit", "deps": [data, lists], "outs": [made]},
+    }
+    with (project.folder / "dvc.lock").open("w") as file:
+        YAML().dump({"schema": "2.0", "stages": stages}, file)
+
+
+def test_the_audit_shows_who_corrected_the_masks_of_a_split_and_how_far(scored: Project) -> None:
+    folder = scored.folder
+    scored.run("stpp", "suggest", "--n", "3", "--out", "next", "--as", "label-studio", "--tolerance", "0")
+    ids = read_ids(folder / "next/suggested.txt")
     for i in ids:
         (folder / f"data/toy/masks/{i}.png").unlink()
-    copied.warm()
-    copied.params(data={"kind": "folder", "root": "data/own", **DESCRIBED})
-    (folder / "data/toy").rename(folder / "data/own")
-    copied.run("dvc", "repro", "-q", "label_unreliable", "label_reliable")
-    copied.run("stpp", "suggest", "--n", "12", "--out", "next", "--as", "label-studio", "--tolerance", "0")
-    tasks = json.loads((folder / "next/tasks.json").read_text())
-    tasks = [one for one in tasks if one["data"]["id"] in ids]
-    for one in tasks:
-        result = one["predictions"][0]["result"][: -1 if one is tasks[0] else None]
-        one |= {"id": 1, "annotations": [{"id": 1, "completed_by": 5, "result": result}]}
-    (folder / "export.json").write_text(json.dumps([one | {"id": at} for at, one in enumerate(tasks)]))
-    add(copied, "export.json", "--name", "second", "--task", "next")
-    copied.run("dvc", "repro", "-q", "train_student")
-    said = copied.run("stpp", "audit", "--offline", "runs/student/model.safetensors", "--out", "audit")
-    lines = said.partition("added masks:\n")[2].splitlines()
-    assert lines[:2] == ["  split second: 2 masks that tiny does not have", "    annotated by user 5 (2)"]
-    assert lines[2].startswith("    IoU of proposals and new masks: ")
-    assert f"most changed: {tasks[0]['data']['id']} (" in lines[3]
-    assert all("user 5 (2)" in (folder / f"audit/audit.{ending}").read_text() for ending in ("json", "html"))
-    Image.fromarray(1 - raw(folder / f"data/own/masks/{ids[0]}.png").clip(0, 1)).save(
-        folder / f"data/own/masks/{ids[0]}.png"
+    export = exported(folder / "next", "label-studio").relative_to(folder)
+    scored.params(split={"labeled": {"count": 5}})  # so that it is drawn while these masks are away
+    remade = (
+        ("stpp", "prepare", "--out", "runs/data"),
+        ("stpp", "split", "--data", "runs/data", "--lists", "splits", "--out", "runs/split"),
     )
-    copied.run("dvc", "repro", "-q", "train_student")
-    said = copied.run("stpp", "audit", "--offline", "runs/student/model.safetensors")
+    for step in remade:
+        scored.run(*step)
+    add(scored, str(export), "--name", "second", "--task", "next")
+    for step in remade:
+        scored.run(*step)
+    locked(scored, "second")
+    said = scored.run("stpp", "audit", "--offline", "--out", "audit")
+    lines = [line.strip() for line in said.partition("added masks:\n")[2].splitlines()]
+    assert lines[0] == "split second: 3 masks that tiny does not have"
+    assert lines[1:3] == ["annotated by anna@example.org (1), user 5 (1)", "1 of 3 masks have no author in the export"]
+    assert lines[3].startswith("IoU of proposals and new masks: ") and f"most changed: {ids[0]} (" in lines[4]
+    assert all("anna@example.org (1)" in (folder / f"audit/audit.{ending}").read_text() for ending in ("json", "html"))
+    Image.fromarray(1 - raw(there := folder / f"data/toy/masks/{ids[0]}.png").clip(0, 1)).save(there)
+    scored.run(*remade[0])
+    locked(scored, "second")
+    said = scored.run("stpp", "audit", "--offline")
     assert f"does not have; 1 of them are other masks today, such as {ids[0]}" in said
 
 
