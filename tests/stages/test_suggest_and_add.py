@@ -13,7 +13,7 @@ from small import TINY, Project, mask_set
 from stpp.data.transforms import normalize
 from stpp.deploy.task_formats import TASKS
 from stpp.models import build
-from stpp.params.file import load
+from stpp.params.file import load, read_yaml
 from stpp.params.models import Model
 from stpp.run.lineage import content_of
 from stpp.store.files import read_csv, read_ids, sha256, write_csv
@@ -363,7 +363,7 @@ def test_a_corrected_task_comes_back_as_a_split_and_says_what_was_changed(tool: 
         assert np.array_equal(raw(path), mask) == (i != ids[0])
 
 
-def locked(project: Project, split: str) -> None:
+def locked(project: Project) -> None:
     """Write a dvc.lock in which data and split led to a model, as DVC does."""
     model = project.folder / "runs/m/model.safetensors"
     model.parent.mkdir(exist_ok=True)
@@ -372,7 +372,8 @@ def locked(project: Project, split: str) -> None:
         {"path": name, "md5": content_of(project.folder / name, project.folder).md5}
         for name in ("runs/data", "runs/split", "runs/m/model.safetensors")
     )
-    params = {"params.yaml": {"data": {"name": "tiny", "root": "data/toy"}, "split": {"name": split}}}
+    sections = read_yaml(project.folder / "params.yaml")
+    params = {"params.yaml": {name: sections[name] for name in ("data", "split")}}
     stages = {
         "prepare": {"cmd": "python -m stpp prepare", "outs": [data]},
         "split": {"cmd": "python -m stpp split", "deps": [data], "outs": [lists], "params": params},
@@ -399,7 +400,7 @@ def test_the_audit_shows_who_corrected_the_masks_of_a_split_and_how_far(scored: 
     add(scored, str(export), "--name", "second", "--task", "next")
     for step in remade:
         scored.run(*step)
-    locked(scored, "second")
+    locked(scored)
     said = scored.run("stpp", "audit", "--offline", "--out", "audit")
     lines = [line.strip() for line in said.partition("added masks:\n")[2].splitlines()]
     assert lines[0] == "split second: 3 masks that tiny does not have"
@@ -408,7 +409,7 @@ def test_the_audit_shows_who_corrected_the_masks_of_a_split_and_how_far(scored: 
     assert all("anna@example.org (1)" in (folder / f"audit/audit.{ending}").read_text() for ending in ("json", "html"))
     Image.fromarray(1 - raw(there := folder / f"data/toy/masks/{ids[0]}.png").clip(0, 1)).save(there)
     scored.run(*remade[0])
-    locked(scored, "second")
+    locked(scored)
     said = scored.run("stpp", "audit", "--offline")
     assert f"does not have; 1 of them are other masks today, such as {ids[0]}" in said
 
