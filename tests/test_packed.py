@@ -3,9 +3,11 @@
 import csv
 import multiprocessing
 import pickle
+import tracemalloc
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
@@ -60,7 +62,19 @@ def test_a_mapped_table_equals_the_dict_of_its_rows(rows: dict[str, tuple[str, s
 def test_spooled_rows_hold_any_text_and_are_ordered_by_their_key(rows: list[tuple[str, str, str]]) -> None:
     found = MappedRows.spooled(rows)
     assert list(found) == [list(row) for row in rows]
-    assert list(found.ordered()) == [list(row) for row in sorted(rows, key=lambda row: row[0])]
+    with patch("stpp.store.packed.FEW", 2):  # rows that are sorted together
+        assert list(found.ordered()) == [list(row) for row in sorted(rows, key=lambda row: row[0])]
+
+
+def test_sorting_takes_few_bytes_of_memory_for_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stpp.store.packed.FEW", 1000)
+    count = 20_000
+    rows = MappedRows.spooled([f"{at * 7919 % count:020d}", "x"] for at in range(count))
+    tracemalloc.start()
+    assert rows.ordered().key(count - 1) == f"{count - 1:020d}".encode()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 50 * count
 
 
 @pytest.mark.parametrize(

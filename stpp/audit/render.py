@@ -34,6 +34,8 @@ class Audit:
     """What could not be checked, and why."""
     suspects: list[tuple[Pair, Path, Path]] = field(default_factory=list)
     """Pairs of a held-out and a training image that look alike, with the files of both."""
+    added: list[str] = field(default_factory=list)
+    """Lines on the masks that people added for the split."""
 
     @property
     def problems(self) -> list[str]:
@@ -56,7 +58,11 @@ class Audit:
 def text(audit: Audit) -> str:
     """Return the report of an audit for the terminal: verdict, tree, contradictions, and what was not checked."""
     lines = [f"{audit.model}: {audit.verdict}", f"according to {audit.source}", "", *_tree(audit.link, "", set())]
-    for title, entries in (("contradictions", audit.problems), ("not checked", audit.notes)):
+    for title, entries in (
+        ("contradictions", audit.problems),
+        ("added masks", audit.added),
+        ("not checked", audit.notes),
+    ):
         if entries:
             lines += ["", f"{title}:", *(f"  {entry}" for entry in entries)]
     return "\n".join(map(printable, lines)) + "\n"
@@ -148,6 +154,7 @@ def as_json(audit: Audit) -> dict[str, Any]:
             }
             for pair, one, other in audit.suspects
         ],
+        "added_masks": audit.added,
         "not_looked_at": audit.notes,
         "file": link(audit.link),
         "executions": [
@@ -202,7 +209,11 @@ def _section(audit: Audit) -> Iterator[str]:
     yield f"<p class='verdict{bad}'><b>{_e(audit.verdict.capitalize())}.</b> According to {_e(audit.source)}. "
     yield "Each file below was hashed again: <b>verified</b> has the hash it had when it was used or made, "
     yield "<b>changed</b> has another one, <b>absent</b> is not here, but its hash is known.</p>"
-    for title, entries in (("Contradictions", audit.problems), ("Not checked", audit.notes)):
+    for title, entries in (
+        ("Contradictions", audit.problems),
+        ("Added masks", audit.added),
+        ("Not checked", audit.notes),
+    ):
         if entries:
             yield f"<h2>{title}</h2><ul>{''.join(f'<li>{_e(entry)}</li>' for entry in entries)}</ul>"
     if audit.suspects:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stpp.deploy.tasks import PROPOSED, TASK
+from stpp.ingest.annotations import Counts, open_annotations
 from stpp.ingest.colours import background
 from stpp.ingest.drawing import draw_masks
 from stpp.params.data import Annotations, Data
@@ -17,8 +18,12 @@ from stpp.store.masks import Mask, MaskSet, encode_mask, read_png
 from stpp.store.records import TaskJson, read
 
 
-def masks_of_export(export: Path, task: Path, format: str | None, dataset: Dataset, out: Path) -> list[str]:
-    """Write the masks of a tool's export into `out`, a PNG of class ids for each image; return what was passed over.
+def masks_of_export(
+    export: Path, task: Path, format: str | None, dataset: Dataset, out: Path
+) -> tuple[dict[str, str], list[str]]:
+    """Write the masks of a tool's export into `out`, a PNG of class ids for each image.
+
+    Returns the author of each mask by id, where the export names one, and what was passed over.
 
     export: a file, or the folder of LabelMe's files. task: the folder of the task. format: None for that of the task.
     Raises StppError if the export or the task is not readable, or of other classes.
@@ -54,8 +59,10 @@ def masks_of_export(export: Path, task: Path, format: str | None, dataset: Datas
         for name in masks.ids:
             with atomic_write(out / f"{name}.png") as new:
                 new.write_bytes(encode_mask(masks.read(name), dataset.palette))
+        drawn_from = open_annotations(data, of_task, Counts())
+        by = {name: one.author for name in masks.ids if (one := drawn_from.get(records[name])) and one.author}
     left = len(images) - len(masks.ids)
-    return [*warnings, *([f"{left} of the {len(images)} images of the task are not in {export}"] if left else [])]
+    return by, [*warnings, *([f"{left} of the {len(images)} images of the task are not in {export}"] if left else [])]
 
 
 class Changes:
@@ -66,6 +73,8 @@ class Changes:
         self._total = np.zeros((len(classes), len(classes)), np.int64)
         self.equal: dict[str, float] = {}
         """The fraction of pixels that a person left as proposed, by id."""
+        self.iou_of: dict[str, dict[str, float]] = {}
+        """The IoU of the proposal and the mask, by id and class; without classes that neither shows."""
 
     def add(self, name: str, mask: Mask) -> None:
         """Count an image. Raises StppError if its proposal is not readable, or of another size."""
@@ -74,23 +83,16 @@ class Changes:
             raise StppError(f"{self._task / PROPOSED / name}.png: not of the size of its mask; was it edited?")
         both = (proposed < len(self._classes)) & (mask < len(self._classes))
         pairs = proposed[both].astype(np.int64) * len(self._classes) + mask[both]
-        self._total += np.bincount(pairs, minlength=self._total.size).reshape(self._total.shape)
+        matrix = np.bincount(pairs, minlength=self._total.size).reshape(self._total.shape)
+        self._total += matrix
         self.equal[name] = float((proposed == mask).mean())
+        self.iou_of[name] = self._iou(matrix)
 
-    def iou(self) -> NDArray[np.float64]:
-        """Return the IoU of proposals and masks by class; NaN for a class that neither shows."""
-        either = self._total.sum(axis=0) + self._total.sum(axis=1) - np.diag(self._total)
-        with np.errstate(invalid="ignore"):
-            found: NDArray[np.float64] = np.diag(self._total) / either
-        return found
+    def iou(self) -> dict[str, float]:
+        """Return the IoU of all proposals and masks by class; without classes that neither shows."""
+        return self._iou(self._total)
 
-    def lines(self) -> list[str]:
-        """Return what to tell a person: the IoU by class and the most changed images, the worst ones first."""
-        known = [(iou, name) for iou, name in zip(self.iou().tolist(), self._classes, strict=True) if iou >= 0]
-        worst = sorted(self.equal.items(), key=lambda one: (one[1], one[0]))
-        same = [name for name, equal in worst if equal == 1]
-        said = ["IoU of proposals and new masks: " + ", ".join(f"{name} {iou:.2f}" for iou, name in sorted(known))]
-        changed = [f"{name} ({100 * (1 - equal):.1f} % of the pixels)" for name, equal in worst if equal < 1]
-        said += [f"most changed: {', '.join(changed[:3])}"] if changed else []
-        said += [f"{len(same)} masks equal their proposals, such as {same[0]}: were they looked at?"] if same else []
-        return said
+    def _iou(self, matrix: NDArray[np.int64]) -> dict[str, float]:
+        both = np.diag(matrix)
+        either = matrix.sum(axis=0) + matrix.sum(axis=1) - both
+        return {self._classes[c]: float(both[c] / either[c]) for c in np.flatnonzero(either).tolist()}

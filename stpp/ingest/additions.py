@@ -1,10 +1,11 @@
 """Checking new masks of unlabelled images against the data set, and finding their paths in it."""
 
 import io
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -15,13 +16,15 @@ from stpp.ingest.known_layouts import layout
 from stpp.ingest.names import is_stray
 from stpp.ingest.palettes import PaletteCheck, shown_in
 from stpp.params.data import Data
-from stpp.store.files import StppError, read_bytes, unicode_forms
+from stpp.store.files import StppError, printable, read_bytes, unicode_forms
 from stpp.store.manifest import Dataset, by_colour, rgb_of, value_name
 from stpp.store.masks import IGNORE, Mask
 
 Reading = Literal["classes", "values"]
 READINGS: tuple[Reading, Reading] = ("classes", "values")
 """How to read the pixels of a new mask: as class ids, which `stpp predict` writes, or as the data set's mask values."""
+PARENT = "parent.json"
+"""Name of the file beside a split's lists that names its parent and the added masks (`ParentJson`)."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,6 @@ def read_additions(
     Each mask is a PNG whose name is the id of an unlabelled image. reading: how to read all masks. None: read each mask
     in the one way that makes sense; it is a problem if both ways do and give different classes.
     """
-    if data.annotations:
-        raise StppError(
-            "data.annotations: masks come from annotation files; annotate the images there, and export again"
-        )
     if isinstance(data.masks, dict):
         raise StppError(
             "data.masks: an image has a mask file for each class; put the new files beside the others, as the patterns "
@@ -55,6 +54,8 @@ def read_additions(
         )
     known = layout(data)
     found, problems, _ = list_images(data, known)
+    if data.annotations:
+        known = replace(known, masks=(data.annotations.added or "",))
     added: list[Addition] = []
     palettes = PaletteCheck(known, Path())
     for file in sorted(path for path in folder.rglob("*") if path.is_file() and not is_stray(path.name)):
@@ -79,6 +80,15 @@ def read_additions(
     if not added and not problems:
         problems.append(f"{folder}: no masks found; put a PNG for each image there, named after the image's id")
     return added, problems
+
+
+def with_added(data: Data) -> Data:
+    """Return `data` with a place for added masks beside annotation files: the images' pattern in the folder `added`."""
+    given = data.annotations
+    if given is None or given.added:
+        return data
+    added = f"added/{Path(data.images or '').with_suffix('.png')}"
+    return data.model_copy(update={"annotations": given.model_copy(update={"added": added})})
 
 
 def _addition(file: Path, target: Path, name: str, dataset: Dataset, reading: Reading | None) -> Addition:
@@ -168,3 +178,24 @@ def _png(classes: Mask, dataset: Dataset, file: Path) -> bytes:
         values = table[classes]
         Image.fromarray(values.astype(np.uint16 if values.max() > 255 else np.uint8)).save(out, format="PNG")
     return out.getvalue()
+
+
+def corrections(parent: Mapping[str, Any]) -> list[str]:
+    """Return what parent.json says of masks that were proposed: who corrected them, and the largest changes.
+
+    The worst classes and images come first. The list is empty if no masks were proposed.
+    """
+    if not (kept := parent.get("as_proposed")):
+        return []
+    by = Counter(parent["annotated_by"].values()).most_common()
+    unknown = len(kept) - sum(count for _, count in by)
+    said = [f"annotated by {', '.join(f'{name} ({count})' for name, count in by)}"] if by else []
+    said += [f"{unknown} of {len(kept)} masks have no author in the export"] if unknown else []
+    classes = sorted(parent["iou"].items(), key=lambda one: (one[1], one[0]))
+    said.append("IoU of proposals and new masks: " + ", ".join(f"{name} {iou:.2f}" for name, iou in classes))
+    worst = sorted(kept.items(), key=lambda one: (one[1], one[0]))
+    changed = [f"{name} ({100 * (1 - equal):.1f} % of the pixels)" for name, equal in worst if equal < 1]
+    said += [f"most changed: {', '.join(changed[:3])}"] if changed else []
+    same = [name for name, equal in worst if equal == 1]
+    said += [f"{len(same)} masks equal their proposals, such as {same[0]}: were they looked at?"] if same else []
+    return [*map(printable, said)]

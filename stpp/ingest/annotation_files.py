@@ -214,12 +214,23 @@ def _of_via(image: str, key: str, area: Any, attributes: Any) -> Found:
 
 
 def cvat(path: Path) -> Iterator[Found]:
-    """Read an XML file "CVAT for images 1.1"; objects are named by their position in the image."""
+    """Read an XML file "CVAT for images 1.1"; objects are named by their position in the image.
+
+    The author of an image is the assignee of its task or job, else the owner.
+    """
     image, key, begun = "", 0, False
+    task, people = "", dict[str, str]()
 
     def items() -> Iterator[tuple[str, Any]]:
-        nonlocal image, key, begun
+        nonlocal image, key, begun, task
         for name, attributes in xml_tags(path):
+            if "/" in name:
+                *_, kind, last = name.split("/")
+                if last == "id" and kind in ("task", "job"):
+                    task = attributes[""]
+                elif last == "username" and kind in ("owner", "assignee") and len(people) < MAX_TASKS:
+                    people[task] = attributes[""][:LONGEST_TEXT]  # the assignee comes after the owner
+                continue
             if not begun and name != "annotations":
                 raise StppError(f"{path}: no CVAT file: it begins with <{name}>; is data.annotations.format right?")
             begun = True
@@ -227,6 +238,7 @@ def cvat(path: Path) -> Iterator[Found]:
                 raise StppError(f"{path}: made for videos; export it as `CVAT for images`")
             if name == "image":
                 image, key = attributes.get("id", ""), 0
+                attributes[AUTHOR] = people.get(attributes.get("task_id", task), "")
             if name == "image" or name in ("polygon", "box", "ellipse", "mask", *WITHOUT_AREA):
                 yield f"image {image}, {name} {key}", (name, image, str(key), attributes)
                 key += name != "image"
@@ -234,12 +246,17 @@ def cvat(path: Path) -> Iterator[Found]:
     yield from _each(path, items(), lambda item: [_of_cvat(*item)])
 
 
+MAX_TASKS = 10_000
+"""The most tasks of a file whose people are kept in memory."""
+AUTHOR = ""
+"""The key of the author among the attributes of an image."""
 WITHOUT_AREA = ("polyline", "points", "cuboid", "skeleton", "tag")
 
 
 def _of_cvat(name: str, image: str, key: str, given: dict[str, str]) -> Found:
     if name == "image":
-        return Picture(given["id"], (_text(given["name"]),), _size(given.get("width")), _size(given.get("height")))
+        size = _size(given.get("width")), _size(given.get("height"))
+        return Picture(given["id"], (_text(given["name"]),), *size, author=given[AUTHOR])
     if name in WITHOUT_AREA:
         return Unread(image, key, f"object(s) of the type {name}")
     label, z, turn = _text(given["label"]), int(given.get("z_order", 0)), float(given.get("rotation", 0))
@@ -290,7 +307,10 @@ def _task(value: Any) -> Iterator[Found]:
         if not given.keys() <= {"choices", "text", "rating", "number", "taxonomy", "datetime"}:
             areas.setdefault(key, result)
             size = _size(result.get("original_width")), _size(result.get("original_height"))
-    yield Picture(image, tuple(paths), *size, annotated=bool(done))
+    by = (done[-1].get("completed_by") if done else None) or ""
+    by = (by.get("email") or by.get("id") or "") if isinstance(by, dict) else by
+    author = f"user {by}" if isinstance(by, int) else _text(by)
+    yield Picture(image, tuple(paths), *size, annotated=bool(done), author=author)
     for key, result in areas.items():
         yield _of_label_studio(image, key, labels[key], result)
 

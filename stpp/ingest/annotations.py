@@ -15,6 +15,7 @@ from operator import itemgetter
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
+from urllib.parse import quote, unquote
 
 from stpp.ingest.formats import FORMATS
 from stpp.ingest.patterns import check_inside, compile_pattern
@@ -73,6 +74,8 @@ class Annotated:
     height: int | None
     annotated: bool
     """Whether a person has annotated the image, also if it has no object."""
+    author: str
+    """Who annotated it; empty if not given."""
     objects: list[Shape | Unread]
 
 
@@ -109,7 +112,8 @@ class OfImages:
             raise StppError(f"{self._root / record.mask}: {what}; correct the pattern, or the file")
         names = {one.label: one.name for one in found if isinstance(one, LabelName)}
         objects = [_named(one, names) for one in found if isinstance(one, Shape | Unread)]
-        return Annotated(record.mask, pictures[0].width, pictures[0].height, pictures[0].annotated, objects)
+        one = pictures[0]
+        return Annotated(record.mask, one.width, one.height, one.annotated, one.author, objects)
 
 
 class OfFolders:
@@ -128,8 +132,8 @@ class OfFolders:
                     if not found.paths:
                         what = "is of one image; give data.annotations.file the placeholders of data.images"
                         raise StppError(f"{Path(data.root) / file}: {what}")
-                    size = found.width or "", found.height or "", int(found.annotated)
-                    pictures.add([_hash(file, found.image), file, *size, *found.paths])
+                    about = found.width or "", found.height or "", int(found.annotated), quote(found.author)
+                    pictures.add([_hash(file, found.image), file, *about, *found.paths])
                 elif isinstance(found, LabelName):
                     self._names[file][found.label] = found.name
                     if len(self._names[file]) > MAX_LABELS:
@@ -146,28 +150,29 @@ class OfFolders:
         place = self._of.get(_hash(record.id))
         if place is None:
             return None
-        _, file, width, height, annotated, at, count = place
+        _, file, width, height, annotated, author, at, count = place
         _few(int(count), Path(self._data.root) / file, record)
         rows = self._objects[int(at) : int(at) + int(count)]
         objects = [_named(of_row(row[1:]), self._names[file]) for row in rows]
-        return Annotated(file, int(width or 0) or None, int(height or 0) or None, annotated == "1", objects)
+        size = int(width or 0) or None, int(height or 0) or None
+        return Annotated(file, *size, annotated == "1", unquote(author), objects)
 
     def _matched(self, pictures: MappedRows) -> Iterator[list[Any]]:
         """Yield for each image of the files that is in the data set: its hash with the rank of the match, and more."""
         by_path, by_name = self._table(lambda image: image), self._table(lambda image: image.rpartition("/")[2])
         for (_, file, *about), at, count in self._joined(pictures):
-            for path in about[3:]:
+            for path in about[4:]:
                 parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".", "..")]
                 exact = _under(by_path, _hash(self._one or file, "/".join(parts)))
                 ids = exact or _under(by_name, _hash(self._one or file, parts[-1] if parts else ""))
                 ranks = [len(parts) + 1 if exact else self._common(i, parts) for i in ids]
                 if ranks and ranks.count(max(ranks)) == 1:
                     name = ids[ranks.index(max(ranks))]
-                    yield [f"{_hash(name)}{9999 - max(ranks):04d}", file, *about[:3], at, count, name]
+                    yield [f"{_hash(name)}{9999 - max(ranks):04d}", file, *about[:4], at, count, name]
                     break
             else:
                 ambiguous = "several images of the data set may be" if ranks else "are not in the data set"
-                self._counts.add(f"image(s) of {file} {ambiguous}", about[3])
+                self._counts.add(f"image(s) of {file} {ambiguous}", about[4])
 
     def _best(self, matched: Iterator[list[Any]]) -> Iterator[list[Any]]:
         """Yield the best match of each image. Raises StppError for an image that a file lists twice."""
@@ -189,7 +194,7 @@ class OfFolders:
         last = b""
         for row, own in zip(pictures, pictures.keys(), strict=True):
             if own == last:
-                raise StppError(f"{Path(self._data.root) / row[1]}: two images have the id of {row[5]}; correct one")
+                raise StppError(f"{Path(self._data.root) / row[1]}: two images have the id of {row[6]}; correct one")
             last = own
             while key < own:
                 self._without_image(places)

@@ -134,7 +134,7 @@ class _PatternSearch:
         check_inside(known.images, "data.images")
         self._of_masks = []
         for masks in (*known.masks, *known.parts):
-            key = "data.masks" if masks in known.masks else "data.masks or data.outside"
+            key = "data.masks" if masks in known.masks else "data.masks, data.outside or data.annotations.added"
             check_inside(masks, key)
             of_mask, parts = compile_pattern(masks, key, wild=masks in known.parts)
             if unknown := set(parts) - set(self._names):

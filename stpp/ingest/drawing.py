@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from stpp.ingest import shapes as of_shapes
 from stpp.ingest.annotations import Annotated, Counts, open_annotations
-from stpp.ingest.mask_files import Composed, Source, rest_of, source_of
+from stpp.ingest.mask_files import ADDED, Composed, Source, rest_of, source_of
+from stpp.ingest.patterns import compile_pattern
 from stpp.ingest.shapes import Shape, Unread, beyond, paint
 from stpp.params.data import Data
 from stpp.run.parallel import ordered_map
@@ -107,6 +108,10 @@ def objects_of(data: Data, dataset: Dataset, name: str, pixel: tuple[int, int] |
     record = dataset.records[name]
     if pixel and not (0 <= pixel[0] < record.width and 0 <= pixel[1] < record.height):
         raise StppError(f"{record.image}: has {record.width} x {record.height} pixels; give a pixel inside")
+    assert data.annotations
+    added = data.annotations.added
+    if added and compile_pattern(added, ADDED)[0].fullmatch(record.mask):
+        raise StppError(f"{record.image}: has the mask {record.mask}, which has no objects")
     pen = _Pen(data, dataset, Counts())
     found = pen.annotations.get(record)
     shapes = pen.shapes(record, found) if found else None

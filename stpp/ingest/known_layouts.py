@@ -31,7 +31,7 @@ class Layout:
     colours_known: bool = True
     """Whether `palette` also holds the colours of the mask files; if not, it was chosen for figures only."""
     parts: tuple[str, ...] = ()
-    """Patterns of the other files that masks are made of: for each class, with `*`, and for what is outside."""
+    """Patterns of the other files that masks are made of: for each class, with `*`, for what is outside, and added."""
     others: bool = False
     """Whether the data set is expected to hold other files, such as bounding boxes and lists."""
 
@@ -143,7 +143,8 @@ def folder(data: Data) -> Layout:
         palette = tuple(first[label] for label in range(len(classes)))
     files = data.annotations.file if data.annotations and "{" in data.annotations.file else data.masks
     masks = (files,) if isinstance(files, str) else ()
-    parts = (*(files.values() if isinstance(files, dict) else ()), *([data.outside] if data.outside else ()))
+    others = data.outside, data.annotations and data.annotations.added
+    parts = (*(files.values() if isinstance(files, dict) else ()), *filter(None, others))
     colours = palette or class_palette(classes)
     return Layout(data.images or "", masks, classes, colours, values, palette is not None, parts)
 

@@ -26,6 +26,8 @@ from stpp.store.packed import MappedRows, MappedTable
 
 OUTSIDE = "data.outside"
 """The name of the pattern for what is outside, among those of the classes."""
+ADDED = "data.annotations.added"
+"""The name of the pattern for added masks."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def rest_of(classes: Sequence[str], given: str | None = None) -> int:
 
 
 class PartFiles:
-    """The files of `data.masks` by class and of `data.outside` that belong to each image, found once and kept on disk.
+    """The files that belong to each image, found once and kept on disk: those of `data.masks` by class, and others.
 
     A file that fits several images belongs to the one with the longest name: with `{name}*.png`, `img10.png` is of
     img10 and not of img1.
@@ -65,6 +67,7 @@ class PartFiles:
         self._data, self._records, self._counts = data, dataset.records, counts
         self._patterns = dict(data.masks) if isinstance(data.masks, dict) else {}
         self._patterns |= {OUTSIDE: data.outside} if data.outside else {}
+        self._patterns |= {ADDED: data.annotations.added} if data.annotations and data.annotations.added else {}
         self.problems: list[str] = []
         files = MappedRows.spooled(self._named()).ordered()
         hits = MappedRows.spooled(self._hits(files)).ordered()
@@ -215,6 +218,36 @@ class PlainFiles:
         return []
 
 
+class Added:
+    """Masks of class ids that people added; the other images have those of a source."""
+
+    def __init__(self, source: Source, data: Data, dataset: Dataset, files: PartFiles, counts: Counts) -> None:
+        self._source, self._root, self._values = source, Path(data.root), dataset.values
+        self._files, self._counts = files, counts
+
+    def compose(self, record: Record) -> Composed | None:
+        """Return the mask of an image. Raises StppError for a file of another size, or with values of no class."""
+        files = self._files.get(record)[ADDED]
+        if not files:
+            return self._source.compose(record)
+        if len(files) > 1:
+            raise StppError(f"{self._root / files[0]}: and {files[1]} are both the mask of {record.image}; remove one")
+        values = read_mask(self._root / files[0], self._values)
+        if values.shape != (record.height, record.width):
+            size = f"{values.shape[1]} x {values.shape[0]} pixels, but its image has {record.width} x {record.height}"
+            raise StppError(f"{self._root / files[0]}: {size}; make them equal")
+        try:
+            mask = to_classes(values, self._values)
+        except KeyError as error:
+            what = f"value {error.args[0]} is no class id; it must be one, or 255 to ignore the pixel"
+            raise StppError(f"{self._root / files[0]}: {what}") from None
+        self._counts.add(f"image(s) have the mask of {ADDED} in place of their objects", record.image)
+        return Composed(mask, files, [(files[0], "by value")])
+
+    def problems(self) -> list[str]:
+        return self._source.problems()
+
+
 class Outside:
     """Ignores the pixels of a source's masks that are 0 in the file of `data.outside`, such as a field of view."""
 
@@ -264,4 +297,6 @@ def source_of(data: Data, dataset: Dataset, counts: Counts, objects: Source | No
     source = objects or (
         ClassFiles(data, dataset, files, counts) if isinstance(data.masks, Mapping) else PlainFiles(data, dataset)
     )
+    if data.annotations and data.annotations.added:
+        source = Added(source, data, dataset, files, counts)
     return Outside(source, data, files, counts) if data.outside else source, files.problems

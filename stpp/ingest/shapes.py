@@ -39,6 +39,8 @@ class Picture:
     height: int | None = None
     annotated: bool = False
     """Whether the file says that a person has annotated the image, also if it has no object."""
+    author: str = ""
+    """Who annotated the image; empty if the file does not say it."""
 
 
 @dataclass(frozen=True)

@@ -129,28 +129,32 @@ class _JsonText:
 def xml_tags(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the start tags of an XML file: the name and the attributes of every element, in the order of the file.
 
-    Raises StppError naming the file if it is malformed, or if it declares a document type: entities can expand to
-    gigabytes, or name other files.
+    A text in an element follows as the path of the element, such as `annotations/version`, and {"": the text}; a long
+    text comes in parts. Raises StppError naming the file if it is malformed, or if it declares a document type:
+    entities can expand to gigabytes, or name other files.
     """
     tags: list[tuple[str, dict[str, str]]] = []
-    depth = 0
+    names: list[str] = []
 
     def start(name: str, attributes: dict[str, str]) -> None:
-        nonlocal depth
-        depth += 1
-        if depth > DEEPEST:
+        names.append(name)
+        if len(names) > DEEPEST:
             raise ValueError("elements nested too deeply")
         tags.append((name, attributes))
 
     def end(name: str) -> None:
-        nonlocal depth
-        depth -= 1
+        names.pop()
+
+    def text(data: str) -> None:
+        if not data.isspace():
+            tags.append(("/".join(names), {"": data}))
 
     def refuse(*_: object) -> None:
         raise ValueError("it declares a document type, which may hold entities")
 
     parser = expat.ParserCreate()
     parser.StartElementHandler, parser.EndElementHandler, parser.StartDoctypeDeclHandler = start, end, refuse
+    parser.CharacterDataHandler, parser.buffer_text = text, True
     try:
         with open_regular(path) as file:
             fed = left = 0

@@ -42,6 +42,9 @@ class Annotations(Section):
     `ignore`."""
     labels: Annotated[dict[str, ClassName], Field(max_length=65536)] | None = None
     """Class, or `ignore`, by label of the files (`bus: vehicle`). Other labels are names of classes."""
+    added: Text | None = None
+    """Pattern of further mask files with the placeholders of `images`, such as `added/{name}.png`. Their pixels are
+    class ids, or 255 to ignore. Such a mask takes the place of the image's objects. `stpp label add` writes them."""
 
     @field_validator("labels", mode="before")
     @classmethod
@@ -171,6 +174,8 @@ class Data(Section):
             raise ValueError(f"`annotations` takes the place of `{given[0]}`: give one of them")
         if self.images is None:
             raise ValueError("`annotations` needs `images`, the pattern of the image paths")
+        if "*" in (self.annotations.added or ""):
+            raise ValueError("`annotations.added` is one file for an image, without `*`")
         rest, labels = self.annotations.rest, self.annotations.labels or {}
         for key, name in [*((f"labels: {label}", name) for label, name in labels.items()), ("rest", rest)]:
             if isinstance(self.classes, tuple) and name not in (None, "ignore", *self.classes):

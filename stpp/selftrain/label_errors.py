@@ -1,7 +1,7 @@
 """Suspected errors in masks that people made, by confident learning. It is not in the paper.
 
-Images are ranked as cleanlab ranks them for segmentation (Lad and Mueller, 2023): by a soft minimum of the probability
-that the model gives to the class in the mask.
+Images are ranked as cleanlab ranks them for segmentation (Lad and Mueller, 2023), with another temperature: by a soft
+minimum of the probability that the model gives to the class in the mask.
 """
 
 import numpy as np
@@ -9,8 +9,14 @@ from numpy.typing import NDArray
 
 from stpp.store.masks import IGNORE, Mask
 
-TEMPERATURE = 0.1
-"""The soft minimum is nearer to the minimum if this is smaller."""
+TEMPERATURE = 0.3
+"""The soft minimum is nearer to the minimum if this is smaller.
+
+cleanlab has 0.1, which says little about how bad a mask is, because a few bad pixels reach the minimum. Measured on the
+embedded data set, half of the masks with 1 to 40 % of damage. Final student, 160 unseen images: rank correlation with
+the wrong pixels of damaged masks 0.92 (0.1: 0.77), AUC of damaged against intact masks 0.80 (0.1: 0.84). After six more
+epochs on 96 such masks, one run: 0.25 and 0.71 (0.1: -0.45 and 0.59).
+"""
 
 Floats = NDArray[np.float64]
 

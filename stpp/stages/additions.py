@@ -6,12 +6,12 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
 from stpp.deploy.returned import Changes, masks_of_export
-from stpp.ingest.additions import READINGS, Addition, read_additions
+from stpp.ingest.additions import PARENT, READINGS, Addition, corrections, read_additions, with_added
 from stpp.ingest.formats import FORMATS
 from stpp.params.data import Data as DataParams
 from stpp.params.file import edited, load
@@ -33,7 +33,6 @@ from stpp.store.masks import read_png
 As = StrEnum("As", [*READINGS, *FORMATS])  # type: ignore[misc]
 """How to read new masks: pixels as class ids or as mask values of the data set, or the export of an annotation tool."""
 SETS = ("labeled", "unlabeled", "val", "test")
-PARENT = "parent.json"
 
 
 def add(
@@ -51,7 +50,8 @@ def add(
     The new split is a copy of the current one, its parent. Only these images
     move: from unlabelled to labelled. parent.json, beside the new lists, names
     the parent and the added masks. The params file then names the new split,
-    so the next `dvc repro` uses it.
+    so the next `dvc repro` uses it. Beside annotation files, the masks are PNGs
+    that data.annotations.added names.
 
     With --task, the masks are the export of the annotation tool: they are
     compared with what was proposed.
@@ -70,12 +70,13 @@ def add(
         what = "is no format of an export" if task else "is the format of an export: give its task with --task"
         raise StppError(f"--as {as_}: {what}")
     p = load([params])
+    described = with_added(p.data)
     folder = lists / name
     taken = StppError(f"{name}: another split already has this name; choose another --name")
     if name in (p.split.name, "pinned") or (lists / "pinned" / f"{name}.csv").exists():
         raise taken
     sets = {one: read_ids(split / f"{one}.txt") for one in SETS if one != "test" or (split / "test.txt").is_file()}
-    added, problems, said, kept = _read(masks, task, as_, p.data, read_dataset(data), set(sets["unlabeled"]))
+    added, problems, said, changed = _read(masks, task, as_, described, read_dataset(data), set(sets["unlabeled"]))
     new = {one.id for one in added}
     if len(sets["unlabeled"]) - len(new) < 2:
         problems.append(f"{masks}: fewer than two images would stay unlabelled; ST++ needs at least two")
@@ -85,12 +86,15 @@ def add(
         "parent": p.split.name,
         "parent_digest": split_digest(split),
         "added": {one.id: hashlib.sha256(one.data).hexdigest() for one in added},
-    } | ({"as_proposed": kept} if task else {})
+    } | changed
     sets["labeled"] = sorted({*sets["labeled"], *new})
     sets["unlabeled"] = [i for i in sets["unlabeled"] if i not in new]
     if folder.exists() and not ((folder / PARENT).is_file() and read_json(folder / PARENT) == parent):
         raise taken
-    text = edited(params, {"split.name": name} | {f"split.{which}": {"list": f"{name}/{which}.txt"} for which in sets})
+    values: dict[str, Any] = {f"split.{which}": {"list": f"{name}/{which}.txt"} for which in sets}
+    if described.annotations:
+        values["data.annotations.added"] = described.annotations.added
+    text = edited(params, {"split.name": name} | values)
     _write(added, folder, sets, parent)
     write_text(params, text)
     for line in said:
@@ -108,18 +112,20 @@ def add(
 
 def _read(
     masks: Path, task: Path | None, as_: str | None, data: DataParams, dataset: Dataset, unlabeled: set[str]
-) -> tuple[list[Addition], list[str], list[str], dict[str, float]]:
-    """Return the new masks and all problems; for an export, what to say, and the part of pixels kept by id."""
+) -> tuple[list[Addition], list[str], list[str], dict[str, Any]]:
+    """Return the new masks and all problems; for an export, what to say, and what its authors changed."""
     if not task:
         return *read_additions(masks, data, dataset, unlabeled, as_), [], {}  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory() as place:
-        said = masks_of_export(masks, task, as_, dataset, Path(place))
+        by, said = masks_of_export(masks, task, as_, dataset, Path(place))
         added, problems = read_additions(Path(place), data, dataset, unlabeled, "classes")
-        changes = Changes(task, dataset.classes)
+        found = Changes(task, dataset.classes)
         for one in added:
-            changes.add(one.id, read_png(one.file))
-        said += changes.lines() if added else []
-        return added, [one.replace(place, str(masks)) for one in problems], said, changes.equal
+            found.add(one.id, read_png(one.file))
+        by = {i: name for i, name in by.items() if i in found.equal}
+        about = {"as_proposed": found.equal, "iou": found.iou(), "iou_by_image": found.iou_of, "annotated_by": by}
+        said += corrections(about)
+        return added, [one.replace(place, str(masks)) for one in problems], said, about
 
 
 def _write(added: Sequence[Addition], folder: Path, sets: dict[str, list[str]], parent: Mapping[str, object]) -> None:

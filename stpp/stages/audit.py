@@ -8,7 +8,7 @@ from typing import Annotated, TypeVar
 from typer import Argument, Exit, Option
 
 from stpp.audit.duplicates import Files, Pair, suspects
-from stpp.audit.history import contents_of_name
+from stpp.audit.history import added_masks, contents_of_name
 from stpp.audit.project import LineageSource, Project, record_of, sources
 from stpp.audit.render import Audit, as_json, look_alikes, page, text
 from stpp.audit.trace import Step, parameter_of, steps_of, trace
@@ -182,7 +182,7 @@ def _logged_otherwise(server: Server, step: Step) -> list[str]:
 
 
 def _look_at_split(project: Project, server: Server, source: LineageSource, found: Audit) -> None:
-    """Add to `found` other contents of the split's name, and held-out images that look like training images.
+    """Add to `found` other contents of the split's name, look-alikes of held-out images, and added masks.
 
     Other contents come from git and MLflow. A check that is not possible is added to the notes.
     """
@@ -210,6 +210,8 @@ def _look_at_split(project: Project, server: Server, source: LineageSource, foun
             found.notes.append("images of val and test that look like training images: the images are not here")
         else:
             found.suspects = _alike(split, dataset, images)
+        if dataset is not None:
+            found.added = added_masks(project.root / "splits", name, dataset)
     except StppError as error:  # the hash checks already name the damaged file
         found.notes.append(str(error))
 

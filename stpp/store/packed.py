@@ -7,6 +7,7 @@ One array holds where each row starts.
 """
 
 import csv
+import heapq
 import mmap
 import os
 import re
@@ -129,7 +130,21 @@ class MappedRows(Sequence[list[str]]):
         """Return the rows sorted by key; rows with equal keys keep their order."""
         if all(one <= other for one, other in pairwise(self.keys())):
             return self
-        return MappedRows.spooled(self[at] for at in sorted(range(len(self)), key=self.key))
+        spool = RowWriter()
+        for number, at in enumerate(self.order()):
+            if number % FEW == 0:
+                self._give_back()
+            spool.copy(self._map[self._starts[at] : self._starts[at + 1]])
+        return spool.rows()
+
+    def order(self) -> "array[int]":
+        """Return the positions of the rows sorted by key; rows with equal keys keep their order.
+
+        Parts are sorted, then merged, so that the keys of one part alone are in memory.
+        """
+        starts = range(0, len(self), FEW)
+        parts = (array("Q", sorted(range(at, min(at + FEW, len(self))), key=self.key)) for at in starts)
+        return array("Q", heapq.merge(*parts, key=self.key))
 
 
 class RowWriter:
@@ -143,10 +158,13 @@ class RowWriter:
 
     def write(self, line: str) -> None:
         """Append one line; `csv.writer` calls this once per row."""
-        data = line.encode(errors="surrogateescape")
-        self._file.write(data)
-        self._starts.append(self._starts[-1] + len(data))
-        self._quoted = self._quoted or line.startswith('"')
+        self.copy(line.encode(errors="surrogateescape"))
+
+    def copy(self, line: bytes) -> None:
+        """Append a row as it is written in a file."""
+        self._file.write(line)
+        self._starts.append(self._starts[-1] + len(line))
+        self._quoted = self._quoted or line.startswith(b'"')
 
     def rows(self) -> MappedRows:
         """Return the rows written so far and close the file; no row can be added after that."""
@@ -174,7 +192,7 @@ class MappedTable(Mapping[str, T], Generic[T]):
         self._state = _state(path) if path else None
         self._order: array[int] | None = None
         if any(one >= other for one, other in pairwise(rows.keys())):
-            self._order = array("Q", sorted(range(len(rows)), key=rows.key))
+            self._order = rows.order()
             for one, other in pairwise(self._order):
                 if rows.key(one) == rows.key(other):
                     raise ValueError(f"{rows[one][0]} is listed twice")

@@ -117,6 +117,21 @@ class TaskJson(JsonFile):
     images: list[TaskImage]
 
 
+class ParentJson(JsonFile):
+    """parent.json of a split, written by `stpp label add`."""
+
+    parent: str
+    """Name of the split that it was made from."""
+    added: dict[str, str]
+    """The sha256 of the added masks, by id."""
+    as_proposed: dict[str, Ratio] = {}
+    """The fraction of pixels that were left as proposed, by id. Empty if no masks were proposed."""
+    iou: dict[str, Ratio] = {}
+    """The IoU of proposals and new masks, by class."""
+    annotated_by: dict[str, str] = {}
+    """Who made the masks, by id, where the export says it."""
+
+
 class Finished(JsonFile):
     """finished.json in a job's folder below `.stpp`, written once the job's work is complete."""
 

@@ -214,7 +214,8 @@ def test_label_studio_imports_a_task_shows_it_and_exports_the_proposed_masks(
     number, export = sent(url, folder)
     records = {name: Record(name, "", "", m.shape[1], m.shape[0], "", "", ()) for name, m in proposed.items()}
     dataset = Dataset("back", CLASSES, PALETTE, {}, records)
-    assert masks_of_export(export, folder, None, dataset, project.folder / "back") == []
+    by = dict.fromkeys(proposed, "user 1")
+    assert masks_of_export(export, folder, None, dataset, project.folder / "back") == (by, [])
     for name in proposed:
         shown = read_png(folder / f"proposed/{name}.png")
         np.testing.assert_array_equal(read_png(project.folder / f"back/{name}.png"), shown)

@@ -1,5 +1,7 @@
 """The table of a run's results: every number in the row of its model and the column of its set."""
 
+import re
+
 from stpp.report.statistics import Interval
 from stpp.report.table import table
 
@@ -28,3 +30,16 @@ def test_iou_and_dice_of_the_foreground_stand_beside_miou_if_they_are_known() ->
     ]
     head, first, second = shown.splitlines()[1:]
     assert len(head) == len(first) == len(second)
+
+
+def test_a_table_of_two_classes_with_val_and_test_fits_a_terminal_and_keeps_every_number() -> None:
+    names = ("suponly", "st", "stpp", "only_jitter")
+    keys = ("miou", "foreground_iou", "foreground_dice")
+    numbers = iter(range(100, 1000))
+    metrics = {s: {name: {key: next(numbers) / 1000 for key in keys} for name in names} for s in ("val", "test")}
+    gains = {s: {name: Interval(-0.125, -0.25, -0.101) for name in names[1:]} for s in metrics}
+    shown = table([metrics | {"pseudo": {"pixel_all": {"miou": 0.5}}}], "tiny", gains, "crack")
+    assert max(map(len, shown.splitlines())) <= 80
+    found = [word for line in shown.splitlines() for word in line.split() if re.fullmatch(r"\d+\.\d", word)]
+    assert found == [f"{n / 10:.1f}" for n in range(100, 124)] + ["50.0"]
+    assert shown.count("-12.5 (-25.0 to -10.1)") == 6

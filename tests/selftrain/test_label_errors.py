@@ -31,7 +31,7 @@ def test_quality_and_suspected_pixels_equal_a_loop_over_pixels(seed: int, classe
         assert found[place] == (best if against else IGNORE)
         if mask[place] != IGNORE:
             values.append(p[(mask[place], *place)])
-    weights = [math.exp((1 - v) / 0.1) for v in values]
+    weights = [math.exp((1 - v) / 0.3) for v in values]
     given_p, classes_of = of_mask(p, mask)
     assert classes_of.tolist() == mask[mask != IGNORE].tolist()
     expected = sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)

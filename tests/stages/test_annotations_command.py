@@ -10,6 +10,7 @@ from exports import lengths
 from PIL import Image
 from small import OWN, Project
 
+from stpp.audit.history import added_masks
 from stpp.data.datasets import ImageReader
 from stpp.ingest.toy import CLASSES
 from stpp.store.files import read_json
@@ -89,9 +90,6 @@ def test_the_same_teacher_is_trained_whether_masks_come_from_one_file_or_not(way
     row, column = np.argwhere(mask == 0)[0].tolist()
     assert "no object there" in prepared.run(*f"stpp masks objects {name} {column} {row}".split())
     assert "give a pixel inside" in prepared.run(*f"stpp masks objects {name} 32 0".split(), rc=2)
-    (folder / "new").mkdir()
-    said = prepared.run(*["stpp", "label", "add", "new", "--name", "second"], rc=2)
-    assert "masks come from annotation files" in said
 
 
 def test_prepare_reports_wrong_annotations_and_keeps_the_results_that_are_there(prepared: Project) -> None:
@@ -103,6 +101,55 @@ def test_prepare_reports_wrong_annotations_and_keeps_the_results_that_are_there(
         assert said in found and "Traceback" not in found
         assert (prepared.folder / "runs/data/dataset.json").read_bytes() == before
     assert "data.annotations.file: data/toy/nowhere.json" in prepared.run("stpp", "check", rc=2)
+
+
+@pytest.mark.parametrize("images", ["images/{name}.png", "{folder}/{name}.{ext}"])
+def test_added_masks_stand_beside_an_annotation_file_and_take_the_place_of_its_objects(
+    images: str, prepared: Project
+) -> None:
+    folder, root = prepared.folder, prepared.folder / "data/toy"
+    truth = {path.stem: np.asarray(Image.open(path)) for path in (root / "masks").glob("*.png")}
+    as_coco(root)
+    whole = read_json(root / "coco.json")
+    first, second = (one["file_name"].removesuffix(".png") for one in whole["images"][:2])
+    whole["images"] = whole["images"][1:]
+    whole["annotations"] = [one for one in whole["annotations"] if one["image_id"]]
+    (root / "coco.json").write_text(json.dumps(whole))
+    data = FOLDER | {"images": images, "annotations": {"format": "coco", "file": "coco.json"}}
+    prepared.params(data=data, split={"labeled": {"count": 7}})
+    steps = (
+        ("stpp", "prepare", "--out", "runs/data"),
+        ("stpp", "split", "--data", "runs/data", "--lists", "splits", "--out", "runs/split"),
+    )
+    for step in steps:
+        prepared.run(*step)
+    before = read_dataset(folder / "runs/data")
+    i, j = (next(one.id for one in before.records.values() if one.image.endswith(f"{n}.png")) for n in (first, second))
+    (folder / f"new/{i}.png").parent.mkdir(parents=True)
+    Image.fromarray(truth[first]).save(folder / f"new/{i}.png")
+    for _ in range(2):  # as after a kill before the params file was written
+        prepared.params(data=data, split={"labeled": {"count": 7}})
+        prepared.run("stpp", "label", "add", "new", "--name", "second")
+    added = root / "added" / Path(before.records[i].image)
+    assert np.array_equal(np.asarray(Image.open(added)), truth[first])
+    said = "".join(prepared.run(*step) for step in steps)
+    assert "1 image(s) have the mask of data.annotations.added in place of their objects" in said
+    dataset = read_dataset(folder / "runs/data")
+    assert [*dataset.records] == [*before.records]
+    reader = ImageReader(dataset, root)
+    assert all(
+        np.array_equal(reader.mask(n), reader_before) for n, reader_before in ((i, truth[first]), (j, truth[second]))
+    )
+    assert i in (folder / "runs/split/labeled.txt").read_text().split()
+    assert "which has no objects" in prepared.run("stpp", "masks", "objects", i, rc=2)
+    (split,) = added_masks(folder / "splits", "second", folder / "runs/data")
+    assert split == "split second: 1 masks that tiny does not have"
+    for pixels, what in ((np.full((3, 3), 1), "3 x 3 pixels"), (np.full((32, 32), 77), "value 77 is no class id")):
+        Image.fromarray(pixels.astype(np.uint8)).save(added)
+        assert what in prepared.run(*steps[0], rc=2)
+    added.rename(added.with_name("nobody.png"))
+    said = prepared.run(*steps[0])
+    assert "belong to no image of the data set" in said and "nobody.png" in said
 
 
 @pytest.mark.slow

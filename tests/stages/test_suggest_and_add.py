@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from ruamel.yaml import YAML
 from small import TINY, Project, mask_set
 
 from stpp.data.transforms import normalize
 from stpp.deploy.task_formats import TASKS
 from stpp.models import build
-from stpp.params.file import load
+from stpp.params.file import load, read_yaml
 from stpp.params.models import Model
+from stpp.run.lineage import content_of
 from stpp.store.files import read_csv, read_ids, sha256, write_csv
 from stpp.store.manifest import read_dataset
 from stpp.store.masks import encode_mask
@@ -302,7 +304,10 @@ def exported(folder: Path, tool: str) -> Path:
         path.write_text(json.dumps(whole))
     elif tool == "cvat":
         path = folder / "annotations.xml"
-        text = path.read_text()
+        people = (
+            "<task><id>7</id><owner><username>owner</username></owner><assignee><username>anna</username></assignee>"
+        )
+        text = path.read_text().replace("<task>", people, 1)
         first, _, rest = text.partition('<polygon label="')
         label, _, rest = rest.partition('"')
         path.write_text(f'{first}<polygon label="{"disk" if label != "disk" else "box"}"{rest}')
@@ -312,7 +317,9 @@ def exported(folder: Path, tool: str) -> Path:
         result = whole[0]["predictions"][0]["result"]
         kind = result[0]["type"]
         result[0]["value"][kind] = ["disk" if result[0]["value"][kind] != ["disk"] else "box"]
-        done = [{"id": n, **one, "annotations": [{"id": n, **one["predictions"][0]}]} for n, one in enumerate(whole)]
+        people = [{"id": 5, "email": "anna@example.org"}, 5, None]
+        by = [{**one["predictions"][0], "completed_by": who} for one, who in zip(whole, people, strict=True)]
+        done = [{"id": n, **one, "annotations": [{"id": n, **by[n]}]} for n, one in enumerate(whole)]
         path.write_text(json.dumps(done))
     else:
         path = folder / "images"
@@ -321,6 +328,15 @@ def exported(folder: Path, tool: str) -> Path:
         whole["shapes"][0]["label"] = "disk" if whole["shapes"][0]["label"] != "disk" else "box"
         first.write_text(json.dumps(whole))
     return path
+
+
+AUTHORS = {
+    "coco": [None] * 3,
+    "cvat": ["anna"] * 3,
+    "label-studio": ["anna@example.org", "user 5", None],
+    "labelme": [None] * 3,
+}
+"""Who annotated the three images of `exported`, where the export says it."""
 
 
 @pytest.mark.parametrize("tool", TASKS)
@@ -337,11 +353,65 @@ def test_a_corrected_task_comes_back_as_a_split_and_says_what_was_changed(tool: 
     assert "3 more labelled images than tiny" in said
     assert f"most changed: {ids[0]} (" in said and "2 masks equal their proposals" in said and "IoU" in said
     assert {*ids} <= {*read_ids(folder / "splits/second/labeled.txt")}
-    kept = json.loads((folder / "splits/second/parent.json").read_text())["as_proposed"]
-    assert [i for i in ids if kept[i] < 1] == [ids[0]]
+    kept = json.loads((folder / "splits/second/parent.json").read_text())
+    assert [i for i in ids if kept["as_proposed"][i] < 1] == [ids[0]]
+    assert [i for i in ids if min(kept["iou_by_image"][i].values()) < 1] == [ids[0]]
+    assert [kept["annotated_by"].get(i) for i in ids] == AUTHORS[tool]
+    assert said.count("no author") == (None in AUTHORS[tool])
     for i, path in there.items():
         mask = np.where(before[i] == 255, 0, before[i])
         assert np.array_equal(raw(path), mask) == (i != ids[0])
+
+
+def locked(project: Project) -> None:
+    """Write a dvc.lock in which data and split led to a model, as DVC does."""
+    model = project.folder / "runs/m/model.safetensors"
+    model.parent.mkdir(exist_ok=True)
+    model.write_text("weights")
+    data, lists, made = (
+        {"path": name, "md5": content_of(project.folder / name, project.folder).md5}
+        for name in ("runs/data", "runs/split", "runs/m/model.safetensors")
+    )
+    sections = read_yaml(project.folder / "params.yaml")
+    params = {"params.yaml": {name: sections[name] for name in ("data", "split")}}
+    stages = {
+        "prepare": {"cmd": "python -m stpp prepare", "outs": [data]},
+        "split": {"cmd": "python -m stpp split", "deps": [data], "outs": [lists], "params": params},
+        "train": {"cmd": "python -m stpp fit", "deps": [data, lists], "outs": [made]},
+    }
+    with (project.folder / "dvc.lock").open("w") as file:
+        YAML().dump({"schema": "2.0", "stages": stages}, file)
+
+
+def test_the_audit_shows_who_corrected_the_masks_of_a_split_and_how_far(scored: Project) -> None:
+    folder = scored.folder
+    scored.run("stpp", "suggest", "--n", "3", "--out", "next", "--as", "label-studio", "--tolerance", "0")
+    ids = read_ids(folder / "next/suggested.txt")
+    for i in ids:
+        (folder / f"data/toy/masks/{i}.png").unlink()
+    export = exported(folder / "next", "label-studio").relative_to(folder)
+    scored.params(split={"labeled": {"count": 5}})  # so that it is drawn while these masks are away
+    remade = (
+        ("stpp", "prepare", "--out", "runs/data"),
+        ("stpp", "split", "--data", "runs/data", "--lists", "splits", "--out", "runs/split"),
+    )
+    for step in remade:
+        scored.run(*step)
+    add(scored, str(export), "--name", "second", "--task", "next")
+    for step in remade:
+        scored.run(*step)
+    locked(scored)
+    said = scored.run("stpp", "audit", "--offline", "--out", "audit")
+    lines = [line.strip() for line in said.partition("added masks:\n")[2].splitlines()]
+    assert lines[0] == "split second: 3 masks that tiny does not have"
+    assert lines[1:3] == ["annotated by anna@example.org (1), user 5 (1)", "1 of 3 masks have no author in the export"]
+    assert lines[3].startswith("IoU of proposals and new masks: ") and f"most changed: {ids[0]} (" in lines[4]
+    assert all("anna@example.org (1)" in (folder / f"audit/audit.{ending}").read_text() for ending in ("json", "html"))
+    Image.fromarray(1 - raw(there := folder / f"data/toy/masks/{ids[0]}.png").clip(0, 1)).save(there)
+    scored.run(*remade[0])
+    locked(scored)
+    said = scored.run("stpp", "audit", "--offline")
+    assert f"does not have; 1 of them are other masks today, such as {ids[0]}" in said
 
 
 def test_what_is_wrong_with_an_export_is_said(scored: Project) -> None:
