@@ -62,7 +62,7 @@ COMMANDS = {
         },
     ),
     "train": Command("train:train", "Train a teacher on labelled images, or a student with pseudo labels as well."),
-    "train-online": Command("train_online:train_online", "Train with online labelling: no teacher, no pseudo masks."),
+    "train-online": Command("train_online:train_online", "Train with online labelling: no pseudo masks."),
     "score": Command("score:score", "Score the stability of every unlabelled image's pseudo masks."),
     "select": Command(
         "select:select", "Select the reliable part of the unlabelled images: by default the most stable."

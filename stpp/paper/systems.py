@@ -22,7 +22,7 @@ class System:
 
 
 ROUNDS = (1, 2, 3)
-ONLINE = "runs/online/student"
+ONLINE, FIXMATCH = "runs/online/student", "runs/fixmatch/student"
 ABLATIONS = ("both_sets", *(f"{w}_{part}" for w in ("only", "no") for part in PARTS), "cutout_labeled")
 
 
@@ -53,6 +53,7 @@ SYSTEMS: dict[str, System] = {
     "stpp": System("dvc.yaml", "runs/evaluation", ("runs/teacher", "runs/student_1", "runs/student")),
     "blind": _pipeline("blind", ("runs/teacher", "runs/blind/student_1", "runs/blind/student")),
     "online": _pipeline("online", (ONLINE,)),
+    "fixmatch": _pipeline("fixmatch", (FIXMATCH,)),
     **{
         phase: _pipeline("pixel", ("runs/teacher", "runs/pixel/student_1", "runs/pixel/student"))
         for phase in ("pixel_1", "pixel_2")
@@ -85,9 +86,10 @@ def folder_of(model: str) -> str | None:
 def cost(out: str) -> float:
     """Return how many batches of images pass through the network in one iteration.
 
-    Online labelling adds half a batch: the strong views. out: folder of the model.
+    Online labelling adds half a batch, the strong views. FixMatch adds half a batch without gradients, the weak views,
+    which is counted as a third of it. out: folder of the model.
     """
-    return 1.5 if out == ONLINE else 1.0
+    return {ONLINE: 1.5, FIXMATCH: 1 + 0.5 / 3}.get(out, 1.0)
 
 
 def iterations(out: str, labeled: int, unlabeled: int, train: Train, ratio: float) -> int:
@@ -102,11 +104,11 @@ def iterations_per_epoch(out: str, labeled: int, unlabeled: int, batch: int, rat
 
     An epoch has the over-sampled labelled images and the pseudo-labelled images. D_l is doubled below 200 images for
     the teacher, and repeated ceil(N / M) times for students. Student 1 of ST++ and of the blind pipeline sees the share
-    `ratio` of the unlabelled images; every other student sees all of them. In online labelling an epoch has every
-    unlabelled image once, and half of a batch is unlabelled.
+    `ratio` of the unlabelled images; every other student sees all of them. In online labelling and FixMatch an
+    epoch has every unlabelled image once, and half of a batch is unlabelled.
     """
     half = out in ("runs/student_1", "runs/blind/student_1")
     pseudo = 0 if out == "runs/teacher" else reliable(unlabeled, ratio) if half else unlabeled
-    if out == ONLINE:
+    if out in (ONLINE, FIXMATCH):
         return unlabeled // (batch // 2)
     return (labeled * copies(labeled, pseudo) + pseudo) // batch

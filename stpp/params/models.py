@@ -364,10 +364,16 @@ class Label(Section):
 
 
 class Online(Section):
-    """Online labelling (paper, Appendix C).
+    """Training without pseudo masks on disk: online labelling (paper, Appendix C) and FixMatch.
 
-    The model's current prediction on the weak view of an image is the pseudo label of its strong view.
+    A current prediction on the weak view of an image is the pseudo label of its strong view.
     """
+
+    teacher: Literal["self", "ema"] = "self"
+    """The network that predicts the weak view. `self`: the one in training, as in the paper. `ema`: its moving average,
+    as in FixMatch."""
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.996
+    """Largest decay of the moving average: update i, counted from 0, keeps min(1 - 1 / (i + 1), decay) of it."""
 
     threshold: Probability = 0.95
     """Pixels with a lower confidence contribute nothing to the loss."""

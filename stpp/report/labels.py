@@ -18,6 +18,7 @@ LABELS = {
     "blind_student_1": "blind, student 1",
     "blind": "blind two-stage",
     "online": "online labelling",
+    "fixmatch": "FixMatch",
     "pixel_1": "pixel-level, phase 1",
     "pixel_2": "pixel-level, phase 2",
     **{f"round_{n}": f"ST++, {n} round{'s' if n > 1 else ''} more" for n in (1, 2, 3)},
@@ -38,6 +39,7 @@ LABELS = {
 TEACHERS = {
     "suponly": "",
     "online": "",
+    "fixmatch": "",
     "stpp": "student_1",
     "blind": "blind_student_1",
     "pixel_2": "pixel_1",

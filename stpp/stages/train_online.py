@@ -1,7 +1,9 @@
-"""The `train-online` stage: replaces the three stages of self-training by one (paper, Appendix C)."""
+"""The `train-online` stage: replaces the three stages of self-training by one (paper, Appendix C; FixMatch)."""
 
 from stpp.data.datasets import ImageMaskPairs, OnlineDataset
+from stpp.engine.fit import Step
 from stpp.params.file import load
+from stpp.selftrain.fixmatch import FixMatch
 from stpp.selftrain.online import online
 from stpp.stages import options
 from stpp.stages.stage import Inputs, Recipe, open_stage
@@ -19,10 +21,11 @@ def train_online(
     out: options.Out,
     params: options.Params = None,
 ) -> None:
-    """Train with online labelling: no teacher, no pseudo masks.
+    """Train with online labelling: no pseudo masks.
 
     The network learns from labelled and unlabelled images at once: half of
-    every batch is labelled, and half is not.
+    every batch is labelled, and half is not. `online.teacher` labels the
+    other half: the network itself, or its moving average (FixMatch).
     """
     files = options.params_files(params)
     batch = load(files).train.batch_size
@@ -40,5 +43,6 @@ def train_online(
         unlabeled = read_ids(split / "unlabeled.txt")
         normalization = start_for(photos, backbone).normalization
         samples = OnlineDataset(labeled, unlabeled, p.augment, p.train.seed, name, normalization)
-        step = online(p.online, loss_for(stage, photos, split))
+        loss = loss_for(stage, photos, split)
+        step: Step = FixMatch(p.online, loss) if p.online.teacher == "ema" else online(p.online, loss)
         train_network(stage, photos, samples, split, backbone, step, checkpoints=False)

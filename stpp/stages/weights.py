@@ -12,7 +12,10 @@ from stpp.models.weights import ConvertedWeights, convert_keys, read_state
 from stpp.store.files import StppError, atomic_write
 
 File = Annotated[Path, Argument(help="File of weights: .pth, .pt or .safetensors.")]
-Network = Annotated[Literal["deeplabv2", "deeplabv3plus", "pspnet"], Option(help="Network that the weights belong to.")]
+Network = Annotated[
+    Literal["deeplabv2", "deeplabv3plus", "dpt", "linear", "pspnet"],
+    Option(help="Network that the weights belong to."),
+]
 Backbone = Annotated[str, Option(help="Its backbone, as model.backbone names it.")]
 
 
