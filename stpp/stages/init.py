@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -20,12 +21,14 @@ from stpp.ingest.mask_values import Meaning, meaning, ranges, read_names, read_v
 from stpp.ingest.splits import SETS
 from stpp.params.data import Data
 from stpp.params.file import edited, load, read_yaml
-from stpp.stages.preset import PARAMS, check_committed
-from stpp.store.files import StppError, atomic_write, printable, raise_problems
+from stpp.stages.preset import FOLDER, PARAMS, check_committed
+from stpp.store.files import StppError, atomic_write, printable, raise_problems, read_text
 from stpp.store.manifest import Dataset, Record
 from stpp.store.masks import IGNORE
 
 T = TypeVar("T")
+EMBEDDED = "# ST++ on the embedded data set"
+"""The comment at the top of the params.yaml that comes with the project starts so."""
 
 
 def init(
@@ -136,6 +139,7 @@ def _chosen(
 def _write(params: Path, chosen: Mapping[str, Any], why: Mapping[str, str], check: bool) -> None:
     """Write the values into the params file, unless `check`, and print what to do next."""
     text, root = edited(params, chosen, why), Path(chosen["data.root"])
+    text = _headed(text, chosen["data.name"])
     if check:
         print("nothing was written; leave out --check to write it")
         return
@@ -148,6 +152,31 @@ def _write(params: Path, chosen: Mapping[str, Any], why: Mapping[str, str], chec
         print(f"{root} is outside the project: DVC notices changes, but stores no copy; for one, move it below data/")
     print(f"{params}: written; next: `dvc repro split` checks all files, `git commit -am {chosen['data.name']}`")
     print("then: `stpp preset suggest --write` fits the training to images and machine, `make repro` runs it")
+
+
+def _headed(text: str, name: str) -> str:
+    """Return the text of a params file with a comment about this data set at its top, in place of a preset's comment.
+
+    A person's own comment stays.
+    """
+    top, rest = _comment(text)
+    if not top[:1] or not (
+        top[0].startswith(EMBEDDED) or top in [_comment(read_text(p))[0] for p in FOLDER.glob("*.yaml")]
+    ):
+        return text
+    new = (
+        f"# ST++ on {name}. `stpp init` wrote the sections data and split. The other values fit other images: see\n"
+        "# `stpp preset suggest --write`.\n"
+    )
+    return text[: -len("".join(top) + rest)] + new + rest
+
+
+def _comment(text: str) -> tuple[list[str], str]:
+    """Return the lines of the comment at the top of a params file, without that for editors, and the text after it."""
+    lines = text.splitlines(keepends=True)
+    start = 1 if lines and "yaml-language-server" in lines[0] else 0
+    top = list(takewhile(lambda line: line.startswith("#"), lines[start:]))
+    return top, "".join(lines[start + len(top) :])
 
 
 def _asked(step: Callable[[], T], answers: dict[str, str | None]) -> T:

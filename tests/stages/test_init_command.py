@@ -186,6 +186,9 @@ def test_nothing_is_left_of_the_former_data_set(project: Project) -> None:
     p = load([file])
     assert (p.data.list, p.data.palette, p.data.values) == (None, None, None)
     assert "the rest of them" not in file.read_text()
+    top = file.read_text().partition("\ndata:")[0]
+    assert top.startswith("# yaml-language-server: ") and f"# ST++ on {p.data.name}. `stpp init`" in top
+    assert "CamVid" not in file.read_text()
 
 
 # -- mask values ------------------------------------------------------------------------------------------------------
