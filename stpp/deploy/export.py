@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.pool2d_same import AvgPool2dSame
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
@@ -78,6 +79,14 @@ class SamePadding(nn.Module):
         return F.conv2d(x, c.weight, c.bias, c.stride, 0, c.dilation, c.groups)
 
 
+def _same_pool(pool: AvgPool2dSame) -> nn.Sequential:
+    """Return timm's `AvgPool2dSame` of stride 1 (in a dilated ResNet-D) for any input size; its padding is constant."""
+    tall, wide = pool.kernel_size  # type: ignore[misc] # timm makes it a pair
+    around = ((wide - 1) // 2, wide // 2, (tall - 1) // 2, tall // 2)
+    plain = nn.AvgPool2d(pool.kernel_size, 1, 0, pool.ceil_mode, pool.count_include_pad)
+    return nn.Sequential(nn.ZeroPad2d(around), plain)
+
+
 class FromPixels(nn.Module):
     """A network that normalises its input itself: (B, channels, H, W) float32 in 0..1 -> logits (B, classes, H, W)."""
 
@@ -105,6 +114,8 @@ def _exportable(network: nn.Module) -> nn.Module:
                 setattr(module, name, GridMeans(child.output_size))
             elif isinstance(child, Conv2dSame):
                 setattr(module, name, SamePadding(child))
+            elif isinstance(child, AvgPool2dSame) and child.stride == (1, 1):
+                setattr(module, name, _same_pool(child))
     return network
 
 
