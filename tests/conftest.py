@@ -18,10 +18,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def project(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Project]:
+def project(tmp_path: Path) -> Iterator[Project]:
     made = project_in(tmp_path / "project")
-    if request.node.get_closest_marker("slow"):
-        made.warm()
     # A background job of a shell ignores SIGINT, and its children inherit that. They do not inherit a handler.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     yield made

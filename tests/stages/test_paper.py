@@ -24,6 +24,7 @@ def test_a_table_on_own_data_is_planned_run_interrupted_resumed_and_reported(pro
     setting = "own-tiny-tiny-deeplabv3plus-test_resnet"
     del project.env["STPP_TRACKING"]
     project.params(train={"epochs": 40})
+    project.warm()
     project.commit("-A")
     plan = project.run("stpp", "paper", "plan", "table-1", "--own", "--cell", "*/st", "--cell", "*/suponly")
     assert f"{setting}, seed 0: to run: suponly, st, 2 trainings (runs/teacher, runs/st/student)" in plan
