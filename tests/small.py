@@ -101,7 +101,7 @@ class Project:
             process.communicate()
 
     def warm(self) -> None:
-        """Run `stpp` and the stages of DVC in a `python` that has loaded torch. Its process id and limits are others."""
+        """Run `stpp` and DVC's stages in a `python` that has loaded torch; its process id and limits are others."""
         self.env["PATH"] = f"{warm.folder()}:{self.env['PATH']}"
 
     def end(self) -> None:
