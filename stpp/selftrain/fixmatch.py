@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from stpp.engine.fit import State
+from stpp.engine.fit import State, broadcast_buffers
 from stpp.engine.losses import Loss, cross_entropy, mean_over
 from stpp.engine.optim import MovingAverage
 from stpp.params.models import Online
@@ -52,6 +52,7 @@ class FixMatch:
 
     def after(self, network: nn.Module) -> None:
         assert self.teacher is not None
+        broadcast_buffers(network)  # the labels, and so the weights, depend on running statistics, unlike elsewhere
         self.teacher.update(network)
 
     def state_dict(self) -> State:
