@@ -6,7 +6,7 @@ and A_s the strong one. Training uses D_l, and D_u with pseudo masks; prediction
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from io import BufferedReader
 from itertools import accumulate
 from pathlib import Path
@@ -79,17 +79,26 @@ class ImageReader:
 
     def without_nodata(self, name: str, mask: Mask) -> Mask:
         """Return a mask of an image, with 255 where the image has no data."""
+        nodata = self.nodata(name)
+        return mask if nodata is None else np.where(nodata, np.uint8(IGNORE), mask).astype(np.uint8, copy=False)
+
+    def nodata(self, name: str) -> NDArray[np.bool_] | None:
+        """Return where an image has no data, (H, W); None if `data.nodata` is not set."""
         record, reading = self.dataset.records[name], self.dataset.reading
         if reading is None or reading.nodata is None:
-            return mask
+            return None
 
         def decode(file: BufferedReader, path: Path) -> Mask:
             nodata = decode_photo(file, path, reading).nodata
             assert nodata is not None
             return nodata.astype(np.uint8)
 
-        nodata = self._read(record.image, record.image_sha256, decode, f"{self.way}-nodata")
-        return np.where(nodata > 0, np.uint8(IGNORE), mask).astype(np.uint8, copy=False)
+        return self._read(record.image, record.image_sha256, decode, f"{self.way}-nodata") > 0
+
+    def nodata_of(self, names: Sequence[str], device: torch.device) -> Tensor | None:
+        """Return where images of equal size have no data, (B, H, W); None if `data.nodata` is not set."""
+        found = [one for name in names if (one := self.nodata(name)) is not None]
+        return torch.from_numpy(np.stack(found)).to(device) if found else None
 
     def _classes(self, file: BufferedReader, path: Path) -> Mask:
         try:

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,44 @@ class Looked:
     """The pixels of every colour in the mask that `data.values` should name."""
 
 
+@dataclass
+class _Found:
+    """What was found in all images so far."""
+
+    problems: list[str]
+    palettes: PaletteCheck
+    notes: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """Note -> the number of images with it, and the id of the first one."""
+    changed: Counter[str] = field(default_factory=Counter)
+    classes: set[int] = field(default_factory=set)
+    masks: int = 0
+    colours: Counter[int] = field(default_factory=Counter)
+    of_colours: int = 0
+    """The number of masks with such colours."""
+
+    def add(self, looked: Looked, more: Sequence[str] = ()) -> None:
+        """Count the result of an image. more: notes about it besides its own."""
+        self.problems.extend(looked.problems)
+        self.of_colours += bool(looked.colours)
+        self.colours.update(looked.colours if len(self.colours) < MOST else {})
+        record = looked.record
+        if record is None:
+            return
+        for note in (*looked.notes, *more, *looked.changed):
+            count, first = self.notes.get(note, (0, record.id))
+            self.notes[note] = count + 1, first
+        self.changed.update(looked.changed)
+        self.classes.update(record.classes)
+        self.problems.extend(self.palettes.compared(record.mask, looked.shown))
+        self.masks += bool(record.mask)
+
+    def warnings(self) -> list[str]:
+        return [
+            f"{f'{self.changed[note]} ' if note in self.changed else ''}{note}: {count} image(s), such as {first}"
+            for note, (count, first) in sorted(self.notes.items())
+        ]
+
+
 def inspect(data: Data, workers: int, cache_folder: Path | None = None) -> tuple[Dataset, list[str], list[str]]:
     """Read every image and mask of a data set; return the data set, warnings and problems.
 
@@ -56,81 +94,78 @@ def inspect(data: Data, workers: int, cache_folder: Path | None = None) -> tuple
     of unchanged files; None: read all files. Raises StppError if the data set cannot be listed.
     """
     known = layout(data)
-    found, problems, passed = list_images(data, known)
+    pairs, problems, passed = list_images(data, known)
     root = Path(data.root)
-    fixed = f"the values of kind {data.kind} are fixed: correct the mask, or use data.kind: folder and data.values"
-    remedy = "" if data.kind == "folder" else fixed
-    notes: dict[str, list[Any]] = {}  # note -> [number of images with it, id of the first one]
-    changed: Counter[str] = Counter()
-    classes: set[int] = set()
-    palettes = PaletteCheck(known, root)
-    plain = data.annotations is None and not isinstance(data.masks, dict)
-    masks = coloured = 0
-    colours: Counter[int] = Counter()
-
-    with_masks = any(pair.mask for pair in found.values())
-    measured = (root / pair.image for pair in found.values() if pair.mask or not with_masks)
+    found = _Found(problems, PaletteCheck(known, root))
+    of_classes = isinstance(data.masks, dict)
+    plain = data.annotations is None and not of_classes
+    with_masks = any(pair.mask for pair in pairs.values())
+    measured = (root / pair.image for pair in pairs.values() if pair.mask or not with_masks)
     reading, of_reading = reading_of(data, measured, workers)
-    about: list[Any] = [len(known.classes), sorted(known.values.items()), data.variable]
-    about += [as_json(reading)] if reading else []
 
-    with InspectionCache(cache_folder, root, about) as cache:
+    def rows() -> Iterator[tuple[Any, ...]]:
+        looked = _look_at_all(data, known, pairs, plain, reading, workers, cache_folder)
+        for one in progress(looked, "prepare", len(pairs)):
+            record = one.record
+            listed = record is not None and of_classes and pairs[record.id].mask
+            found.add(one, ["the mask in data.list is not used: see data.masks"] if listed else [])
+            if record is not None:
+                yield as_row(replace(record, mask=pairs[record.id].mask) if data.annotations else record)
 
-        def items() -> Iterator[tuple[str, ImagePair, States, Inspected | None]]:
-            for name, pair in found.items():
-                one = pair if plain else replace(pair, mask="")
-                states = state_of(root / one.image), state_of(root / one.mask) if one.mask else ""
-                yield name, one, states, cache.get(name, one.image, one.mask, states)
-
-        def look(item: tuple[str, ImagePair, States, Inspected | None]) -> tuple[Looked, States | None]:
-            name, one, states, before = item
-            if before:
-                return Looked(before[0], [], *before[1:]), states
-            start = time.time_ns()
-            looked = _look(data, known, remedy, name, one, reading)
-            after = state_of(root / one.image), state_of(root / one.mask) if one.mask else ""
-            return looked, states if states == after and old_enough(states, start) else None
-
-        def rows() -> Iterator[tuple[Any, ...]]:
-            nonlocal masks, coloured
-            for looked, states in progress(ordered_map(look, items(), workers), "prepare", len(found)):
-                record = looked.record
-                problems.extend(looked.problems)
-                coloured += bool(looked.colours)
-                colours.update(looked.colours if len(colours) < MOST else {})
-                if record is None:
-                    continue
-                if states:
-                    cache.put((record, looked.notes, looked.shown, looked.changed), states)
-                listed = isinstance(data.masks, dict) and found[record.id].mask
-                for note in [*looked.notes, *(["the mask in data.list is not used: see data.masks"] if listed else [])]:
-                    notes.setdefault(note, [0, record.id])[0] += 1
-                for what, count in looked.changed.items():
-                    notes.setdefault(what, [0, record.id])[0] += 1
-                    changed[what] += count
-                classes.update(record.classes)
-                problems.extend(palettes.compared(record.mask, looked.shown))
-                masks += bool(record.mask)
-                yield as_row(replace(record, mask=found[record.id].mask) if data.annotations else record)
-
-        records = MappedTable(MappedRows.spooled(rows()), record_of)
     dataset = Dataset(
-        *(data.name, known.classes, known.palette, known.values, records),
+        *(data.name, known.classes, known.palette, known.values),
+        MappedTable(MappedRows.spooled(rows()), record_of),
         variable=data.variable or "",
         reading=reading,
     )
     problems += _twice(dataset, root)
     if plain:
-        problems += _absent(classes, palettes.values, masks, known, data, all_read=not problems)
-    warnings = [
-        f"{f'{changed[note]} ' if note in changed else ''}{note}: {count} image(s), such as {first}"
-        for note, (count, first) in sorted(notes.items())
-    ]
-    return dataset, passed + of_reading + warnings + _section(colours, coloured, data), problems
+        problems += _absent(found.classes, found.palettes.values, found.masks, known, data, all_read=not problems)
+    warnings = [*passed, *of_reading, *found.warnings(), *_section(found.colours, found.of_colours, data)]
+    return dataset, warnings, problems
 
 
-def _look(data: Data, known: Layout, remedy: str, name: str, found: ImagePair, reading: Reading | None) -> Looked:
-    """Read one image and its mask, and check them. remedy: the advice for a value without a class; "": the usual."""
+def _look_at_all(
+    data: Data,
+    known: Layout,
+    pairs: Mapping[str, ImagePair],
+    masks: bool,
+    reading: Reading | None,
+    workers: int,
+    cache_folder: Path | None,
+) -> Iterator[Looked]:
+    """Yield the result of every image in order; from the cache if its files are unchanged. masks: look at them, too."""
+    root = Path(data.root)
+    about: list[Any] = [len(known.classes), sorted(known.values.items()), data.variable]
+    about += [as_json(reading)] if reading else []
+
+    def states_of(one: ImagePair) -> States:
+        return state_of(root / one.image), state_of(root / one.mask) if one.mask else ""
+
+    def look(item: tuple[str, ImagePair, States, Inspected | None]) -> tuple[Looked, States | None]:
+        name, one, states, before = item
+        if before:
+            return Looked(before[0], [], *before[1:]), states
+        start = time.time_ns()
+        looked = _look(data, known, name, one, reading)
+        return looked, states if states == states_of(one) and old_enough(states, start) else None
+
+    with InspectionCache(cache_folder, root, about) as cache:
+
+        def items() -> Iterator[tuple[str, ImagePair, States, Inspected | None]]:
+            for name, pair in pairs.items():
+                one = pair if masks else replace(pair, mask="")
+                states = states_of(one)
+                yield name, one, states, cache.get(name, one.image, one.mask, states)
+
+        for looked, states in ordered_map(look, items(), workers):
+            if states and looked.record:
+                cache.put((looked.record, looked.notes, looked.shown, looked.changed), states)
+            yield looked
+
+
+def _look(data: Data, known: Layout, name: str, found: ImagePair, reading: Reading | None) -> Looked:
+    """Read one image and its mask, and check them."""
     root = Path(data.root)
     changed: Mapping[str, int] = {}
     try:
@@ -153,7 +188,7 @@ def _look(data: Data, known: Layout, remedy: str, name: str, found: ImagePair, r
         except KeyError:
             unknown, count = counts_in(values, known.values)
             of_colours = unknown if by_colour(known.values) and count <= MOST_COLOURS else {}
-            return Looked(None, [f"{path}: {_unknown(unknown, count, known, remedy)}"], colours=of_colours)
+            return Looked(None, [f"{path}: {_unknown(unknown, count, known, data)}"], colours=of_colours)
         except MaskOfColoursError as error:
             return Looked(None, [str(error)], colours=error.pixels)
         except StppError as error:
@@ -168,10 +203,10 @@ def _look(data: Data, known: Layout, remedy: str, name: str, found: ImagePair, r
     return Looked(record, [], notes, shown, changed)
 
 
-def _unknown(pixels: Mapping[int, int], count: int, known: Layout, remedy: str) -> str:
+def _unknown(pixels: Mapping[int, int], count: int, known: Layout, data: Data) -> str:
     """Return the problem of a mask with `count` values or colours that have no meaning.
 
-    pixels: the number of pixels of the most frequent ones. remedy: as for `_look`.
+    pixels: the number of pixels of the most frequent ones.
     """
     name = value_name if by_colour(known.values) else str
     listed = [f"{name(value)} ({number} pixels)" for value, number in pixels.items()][:LISTED]
@@ -183,8 +218,10 @@ def _unknown(pixels: Mapping[int, int], count: int, known: Layout, remedy: str) 
         return f'colour{found}: not in data.values; add {them} there (`"{example}": ignore`, or a class){soft}'
     soft = f"; if they are soft edges, read them by ranges: {RANGES}" if len(pixels) > 8 and max(pixels) < 256 else ""
     binary = "`255: 1` for binary masks, or `255: ignore`" if {*pixels} == {IGNORE} else ""
-    add = f"add {them} to data.values ({binary or f'`{example}: ignore`, or a class id'}){soft}"
-    return f"value{found} {'is not one' if one else 'are not'} of the {len(known.classes)} classes; {remedy or add}"
+    remedy = f"add {them} to data.values ({binary or f'`{example}: ignore`, or a class id'}){soft}"
+    if data.kind != "folder":
+        remedy = f"the values of kind {data.kind} are fixed: correct the mask, or use data.kind: folder and data.values"
+    return f"value{found} {'is not one' if one else 'are not'} of the {len(known.classes)} classes; {remedy}"
 
 
 def _section(pixels: Counter[int], masks: int, data: Data) -> list[str]:

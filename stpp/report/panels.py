@@ -92,16 +92,22 @@ def panel(
     for lines, row, size, down in zip(ids, pictures, sizes, y, strict=False):
         for index, line in enumerate(lines):
             pen.text((GAP, down + 12 + 14 * index), line, INK, small, anchor="ls")
-        for picture, (wide, tall), left in zip(row, size, x, strict=False):
-            if picture is not None:
-                sheet.paste(picture, (left, down))
-            else:
-                pen.rectangle((left, down, left + wide - 1, down + tall - 1), outline=FAINT)
-                pen.text((left + wide / 2, down + tall / 2), "no mask", FAINT, label, anchor="mm")
+        for picture, of_cell, left in zip(row, size, x, strict=False):
+            _draw_cell(sheet, picture, of_cell, (left, down))
     for (name, swatch), place in zip(swatches, places, strict=True):
         _draw_entry(sheet, name, swatch, place)
     with atomic_write(path) as partial:
         sheet.save(partial, format="PNG")
+
+
+def _draw_cell(sheet: Image.Image, picture: Image.Image | None, size: tuple[int, int], place: tuple[int, int]) -> None:
+    """Draw a picture, or an empty cell of this width and height. place: its upper left corner."""
+    (wide, tall), (left, down), pen = size, place, ImageDraw.Draw(sheet)
+    if picture is not None:
+        sheet.paste(picture, place)
+    else:
+        pen.rectangle((left, down, left + wide - 1, down + tall - 1), outline=FAINT)
+        pen.text((left + wide / 2, down + tall / 2), "no mask", FAINT, _font(13), anchor="mm")
 
 
 def _draw_entry(sheet: Image.Image, name: str, swatch: Image.Image, place: tuple[int, int]) -> None:

@@ -12,17 +12,27 @@ from stpp.store.masks import IGNORE, Mask
 
 
 def pseudo_masks(
-    masks: Tensor, confidence: Tensor, threshold: float | None = None
+    masks: Tensor, confidence: Tensor, threshold: float | None = None, nodata: Tensor | None = None
 ) -> tuple[NDArray[np.uint8], list[float]]:
     """Return the pseudo masks of a batch, uint8 (B, H, W), and the mean confidence of each image, in (0, 1].
 
     masks: the arg max, uint8 (B, H, W). confidence: its probability (B, H, W). Pixels of confidence below `threshold`
-    become 255. Without a threshold, as in ST and ST++, all pixels are labelled. The mean is over all pixels of the
-    image.
+    become 255. Without a threshold, as in ST and ST++, all pixels are labelled. nodata: pixels (B, H, W) without data
+    in the image; they become 255, too. The mean is over all other pixels.
     """
     if threshold is not None:
         masks = torch.where(confidence < threshold, IGNORE, masks)
-    return masks.cpu().numpy(), confidence.double().mean((1, 2)).tolist()
+    if nodata is not None:
+        masks = torch.where(nodata, IGNORE, masks)
+    return masks.cpu().numpy(), image_means(confidence, nodata)
+
+
+def image_means(values: Tensor, nodata: Tensor | None = None) -> list[float]:
+    """Return the mean of every image's values (B, H, W), without pixels that have no data; 0 if all have none."""
+    values = values.double()
+    if nodata is None:
+        return values.mean((1, 2)).tolist()
+    return values.masked_fill(nodata, torch.nan).nanmean((1, 2)).nan_to_num(0).tolist()
 
 
 def fill(kept: Mask, mask: Mask) -> Mask:

@@ -59,16 +59,7 @@ def add(
     All problems are reported at once; if there is one, nothing is written.
     After an interruption, run the same command again to go on.
     """
-    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", name):
-        raise StppError(
-            f"{name}: not a valid split name; use at most 100 letters, digits and . _ -, not beginning with a dot"
-        )
-    if not masks.is_dir() and not (task and masks.is_file()):
-        what = "file or folder; name the tool's export" if task else "folder; name the one with the new masks"
-        raise StppError(f"{masks}: no such {what}")
-    if as_ and (as_ in FORMATS) != bool(task):
-        what = "is no format of an export" if task else "is the format of an export: give its task with --task"
-        raise StppError(f"--as {as_}: {what}")
+    _check(masks, name, as_, task)
     p = load([params])
     described = with_added(p.data)
     folder = lists / name
@@ -108,6 +99,19 @@ def add(
         f"set in {params}, so the next `dvc repro` uses it\n"
         f"next: `git add {folder} {params}`; if DVC tracks {p.data.root}, also `dvc add {p.data.root}`"
     )
+
+
+def _check(masks: Path, name: str, as_: str | None, task: Path | None) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", name):
+        raise StppError(
+            f"{name}: not a valid split name; use at most 100 letters, digits and . _ -, not beginning with a dot"
+        )
+    if not masks.is_dir() and not (task and masks.is_file()):
+        what = "file or folder; name the tool's export" if task else "folder; name the one with the new masks"
+        raise StppError(f"{masks}: no such {what}")
+    if as_ and (as_ in FORMATS) != bool(task):
+        what = "is no format of an export" if task else "is the format of an export: give its task with --task"
+        raise StppError(f"--as {as_}: {what}")
 
 
 def _read(

@@ -81,9 +81,10 @@ def _label(stage: Stage, model: Path, ids: Path, data: Path, keep: Path | None) 
         loader = prediction_loader(images, batches, p.runtime, where)
         with ShardWriter(shard, part, dataset.palette) as writer:
             for batch in predict_batches([network], loader, p.model, where, label_predictor(p.label)):
-                decided = pseudo_masks(batch.masks[0], batch.confidence, p.label.threshold)
+                nodata = photos.nodata_of(batch.ids, where)
+                decided = pseudo_masks(batch.masks[0], batch.confidence, p.label.threshold, nodata)
                 for i, mask, mean in zip(batch.ids, *decided, strict=True):
-                    labels = photos.without_nodata(i, fill(kept.read(i), mask) if kept else mask)
+                    labels = fill(kept.read(i), mask) if kept else mask
                     writer.add(i, labels, mean, window_of(labels.shape[0], labels.shape[1], p.label.max_pixels))
 
     names = [shard_name(index, p.label.shards) for index in range(p.label.shards)]

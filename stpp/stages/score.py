@@ -20,12 +20,13 @@ from stpp.models import build
 from stpp.run import distributed
 from stpp.run.progress import progress
 from stpp.selftrain.criteria import CRITERIA
+from stpp.selftrain.pseudo import image_means
 from stpp.selftrain.stability import stabilities
 from stpp.stages import options
 from stpp.stages.stage import Inputs, Recipe, Stage, open_stage
 from stpp.store.files import StppError, read_ids, scan_csv, write_csv
 from stpp.store.manifest import read_dataset
-from stpp.store.masks import shards_of
+from stpp.store.masks import IGNORE, shards_of
 
 RECIPE = Recipe(__name__, ("model", "score"))
 Checkpoints = Annotated[Path, Option(help="Folder of the checkpoints f_1 .. f_K.")]
@@ -79,12 +80,14 @@ def _score(stage: Stage, checkpoints: Path, data: Path, split: Path) -> None:
         for batch in predict_batches(networks, loader, p.model, where, decide):
             assert batch.truth is not None
             # batch.masks holds M_i1 .. M_iK of the batch's images
-            s = stabilities(batch.masks, classes).tolist()
-            confidence = batch.confidence.double().mean((1, 2)).tolist()
+            nodata = photos.nodata_of(batch.ids, where)
+            s = stabilities(batch.masks, classes, nodata).tolist()
+            confidence = image_means(batch.confidence, nodata)
             qualities = iou(confusions(batch.masks[-1], batch.truth, classes)).nanmean(-1).tolist()
             known = [repr(q) if dataset.records[i].mask else "" for i, q in zip(batch.ids, qualities, strict=True)]
-            by = [one.double().mean((1, 2)).tolist() for one in batch.by]
-            counts = [mask.flatten().bincount(minlength=classes) for mask in batch.masks[-1]]
+            by = [image_means(one, nodata) for one in batch.by]
+            last = batch.masks[-1] if nodata is None else batch.masks[-1].masked_fill(nodata, IGNORE)
+            counts = [mask.flatten().bincount(minlength=classes)[:classes] for mask in last]
             rows += zip(batch.ids, s, confidence, *by, known, *torch.stack(counts).T.tolist(), strict=True)
         write_csv(path, columns + pixels, rows)
 

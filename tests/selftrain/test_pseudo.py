@@ -50,6 +50,14 @@ def test_without_a_threshold_no_pixel_is_ignored(scores: Scores) -> None:
     assert 0 < confidence <= 1 + 1e-6
 
 
+def test_pixels_without_data_are_ignored_and_do_not_count_as_confidence() -> None:
+    confidence = torch.tensor([[[0.5, 0.75], [1.0, 0.25]], [[0.5, 0.5], [0.5, 0.5]]])
+    nodata = torch.tensor([[[False, True], [False, True]], [[True, True], [True, True]]])
+    masks, means = pseudo_masks(torch.zeros(2, 2, 2, dtype=torch.uint8), confidence, None, nodata)
+    assert masks.tolist() == [[[0, 255], [0, 255]], [[255, 255], [255, 255]]]
+    assert means == [0.75, 0]
+
+
 def test_class_254_fits_into_a_mask() -> None:
     scores = torch.zeros(255, 1, 2)
     scores[254, 0, 0] = scores[3, 0, 1] = 1

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from stpp.selftrain.stability import stability
+from stpp.selftrain.stability import stabilities, stability
 
 Mask = NDArray[np.uint8]
 Views = tuple[int, list[Mask]]
@@ -101,6 +101,17 @@ def test_agreement_on_background_alone_scores_one() -> None:
 def test_classes_that_no_mask_shows_do_not_count(given: Views, more: int) -> None:
     classes, masks = given
     assert score(masks, classes + more) == pytest.approx(score(masks, classes))
+
+
+@settings(max_examples=25, deadline=None)
+@given(views(), st.integers(0, 6))
+def test_pixels_without_data_do_not_count(given: Views, rows: int) -> None:
+    classes, masks = given
+    nodata = torch.zeros(1, *masks[0].shape, dtype=torch.bool)
+    nodata[:, :rows] = True
+    whole = float(stabilities(torch.stack([torch.from_numpy(m)[None] for m in masks]), classes, nodata)[0])
+    cut = [mask[rows:] for mask in masks]
+    assert whole == (score(cut, classes) if cut[0].size else 0)
 
 
 def test_one_checkpoint_is_an_error() -> None:

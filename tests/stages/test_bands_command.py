@@ -101,5 +101,7 @@ def test_four_bands_of_16_bits_with_pixels_without_data_train_and_are_predicted(
     for name in pseudo.ids:
         mask = pseudo.read(name)
         assert (mask[:4] == 255).all() and (mask[4:] != 255).all()
+    _, *rows = (project.folder / "runs/score/classes.csv").read_text().splitlines()
+    assert {sum(map(int, row.split(",")[1:])) for row in rows} == {28 * 32}
     counted = json.loads((project.folder / "runs/evaluation/scores.json").read_text())["val"]["stpp"]
     assert np.sum(counted) <= 6 * 28 * 32
