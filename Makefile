@@ -7,6 +7,8 @@ export DO_NOT_TRACK := true
 export MLFLOW_DISABLE_TELEMETRY := true
 # DVC stops if the user has no name, as in some containers. Then this is the user's number.
 export USER ?= $(shell id -un 2>/dev/null)
+# Without caches, every start of Python compiles torch, MLflow and DVC again; tests and DVC start it hundreds of times.
+unexport PYTHONDONTWRITEBYTECODE
 # Several test processes share the cores, so each uses one thread.
 TEST_THREADS := OMP_NUM_THREADS=1
 

@@ -45,7 +45,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Return a project in which ST++ has run, tracked and committed. Tests use a copy of it (`copied`)."""
     made = project_in(tmp_path_factory.mktemp("finished") / "project")
     del made.env["STPP_TRACKING"]
-    made.warm()
     made.commit("-A")
     made.run("dvc", "repro", "-q")
     made.commit("-A")

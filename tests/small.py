@@ -13,7 +13,7 @@ import urllib.request
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -100,16 +100,20 @@ class Project:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
 
-    def warm(self) -> None:
-        """Run `stpp` and DVC's stages in a `python` that has loaded torch; its process id and limits are others."""
-        self.env["PATH"] = f"{warm.folder()}:{self.env['PATH']}"
+    def cold(self) -> "Project":
+        """Return this project with commands that start every process anew: a kill or Ctrl-C reaches it at once."""
+        return replace(self, env=self.env | {"PATH": self.env["PATH"].removeprefix(f"{warm.folder()}:")})
+
+    def living(self) -> list[psutil.Process]:
+        """Return the processes that commands of this project have started and that have not ended."""
+        every = psutil.process_iter(["environ"]) if self.processes else ()
+        return [one for one in every if (one.info["environ"] or {}).get(MARK) == str(self.folder)]
 
     def end(self) -> None:
         """Kill every process that a command of this project has started, in any session."""
-        for running in psutil.process_iter(["environ"]) if self.processes else ():
-            if (running.info["environ"] or {}).get(MARK) == str(self.folder):
-                with suppress(psutil.NoSuchProcess):
-                    running.kill()
+        for running in self.living():
+            with suppress(psutil.NoSuchProcess):
+                running.kill()
         for process in self.processes:
             process.kill()
             process.wait()
@@ -165,6 +169,13 @@ class Project:
             YAML().dump(merged, file)
 
 
+def torchrun(processes: int, *words: str) -> str:
+    """Run a script in several processes, and return their output."""
+    command = ["python", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), *words]
+    env = os.environ | {"PATH": f"{warm.folder()}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=env, check=True, capture_output=True, text=True, timeout=300).stdout
+
+
 def wait_for(url: str, process: subprocess.Popen[str]) -> None:
     """Wait until the server of a process answers, at most two minutes. Fails if the process ends before."""
     for _ in range(240):
@@ -196,12 +207,12 @@ def project_in(folder: Path) -> Project:
         source, target = ROOT / name, folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "dvc.lock", "*.pth"))
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("dvc.lock", "*.pth"))
         else:
             shutil.copyfile(source, target)
     env = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_", "STPP_", "GIT_"))}
     env |= {
-        "PATH": f"{BIN}:{env['PATH']}",
+        "PATH": f"{warm.folder()}:{BIN}:{env['PATH']}",
         "OMP_NUM_THREADS": "1",
         "STPP_TRACKING": "off",
         "DO_NOT_TRACK": "true",

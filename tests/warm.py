@@ -1,4 +1,4 @@
-"""A `python` that has already loaded torch and MLflow, for the stages that tests start: each starts 3 s sooner.
+"""A `python` that has already loaded torch, MLflow and DVC, for what tests start: each process starts seconds sooner.
 
 A server loads them once and forks for every call. The fork is a process of its own, with the caller's arguments,
 folder, environment and output, and imports `stpp` itself. The server ends with the process that started it.
@@ -16,15 +16,20 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 
+MODULES = ("stpp", "dvc", "torch.distributed.run")
+"""Modules that the server runs for a caller."""
 CLIENT = """#!{python} -IS
 import json, os, signal, socket, sys
 words = [{words}*sys.argv[1:]]
-if words[:2] != ["-m", "stpp"]:
+if words[:1] == ["-u"]:  # output is unbuffered anyway
+    del words[0]
+if words[:1] != ["-m"] and not words[0].endswith(".py") or words[0] == "-m" and words[1] not in {modules}:
     os.execv("{python}", ["{python}", *words])
 server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 server.connect("{address}")
@@ -39,14 +44,22 @@ if code < 0:
 sys.exit(code)
 """
 
+PACKAGES = (
+    *("albumentations", "kornia_rs", "matplotlib.pyplot", "mlflow.pyfunc", "ruamel.yaml", "scipy.ndimage", "tifffile"),
+    *("timm", "torch", "torch.distributed.run", "torchvision", "typer.rich_utils"),
+    *("dvc.cachemgr", "dvc.cli.parser", "dvc.commands.repro", "dvc.repo.status", "dvc.scm", "dvc.stage.run"),
+)
+"""What the server loads."""
+
 
 @cache
 def folder() -> str:
-    """Start the server, and return a folder with a `python` and a `stpp` that call it."""
+    """Start the server, and return a folder with a `python`, a `stpp` and a `dvc` that call it."""
     own = Path(tempfile.mkdtemp(prefix="warm-"))
     address = own / "server"
-    for name, words in {"python": "", "stpp": '"-m", "stpp", '}.items():
-        (own / name).write_text(CLIENT.format(python=sys.executable, address=address, words=words))
+    for name, words in {"python": "", "stpp": '"-m", "stpp", ', "dvc": '"-m", "dvc", '}.items():
+        text = CLIENT.format(python=sys.executable, address=address, words=words, modules=MODULES)
+        (own / name).write_text(text)
         (own / name).chmod(0o755)
     ready, theirs = os.pipe()
     env = os.environ | {
@@ -115,11 +128,39 @@ def _called(call: socket.socket) -> list[str]:
     return found
 
 
+def _run(is_module: bool, name: str) -> int:
+    """Run a module as `python -m` does, or a file, with what Python does at its end, and return the exit code.
+
+    Raises any other exception than SystemExit.
+    """
+    code: object = None
+    try:
+        if is_module:
+            runpy.run_module(name, run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(name, run_name="__main__")
+    except SystemExit as end:
+        code = end.code
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+    return code if isinstance(code, int) else int(code is not None)
+
+
 if __name__ == "__main__":
-    for package in ("albumentations", "matplotlib.pyplot", "mlflow.pyfunc", "timm", "torch", "torchvision"):
+    for package in PACKAGES:
         import_module(package)
     gc.freeze()  # a collection in a fork would copy all of it
-    given = _serve(sys.argv[1], int(sys.argv[2]))
-    sys.path[0] = str(Path.cwd())
-    sys.argv = given[1:]
-    runpy.run_module("stpp", run_name="__main__", alter_sys=True)
+    server = Path(sys.argv[1])
+    given = _serve(str(server), int(sys.argv[2]))
+    sys.executable = str(server.with_name("python"))  # for torchrun's processes
+    module = given[0] == "-m"
+    sys.argv = given[module:]
+    if module:
+        sys.path[0] = str(Path.cwd())
+    else:
+        sys.path.insert(0, str(Path(given[0]).parent))
+    os._exit(_run(module, sys.argv[0]))  # without the end of all objects, which would copy all of memory

@@ -1,14 +1,13 @@
 """Tests of FixMatch against its formula in NumPy, and of its averaged teacher."""
 
 import copy
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from small import torchrun
 from torch import Tensor, nn
 
 from stpp.params.models import Online
@@ -113,7 +112,5 @@ def test_no_gradient_flows_through_the_weak_view_and_the_teacher() -> None:
 
 def test_all_processes_have_the_same_teacher() -> None:
     """The state of one process is saved, so with other teachers a resumed training would end with other weights."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    part = Path(__file__).with_name("part_of_fixmatch.py")
-    output = subprocess.run([*command, str(part)], check=True, capture_output=True, text=True, timeout=120).stdout
+    output = torchrun(2, str(Path(__file__).with_name("part_of_fixmatch.py")))
     assert output.count("equal") == 2 and "different" not in output

@@ -6,15 +6,13 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from small import ROOT, Project
+from small import ROOT, Project, torchrun
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +30,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def module(command: tuple[str, ...]) -> list[str]:
-    return [sys.executable, "-m", *command]
+    return ["python", "-m", *command]
 
 
 @pytest.fixture
@@ -65,8 +63,8 @@ def test_scores_masks_and_evaluations_are_the_same_bytes_on_any_processes_and_ma
     assert outs[4] == {name: data for name, data in outs[1].items() if not name.startswith("evaluate/")}
 
     # an outer torchrun
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    trained.run(*torchrun, "-m", *SCORE, "--out", "runs/outer")
+    outer = ("python", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    trained.run(*outer, "-m", *SCORE, "--out", "runs/outer")
     assert content(trained.folder / "runs/outer") == content(trained.folder / "runs/on_1/score")
 
     # two machines
@@ -84,10 +82,8 @@ def test_scores_masks_and_evaluations_are_the_same_bytes_on_any_processes_and_ma
 def fitted(processes: int, step: str, out: Path, accumulate: int = 1) -> dict[str, Any]:
     """The curve and weights that all processes of one training end in."""
     out.mkdir()
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     script = [str(ROOT / "tests/engine/part_of_fit.py"), step, str(accumulate), str(out)]
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, *command, *script], env=env, check=True, capture_output=True)
+    torchrun(processes, *script)
     ranks = [json.loads((out / f"{rank}.json").read_text()) for rank in range(processes)]
     assert all(rank == ranks[0] for rank in ranks)
     found: dict[str, Any] = ranks[0]
@@ -135,8 +131,7 @@ def test_a_process_that_dies_ends_the_others_and_the_same_command_goes_on(prepar
         assert running.poll() is None, running.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    workers = subprocess.run(["pgrep", "-P", str(running.pid)], capture_output=True, text=True, check=True)
-    victim = int(workers.stdout.split()[-1])
+    victim = next(process.pid for process in many.living() if "RANK" in process.environ())
     os.kill(victim, signal.SIGKILL)
     said, _ = running.communicate(timeout=300)
     assert running.returncode == 1

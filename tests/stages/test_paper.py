@@ -24,7 +24,6 @@ def test_a_table_on_own_data_is_planned_run_interrupted_resumed_and_reported(pro
     setting = "own-tiny-tiny-deeplabv3plus-test_resnet"
     del project.env["STPP_TRACKING"]
     project.params(train={"epochs": 40})
-    project.warm()
     project.commit("-A")
     plan = project.run("stpp", "paper", "plan", "table-1", "--own", "--cell", "*/st", "--cell", "*/suponly")
     assert f"{setting}, seed 0: to run: suponly, st, 2 trainings (runs/teacher, runs/st/student)" in plan
@@ -32,7 +31,7 @@ def test_a_table_on_own_data_is_planned_run_interrupted_resumed_and_reported(pro
     before = (project.folder / "params.yaml").read_bytes()
     command = ["stpp", "paper", "run", "table-1", "--own", "--cell", "*/st", "--cell", "*/suponly"]
 
-    process = project.start(*command)
+    process = project.cold().start(*command)
     deadline = time.monotonic() + 300
     while not list(project.folder.glob(".stpp/runs-st-student-*/state.pt")):
         assert process.poll() is None

@@ -101,7 +101,7 @@ def test_a_stage_restores_a_cut_dvc_lock_that_dvc_can_read(copied: Project) -> N
 
 def test_after_an_interrupt_git_gets_only_the_split_and_the_next_change_runs(project: Project) -> None:
     project.params(train={"epochs": 8})
-    dvc = project.start("dvc", "repro", "train_teacher")
+    dvc = project.cold().start("dvc", "repro", "train_teacher")
     while not list((project.folder / ".stpp").glob("runs-teacher-*/state.pt")):
         assert dvc.poll() is None
         time.sleep(0.02)

@@ -16,6 +16,12 @@ from stpp.store.files import digest
 
 pytestmark = pytest.mark.slow
 
+
+@pytest.fixture
+def project(project: Project) -> Project:
+    return project.cold()
+
+
 DATA = "--data runs/data --split runs/split --out OUT"
 TRAIN = f"stpp train --name teacher --backbone runs/backbone.safetensors {DATA}".split()
 

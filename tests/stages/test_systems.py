@@ -12,7 +12,6 @@ pytestmark = pytest.mark.slow
 
 
 def test_every_system_runs_and_no_stage_runs_twice(project: Project) -> None:
-    project.warm()
     project.run("stpp", "system", "use", "--all")
     folder, stages = project.folder, ran(project.run("dvc", "repro", "--all-pipelines"))
     assert len(stages) == len(set(stages))

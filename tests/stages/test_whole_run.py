@@ -18,7 +18,6 @@ pytestmark = pytest.mark.slow
 
 def test_st_plus_plus_and_st_run_and_no_stage_runs_twice(project: Project) -> None:
     project.env.pop("STPP_TRACKING")
-    project.warm()
     folder = project.folder
     everything = [stage.split(":")[-1] for stage in ran(project.run("dvc", "repro"))]
     assert len(everything) == 13
@@ -161,7 +160,6 @@ def test_st_plus_plus_and_st_run_and_no_stage_runs_twice(project: Project) -> No
 
 def test_own_photographs_need_no_masks_if_they_are_unlabelled(project: Project) -> None:
     """The kind `folder` describes the data by two patterns and mapped mask values. Only some images have masks."""
-    project.warm()
     project.run("stpp", "draw", "--out", "drawn")
     masks = sorted((project.folder / "drawn/masks").iterdir())
     for mask in masks[18:]:
@@ -181,7 +179,6 @@ def test_own_photographs_need_no_masks_if_they_are_unlabelled(project: Project) 
 
 
 def test_st_plus_plus_runs_on_a_frozen_vision_transformer(project: Project) -> None:
-    project.warm()
     torch.save(timm.create_model("test_vit").state_dict(), project.folder / "weights/vit.pth")
     project.params(model={"network": "dpt", "backbone": "test_vit", "weights": "vit.pth", "freeze": True})
     project.run("dvc", "repro", "-q")
