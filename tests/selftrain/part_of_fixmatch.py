@@ -5,7 +5,7 @@ import torch.distributed
 from test_fixmatch import PARAMS, Small, batch
 from torch.nn.parallel import DistributedDataParallel
 
-from stpp.selftrain.fixmatch import FixMatch
+from stpp.selftrain.online.fixmatch import FixMatch
 
 torch.distributed.init_process_group("gloo")
 network, step = Small(), FixMatch(PARAMS)

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from stpp.params.models import Online
-from stpp.selftrain.fixmatch import FixMatch
+from stpp.selftrain.online.fixmatch import FixMatch
 
-PARAMS = Online(teacher="ema", threshold=0.6, weight=0.5, decay=0.75)
+PARAMS = Online(method="fixmatch", threshold=0.6, weight=0.5, decay=0.75)
 
 
 class Small(nn.Module):
