@@ -1,6 +1,6 @@
 """Tests of extensions: each test adds an entry to a table, and the rest of the project accepts it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import albumentations as A
@@ -27,15 +27,26 @@ from stpp.ingest.layouts import LAYOUTS
 from stpp.ingest.shapes import Picture, Shape, ring
 from stpp.models.backbone import backbone as backbone_of
 from stpp.models.build import build
+from stpp.models.encoder_decoder import EncoderDecoder
 from stpp.models.networks import NETWORKS
 from stpp.params.data import Annotations, Data
-from stpp.params.models import Model, Score, Select, Strong, Train
+from stpp.params.models import Model, Online, Score, Select, Strong, Train
 from stpp.selftrain.criteria import CRITERIA
+from stpp.selftrain.online.methods import METHODS
 from stpp.selftrain.rankings import RANKINGS
 from stpp.selftrain.selection import rank, select
 from stpp.store.files import StppError
 
-TABLES: tuple[dict[str, str], ...] = (NETWORKS, OPTIMIZERS, RANKINGS, CRITERIA, LAYOUTS, FORMATS, AUGMENTATIONS)
+TABLES: tuple[dict[str, str], ...] = (
+    NETWORKS,
+    OPTIMIZERS,
+    RANKINGS,
+    CRITERIA,
+    METHODS,
+    LAYOUTS,
+    FORMATS,
+    AUGMENTATIONS,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +58,7 @@ def _tables_as_they_were() -> Iterator[None]:
         table.update(entries)
 
 
-class Plain(nn.Module):
+class Plain(EncoderDecoder):
     """A head: a linear layer on the last features of the backbone, resized to the size of the image."""
 
     CLASSIFIER = "classifier."
@@ -57,9 +68,8 @@ class Plain(nn.Module):
         self.backbone = backbone_of(backbone, output_stride)
         self.classifier = nn.Conv2d(self.backbone.channels[-1], classes, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        features = self.classifier(self.backbone(x)[-1])
-        return nn.functional.interpolate(features, size=x.shape[2:], mode="bilinear")
+    def decode(self, features: Sequence[Tensor]) -> Tensor:
+        return self.classifier(features[-1])
 
 
 def gini(p: Tensor) -> Tensor:
@@ -122,6 +132,13 @@ def test_a_ranking_can_be_added() -> None:
     RANKINGS["length"] = "test_seams:by_length"
     scores = rank(Select(by="length").by, {"stability": dict.fromkeys(("a", "ccc", "bb"), 0.5)}, seed=0)
     assert select(scores, 0.4) == (["ccc"], ["bb", "a"])
+
+
+def test_a_method_of_online_labelling_can_be_added() -> None:
+    with pytest.raises(ValidationError, match="'fixmatch'"):
+        Online(method="mean_teacher")
+    METHODS["mean_teacher"] = "test_seams:MeanTeacher"
+    assert Online(method="mean_teacher").method == "mean_teacher"
 
 
 def test_a_layout_of_files_can_be_added() -> None:

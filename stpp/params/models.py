@@ -281,7 +281,7 @@ class Strong(Section):
     blur_sigma: Range = (0.1, 2.0)
     """Lower and upper bound of the Gaussian's standard deviation in pixels; drawn uniformly."""
     cutout: Probability = 0.5
-    """Probability of CutOut: a rectangle of random values that is ignored in the mask."""
+    """Probability of CutOut: a rectangle of random values that is ignored in the mask. In UniMatch: of CutMix."""
     cutout_area: Range = (0.02, 0.4)
     """Lower and upper bound of the rectangle's area as a share of the crop; drawn uniformly."""
     cutout_aspect: Range = (0.3, 1 / 0.3)

@@ -85,7 +85,8 @@ def strong_loss(logits: Tensor, label: Tensor, y: Tensor, whole: Tensor) -> Tens
     second. label (B, H, W): of the weak views.
     """
     labels, shown = cutmix(label[:, None], y), _shown(y)
-    whole_shown = torch.cat([_shown(part) for part in whole.chunk(len(whole) // len(y))])  # the batch is mixed part by part
+    parts = whole.chunk(len(whole) // len(y))  # CutMix takes partners from the same part of the batch
+    whole_shown = torch.cat([_shown(part) for part in parts])
     first, second = (
         consistency(of_view, labels[:, k], shown[:, k], whole_shown[:, k]) for k, of_view in enumerate(logits.chunk(2))
     )
@@ -107,7 +108,7 @@ def add_dropped(features: Sequence[Tensor]) -> list[Tensor]:
 
 
 def complement(features: Sequence[Tensor]) -> list[Tensor]:
-    """Multiply the channels of the two strong views by d and 2 - d: complementary dropout (V2, 3.3).
+    """Multiply the channels of the two strong views by d and 2 - d: the complementary dropout of V2.
 
     d is 0 or 2 with probability 1/2 each, by image and channel. It is the same on all feature maps of equal width. Half
     of the images, rounded down, keep all channels (d = 1). Feature maps (3B, C, h, w): of the labelled images, which
