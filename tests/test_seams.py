@@ -1,6 +1,6 @@
 """Tests of extensions: each test adds an entry to a table, and the rest of the project accepts it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import albumentations as A
@@ -27,7 +27,6 @@ from stpp.ingest.layouts import LAYOUTS
 from stpp.ingest.shapes import Picture, Shape, ring
 from stpp.models.backbone import backbone as backbone_of
 from stpp.models.build import build
-from stpp.models.encoder_decoder import EncoderDecoder
 from stpp.models.networks import NETWORKS
 from stpp.params.data import Annotations, Data
 from stpp.params.models import Model, Online, Score, Select, Strong, Train
@@ -58,7 +57,7 @@ def _tables_as_they_were() -> Iterator[None]:
         table.update(entries)
 
 
-class Plain(EncoderDecoder):
+class Plain(nn.Module):
     """A head: a linear layer on the last features of the backbone, resized to the size of the image."""
 
     CLASSIFIER = "classifier."
@@ -68,8 +67,9 @@ class Plain(EncoderDecoder):
         self.backbone = backbone_of(backbone, output_stride)
         self.classifier = nn.Conv2d(self.backbone.channels[-1], classes, 1)
 
-    def decode(self, features: Sequence[Tensor]) -> Tensor:
-        return self.classifier(features[-1])
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.classifier(self.backbone(x)[-1])
+        return nn.functional.interpolate(features, size=x.shape[2:], mode="bilinear")
 
 
 def gini(p: Tensor) -> Tensor:

@@ -1,14 +1,12 @@
 """DeepLabv2 as the paper's authors published it: the sum of four dilated classifiers (paper, 4.1 and [6] there)."""
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 
 from stpp.models.backbone import backbone as backbone_of
-from stpp.models.encoder_decoder import EncoderDecoder
+from stpp.models.layers import resize
 
 
-class DeepLabV2(EncoderDecoder):
+class DeepLabV2(nn.Module):
     """The network DeepLabv2: normalised images (B, 3, H, W) -> logits (B, classes, H, W).
 
     The dilation rates 6, 12, 18 and 24 are for output stride 8; at 16 they are halved.
@@ -26,8 +24,7 @@ class DeepLabV2(EncoderDecoder):
             assert isinstance(layer, nn.Conv2d)
             nn.init.normal_(layer.weight, 0, 0.01)
 
-    def decode(self, features: Sequence[Tensor]) -> Tensor:
-        _, c4 = features  # (B, C4, H/os, W/os)
+    def forward(self, x: Tensor) -> Tensor:
+        _, c4 = self.backbone(x)  # (B, C4, H/os, W/os)
         first, *others = (layer(c4) for layer in self.classifier)
-        logits: Tensor = sum(others, start=first)
-        return logits
+        return resize(sum(others, start=first), x)

@@ -1,12 +1,9 @@
 """DeepLabv3+ as the paper's authors published it: ASPP, image pooling, a low-level skip (paper, 4.1 and [7] there)."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
 from stpp.models.backbone import backbone as backbone_of
-from stpp.models.encoder_decoder import EncoderDecoder
 from stpp.models.layers import Mean, conv, resize, spread
 
 
@@ -44,7 +41,7 @@ class ASPP(nn.Module):
         return out
 
 
-class DeepLabV3Plus(EncoderDecoder):
+class DeepLabV3Plus(nn.Module):
     """The network DeepLabv3+: normalised images (B, 3, H, W) -> logits (B, classes, H, W)."""
 
     CLASSIFIER = "classifier."
@@ -58,9 +55,8 @@ class DeepLabV3Plus(EncoderDecoder):
         self.fuse = nn.Sequential(*conv(high // 8 + 48, 256, 3), *conv(256, 256, 3), nn.Dropout(0.1))
         self.classifier = nn.Conv2d(256, classes, 1)
 
-    def decode(self, features: Sequence[Tensor]) -> Tensor:
-        c1, c4 = features  # (B, C1, H/4, W/4), (B, C4, H/os, W/os)
+    def forward(self, x: Tensor) -> Tensor:
+        c1, c4 = self.backbone(x)  # (B, C1, H/4, W/4), (B, C4, H/os, W/os)
         c4 = resize(self.head(c4), c1)
         fused = self.fuse(torch.cat([self.reduce(c1), c4], dim=1))  # (B, 256, H/4, W/4)
-        logits: Tensor = self.classifier(fused)
-        return logits
+        return resize(self.classifier(fused), x)

@@ -3,13 +3,10 @@
 It turns the four feature maps into a pyramid at 4, 2, 1 and 1/2 times the patch grid, and fuses it from coarse to fine.
 """
 
-from collections.abc import Sequence
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stpp.models.encoder_decoder import EncoderDecoder
-from stpp.models.layers import resize_to
+from stpp.models.layers import resize, resize_to
 from stpp.models.vit import VisionTransformer
 
 
@@ -37,7 +34,7 @@ class Fusion(nn.Module):
         return out
 
 
-class DPT(EncoderDecoder):
+class DPT(nn.Module):
     """A dense prediction transformer: normalised images (B, 3, H, W) -> logits (B, classes, H, W)."""
 
     CLASSIFIER = "classifier."
@@ -63,7 +60,10 @@ class DPT(EncoderDecoder):
         self.smooth = nn.Conv2d(width, width, 3, padding=1)
         self.classifier = nn.Conv2d(width, classes, 1)
 
-    def decode(self, features: Sequence[Tensor]) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        return resize(self.decode(self.backbone(x)), x)
+
+    def decode(self, features: list[Tensor]) -> Tensor:
         """Return the logits of the backbone's feature maps, at eight times their size."""
         parts = zip(self.reduce, self.scale, self.project, features, strict=True)
         fine, *coarser = [reduce(scale(project(x))) for reduce, scale, project, x in parts]

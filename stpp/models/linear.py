@@ -1,14 +1,12 @@
 """A linear head on a vision transformer: how well its features alone tell the classes apart."""
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 
-from stpp.models.encoder_decoder import EncoderDecoder
+from stpp.models.layers import resize
 from stpp.models.vit import VisionTransformer
 
 
-class Linear(EncoderDecoder):
+class Linear(nn.Module):
     """One 1 x 1 convolution on the last feature map: normalised images (B, 3, H, W) -> logits (B, classes, H, W)."""
 
     CLASSIFIER = "classifier."
@@ -19,6 +17,5 @@ class Linear(EncoderDecoder):
         self.backbone = VisionTransformer(backbone)
         self.classifier = nn.Conv2d(self.backbone.channels[-1], classes, 1)
 
-    def decode(self, features: Sequence[Tensor]) -> Tensor:
-        logits: Tensor = self.classifier(features[-1])
-        return logits
+    def forward(self, x: Tensor) -> Tensor:
+        return resize(self.classifier(self.backbone(x)[-1]), x)

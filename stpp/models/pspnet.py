@@ -1,12 +1,9 @@
 """PSPNet as the paper's authors published it: pyramid pooling at 1, 2, 3 and 6, no auxiliary head (paper, 4.1)."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
 from stpp.models.backbone import backbone as backbone_of
-from stpp.models.encoder_decoder import EncoderDecoder
 from stpp.models.layers import Mean, conv, resize, spread
 
 
@@ -43,7 +40,7 @@ class PSPHead(nn.Module):
         return out
 
 
-class PSPNet(EncoderDecoder):
+class PSPNet(nn.Module):
     """The network PSPNet: normalised images (B, 3, H, W) -> logits (B, classes, H, W)."""
 
     CLASSIFIER = "head.conv5.5."
@@ -53,7 +50,6 @@ class PSPNet(EncoderDecoder):
         self.backbone = backbone_of(backbone, output_stride)
         self.head = PSPHead(self.backbone.channels[1], classes)
 
-    def decode(self, features: Sequence[Tensor]) -> Tensor:
-        _, c4 = features  # (B, C4, H/os, W/os)
-        logits: Tensor = self.head(c4)
-        return logits
+    def forward(self, x: Tensor) -> Tensor:
+        _, c4 = self.backbone(x)  # (B, C4, H/os, W/os)
+        return resize(self.head(c4), x)

@@ -2,10 +2,9 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from stpp.data.datasets import OnlineDataset
-from stpp.engine.fit import State, broadcast_buffers
+from stpp.engine.fit import State, broadcast_buffers, own
 from stpp.engine.losses import Loss, cross_entropy
 from stpp.engine.optim import MovingAverage
 from stpp.params.models import Online
@@ -45,8 +44,7 @@ class FixMatch:
 
     def _teacher(self, network: nn.Module) -> nn.Module:
         if self.teacher is None:
-            own = network.module if isinstance(network, DistributedDataParallel) else network
-            self.teacher = MovingAverage(own, self.params.decay)
+            self.teacher = MovingAverage(own(network), self.params.decay)
             if self.saved:
                 self.teacher.load_state_dict(self.saved)
         return self.teacher.network

@@ -4,17 +4,22 @@ The classes of the weak view of an unlabelled image are the labels of two strong
 another image, and of features with dropped channels. The settings are those of the authors' code.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stpp.data.datasets import CutMixDataset
+from stpp.engine.fit import own
 from stpp.engine.losses import Loss, cross_entropy
 from stpp.params.models import Online
 from stpp.selftrain.online.fixmatch import FixMatch
 from stpp.selftrain.online.labelling import channels_last, confident, consistency
+
+Features = Sequence[Tensor]
+"""The feature maps of a batch, each (B, C, h, w), in which B, C, h and w may differ."""
 
 
 class UniMatch:
@@ -32,11 +37,9 @@ class UniMatch:
         self.params, self.loss = params, loss
 
     def __call__(self, network: nn.Module, x: Tensor, y: Tensor, whole: Tensor) -> Tensor:
-        """Return the loss of a batch of `stpp.data.datasets.CutMixDataset`.
-
-        network: a `stpp.models.encoder_decoder.EncoderDecoder`. whole: y of the whole batch.
-        """
-        logits = network(channels_last(x[:, 0], x[:, 1]), add_dropped).float()
+        """Return the loss of a batch of `stpp.data.datasets.CutMixDataset`. whole: y of the whole batch."""
+        with perturbed(network, add_dropped):
+            logits = network(channels_last(x[:, 0], x[:, 1])).float()
         of_labeled, of_weak, of_dropped = logits.chunk(3)
         L_x = self.loss(of_labeled, y[:, 0], whole[:, 0])
         label = confident(of_weak, self.params.threshold)
@@ -57,7 +60,8 @@ class UniMatchV2(FixMatch):
     def __call__(self, network: nn.Module, x: Tensor, y: Tensor, whole: Tensor) -> Tensor:
         """Return the loss of a batch, which is that of `UniMatch`."""
         label = self.labels(network, x[:, 1])
-        logits = network(channels_last(x[:, 0], *strong_views(x, y)), complement).float()
+        with perturbed(network, complement):
+            logits = network(channels_last(x[:, 0], *strong_views(x, y))).float()
         of_labeled, of_strong = logits.split([len(x), 2 * len(x)])
         L_x = self.loss(of_labeled, y[:, 0], whole[:, 0])
         return (L_x + self.params.weight * strong_loss(of_strong, label, y, whole)) / 2
@@ -98,7 +102,18 @@ def _shown(y: Tensor) -> Tensor:
     return cutmix(y[:, 2:4], y)
 
 
-def add_dropped(features: Sequence[Tensor]) -> list[Tensor]:
+@contextmanager
+def perturbed(network: nn.Module, perturb: Callable[[Features], Features]) -> Iterator[None]:
+    """Let a network's head decode perturb(features) in place of the features of its backbone, in this context."""
+    backbone = own(network).get_submodule("backbone")
+    hook = backbone.register_forward_hook(lambda module, images, features: perturb(features))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def add_dropped(features: Features) -> Features:
     """Add a copy of the weak views' features, with channels dropped, to those of labelled images and weak views.
 
     Every channel of an image is 0 with probability 1/2, else doubled (CVPR 2023, 3.2). Each feature map (2B, C, h, w)
@@ -107,7 +122,7 @@ def add_dropped(features: Sequence[Tensor]) -> list[Tensor]:
     return [torch.cat([level, F.dropout2d(level.chunk(2)[1], 0.5)]) for level in features]
 
 
-def complement(features: Sequence[Tensor]) -> list[Tensor]:
+def complement(features: Features) -> Features:
     """Multiply the channels of the two strong views by d and 2 - d: the complementary dropout of V2.
 
     d is 0 or 2 with probability 1/2 each, by image and channel. It is the same on all feature maps of equal width. Half
