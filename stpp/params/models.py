@@ -376,7 +376,8 @@ class Online(Section):
     `unimatch_v2`: the moving average labels two strong views, mixed by CutMix, each with half of the channels. CutMix
     takes the place of CutOut, with its probability, area and aspect (`augment.strong`)."""
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.996
-    """Largest decay of the moving average: update i, counted from 0, keeps min(1 - 1 / (i + 1), decay) of it."""
+    """Largest decay of the moving average (`fixmatch`, `unimatch_v2`): update i, counted from 0, keeps
+    min(1 - 1 / (i + 1), decay) of it."""
     threshold: Probability = 0.95
     """Pixels with a lower confidence contribute nothing to the loss."""
     weight: Factor = 1.0

@@ -1,7 +1,7 @@
 """UniMatch (Yang et al., CVPR 2023) and UniMatch V2 (Yang et al., TPAMI 2025); not in the paper.
 
 The classes of the weak view of an unlabelled image are the labels of two strong views, which CutMix mixes with those of
-another image, and of features with dropped channels. The settings are those of the authors' code.
+another image, and of features with dropped channels. The defaults of parameters are those of the authors' code.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -52,7 +52,7 @@ class UniMatchV2(FixMatch):
     """The training step of UniMatch V2, whose loss is L = (L_x + lambda (L_s1 + L_s2) / 2) / 2.
 
     The teacher of FixMatch labels the weak view. The two strong views go through the network with the labelled images.
-    Each sees the channels that the other does not (`complement`). loss: gives L_x.
+    Each sees the channels that the other does not (`complement`). There is no L_fp. loss: gives L_x.
     """
 
     samples = CutMixDataset
