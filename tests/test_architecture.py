@@ -40,6 +40,7 @@ TABLES = {
     "stpp.models.networks",
     "stpp.selftrain.rankings",
     "stpp.selftrain.criteria",
+    "stpp.selftrain.online.methods",
     "stpp.ingest.formats",
     "stpp.ingest.layouts",
     "stpp.data.augmentations",

@@ -146,7 +146,7 @@ def test_check_names_the_error_in_an_overlay_and_writes_only_if_all_parameters_a
     assert "pipelines/blind/params.yaml: select.by: " in output and output.count("error") == 1
     assert not (project.folder / "runs").exists()
     overlay.write_text(right)
-    assert "14 overlays: valid" in project.run("stpp", "check", "--out", "runs/checked.txt")
+    assert "16 overlays: valid" in project.run("stpp", "check", "--out", "runs/checked.txt")
     assert (project.folder / "runs/checked.txt").read_text() == "params are valid\n"
 
 

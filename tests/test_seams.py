@@ -29,13 +29,23 @@ from stpp.models.backbone import backbone as backbone_of
 from stpp.models.build import build
 from stpp.models.networks import NETWORKS
 from stpp.params.data import Annotations, Data
-from stpp.params.models import Model, Score, Select, Strong, Train
+from stpp.params.models import Model, Online, Score, Select, Strong, Train
 from stpp.selftrain.criteria import CRITERIA
+from stpp.selftrain.online.methods import METHODS
 from stpp.selftrain.rankings import RANKINGS
 from stpp.selftrain.selection import rank, select
 from stpp.store.files import StppError
 
-TABLES: tuple[dict[str, str], ...] = (NETWORKS, OPTIMIZERS, RANKINGS, CRITERIA, LAYOUTS, FORMATS, AUGMENTATIONS)
+TABLES: tuple[dict[str, str], ...] = (
+    NETWORKS,
+    OPTIMIZERS,
+    RANKINGS,
+    CRITERIA,
+    METHODS,
+    LAYOUTS,
+    FORMATS,
+    AUGMENTATIONS,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -122,6 +132,13 @@ def test_a_ranking_can_be_added() -> None:
     RANKINGS["length"] = "test_seams:by_length"
     scores = rank(Select(by="length").by, {"stability": dict.fromkeys(("a", "ccc", "bb"), 0.5)}, seed=0)
     assert select(scores, 0.4) == (["ccc"], ["bb", "a"])
+
+
+def test_a_method_of_online_labelling_can_be_added() -> None:
+    with pytest.raises(ValidationError, match="'fixmatch'"):
+        Online(method="mean_teacher")
+    METHODS["mean_teacher"] = "test_seams:MeanTeacher"
+    assert Online(method="mean_teacher").method == "mean_teacher"
 
 
 def test_a_layout_of_files_can_be_added() -> None:

@@ -24,7 +24,7 @@ from stpp.data.mask_pixels import decode_mask, to_classes
 from stpp.data.normalization import IMAGENET, Normalization
 from stpp.data.pixel_cache import PixelCache
 from stpp.data.seeds import seed_of
-from stpp.data.transforms import normalize, reseed, strong, weak
+from stpp.data.transforms import cutmix_box, normalize, reseed, strong, weak
 from stpp.params.models import Augment
 from stpp.store import manifest
 from stpp.store.files import StppError
@@ -33,6 +33,8 @@ from stpp.store.packed import PackedStrings
 
 Draw = tuple[int, int]
 """The index of one training sample, as a sampler yields it: (epoch, position in the over-sampled list)."""
+View = dict[str, Any]
+"""An augmented "image", uint8 (crop, crop, channels), with its "mask", uint8 (crop, crop)."""
 
 
 class ImageReader:
@@ -232,20 +234,65 @@ class OnlineDataset(TorchDataset[tuple[Tensor, Tensor]]):
         y: the mask y_i after A_w, and a mask that is 255 where the strong view shows nothing of u_i (padding, CutOut)
         and 0 elsewhere.
         """
-        epoch, position = draw
-        seed = (*self.seed, epoch, position)
+        x, u = self._weak_views(draw)
+        v = self._strong_view(u, draw, "strong")
+        return self._tensors([x, u, v], [x["mask"], v["mask"]])
+
+    def _weak_views(self, draw: Draw) -> tuple[View, View]:
+        """Return A_w(x_i) with the mask y_i, and A_w(u_i) with a mask of 0, and 255 where it shows nothing of u_i."""
+        seed = (*self.seed, *draw)
         image, mask = self.labeled.read(seed_of(*seed, "labeled") % len(self.labeled.ids))
         reseed(self.weak, seed_of(*seed, "weak labeled"))
         x = self.weak(image=image, mask=mask)
-        name = self.unlabeled[position]
+        name = self.unlabeled[draw[1]]
         photo = self.labeled.photos.image(name)
         reseed(self.weak, seed_of(*seed, "weak"))
         u = self.weak(image=photo, mask=self.labeled.photos.without_nodata(name, np.zeros(photo.shape[:2], np.uint8)))
-        reseed(self.strong, seed_of(*seed, "strong"))
-        v = self.strong(image=u["image"], mask=u["mask"])
-        images = np.stack([normalize(view["image"], self.normalization) for view in (x, u, v)])
-        masks = np.stack([x["mask"], v["mask"]]).astype(np.int64)
-        return torch.from_numpy(images), torch.from_numpy(masks)
+        return x, u
+
+    def _strong_view(self, u: View, draw: Draw, name: str) -> View:
+        reseed(self.strong, seed_of(*self.seed, *draw, name))
+        view: View = self.strong(image=u["image"], mask=u["mask"])
+        return view
+
+    def _tensors(self, views: list[View], masks: list[Mask]) -> tuple[Tensor, Tensor]:
+        images = np.stack([normalize(view["image"], self.normalization) for view in views])
+        return torch.from_numpy(images), torch.from_numpy(np.stack(masks).astype(np.int64))
+
+
+class CutMixDataset(OnlineDataset):
+    """The training set of UniMatch: a labelled image, and a weak and two strong views of an unlabelled one.
+
+    Each strong view has a box, which CutMix fills from another image of the batch. It takes the place of CutOut, with
+    the same probability, area and aspect.
+    """
+
+    def __init__(
+        self,
+        labeled: ImageMaskPairs,
+        unlabeled: Iterable[str],
+        augment: Augment,
+        seed: int,
+        role: str,
+        normalization: Normalization = IMAGENET,
+    ) -> None:
+        super().__init__(labeled, unlabeled, augment, seed, role, normalization)
+        self.boxes = augment.strong
+        self.strong = strong(augment.strong.model_copy(update={"cutout": 0.0}), len(normalization.mean))
+
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor]:
+        """Return four images x, float32 (4, 3, crop, crop), and six masks y, int64 (6, crop, crop).
+
+        x: the normalised images A_w(x_i), A_w(u_i) and the two strong views of u_i, before CutMix.
+        y: the mask y_i after A_w; for each of the three views of u_i, a mask that is 255 where it shows nothing of u_i
+        and 0 elsewhere; for each strong view, a mask that is 1 in its box and 0 elsewhere.
+        """
+        x, u = self._weak_views(draw)
+        strong_views = [self._strong_view(u, draw, name) for name in ("strong", "strong 2")]
+        seeds = [seed_of(*self.seed, *draw, name) for name in ("box", "box 2")]
+        boxes = [cutmix_box(self.boxes, u["mask"].shape, seed) for seed in seeds]
+        views = [x, u, *strong_views]
+        return self._tensors(views, [*(view["mask"] for view in views), *boxes])
 
 
 class ImageDataset(TorchDataset[tuple[Any, ...]]):

@@ -34,7 +34,7 @@ OFF = 1 / 512
 """How far a crop may be sampled from its place in the wholly resized image, in pixels of the source image."""
 
 CUTOUT_DRAWS = 10_000
-"""CutOut is skipped after this many rectangles that do not fit; with the published ranges every third one fits."""
+"""After this many rectangles that do not fit, none is taken; with the published ranges every third one fits."""
 
 
 class RandomResizedCrop(DualTransform):
@@ -138,12 +138,42 @@ def _nearest(before: int, after: int) -> NDArray[np.intp]:
     return np.minimum(centres.cumsum().astype(np.intp), before - 1)
 
 
+def rectangle(
+    draw: random.Random, size: tuple[int, int], area: tuple[float, float], aspect: tuple[float, float]
+) -> tuple[slice, slice]:
+    """Return the rows and columns of a random rectangle in a crop of `size` (height, width).
+
+    Its area, as a fraction of the crop, its height / width and its place are drawn together, each uniformly, again and
+    again until the rectangle fits. It is empty if none of CUTOUT_DRAWS fits.
+    """
+    height, width = size
+    for _ in range(CUTOUT_DRAWS):
+        pixels, ratio = draw.uniform(*area) * height * width, draw.uniform(*aspect)
+        h, w = int((pixels * ratio) ** 0.5), int((pixels / ratio) ** 0.5)
+        top, left = draw.randrange(height), draw.randrange(width)
+        if top + h <= height and left + w <= width:
+            return slice(top, top + h), slice(left, left + w)
+    return slice(0, 0), slice(0, 0)
+
+
+def cutmix_box(params: Strong, size: tuple[int, int], seed: int) -> Mask:
+    """Return a mask of `size` (height, width) that is 1 in a random box, else 0; the box of CutMix.
+
+    The box has the probability, area and aspect of CutOut, whose place it takes. As in the code of UniMatch, its area
+    is drawn once, and not again if the box does not fit. So areas are uniform.
+    """
+    draw, box = random.Random(seed), np.zeros(size, dtype=np.uint8)
+    if draw.random() < params.cutout:
+        area = draw.uniform(*params.cutout_area)
+        box[rectangle(draw, size, (area, area), params.cutout_aspect)] = 1
+    return box
+
+
 class CutOut(DualTransform):
     """CutOut: one random rectangle is filled with random values, and ignored (255) in the mask.
 
-    area: range of the rectangle's area as a fraction of the crop. aspect: range of its height / width. Both are drawn
-    uniformly. Size and place are drawn together, again and again until the rectangle fits, as in the authors' code. So
-    large rectangles are rarer than the uniform draw suggests.
+    area: range of the rectangle's area as a fraction of the crop. aspect: range of its height / width. Size and place
+    are drawn by `rectangle`, as in the authors' code. So large rectangles are rarer than the uniform draw suggests.
     """
 
     def __init__(self, area: tuple[float, float], aspect: tuple[float, float], p: float) -> None:
@@ -152,16 +182,9 @@ class CutOut(DualTransform):
         self.aspect = aspect
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-        height, width = params["shape"][:2]
-        for _ in range(CUTOUT_DRAWS):
-            area = self.py_random.uniform(*self.area) * height * width
-            aspect = self.py_random.uniform(*self.aspect)
-            h, w = int((area * aspect) ** 0.5), int((area / aspect) ** 0.5)
-            top, left = self.py_random.randrange(height), self.py_random.randrange(width)
-            if top + h <= height and left + w <= width:
-                noise = self.random_generator.integers(0, 256, (h, w, *params["shape"][2:]), dtype=np.uint8)
-                return {"box": (slice(top, top + h), slice(left, left + w)), "noise": noise}
-        return {"box": (slice(0), slice(0)), "noise": np.zeros((0, 0, *params["shape"][2:]), dtype=np.uint8)}
+        box = rows, columns = rectangle(self.py_random, params["shape"][:2], self.area, self.aspect)
+        size = rows.stop - rows.start, columns.stop - columns.start, *params["shape"][2:]
+        return {"box": box, "noise": self.random_generator.integers(0, 256, size, dtype=np.uint8)}
 
     def apply(self, img: Image, box: tuple[slice, slice], noise: Image, **_: Any) -> Image:
         img = img.copy()

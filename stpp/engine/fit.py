@@ -318,6 +318,11 @@ def data_parallel(network: nn.Module, device: torch.device) -> nn.Module:
         return DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
 
 
+def own(replica: nn.Module) -> nn.Module:
+    """Return the network behind a replica of `data_parallel`."""
+    return replica.module if isinstance(replica, DistributedDataParallel) else replica
+
+
 def gradients_stay_local(replica: nn.Module) -> AbstractContextManager[None]:
     """Return a context in which processes do not average their gradients; they do so after a batch's last part."""
     return replica.no_sync() if isinstance(replica, DistributedDataParallel) else nullcontext()

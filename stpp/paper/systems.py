@@ -22,7 +22,13 @@ class System:
 
 
 ROUNDS = (1, 2, 3)
-ONLINE, FIXMATCH = "runs/online/student", "runs/fixmatch/student"
+ONLINE = {
+    "runs/online/student": 1.5,
+    "runs/fixmatch/student": 1 + 0.5 / 3,
+    "runs/unimatch/student": 2.0,
+    "runs/unimatch_v2/student": 1.5 + 0.5 / 3,
+}
+"""Folders of the models that label images as they learn, with their `cost`."""
 ABLATIONS = ("both_sets", *(f"{w}_{part}" for w in ("only", "no") for part in PARTS), "cutout_labeled")
 
 
@@ -52,8 +58,7 @@ SYSTEMS: dict[str, System] = {
     "student_1": System("dvc.yaml", "runs/evaluation", ("runs/teacher", "runs/student_1", "runs/student")),
     "stpp": System("dvc.yaml", "runs/evaluation", ("runs/teacher", "runs/student_1", "runs/student")),
     "blind": _pipeline("blind", ("runs/teacher", "runs/blind/student_1", "runs/blind/student")),
-    "online": _pipeline("online", (ONLINE,)),
-    "fixmatch": _pipeline("fixmatch", (FIXMATCH,)),
+    **{(name := out.split("/")[1]): _pipeline(name, (out,)) for out in ONLINE},
     **{
         phase: _pipeline("pixel", ("runs/teacher", "runs/pixel/student_1", "runs/pixel/student"))
         for phase in ("pixel_1", "pixel_2")
@@ -87,9 +92,10 @@ def cost(out: str) -> float:
     """Return how many batches of images pass through the network in one iteration.
 
     Online labelling adds half a batch, the strong views. FixMatch adds half a batch without gradients, the weak views,
-    which is counted as a third of it. out: folder of the model.
+    which is counted as a third of it. UniMatch and UniMatch V2 add another half, a second strong view. Features that
+    are only decoded again do not count. out: folder of the model.
     """
-    return {ONLINE: 1.5, FIXMATCH: 1 + 0.5 / 3}.get(out, 1.0)
+    return ONLINE.get(out, 1.0)
 
 
 def iterations(out: str, labeled: int, unlabeled: int, train: Train, ratio: float) -> int:
@@ -104,11 +110,11 @@ def iterations_per_epoch(out: str, labeled: int, unlabeled: int, batch: int, rat
 
     An epoch has the over-sampled labelled images and the pseudo-labelled images. D_l is doubled below 200 images for
     the teacher, and repeated ceil(N / M) times for students. Student 1 of ST++ and of the blind pipeline sees the share
-    `ratio` of the unlabelled images; every other student sees all of them. In online labelling and FixMatch an
-    epoch has every unlabelled image once, and half of a batch is unlabelled.
+    `ratio` of the unlabelled images; every other student sees all of them. In online labelling, FixMatch and UniMatch
+    an epoch has every unlabelled image once, and half of a batch is unlabelled.
     """
     half = out in ("runs/student_1", "runs/blind/student_1")
     pseudo = 0 if out == "runs/teacher" else reliable(unlabeled, ratio) if half else unlabeled
-    if out in (ONLINE, FIXMATCH):
+    if out in ONLINE:
         return unlabeled // (batch // 2)
     return (labeled * copies(labeled, pseudo) + pseudo) // batch

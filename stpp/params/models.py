@@ -29,6 +29,7 @@ from stpp.params.section import (
     one_of,
 )
 from stpp.selftrain.criteria import CRITERIA
+from stpp.selftrain.online.methods import METHODS
 from stpp.selftrain.rankings import RANKINGS
 from stpp.store.masks import IGNORE
 
@@ -280,7 +281,7 @@ class Strong(Section):
     blur_sigma: Range = (0.1, 2.0)
     """Lower and upper bound of the Gaussian's standard deviation in pixels; drawn uniformly."""
     cutout: Probability = 0.5
-    """Probability of CutOut: a rectangle of random values that is ignored in the mask."""
+    """Probability of CutOut: a rectangle of random values that is ignored in the mask. In UniMatch: of CutMix."""
     cutout_area: Range = (0.02, 0.4)
     """Lower and upper bound of the rectangle's area as a share of the crop; drawn uniformly."""
     cutout_aspect: Range = (0.3, 1 / 0.3)
@@ -364,17 +365,19 @@ class Label(Section):
 
 
 class Online(Section):
-    """Training without pseudo masks on disk: online labelling (paper, Appendix C) and FixMatch.
+    """Training without pseudo masks on disk: online labelling (paper, Appendix C) and later methods.
 
     A current prediction on the weak view of an image is the pseudo label of its strong view.
     """
 
-    teacher: Literal["self", "ema"] = "self"
-    """The network that predicts the weak view. `self`: the one in training, as in the paper. `ema`: its moving average,
-    as in FixMatch."""
+    method: Annotated[str, *one_of(METHODS)] = "online"
+    """`online`: the network in training labels the weak view, as in the paper. `fixmatch`: its moving average labels
+    it. `unimatch`: the network labels two strong views, mixed by CutMix, and features with dropped channels.
+    `unimatch_v2`: the moving average labels two strong views, mixed by CutMix, each with half of the channels. CutMix
+    takes the place of CutOut, with its probability, area and aspect (`augment.strong`)."""
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.996
-    """Largest decay of the moving average: update i, counted from 0, keeps min(1 - 1 / (i + 1), decay) of it."""
-
+    """Largest decay of the moving average (`fixmatch`, `unimatch_v2`): update i, counted from 0, keeps
+    min(1 - 1 / (i + 1), decay) of it."""
     threshold: Probability = 0.95
     """Pixels with a lower confidence contribute nothing to the loss."""
     weight: Factor = 1.0

@@ -19,6 +19,8 @@ LABELS = {
     "blind": "blind two-stage",
     "online": "online labelling",
     "fixmatch": "FixMatch",
+    "unimatch": "UniMatch",
+    "unimatch_v2": "UniMatch V2",
     "pixel_1": "pixel-level, phase 1",
     "pixel_2": "pixel-level, phase 2",
     **{f"round_{n}": f"ST++, {n} round{'s' if n > 1 else ''} more" for n in (1, 2, 3)},
@@ -38,8 +40,7 @@ LABELS = {
 
 TEACHERS = {
     "suponly": "",
-    "online": "",
-    "fixmatch": "",
+    **dict.fromkeys(("online", "fixmatch", "unimatch", "unimatch_v2"), ""),
     "stpp": "student_1",
     "blind": "blind_student_1",
     "pixel_2": "pixel_1",

@@ -1,10 +1,11 @@
-"""The `train-online` stage: replaces the three stages of self-training by one (paper, Appendix C; FixMatch)."""
+"""The `train-online` stage: replaces the three stages of self-training by one (paper, Appendix C, and later work)."""
 
-from stpp.data.datasets import ImageMaskPairs, OnlineDataset
-from stpp.engine.fit import Step
+from pkgutil import resolve_name
+
+from stpp.data.datasets import ImageMaskPairs
 from stpp.params.file import load
-from stpp.selftrain.fixmatch import FixMatch
-from stpp.selftrain.online import online
+from stpp.selftrain.online.labelling import Method
+from stpp.selftrain.online.methods import METHODS
 from stpp.stages import options
 from stpp.stages.stage import Inputs, Recipe, open_stage
 from stpp.stages.training import OUTS, loss_for, photos_of, start_for, train_network
@@ -24,8 +25,8 @@ def train_online(
     """Train with online labelling: no pseudo masks.
 
     The network learns from labelled and unlabelled images at once: half of
-    every batch is labelled, and half is not. `online.teacher` labels the
-    other half: the network itself, or its moving average (FixMatch).
+    every batch is labelled, and half is not. `online.method` says what
+    labels the other half, and which views of it the network learns.
     """
     files = options.params_files(params)
     batch = load(files).train.batch_size
@@ -42,7 +43,7 @@ def train_online(
         labeled = ImageMaskPairs(photos, read_ids(split / "labeled.txt"))
         unlabeled = read_ids(split / "unlabeled.txt")
         normalization = start_for(photos, backbone).normalization
-        samples = OnlineDataset(labeled, unlabeled, p.augment, p.train.seed, name, normalization)
-        loss = loss_for(stage, photos, split)
-        step: Step = FixMatch(p.online, loss) if p.online.teacher == "ema" else online(p.online, loss)
+        method: type[Method] = resolve_name(METHODS[p.online.method])
+        samples = method.samples(labeled, unlabeled, p.augment, p.train.seed, name, normalization)
+        step = method(p.online, loss_for(stage, photos, split))
         train_network(stage, photos, samples, split, backbone, step, checkpoints=False)

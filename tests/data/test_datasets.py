@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from stpp.data.datasets import (
+    CutMixDataset,
     Draw,
     ImageDataset,
     ImageMaskDataset,
@@ -250,3 +251,22 @@ def test_every_labelled_image_becomes_a_partner_and_pairs_change_by_epoch(pairs:
     partners = [[still[e, p][0][0].numpy().tobytes() for p in range(len(still))] for e in range(12)]
     assert len({view for epoch in partners for view in epoch}) == len(LABELED)
     assert len({tuple(epoch) for epoch in partners}) > 6
+
+
+def test_a_sample_of_unimatch_has_two_strong_views_with_boxes_in_place_of_cutout(
+    photos: ImageReader, pairs: Callable[..., OnlineDataset]
+) -> None:
+    online, plain = pairs(), pairs(NEVER)
+    made, again = (CutMixDataset(ImageMaskPairs(photos, LABELED), UNLABELED, ALWAYS, 0, "online") for _ in range(2))
+    for draw in [(0, p) for p in range(len(UNLABELED))] + [(1, 0)]:
+        x, y = made[draw]
+        assert (x.shape, y.shape, x.dtype, y.dtype) == ((4, 3, 16, 16), (6, 16, 16), torch.float32, torch.int64)
+        assert equal((x, y), again[draw]), "it depends on its seeds alone"
+        assert torch.equal(x[:2], online[draw][0][:2])
+        assert torch.equal(y[0], online[draw][1][0])
+        padded = plain[draw][1][1]
+        assert all(torch.equal(hidden, padded) for hidden in y[1:4]), "nothing is cut out"
+        assert not any(torch.equal(x[a], x[b]) for a, b in ((1, 2), (1, 3), (2, 3)))
+        assert not torch.equal(y[4], y[5])
+        assert set(y[4:].unique().tolist()) == {0, 1}
+    assert not torch.equal(made[0, 0][1][4:], made[1, 0][1][4:])

@@ -18,7 +18,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from stpp.data.transforms import CutOut, RandomResizedCrop, normalize, reseed, strong, weak
+from stpp.data.transforms import CutOut, RandomResizedCrop, cutmix_box, normalize, reseed, strong, weak
 from stpp.params.models import Strong, Weak
 
 FEW = settings(max_examples=40, deadline=None)
@@ -343,6 +343,23 @@ def test_cutout_reaches_every_border() -> None:
     for axis in (0, 1):
         assert min(box[axis].start for box in boxes) == 0
         assert max(box[axis].stop for box in boxes) == 24
+
+
+def test_the_boxes_of_cutmix_have_uniform_areas_and_aspects_within_their_ranges() -> None:
+    shape, draws, p = (60, 90), 1500, 0.5
+    params = Strong(cutout=p, cutout_area=(0.1, 0.3), cutout_aspect=(0.5, 2.0))
+    boxes = [cutmix_box(params, shape, seed) for seed in range(draws)]
+    assert all(np.array_equal(cutmix_box(params, shape, seed), boxes[seed]) for seed in range(9))
+    filled = [box for box in boxes if box.any()]
+    assert frequency_is(len(filled), draws, p)
+    areas = np.array([box.mean() for box in filled])
+    sides = np.array([(box.any(1).sum(), box.any(0).sum()) for box in filled])
+    assert np.array_equal(areas, sides.prod(1) / np.prod(shape)), "each is one rectangle of ones"
+    assert 0.09 < areas.min() < 0.11
+    assert 0.29 < areas.max() <= 0.3
+    assert abs(areas.mean() - 0.2) < 4 * 0.2 / 12**0.5 / len(areas) ** 0.5 + 0.004  # sides are rounded down
+    assert (sides[:, 0] / sides[:, 1] > 0.47).all() and (sides[:, 0] / sides[:, 1] < 2.1).all()
+    assert not cutmix_box(Strong(cutout=0.0), shape, 0).any()
 
 
 # -- A_s --------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from stpp.params.models import Online
-from stpp.selftrain.online import online
+from stpp.selftrain.online.labelling import OnlineLabelling
 
 
 class Linear(nn.Module):
@@ -63,20 +63,20 @@ def by_hand(network: Linear, x: Tensor, y: Tensor, threshold: float, weight: flo
 @given(st.integers(0, 99), st.sampled_from([0.0, 0.6, 0.95]), st.sampled_from([0.0, 0.5, 1.0]))
 def test_the_loss_equals_eq_1(seed: int, threshold: float, weight: float) -> None:
     network, (x, y) = Linear(), batch(seed)
-    loss = online(Online(threshold=threshold, weight=weight))(network, x, y, y)
+    loss = OnlineLabelling(Online(threshold=threshold, weight=weight))(network, x, y, y)
     assert float(loss.detach()) == pytest.approx(by_hand(network, x, y, threshold, weight), rel=1e-4)
 
 
 def test_labelled_and_weak_views_share_a_forward_pass_and_strong_views_have_their_own() -> None:
     network, (x, y) = Linear(), batch(1)
-    online(Online())(network, x, y, y)
+    OnlineLabelling(Online())(network, x, y, y)
     assert network.batches == [4, 2]
 
 
 def test_no_gradient_flows_through_the_weak_view() -> None:
     x, y = batch(2)
     x.requires_grad_()
-    online(Online(threshold=0.4))(Linear(), x, y, y).backward()
+    OnlineLabelling(Online(threshold=0.4))(Linear(), x, y, y).backward()
     labeled, weak, strong = x.grad.abs().sum((0, 2, 3, 4)).tolist()
     assert weak == 0
     assert labeled > 0
@@ -88,7 +88,7 @@ def test_hidden_pixels_of_the_strong_view_do_not_change_the_loss() -> None:
     hidden = y[:, 1] == 255
     other = x.clone()
     other[:, 2] = torch.where(hidden[:, None], torch.randn(2, 3, 4, 5), other[:, 2])
-    step = online(Online(threshold=0.0))
+    step = OnlineLabelling(Online(threshold=0.0))
     assert torch.equal(step(Linear(), x, y, y), step(Linear(), other, y, y))
     y[:, 1] = 255
     assert torch.isfinite(step(Linear(), x, y, y))

@@ -1,25 +1,25 @@
 """FixMatch with an averaged teacher, as in UniMatch V2 (Yang et al., 2025); not in the paper."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from stpp.engine.fit import State, broadcast_buffers
-from stpp.engine.losses import Loss, cross_entropy, mean_over
+from stpp.data.datasets import OnlineDataset
+from stpp.engine.fit import State, broadcast_buffers, own
+from stpp.engine.losses import Loss, cross_entropy
 from stpp.engine.optim import MovingAverage
 from stpp.params.models import Online
-from stpp.store.masks import IGNORE
+from stpp.selftrain.online.labelling import channels_last, confident, consistency
 
 
 class FixMatch:
     """The training step of FixMatch, whose loss is L = (L_s + lambda L_u) / 2.
 
     The teacher is the moving average of the network, in evaluation mode. Its confident classes of the weak view are the
-    labels of the strong view of the same image. Labelled images and strong views go through the network in one batch.
-    L_u is a sum over the pixels of confidence >= threshold, divided by the number of all pixels that the strong view
-    shows. loss: gives L_s.
+    labels of the strong view of the same image (`consistency`). Labelled images and strong views go through the network
+    in one batch. loss: gives L_s.
     """
+
+    samples: type[OnlineDataset] = OnlineDataset
 
     def __init__(self, params: Online, loss: Loss = cross_entropy) -> None:
         self.params, self.loss = params, loss
@@ -27,25 +27,24 @@ class FixMatch:
         self.saved: State | None = None
 
     def __call__(self, network: nn.Module, x: Tensor, y: Tensor, whole: Tensor) -> Tensor:
-        """Return the loss of a batch of `stpp.data.datasets.OnlineDataset`; x, y and whole as in `online`."""
+        """Return the loss of a batch; x, y and whole as in `OnlineLabelling`."""
         labeled, weak, strong = x.unbind(1)
         y_i, shown = y.unbind(1)
         whole_y_i, whole_shown = whole.unbind(1)
-        with torch.no_grad():
-            of_weak = self._teacher(network).eval()(weak.contiguous(memory_format=torch.channels_last)).float()
-        confidence, label = of_weak.softmax(1).max(1)
-        label[(shown == IGNORE) | (confidence < self.params.threshold)] = IGNORE
-
-        both = torch.cat([labeled, strong]).contiguous(memory_format=torch.channels_last)
-        logits, of_strong = network(both).float().chunk(2)
+        label = self.labels(network, weak)
+        logits, of_strong = network(channels_last(labeled, strong)).float().chunk(2)
         L_s = self.loss(logits, y_i, whole_y_i)
-        L_u = mean_over(F.cross_entropy(of_strong, label, ignore_index=IGNORE, reduction="sum"), whole_shown != IGNORE)
+        L_u = consistency(of_strong, label, shown, whole_shown)
         return (L_s + self.params.weight * L_u) / 2
+
+    def labels(self, network: nn.Module, weak: Tensor) -> Tensor:
+        """Return the teacher's confident classes of the weak views, int64 (B, H, W), 255 elsewhere."""
+        with torch.no_grad():
+            return confident(self._teacher(network).eval()(channels_last(weak)).float(), self.params.threshold)
 
     def _teacher(self, network: nn.Module) -> nn.Module:
         if self.teacher is None:
-            own = network.module if isinstance(network, DistributedDataParallel) else network
-            self.teacher = MovingAverage(own, self.params.decay)
+            self.teacher = MovingAverage(own(network), self.params.decay)
             if self.saved:
                 self.teacher.load_state_dict(self.saved)
         return self.teacher.network
