@@ -162,7 +162,7 @@ class Project:
         """Write params.yaml: the tiny parameters, with sections updated."""
         merged = {name: {**section, **sections.get(name, {})} for name, section in TINY.items()}
         with (self.folder / "params.yaml").open("w") as file:
-            YAML().dump(merged, file)
+            YAML().dump(merged | {"student": sections.get("student")}, file)
 
 
 def wait_for(url: str, process: subprocess.Popen[str]) -> None:

@@ -134,6 +134,11 @@ class Model(Section):
     precision: Literal["float32", "bfloat16"] = "float32"
     """`bfloat16`: autocast in training and prediction."""
 
+    @property
+    def title(self) -> str:
+        """The network, its backbone and its weights, in a line."""
+        return f"{self.network} on {self.backbone} ({self.weights})"
+
 
 class Loss(Section):
     """The loss on masks, true or pseudo. All means are over the valid pixels of a batch."""
@@ -438,6 +443,10 @@ class Params(Section):
     data: Data
     split: Split
     model: Model = Model()
+    student: Model | None = None
+    """The network of all students, if it differs from the teacher's, which is `model`: a large network labels for a
+    small one. A key that is left out has its default, not the value of `model`. `null`: students are as `model` says,
+    as in the paper."""
     train: Train = Train()
     augment: Augment = Augment()
     score: Score = Score()

@@ -9,6 +9,7 @@ PARTS = {"jitter": "colour jitter", "grayscale": "greyscale", "blur": "blur", "c
 
 LABELS = {
     "suponly": "SupOnly",
+    "suponly_student": "SupOnly, student's network",
     "teacher": "Teacher (SupOnly)",
     "st": "ST",
     "student_1": "Student 1",
@@ -38,6 +39,7 @@ LABELS = {
 
 TEACHERS = {
     "suponly": "",
+    "suponly_student": "",
     "online": "",
     "fixmatch": "",
     "stpp": "student_1",

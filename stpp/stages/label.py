@@ -72,7 +72,8 @@ def _label(stage: Stage, model: Path, ids: Path, data: Path, keep: Path | None) 
     raise_problems(problems, "label")
     photos = ImageReader(dataset, Path(p.data.root), open_cache(p.runtime, job.folder.parent))
     where = devices.setup_device(p.runtime)
-    network = fold_batch_norms(build.load_checkpoint(model, p.model, len(dataset.classes)).to(where), p.model)
+    network, described = build.load_checkpoint(model, p.model, len(dataset.classes))
+    network = fold_batch_norms(network.to(where), described)
     kept = MaskSet(keep) if keep else None
 
     def label_shard(shard: Path, part: Path, ids: Sequence[str]) -> None:
@@ -80,7 +81,7 @@ def _label(stage: Stage, model: Path, ids: Path, data: Path, keep: Path | None) 
         batches = batches_of_equal_size(images, p.label.batch_size, p.label.max_pixels)
         loader = prediction_loader(images, batches, p.runtime, where)
         with ShardWriter(shard, part, dataset.palette) as writer:
-            for batch in predict_batches([network], loader, p.model, where, label_predictor(p.label)):
+            for batch in predict_batches([network], loader, described, where, label_predictor(p.label)):
                 decided = pseudo_masks(batch.masks[0], batch.confidence, p.label.threshold)
                 for i, mask, mean in zip(batch.ids, *decided, strict=True):
                     labels = photos.without_nodata(i, fill(kept.read(i), mask) if kept else mask)
