@@ -130,7 +130,7 @@ def _masks(folder: Path) -> tuple[str, list[str]]:
 
     def look(name: str) -> str | None:
         try:
-            masks.read(name)
+            (masks.read_levels if masks.soft else masks.read)(name)
         except StppError as error:
             return str(error)
         return None

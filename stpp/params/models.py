@@ -355,6 +355,9 @@ class Label(Section):
     """Pixels with a lower confidence are ignored (paper, Appendix D: 0.5). `null`: all pixels are labelled, as in ST
     and ST++."""
 
+    soft: bool = False
+    """Keep the probabilities of all classes, too, in steps of 1/255. Students then learn from these in place of the
+    most likely class (distillation)."""
     scales: Annotated[tuple[Scale, ...], Field(min_length=1, max_length=64)] = (0.5, 0.75, 1.0, 1.5, 2.0)
     """Scales of test-time augmentation."""
     flip: bool = True
