@@ -166,7 +166,7 @@ class Project:
         """Write params.yaml: the tiny parameters, with sections updated."""
         merged = {name: {**section, **sections.get(name, {})} for name, section in TINY.items()}
         with (self.folder / "params.yaml").open("w") as file:
-            YAML().dump(merged, file)
+            YAML().dump(merged | {"student": sections.get("student")}, file)
 
 
 def torchrun(processes: int, *words: str) -> str:
@@ -225,14 +225,20 @@ def project_in(folder: Path) -> Project:
     return made
 
 
-def mask_set(folder: Path, masks: Mapping[str, NDArray[np.uint8]], palette: Sequence[Rgb], shards: int = 1) -> MaskSet:
-    """Write masks as `stpp label` does, each with confidence 0.9, and return the mask set."""
+def mask_set(
+    folder: Path,
+    masks: Mapping[str, NDArray[np.uint8]],
+    palette: Sequence[Rgb],
+    shards: int = 1,
+    levels: Mapping[str, NDArray[np.uint8]] | None = None,
+) -> MaskSet:
+    """Write masks as `stpp label` does, each with confidence 0.9, and return the mask set. levels: the soft masks."""
     with tempfile.TemporaryDirectory() as parts_folder:
         parts = [Path(parts_folder) / f"{at}.csv" for at in range(shards)]
         for at, (part, names) in enumerate(zip(parts, shards_of(sorted(masks), shards), strict=True)):
             shard = folder / shard_name(at, shards)
-            with ShardWriter(shard, part, palette) as writer:
+            with ShardWriter(shard, part, palette, soft=levels is not None) as writer:
                 for name in names:
-                    writer.add(name, masks[name], 0.9)
+                    writer.add(name, masks[name], 0.9, levels=levels[name] if levels else None)
         merge_manifests(parts, folder / "manifest.csv")
     return MaskSet(folder)

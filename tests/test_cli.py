@@ -150,12 +150,24 @@ def test_check_names_the_error_in_an_overlay_and_writes_only_if_all_parameters_a
     assert (project.folder / "runs/checked.txt").read_text() == "params are valid\n"
 
 
+def test_check_names_the_sections_that_dvc_would_miss(project: Project) -> None:
+    params = project.folder / "params.yaml"
+    lines = [line for line in params.read_text().splitlines() if not line.startswith("student:")]
+    params.write_text("\n".join(lines))
+    assert "params.yaml: student: DVC needs this section in the file; add `student: null`" in fails(
+        project, "stpp", "check"
+    )
+    params.write_text("\n".join([*lines, "student:"]))
+    project.run("stpp", "check")
+
+
 def test_check_names_all_that_is_missing_at_once_and_nothing_that_dvc_makes_or_pulls(project: Project) -> None:
     mine = {"kind": "folder", "root": "photos", "images": "{name}.png", "classes": ["a", "b"]}
     project.params(
         data=mine,
         split={"labeled": {"list": "mine.txt"}, "test": {"list": "../outside.txt"}},
         model={"weights": "own.pth"},
+        student={"weights": "small.pth"},
     )
     output = fails(project, "stpp", "check", "--out", "runs/checked.txt")
     for problem in (
@@ -163,11 +175,12 @@ def test_check_names_all_that_is_missing_at_once_and_nothing_that_dvc_makes_or_p
         "split.labeled.list: splits/mine.txt: no such file; lists must lie in splits/",
         "split.test.list: splits/../outside.txt: no such file",
         "model.weights: weights/own.pth: no such file",
+        "student.weights: weights/small.pth: no such file",
     ):
         assert output.count(problem) == 1, "once, not for each overlay"
     assert not (project.folder / "runs").exists()
 
-    for name in ("splits/mine.txt", "outside.txt", "weights/own.pth"):
+    for name in ("splits/mine.txt", "outside.txt", "weights/own.pth", "weights/small.pth"):
         (project.folder / name).write_text("")
     assert fails(project, "stpp", "check").count(": no such") == 1
     (project.folder / "photos.dvc").write_text("")

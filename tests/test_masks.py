@@ -6,6 +6,7 @@ import multiprocessing
 import pickle
 import resource
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -349,3 +350,48 @@ def test_a_shard_that_was_compressed_since_is_refused(tmp_path: Path) -> None:
             archive.writestr(name, data)
     with pytest.raises(StppError, match="its entry in the archive was changed"):
         found.read("train/2")
+
+
+# -- soft masks -------------------------------------------------------------------------------------------------------
+
+
+def test_a_soft_mask_is_read_as_it_was_written_and_its_change_is_found(tmp_path: Path) -> None:
+    masks, rng = some_masks(), np.random.default_rng(1)
+    levels = {name: rng.integers(0, 256, (*mask.shape, 6)).astype(np.uint8) for name, mask in masks.items()}
+    for folder in ("a", "b"):
+        found = mask_set(tmp_path / folder, masks, PALETTE, 2, levels)
+    assert pickle.loads(pickle.dumps(found)).soft
+    for name, mask in masks.items():
+        assert np.array_equal(found.read_levels(name), levels[name]) and np.array_equal(found.read(name), mask)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()} == {
+        path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()
+    }
+    assert not mask_set(tmp_path / "hard", masks, PALETTE).soft
+
+    other = mask_set(tmp_path / "other", masks, PALETTE, 2, {name: 255 - one for name, one in levels.items()})
+    for shard in other.folder.glob("*.zip"):
+        (found.folder / shard.name).write_bytes(shard.read_bytes())
+    with pytest.raises(StppError, match=r"zip: soft mask train/2 does not match its hash in manifest\.csv"):
+        MaskSet(found.folder).read_levels("train/2")
+
+
+@pytest.mark.parametrize("data", [b"", b"no zlib", zlib.compress(b"short"), zlib.compress(bytes(10**6))])
+def test_a_damaged_soft_mask_is_named_and_never_inflated_beyond_its_size(data: bytes, tmp_path: Path) -> None:
+    mask = some_masks(1)["train/0"]
+    found = mask_set(tmp_path, {"a": mask}, PALETTE, 1, {"a": np.zeros((*mask.shape, 6), np.uint8)})
+    shard = tmp_path / shard_name(0, 1)
+    with zipfile.ZipFile(shard, "w") as archive:
+        archive.writestr("a.png", encode_mask(mask, PALETTE))
+        archive.writestr("a.soft", data)
+    with pytest.raises(StppError, match=r"zip: soft mask a: .*run `dvc repro` again"):
+        found.read_levels("a")
+
+
+def test_parts_with_and_without_soft_masks_are_not_merged(tmp_path: Path) -> None:
+    mask = some_masks(1)["train/0"]
+    for name, levels in (("a", None), ("b", np.zeros((*mask.shape, 6), np.uint8))):
+        files = tmp_path / f"{name}.zip", tmp_path / f"{name}.csv"
+        with ShardWriter(*files, PALETTE, soft=levels is not None) as writer:
+            writer.add(name, mask, 1.0, levels=levels)
+    with pytest.raises(StppError, match="other columns"):
+        merge_manifests([tmp_path / "a.csv", tmp_path / "b.csv"], tmp_path / "manifest.csv")

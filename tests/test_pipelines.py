@@ -109,7 +109,7 @@ def test_every_path_of_the_command_is_declared() -> None:
         declared = names(stage.get("deps", [])) | written(stage)
         _, *rest = words(stage)
         for option, value in zip(rest[::2], rest[1::2], strict=True):
-            if option in ("--name", "--params"):
+            if option in ("--name", "--network", "--params"):
                 continue
             path = value.partition("=")[2] or value
             inside = any(is_within(d, {path}) or is_within(path, {d}) for d in declared)
@@ -169,6 +169,8 @@ def test_the_parameters_that_a_stage_reads_are_watched() -> None:
         unwatched_by_design = {"runtime", "data"} if words(stage)[0] != "prepare" else {"runtime"}
         if words(stage)[0].startswith("train"):
             unwatched_by_design |= {"evaluate"}  # evaluate.batch_size must not cause a new training
+        if words(stage)[0] == "backbone" and "--network" not in words(stage):
+            unwatched_by_design |= {"student"}  # it is read for the students' file only
         assert read - unwatched_by_design <= watched, where
 
 

@@ -1,10 +1,15 @@
-"""Checks of the folders of a run against their own manifests: images, split lists, pseudo masks."""
+"""Checks of the folders of a run against their own manifests: images, split lists, pseudo masks. The networks."""
 
 import csv
+import json
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+
+from stpp.params.models import Model
 from stpp.run.parallel import THREADS, ordered_map
 from stpp.store.files import StppError, read_ids, scan_csv, sha256
 from stpp.store.manifest import Dataset, read_dataset
@@ -32,6 +37,16 @@ def examine(folder: Path, project: Path, data_root: str) -> tuple[str, list[str]
     except (StppError, ValueError, KeyError, csv.Error) as error:
         return "", [str(error)]
     return "", []
+
+
+def network_of(path: Path) -> str:
+    """Return which network a file of weights says that it is for; empty if it does not say it."""
+    try:
+        with safe_open(path, "np") as file:
+            about = json.loads((file.metadata() or {})["stpp"])
+        return Model.model_validate_json(json.dumps(about["model"])).title
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, ValidationError):
+        return ""
 
 
 def _images(folder: Path, project: Path, data_root: str) -> tuple[str, list[str]]:
@@ -115,7 +130,7 @@ def _masks(folder: Path) -> tuple[str, list[str]]:
 
     def look(name: str) -> str | None:
         try:
-            masks.read(name)
+            (masks.read_levels if masks.soft else masks.read)(name)
         except StppError as error:
             return str(error)
         return None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from stpp.audit.contents import examine
+from stpp.audit.contents import examine, network_of
 from stpp.audit.project import CHANGED, LineageSource, Project
 from stpp.params.file import flatten, read_yaml
 from stpp.run.lineage import Content, Execution, producer_of
@@ -111,6 +111,8 @@ def _fill(project: Project, source: LineageSource, step: Step, steps: dict[str, 
         if ((project.root / out.path).is_dir() and where == "in place") or verdict == CHANGED:
             link.about, problems = examine(project.root / out.path, project.root, parameter_of(source, "data", "root"))
             link.problems += problems
+        elif where == "in place" and out.path.endswith(".safetensors"):
+            link.about = network_of(project.root / out.path)
         step.outs.append(link)
     if source.today:
         step.problems += _edited_params(project, execution)

@@ -28,7 +28,7 @@ from stpp.data.transforms import cutmix_box, normalize, reseed, strong, weak
 from stpp.params.models import Augment
 from stpp.store import manifest
 from stpp.store.files import StppError
-from stpp.store.masks import IGNORE, Mask, MaskSet
+from stpp.store.masks import IGNORE, Levels, Mask, MaskSet
 from stpp.store.packed import PackedStrings
 
 Draw = tuple[int, int]
@@ -133,11 +133,17 @@ class ImageMaskPairs:
         self.ids = PackedStrings(ids)
         self.masks = masks
 
-    def read(self, index: int) -> tuple[NDArray[np.uint8], Mask]:
-        """Return the image, uint8 (H, W, channels), and the mask, class ids uint8 (H, W)."""
+    @property
+    def soft(self) -> bool:
+        """Whether y is a soft mask."""
+        return self.masks is not None and self.masks.soft
+
+    def read(self, index: int) -> tuple[NDArray[np.uint8], Mask | Levels]:
+        """Return the image, uint8 (H, W, channels), and the mask: class ids uint8 (H, W), or levels if it is soft."""
         name = self.ids[index]
-        mask = self.masks.read(name) if self.masks else self.photos.mask(name)
-        return self.photos.image(name), mask
+        if self.masks is None:
+            return self.photos.image(name), self.photos.mask(name)
+        return self.photos.image(name), self.masks.read_levels(name) if self.soft else self.masks.read(name)
 
 
 class SelfTrainingDataset(TorchDataset[tuple[Tensor, Tensor]]):
@@ -166,7 +172,10 @@ class SelfTrainingDataset(TorchDataset[tuple[Tensor, Tensor]]):
         self.parts = [labeled] * copies + pseudo
         self.ends = [*accumulate(len(part.ids) for part in self.parts)]
         self.labeled = copies * len(labeled.ids)
+        self.soft = len(labeled.photos.dataset.classes) if any(part.soft for part in pseudo) else 0
+        """The number of classes if there are soft masks, else 0."""
         self.made_of = f"{len(labeled.ids)} labelled x {copies}, {len(self) - self.labeled} pseudo-labelled"
+        self.made_of += " (soft)" if self.soft else ""
         weakly = ("weak", weak(augment.weak))
         self.of_pseudo = [weakly, ("strong", strong(augment.strong, len(normalization.mean)))]
         self.of_labeled = [weakly]
@@ -187,7 +196,10 @@ class SelfTrainingDataset(TorchDataset[tuple[Tensor, Tensor]]):
         return self.parts[which], position - (self.ends[which - 1] if which else 0)
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor]:
-        """Return the normalised image, float32 (3, crop, crop), and the mask, int64 (crop, crop)."""
+        """Return the normalised image, float32 (3, crop, crop), and the mask, int64 (crop, crop).
+
+        If there are soft masks, every mask is of levels, uint8 (classes, crop, crop); see `as_levels`.
+        """
         epoch, position = draw
         source, index = self.source(position)
         image, mask = source.read(index)
@@ -195,7 +207,19 @@ class SelfTrainingDataset(TorchDataset[tuple[Tensor, Tensor]]):
             reseed(view, seed_of(*self.seed, epoch, position, name))
             out = view(image=image, mask=mask)
             image, mask = out["image"], out["mask"]
-        return torch.from_numpy(normalize(image, self.normalization)), torch.from_numpy(mask.astype(np.int64))
+        y = as_levels(mask, self.soft) if self.soft else mask.astype(np.int64)
+        return torch.from_numpy(normalize(image, self.normalization)), torch.from_numpy(y)
+
+
+def as_levels(mask: Mask | Levels, classes: int) -> NDArray[np.uint8]:
+    """Return an augmented mask as levels of all classes, uint8 (classes, H, W), which are all 0 at ignored pixels.
+
+    A mask of class ids has the level 255 at its class.
+    """
+    if mask.ndim == 2:
+        return np.where(mask == np.arange(classes)[:, None, None], np.uint8(255), np.uint8(0))
+    levels = np.where((mask == IGNORE).all(2, keepdims=True), np.uint8(0), mask)
+    return np.ascontiguousarray(levels.transpose(2, 0, 1))
 
 
 class OnlineDataset(TorchDataset[tuple[Tensor, Tensor]]):

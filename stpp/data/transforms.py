@@ -83,9 +83,10 @@ class RandomResizedCrop(DualTransform):
         return min(self.crop, size[0] - origin[0]), min(self.crop, size[1] - origin[1])
 
     def _placed(self, shown: Image, flip: bool, fill: int) -> Image:
-        bottom, right = (self.crop - side for side in shown.shape[:2])
-        if bottom or right:
-            shown = cv2.copyMakeBorder(shown, 0, bottom, 0, right, cv2.BORDER_CONSTANT, value=(fill,) * 3)  # type: ignore[assignment]
+        if shown.shape[:2] != (self.crop, self.crop):
+            padded = np.full((self.crop, self.crop, *shown.shape[2:]), fill, shown.dtype)
+            padded[: shown.shape[0], : shown.shape[1]] = shown
+            shown = padded
         return cv2.flip(shown, 1) if flip else shown  # type: ignore[return-value]
 
 

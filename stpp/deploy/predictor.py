@@ -35,7 +35,7 @@ class Predictor:
 
     def __init__(self, model: Path, device: torch.device, *, window: int | None = None, tta: bool = False) -> None:
         self.about = build.read_metadata(model)
-        network = build.load_checkpoint(model, self.about.model, len(self.about.classes))
+        network, _ = build.load_checkpoint(model, self.about.model, len(self.about.classes))
         self.network = fold_batch_norms(network.to(device), self.about.model)
         self.device = device
         self.window = window

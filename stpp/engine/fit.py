@@ -83,7 +83,7 @@ class Hooks:
 def supervised(
     network: nn.Module, x: Tensor, y: Tensor, whole: Tensor | None = None, loss: Loss = cross_entropy
 ) -> Tensor:
-    """Return the loss of a training on masks, true or pseudo. x (B, 3, H, W), y int64 (B, H, W). Default whole: y."""
+    """Return the loss of a training on masks, true or pseudo. x (B, 3, H, W), y: see `Loss`. Default whole: y."""
     return loss(network(x.contiguous(memory_format=torch.channels_last)), y, y if whole is None else whole)
 
 

@@ -14,7 +14,9 @@ from stpp.store.masks import IGNORE
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(logits, y, whole) -> the loss: logits (B, classes, H, W), y int64 (B, H, W), whole: y of the whole batch.
 
-logits and y are a part of the batch (`train.accumulate`) or all of it. The losses of the parts add up to the batch's.
+y may also hold the probabilities of all classes as levels, uint8 (B, classes, H, W) that add up to 255, or to 0 at
+ignored pixels: the loss is then the cross entropy against these. logits and y are a part of the batch
+(`train.accumulate`) or all of it. The losses of the parts add up to the batch's.
 """
 
 
@@ -29,12 +31,12 @@ def loss_of(chosen: Chosen, weights: Sequence[float] | None = None) -> Loss:
 
     def loss(logits: Tensor, y: Tensor, whole: Tensor) -> Tensor:
         logits, by_class = logits.float(), None if weight is None else weight.to(logits.device)
-        each = F.cross_entropy(logits, y, by_class, ignore_index=IGNORE, reduction="none")
+        each = _cross_entropies(logits, y, by_class)
         if chosen.ohem is None:
-            out = mean_over(each.sum(), whole != IGNORE)
+            out = mean_over(each.sum(), _valid(whole))
         else:
             out = mean_over_hard(each, y, whole, chosen.ohem)
-        return out + chosen.dice * dice(logits, y, whole) if chosen.dice else out
+        return out + chosen.dice * dice(logits, _class_ids(y), _class_ids(whole)) if chosen.dice else out
 
     return loss
 
@@ -42,11 +44,27 @@ def loss_of(chosen: Chosen, weights: Sequence[float] | None = None) -> Loss:
 def cross_entropy(logits: Tensor, y: Tensor, whole: Tensor | None = None) -> Tensor:
     """Return L_ce, the mean cross entropy over the pixels of y that are not 255; 0 if there are none.
 
-    logits (B, classes, H, W), y int64 (B, H, W). whole: see `Loss`; default: y. For the mean over several processes,
-    see `mean_over`.
+    logits (B, classes, H, W), y: see `Loss`. whole: see `Loss`; default: y. For the mean over several processes, see
+    `mean_over`.
     """
-    total = F.cross_entropy(logits.float(), y, ignore_index=IGNORE, reduction="sum")
-    return mean_over(total, (y if whole is None else whole) != IGNORE)
+    return mean_over(_cross_entropies(logits.float(), y, reduction="sum"), _valid(y if whole is None else whole))
+
+
+def _cross_entropies(logits: Tensor, y: Tensor, weight: Tensor | None = None, reduction: str = "none") -> Tensor:
+    """Return the cross entropy of every pixel (B, H, W), 0 where y is ignored, or their sum. y: see `Loss`."""
+    if y.ndim == 3:
+        return F.cross_entropy(logits, y, weight, ignore_index=IGNORE, reduction=reduction)
+    return F.cross_entropy(logits, y.float() / 255, weight, reduction=reduction)
+
+
+def _valid(y: Tensor) -> Tensor:
+    """Return which pixels of y are not ignored, bool (B, H, W). y: see `Loss`."""
+    return y != IGNORE if y.ndim == 3 else (y > 0).any(1)
+
+
+def _class_ids(y: Tensor) -> Tensor:
+    """Return y (see `Loss`) as class ids, int64 (B, H, W): levels become the most likely class, or 255."""
+    return y if y.ndim == 3 else torch.where(_valid(y), y.argmax(1), IGNORE)
 
 
 def mean_over(total: Tensor, shown: Tensor) -> Tensor:
@@ -61,11 +79,11 @@ def mean_over(total: Tensor, shown: Tensor) -> Tensor:
 def mean_over_hard(each: Tensor, y: Tensor, whole: Tensor, share: float) -> Tensor:
     """Return the mean loss of the hardest pixels: of each image, the `share` of its valid pixels with the highest loss.
 
-    each: loss by pixel, (B, H, W), 0 where y is 255. share: in (0, 1]; the number of pixels is rounded up.
+    each: loss by pixel, (B, H, W), 0 where y is ignored. share: in (0, 1]; the number of pixels is rounded up.
     """
 
     def kept(y: Tensor) -> Tensor:
-        return ((y != IGNORE).flatten(1).sum(1).double() * share).ceil().long()
+        return (_valid(y).flatten(1).sum(1).double() * share).ceil().long()
 
     hardest = each.flatten(1).sort(dim=1, descending=True).values
     taken = torch.arange(hardest.shape[1], device=y.device) < kept(y)[:, None]

@@ -18,7 +18,7 @@ from stpp.params.models import Evaluate, Label, Model
 Predict = Callable[[nn.Module, Tensor], Tensor]
 """(network, normalised images (B, 3, H, W)) -> class probabilities (B, classes, H, W)."""
 Criterion = Callable[[Tensor], Tensor]
-"""Class probabilities (B, classes, H, W) -> a value for every pixel (B, H, W)."""
+"""Class probabilities (B, classes, H, W) -> a value, or several, for every pixel: (B, H, W) or (B, H, W, n)."""
 
 
 class Masks(NamedTuple):
@@ -29,7 +29,7 @@ class Masks(NamedTuple):
     confidence: Tensor
     """The probability of the predicted class, float32 (B, H, W)."""
     by: tuple[Tensor, ...] = ()
-    """The values of each requested criterion, each (B, H, W)."""
+    """The values of each requested criterion, each (B, H, W) or (B, H, W, n)."""
 
 
 MaskPredictor = Callable[[nn.Module, Tensor], Masks]
@@ -262,8 +262,22 @@ def starts(side: int, window: int, stride: int) -> list[int]:
 
 
 def label_predictor(label: Label) -> MaskPredictor:
-    """Return the predictor of pseudo masks that the parameters describe (paper, 4.1: test-time augmentation)."""
-    return mask_predictor(with_tta(single_pass, label.scales, label.flip), label.max_pixels)
+    """Return the predictor of pseudo masks that the parameters describe (paper, 4.1: test-time augmentation).
+
+    With `label.soft`, its only criterion is `levels_of`.
+    """
+    criteria = [levels_of] if label.soft else []
+    return mask_predictor(with_tta(single_pass, label.scales, label.flip), label.max_pixels, criteria=criteria)
+
+
+def levels_of(p: Tensor) -> Tensor:
+    """Return probabilities (B, classes, H, W) as levels that add up to 255: uint8 (B, H, W, classes).
+
+    A level is the difference of two rounded running sums, so it is within 1 of 255 p.
+    """
+    sums = p.float().cumsum(1)
+    ends = (sums / sums[:, -1:] * 255).round()
+    return ends.diff(dim=1, prepend=torch.zeros_like(ends[:, :1])).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 def evaluation_predictor(evaluate: Evaluate) -> MaskPredictor:

@@ -41,6 +41,14 @@ class Start:
 
 
 @dataclass(frozen=True)
+class BackboneMetadata:
+    """The metadata of a file of `stpp backbone`: the network that starts from it, and where its weights come from."""
+
+    model: Model
+    start: Start = Start()
+
+
+@dataclass(frozen=True)
 class CheckpointMetadata:
     """The metadata of a checkpoint: what is needed to predict with it."""
 
@@ -121,11 +129,13 @@ def set_normalization(network: nn.Module, normalization: Normalization) -> nn.Mo
     return network
 
 
-def save(path: Path, state: dict[str, torch.Tensor], about: CheckpointMetadata | Start | None = None) -> None:
+def save(
+    path: Path, state: dict[str, torch.Tensor], about: CheckpointMetadata | BackboneMetadata | None = None
+) -> None:
     """Write tensors by name, and metadata, to a safetensors file; equal content gives equal bytes.
 
-    about: what the tensors belong to (CheckpointMetadata), or where they come from (Start). Raises StppError that names
-    the file and the tensor if a value is not finite.
+    about: what the tensors belong to, and where they come from. Raises StppError that names the file and the tensor if
+    a value is not finite.
     """
     if odd := first_non_finite(state):
         raise StppError(f"{path}: not written: {odd} has NaN or infinite values: training diverged; lower train.lr")
@@ -156,13 +166,23 @@ def start_of(path: Path) -> Start:
 
     Raises StppError that names the file if the file or its metadata cannot be read.
     """
+    return _backbone_metadata(path).start if _metadata(path) else Start()
+
+
+def model_of(path: Path) -> Model:
+    """Return the network that starts from a file that `stpp backbone` wrote.
+
+    Raises StppError that names the file if the file or its metadata cannot be read.
+    """
+    return _backbone_metadata(path).model
+
+
+def _backbone_metadata(path: Path) -> BackboneMetadata:
     try:
-        text = _metadata(path)
-        return TypeAdapter(Start).validate_json(text, strict=True) if text else Start()
+        return TypeAdapter(BackboneMetadata).validate_json(_metadata(path) or "null", strict=True)
     except ValidationError:
-        raise StppError(
-            f"{path}: invalid metadata about the source of its weights; run `stpp backbone` again"
-        ) from None
+        what = "no valid metadata about its network and the source of its weights"
+        raise StppError(f"{path}: {what}; run `stpp backbone` again") from None
 
 
 def _metadata(path: Path) -> str:
@@ -191,19 +211,19 @@ def load(model: Model, classes: int, path: Path, normalization: Normalization = 
     return network
 
 
-def load_checkpoint(path: Path, model: Model, classes: int) -> nn.Module:
-    """Return the network that a checkpoint's metadata describes, with the checkpoint's weights.
+def load_checkpoint(path: Path, model: Model, classes: int) -> tuple[nn.Module, Model]:
+    """Return the network that a checkpoint's metadata describes, with the checkpoint's weights, and the description.
 
-    If the file has no metadata, the network is that of `model`. Raises StppError that names the file if it is for
+    If the file has no metadata, the description is `model`. Raises StppError that names the file if it is for
     another number of classes, or cannot be read.
     """
     if not _metadata(path):
-        return load(model, classes, path)
+        return load(model, classes, path), model
     said = read_metadata(path)
     if len(said.classes) != classes:
         what = f"has {len(said.classes)} classes ({', '.join(said.classes)}), but the data set has {classes}"
         raise StppError(f"{path}: {what}; use a data set with the same classes")
-    return load(said.model, classes, path, said.start.normalization)
+    return load(said.model, classes, path, said.start.normalization), said.model
 
 
 def load_start_weights(network: nn.Module, model: Model, path: Path) -> frozenset[str]:

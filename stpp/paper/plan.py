@@ -18,7 +18,7 @@ from stpp.paper import results as results_
 from stpp.paper.published import SETTINGS, Table, params_of, table
 from stpp.paper.systems import SYSTEMS, cost, iterations, system
 from stpp.params.file import flatten, load, overlays_of
-from stpp.params.models import Params
+from stpp.params.models import Model, Params
 from stpp.run.git import git
 from stpp.run.progress import progress
 from stpp.store.files import StppError, digest, read_ids, sha256
@@ -125,7 +125,7 @@ def files_of(params: Params, contents: dict[str, str]) -> results_.Result:
     """
     subsets = (params.split.labeled, params.split.unlabeled, params.split.val, params.split.test)
     paths = [Path("splits") / subset.list for subset in subsets if subset is not None and subset.list is not None]
-    paths.append(Path("weights") / params.model.weights)
+    paths += [Path("weights") / model.weights for model in _networks(params)]
     root = Path(params.data.root)
     added = Path(f"{root}.dvc")
     if params.data.kind == "toy":
@@ -146,7 +146,7 @@ def missing_inputs(params: Params) -> list[str]:
     """
     from stpp.models.weights import weight_names
 
-    data, weights, found = params.data, params.model.weights, []
+    data, found = params.data, list[str]()
     root = Path(data.root)
     in_project = not root.is_absolute() and ".." not in root.parts
     added = f"`dvc add {root} && git add {root}.dvc`"
@@ -163,14 +163,20 @@ def missing_inputs(params: Params) -> list[str]:
             found.append(f"{path}: list of split.{name} not found; `stpp data lists` imports the published ones")
         elif not _is_copied(path):
             found.append(f"{path}: the list of split.{name} is not in git, and a run works in a copy; `git add splits`")
-    path = Path("weights") / weights
-    added = f"`dvc add {path} && git add {path}.dvc`"
-    known = weights in weight_names(params.model.backbone)
-    if not known and not path.is_file() and not Path(f"{path}.dvc").is_file():
-        found.append(f"{path}: weights (model.weights) not found; use `stpp weights import`, or put the file there")
-    elif not known and not _is_copied(path):
-        found.append(f"{path}: the weights are not in git or DVC, and a run works in a copy; {added}")
+    for model in _networks(params):
+        path = Path("weights") / model.weights
+        added = f"`dvc add {path} && git add {path}.dvc`"
+        known = model.weights in weight_names(model.backbone)
+        if not known and not path.is_file() and not Path(f"{path}.dvc").is_file():
+            found.append(f"{path}: weights (model.weights) not found; use `stpp weights import`, or put the file there")
+        elif not known and not _is_copied(path):
+            found.append(f"{path}: the weights are not in git or DVC, and a run works in a copy; {added}")
     return found
+
+
+def _networks(params: Params) -> list[Model]:
+    """Return the network of the teacher, and that of the students if it is another."""
+    return [params.model, *([params.student] if params.student is not None else [])]
 
 
 def _is_copied(path: Path) -> bool:

@@ -106,8 +106,9 @@ def _defaults() -> dict[str, Any]:
     }
     values = {
         name: {key: one.default for key, one in section.model_fields.items() if not one.is_required()}
+        if isinstance(section, type)
+        else Params.model_fields[name].default  # a section that may be null, and is
         for name, section in sections.items()
-        if section is not None
     }
     return flatten(to_jsonable_python(values))
 

@@ -29,6 +29,8 @@ ONLINE = {
     "runs/unimatch_v2/student": 1.5 + 0.5 / 3,
 }
 """Folders of the models that label images as they learn, with their `cost`."""
+ON_LABELED = ("runs/teacher", "runs/suponly_student/student")
+"""Folders of the models that are trained on D_l alone."""
 ABLATIONS = ("both_sets", *(f"{w}_{part}" for w in ("only", "no") for part in PARTS), "cutout_labeled")
 
 
@@ -53,6 +55,7 @@ def _round(n: int) -> System:
 
 SYSTEMS: dict[str, System] = {
     "suponly": _pipeline("suponly", ("runs/teacher",)),
+    "suponly_student": _pipeline("suponly_student", (ON_LABELED[-1],)),
     "plain": _pipeline("plain", ("runs/teacher", "runs/plain/student")),
     "st": _pipeline("st", ("runs/teacher", "runs/st/student")),
     "student_1": System("dvc.yaml", "runs/evaluation", ("runs/teacher", "runs/student_1", "runs/student")),
@@ -109,12 +112,12 @@ def iterations_per_epoch(out: str, labeled: int, unlabeled: int, batch: int, rat
     """Return the iterations in an epoch of a model's training, counted as `stpp train` counts them.
 
     An epoch has the over-sampled labelled images and the pseudo-labelled images. D_l is doubled below 200 images for
-    the teacher, and repeated ceil(N / M) times for students. Student 1 of ST++ and of the blind pipeline sees the share
+    a teacher, and repeated ceil(N / M) times for students. Student 1 of ST++ and of the blind pipeline sees the share
     `ratio` of the unlabelled images; every other student sees all of them. In online labelling, FixMatch and UniMatch
     an epoch has every unlabelled image once, and half of a batch is unlabelled.
     """
     half = out in ("runs/student_1", "runs/blind/student_1")
-    pseudo = 0 if out == "runs/teacher" else reliable(unlabeled, ratio) if half else unlabeled
+    pseudo = 0 if out in ON_LABELED else reliable(unlabeled, ratio) if half else unlabeled
     if out in ONLINE:
         return unlabeled // (batch // 2)
     return (labeled * copies(labeled, pseudo) + pseudo) // batch

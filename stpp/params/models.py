@@ -135,6 +135,11 @@ class Model(Section):
     precision: Literal["float32", "bfloat16"] = "float32"
     """`bfloat16`: autocast in training and prediction."""
 
+    @property
+    def title(self) -> str:
+        """The network, its backbone and its weights, in a line."""
+        return f"{self.network} on {self.backbone} ({self.weights})"
+
 
 class Loss(Section):
     """The loss on masks, true or pseudo. All means are over the valid pixels of a batch."""
@@ -351,6 +356,9 @@ class Label(Section):
     """Pixels with a lower confidence are ignored (paper, Appendix D: 0.5). `null`: all pixels are labelled, as in ST
     and ST++."""
 
+    soft: bool = False
+    """Keep the probabilities of all classes, too, in steps of 1/255. Students then learn from these in place of the
+    most likely class (distillation)."""
     scales: Annotated[tuple[Scale, ...], Field(min_length=1, max_length=64)] = (0.5, 0.75, 1.0, 1.5, 2.0)
     """Scales of test-time augmentation."""
     flip: bool = True
@@ -441,6 +449,10 @@ class Params(Section):
     data: Data
     split: Split
     model: Model = Model()
+    student: Model | None = None
+    """The network of all students, if it differs from the teacher's, which is `model`: a large network labels for a
+    small one. A key that is left out has its default, not the value of `model`. `null`: students are as `model` says,
+    as in the paper."""
     train: Train = Train()
     augment: Augment = Augment()
     score: Score = Score()

@@ -9,6 +9,7 @@ PARTS = {"jitter": "colour jitter", "grayscale": "greyscale", "blur": "blur", "c
 
 LABELS = {
     "suponly": "SupOnly",
+    "suponly_student": "SupOnly, student's network",
     "teacher": "Teacher (SupOnly)",
     "st": "ST",
     "student_1": "Student 1",
@@ -40,7 +41,7 @@ LABELS = {
 
 TEACHERS = {
     "suponly": "",
-    **dict.fromkeys(("online", "fixmatch", "unimatch", "unimatch_v2"), ""),
+    **dict.fromkeys(("suponly_student", "online", "fixmatch", "unimatch", "unimatch_v2"), ""),
     "stpp": "student_1",
     "blind": "blind_student_1",
     "pixel_2": "pixel_1",

@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from stpp.report.labels import LABELS, foreground, teacher_of
+from stpp.report.labels import LABELS, foreground, one_line, teacher_of
 from stpp.report.statistics import (
     FOREGROUND,
     Counts,
@@ -21,6 +21,7 @@ from stpp.report.statistics import (
     recall,
 )
 from stpp.store.files import read_csv
+from stpp.store.records import RunJson, read
 
 SHORT = 2000
 """With fewer iterations than this, a student with strong augmentation has hardly begun to learn."""
@@ -47,6 +48,8 @@ class Facts:
     """Rank correlation of stability with the true quality of the teacher's masks."""
     rise: float | None = None
     """Median val mIoU in the last third of the teacher's training minus the median in its middle third, in points."""
+    networks: Mapping[str, str] = field(default_factory=dict)
+    """Each model's network, its backbone and weights."""
 
 
 def read_facts(models: Mapping[str, Path], scores: Path | None, classes: Sequence[str]) -> Facts:
@@ -57,8 +60,11 @@ def read_facts(models: Mapping[str, Path], scores: Path | None, classes: Sequenc
     files = {name: folder / "curve.csv" for name, folder in models.items()}
     curves = {name: read_csv(file, ("iteration", "val/miou")) for name, file in files.items() if file.is_file()}
     iterations = {name: int(float(rows[-1]["iteration"])) for name, rows in curves.items()}
+    records = {name: folder / "run.json" for name, folder in models.items()}
+    networks = {name: read(file, RunJson).get("network", "") for name, file in records.items() if file.is_file()}
+    shown = {name: one_line(network, 100) for name, network in networks.items() if network}
     rise = _rise([100 * float(row["val/miou"]) for row in curves.get("suponly", ())])
-    return Facts(classes, iterations, _correlation(scores) if scores else None, rise)
+    return Facts(classes, iterations, _correlation(scores) if scores else None, rise, shown)
 
 
 def _rise(miou: Sequence[float]) -> float | None:
@@ -87,23 +93,13 @@ def verdict(val: Mapping[str, Counts], known: Facts) -> list[str]:
     names = list(val)
     value = {name: float(miou(one.sum(0))) for name, one in val.items()}
     best = max(names, key=lambda name: value[name])
-    images = len(val[best])
     few = {name: length for name in names if (length := known.iterations.get(name, FEW)) < FEW}
     only = {name: c for name, one in val.items() if (c := _only(one)) is not None}
     lines = _untrained(few) + _collapsed(only, val, known.classes)
     if len(only) == len(names):
         return lines
     if len(names) > 1:
-        base = "suponly" if "suponly" in names else names[0]
-        if best == base:
-            lines.append(f"best on val: {_label(best)} ({100 * value[best]:.1f}); self-training gained nothing here")
-        else:
-            gain = bootstrap_gain(val[base], val[best])
-            sure = "more than" if gain.sign > 0 else "no more than"
-            lines.append(
-                f"best on val: {_label(best)}, {in_points(gain)} above {_label(base)}: {sure} the choice of "
-                f"{images} images explains"
-            )
+        lines += _gained(val, value, known.networks)
     if best not in only:
         lines += _foreground(best, val[best], known.classes)
         lines += _never_found(best, val[best], known.classes)
@@ -115,8 +111,37 @@ def verdict(val: Mapping[str, Counts], known: Facts) -> list[str]:
             lines.append(f"{what}more labels would help it, longer training would not (stpp suggest)")
     for student in names:
         teacher = teacher_of(student)
-        if teacher in val and (gain := bootstrap_gain(val[teacher], val[student])).sign < 0:
+        if teacher not in val or known.networks.get(teacher) != known.networks.get(student):
+            continue
+        if (gain := bootstrap_gain(val[teacher], val[student])).sign < 0:
             lines += _below(teacher, student, gain, val, known)
+    return lines
+
+
+def _gained(val: Mapping[str, Counts], value: Mapping[str, float], networks: Mapping[str, str]) -> list[str]:
+    """Return what the best model gained over SupOnly; another sentence names the best model of every other network.
+
+    value: mIoU on val by model. networks: see `Facts`.
+    """
+    base = next((name for name in ("suponly_student", "suponly") if name in val), next(iter(val)))
+    of = {name: networks.get(name, "an unknown network") for name in val}
+    top = {network: max((n for n in val if of[n] == network), key=lambda n: value[n]) for network in of.values()}
+    best, lines = top.pop(of[base]), []
+    if best != base:
+        gain = bootstrap_gain(val[base], val[best])
+        sure = "more than" if gain.sign > 0 else "no more than"
+        lines.append(
+            f"best on val: {_label(best)}, {in_points(gain)} above {_label(base)}: {sure} the choice of "
+            f"{len(val[best])} images explains"
+        )
+    elif list(of.values()).count(of[base]) > 1:
+        lines.append(f"best on val: {_label(best)} ({100 * value[best]:.1f}); self-training gained nothing here")
+    compared = "" if base == "suponly_student" else "; `stpp system use suponly_student` trains equal networks"
+    for network, name in top.items():
+        lines.append(
+            f"best on val of {network}: {_label(name)} ({100 * value[name]:.1f}); {_label(base)} "
+            f"({100 * value[base]:.1f}) is {of[base]}: the difference is not a gain of self-training{compared}"
+        )
     return lines
 
 

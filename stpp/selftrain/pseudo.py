@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stpp.store.masks import IGNORE, Mask
+from stpp.store.masks import IGNORE, Levels, Mask
 
 
 def pseudo_masks(
@@ -41,3 +41,13 @@ def fill(kept: Mask, mask: Mask) -> Mask:
     This is phase 2 of pixel-level selection (paper, Appendix D).
     """
     return np.where(kept == IGNORE, mask, kept)
+
+
+def soft_labels(levels: Levels, labels: Mask, kept: Levels | None) -> Levels:
+    """Return the soft mask of an image (H, W, classes): the predicted `levels`, or those of `kept` where it has any.
+
+    Pixels that `labels` (H, W) ignores have 0 for all classes.
+    """
+    if kept is not None:
+        levels = np.where(kept.any(2, keepdims=True), kept, levels)
+    return np.where((labels == IGNORE)[:, :, None], np.uint8(0), levels)

@@ -1,9 +1,9 @@
-"""The `backbone` stage: stores the weights that the teacher and all students start from; and `backbone list`."""
+"""The `backbone` stage: stores the weights that the teacher or all students start from; and `backbone list`."""
 
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import timm
 import torch
@@ -11,7 +11,7 @@ from typer import Argument, Option
 
 from stpp.models.backbone import RESNETS
 from stpp.models.backbone import backbone as backbone_of
-from stpp.models.build import save
+from stpp.models.build import BackboneMetadata, save
 from stpp.models.vit import VisionTransformer
 from stpp.models.weights import PACKAGED, start_of, weight_names
 from stpp.params.file import load
@@ -19,19 +19,26 @@ from stpp.stages import options
 from stpp.store.files import StppError
 
 Weights = Annotated[Path, Option(help="Folder of local weights files.")]
+Network = Annotated[Literal["model", "student"], Option(help="Section of params.yaml that describes the network.")]
 
 
 def backbone(
-    weights: Weights, out: Annotated[Path, Option(help="File to write.")], params: options.Params = None
+    weights: Weights,
+    out: Annotated[Path, Option(help="File to write.")],
+    network: Network = "model",
+    params: options.Params = None,
 ) -> None:
-    """Find the weights that all trainings start from, and save them to one file.
+    """Find the weights that trainings start from, and save them to one file.
 
     `model.weights` names them: `none`, published weights, the weights that a
-    package ships, or a local file.
+    package ships, or a local file. The file also says which network they are
+    for. With --network student, these are the network and the weights of
+    students; they are those of `model` if `student` is null.
     """
-    model = load(options.params_files(params)).model
+    p = load(options.params_files(params))
+    model = p.student if network == "student" and p.student is not None else p.model
     placed, start = start_of(model, weights)
-    save(out, placed.state, start)
+    save(out, placed.state, BackboneMetadata(model, start))
     whole = "" if all(key.startswith("backbone.") for key in placed.state) else " of a whole network"
     found = f"{len(placed.state)} tensors{whole} from {start}" if placed.state else "no weights: random ones"
     print(f"{model.network} on {model.backbone}: {found}; {out}")

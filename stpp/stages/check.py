@@ -10,7 +10,7 @@ from typing import Annotated
 
 from typer import Option
 
-from stpp.params.file import load
+from stpp.params.file import load, read_yaml
 from stpp.params.models import Params
 from stpp.run.locks import repair
 from stpp.run.resume import root
@@ -29,7 +29,8 @@ def check(
 
     The overlays are the params files in pipelines/, without the presets.
     The files and folders that the parameters name must exist, unless DVC
-    makes or pulls them. No image is opened.
+    makes or pulls them. No image is opened. The file must state every
+    section that the root pipeline watches.
     If DVC is killed while it writes dvc.lock, the file is left incomplete.
     The repair restores the last complete version.
     """
@@ -45,7 +46,7 @@ def check(
             named |= _named(load([*files, overlay]))
         except StppError as error:
             problems |= dict.fromkeys(str(error).split("\n"))
-    problems |= dict.fromkeys(_missing(named))
+    problems |= dict.fromkeys([*_unstated(files[0]), *_missing(named)])
     if problems:
         raise StppError("\n".join(problems))
     if out is not None:
@@ -71,10 +72,25 @@ def _named(p: Params) -> dict[tuple[str, Path], str]:
         if subset is not None and subset.list is not None:
             what = f"no such file; lists must lie in {LISTS}/, which DVC tracks"
             named[f"split.{name}.list", LISTS / subset.list] = what
-    if set(p.model.weights) & {".", "/"}:  # else it is the name of published weights, or `none`
-        what = f"no such file; `stpp backbone list {p.model.backbone}` names the published weights"
-        named["model.weights", WEIGHTS / p.model.weights] = what
+    for section, model in (("model", p.model), ("student", p.student)):
+        if model is not None and set(model.weights) & {".", "/"}:  # else the name of published weights, or `none`
+            what = f"no such file; `stpp backbone list {model.backbone}` names the published weights"
+            named[f"{section}.weights", WEIGHTS / model.weights] = what
     return named
+
+
+def _unstated(params: Path) -> Iterator[str]:
+    """Yield a problem for every section that dvc.yaml watches and a params file lacks.
+
+    DVC would run the stage, and then fail although the section has a default.
+    """
+    stages = read_yaml(Path("dvc.yaml"))["stages"].values() if Path("dvc.yaml").is_file() else ()
+    watched = [name for stage in stages for name in stage.get("params", ()) if isinstance(name, str)]
+    stated = read_yaml(params)
+    for name in dict.fromkeys(one.partition(".")[0] for one in watched):
+        if name not in stated:
+            default = "null" if Params.model_fields[name].default is None else "{}"
+            yield f"{params}: {name}: DVC needs this section in the file; add `{name}: {default}` for the defaults"
 
 
 def _missing(named: Mapping[tuple[str, Path], str]) -> Iterator[str]:

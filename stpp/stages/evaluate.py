@@ -198,11 +198,12 @@ def _write_worst(p: Params, photos: ImageReader, model: Path, ids: list[str], co
     """Write a model's masks of the `evaluate.panels` images with the lowest mIoU as PNGs."""
     folder.mkdir(exist_ok=True)
     where, classes = devices.setup_device(p.runtime), len(photos.dataset.classes)
-    network = fold_batch_norms(build.load_checkpoint(model, p.model, classes).to(where), p.model)
+    network, described = build.load_checkpoint(model, p.model, classes)
+    network = fold_batch_norms(network.to(where), described)
     worst = ImageMaskDataset(photos, [ids[row] for row in worst_first(counts)[: p.evaluate.panels]])
     batches = batches_of_equal_size(worst, p.evaluate.batch_size, p.evaluate.max_pixels)
     loader = prediction_loader(worst, batches, p.runtime, where)
-    for batch in predict_batches([network], loader, p.model, where, evaluation_predictor(p.evaluate)):
+    for batch in predict_batches([network], loader, described, where, evaluation_predictor(p.evaluate)):
         for i, mask in zip(batch.ids, batch.masks[0], strict=True):
             with atomic_write(folder / f"{i}.png") as partial:
                 partial.write_bytes(encode_mask(mask.cpu().numpy(), photos.dataset.palette))
@@ -256,7 +257,8 @@ def _counts(
     """
     where = devices.setup_device(p.runtime)
     classes = len(photos.dataset.classes)
-    network = fold_batch_norms(build.load_checkpoint(model, p.model, classes).to(where), p.model)
+    network, described = build.load_checkpoint(model, p.model, classes)
+    network = fold_batch_norms(network.to(where), described)
     images = ImageMaskDataset(photos, ids)
     mine = distributed.shard(batches_of_equal_size(images, p.evaluate.batch_size, p.evaluate.max_pixels))
     loader = prediction_loader(images, mine, p.runtime, where)
@@ -276,7 +278,7 @@ def _counts(
                     partial.write_bytes(encode_mask(mask.cpu().numpy(), photos.dataset.palette))
 
     scores = measured(
-        network, progress(loader, what, len(mine)), classes, p.model, where, evaluation_predictor(p.evaluate), seen
+        network, progress(loader, what, len(mine)), classes, described, where, evaluation_predictor(p.evaluate), seen
     )
     total = {"matrix": scores.matrix.tolist(), "confidence": distributed.all_reduce(levels).tolist()}
     return total, distributed.all_reduce(counts).cpu().numpy()

@@ -39,7 +39,8 @@ def export(
     if out.exists():
         raise StppError(f"{out}: already exists; remove it, or give another name")
     about = build.read_metadata(model)
-    network = build.load_checkpoint(model, about.model, len(about.classes)).eval()
+    network, _ = build.load_checkpoint(model, about.model, len(about.classes))
+    network.eval()
     if kind is Format.mlflow:
         package(model, about.classes, str(about.start), out)
         print(f"{out}: an MLflow model; to serve it, run `mlflow models serve --env-manager local --model-uri {out}`")

@@ -19,12 +19,14 @@ from stpp.run import distributed
 from stpp.run.lineage import from_json, sha256_of
 from stpp.run.progress import progress
 from stpp.run.resume import Job, recipe_hash
-from stpp.selftrain.pseudo import fill, pseudo_masks
+from stpp.selftrain.pseudo import fill, pseudo_masks, soft_labels
 from stpp.stages import options
 from stpp.stages.stage import Inputs, Recipe, Stage, open_stage
 from stpp.store.files import StppError, raise_problems, read_json, sha256
 from stpp.store.manifest import Dataset, read_dataset, read_user_list
 from stpp.store.masks import (
+    Levels,
+    Mask,
     MaskSet,
     ShardWriter,
     copy_shard,
@@ -72,20 +74,25 @@ def _label(stage: Stage, model: Path, ids: Path, data: Path, keep: Path | None) 
     raise_problems(problems, "label")
     photos = ImageReader(dataset, Path(p.data.root), open_cache(p.runtime, job.folder.parent))
     where = devices.setup_device(p.runtime)
-    network = fold_batch_norms(build.load_checkpoint(model, p.model, len(dataset.classes)).to(where), p.model)
-    kept = MaskSet(keep) if keep else None
+    network, described = build.load_checkpoint(model, p.model, len(dataset.classes))
+    network = fold_batch_norms(network.to(where), described)
+    kept, soft = MaskSet(keep) if keep else None, p.label.soft
+    if soft and kept and not kept.soft:
+        raise StppError(f"{keep}: has no soft masks to keep; make it with label.soft, too")
 
     def label_shard(shard: Path, part: Path, ids: Sequence[str]) -> None:
         images = ImageDataset(photos, ids)
         batches = batches_of_equal_size(images, p.label.batch_size, p.label.max_pixels)
         loader = prediction_loader(images, batches, p.runtime, where)
-        with ShardWriter(shard, part, dataset.palette) as writer:
-            for batch in predict_batches([network], loader, p.model, where, label_predictor(p.label)):
+        with ShardWriter(shard, part, dataset.palette, soft=soft) as writer:
+            for batch in predict_batches([network], loader, described, where, label_predictor(p.label)):
                 nodata = photos.nodata_of(batch.ids, where)
                 decided = pseudo_masks(batch.masks[0], batch.confidence, p.label.threshold, nodata)
-                for i, mask, mean in zip(batch.ids, *decided, strict=True):
-                    labels = fill(kept.read(i), mask) if kept else mask
-                    writer.add(i, labels, mean, window_of(labels.shape[0], labels.shape[1], p.label.max_pixels))
+                levels = batch.by[0].cpu().numpy() if soft else [None] * len(batch.ids)
+                for i, mask, mean, of in zip(batch.ids, *decided, levels, strict=True):
+                    side = window_of(mask.shape[0], mask.shape[1], p.label.max_pixels)
+                    labels, of_classes = _final(kept, i, mask, of)
+                    writer.add(i, labels, mean, side, of_classes)
 
     names = [shard_name(index, p.label.shards) for index in range(p.label.shards)]
     shards = shards_of(sorted(found), p.label.shards)
@@ -122,6 +129,14 @@ def _label(stage: Stage, model: Path, ids: Path, data: Path, keep: Path | None) 
         print(f"warning: {model} labels every pixel of {len(found)} images as {only}: it has learnt nothing")
     stage.run.log({"pseudo/images": float(len(found)), "pseudo/confidence": confidence / len(found)}, 0)
     stage.done(f"{len(found)} masks, mean confidence {confidence / len(found):.2f}", "masks")
+
+
+def _final(kept: MaskSet | None, name: str, mask: Mask, levels: Levels | None) -> tuple[Mask, Levels | None]:
+    """Return the pseudo mask of an image and its soft mask, if any, with the labels of `kept`."""
+    labels = fill(kept.read(name), mask) if kept else mask
+    if levels is None:
+        return labels, None
+    return labels, soft_labels(levels, labels, kept.read_levels(name) if kept else None)
 
 
 def _key(labeller: str, dataset: Dataset, kept: MaskSet | None, shard: Iterable[str]) -> str:

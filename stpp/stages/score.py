@@ -65,7 +65,8 @@ def _score(stage: Stage, checkpoints: Path, data: Path, split: Path) -> None:
         raise StppError(
             f"{checkpoints}: has {len(files)} checkpoints (1.safetensors, 2.safetensors, ...); stability needs two"
         )
-    networks = [fold_batch_norms(build.load_checkpoint(file, p.model, classes).to(where), p.model) for file in files]
+    loaded = [build.load_checkpoint(file, p.model, classes) for file in files]
+    networks, model = [fold_batch_norms(network.to(where), model) for network, model in loaded], loaded[-1][1]
 
     columns = ("id", "stability", "confidence", *p.score.criteria, "quality")
     pixels = tuple(f"pixels_{c}" for c in range(classes))
@@ -77,7 +78,7 @@ def _score(stage: Stage, checkpoints: Path, data: Path, split: Path) -> None:
         batches = batches_of_equal_size(images, p.score.batch_size, p.score.max_pixels)
         loader = prediction_loader(images, batches, p.runtime, where)
         rows: list[tuple[str | float, ...]] = []
-        for batch in predict_batches(networks, loader, p.model, where, decide):
+        for batch in predict_batches(networks, loader, model, where, decide):
             assert batch.truth is not None
             # batch.masks holds M_i1 .. M_iK of the batch's images
             nodata = photos.nodata_of(batch.ids, where)

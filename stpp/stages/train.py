@@ -15,7 +15,7 @@ from stpp.stages.training import OUTS, loss_for, photos_of, start_for, train_net
 from stpp.store.files import read_ids
 from stpp.store.masks import MaskSet
 
-RECIPE = Recipe(__name__, ("model", "train", "augment"))
+RECIPE = Recipe(__name__, ("train", "augment"))
 Pseudo = Annotated[list[Path] | None, Option(help="Mask set of pseudo labels; may be given several times.")]
 
 

@@ -11,7 +11,7 @@ from stpp.stages.stage import Inputs, Recipe, open_stage
 from stpp.stages.training import OUTS, loss_for, photos_of, start_for, train_network
 from stpp.store.files import StppError, read_ids
 
-RECIPE = Recipe(__name__, ("model", "train", "augment", "online"))
+RECIPE = Recipe(__name__, ("train", "augment", "online"))
 
 
 def train_online(

@@ -89,23 +89,25 @@ def train_network(
     kept.
     """
     name, p = stage.name, stage.params
-    dataset, start = photos.dataset, start_for(photos, backbone)
+    dataset, model, start = photos.dataset, build.model_of(backbone), start_for(photos, backbone)
     per_epoch = _say(p, name, samples)
 
     where = devices.setup_device(p.runtime)
     torch.manual_seed(seed_of(p.train.seed, name, "init"))
-    network = build.build(p.model, len(dataset.classes), start.normalization)
-    started = build.load_start_weights(network, p.model, backbone)
-    how = f"{where}, {torch.get_num_threads()} threads, {p.model.precision}"
-    print(f"{name}: {_start(start, network, started)}; {how}", flush=True)
+    network = build.build(model, len(dataset.classes), start.normalization)
+    started = build.load_start_weights(network, model, backbone)
+    how = f"{where}, {torch.get_num_threads()} threads, {model.precision}"
+    stage.about["network"] = model.title
+    print(f"{name}: {model.network} on {model.backbone}, {_start(start, network, started)}; {how}", flush=True)
     stage.run.tag("stpp.start", str(start))
+    stage.run.tag("stpp.network", model.title)
 
-    trainer = Trainer(network, p.train, per_epoch, model=p.model, device=where, role=name, started=started, step=step)
+    trainer = Trainer(network, p.train, per_epoch, model=model, device=where, role=name, started=started, step=step)
     if state := _state_of(stage):
         trainer.load_state_dict(state)
     before = trainer.iteration
     steps = list(trainer.steps.values())
-    about = CheckpointMetadata(p.model, dataset.classes, dataset.palette, start, dataset.reading)
+    about = CheckpointMetadata(model, dataset.classes, dataset.palette, start, dataset.reading)
     hooks = _World(stage, photos, read_ids(split / "val.txt"), about, steps, keep=checkpoints)
     curve = fit(trainer, samples, p.runtime, hooks)
     if not is_main():
@@ -203,7 +205,7 @@ class _World(Hooks):
         return prediction_loader(data, distributed.shard(batches) if share else batches, p.runtime, self.where)
 
     def validate(self, network: torch.nn.Module) -> Scores:
-        model, loader = self.stage.params.model, self._loader(self.shown, share=False)
+        model, loader = self.about.model, self._loader(self.shown, share=False)
         some = predict_batches([network], loader, model, self.where, self.decide) if self.shown.ids else ()
         self.predicted = [pair for batch in some for pair in zip(batch.ids, batch.masks[0], strict=True)]
         return evaluate(network, self.loader, len(self.photos.dataset.classes), model, self.where, self.decide)

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import heapq
 import io
+import math
 import re
 import shutil
 import struct
@@ -13,6 +14,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
+from itertools import islice
 from operator import itemgetter
 from pathlib import Path
 
@@ -28,6 +30,11 @@ from stpp.store.packed import PackedStrings
 IGNORE = 255
 """The class id of ignored pixels, in masks and losses."""
 Mask = NDArray[np.uint8]
+Levels = NDArray[np.uint8]
+"""A soft mask: the probabilities of all classes as levels (H, W, classes) that add up to 255, or are all 0 if ignored.
+
+Like a `Mask`, it has 255 everywhere at a pixel that an augmentation has made ignored.
+"""
 SHARD = re.compile(r"^[\w.-]+\.zip$")
 COLUMNS = ("id", "shard", "sha256", "classes", "confidence", "window")
 """The columns of a mask set's manifest.csv.
@@ -35,6 +42,8 @@ COLUMNS = ("id", "shard", "sha256", "classes", "confidence", "window")
 classes: the pixels of each class, separated by spaces. confidence: the mean over the pixels, in [0, 1]. window: the
 side of the sliding windows in pixels, or empty if the whole image was predicted at once.
 """
+SOFT = "soft"
+"""The last column in a mask set with soft masks: the sha256 of the levels. It is also the suffix of their files."""
 LARGEST = 2**28
 """The largest number of pixels of a mask; images have the same limit."""
 DAMAGED = (
@@ -62,9 +71,9 @@ def shard_name(index: int, shards: int) -> str:
     return f"masks-{index:05d}-of-{shards:05d}.zip"
 
 
-def mask_sha256(mask: Mask) -> str:
+def mask_sha256(mask: Mask | Levels) -> str:
     """Return the sha256 of a mask's shape and pixels; it does not depend on how a file encodes them."""
-    found = hashlib.sha256(f"{mask.shape[0]}x{mask.shape[1]}:".encode())
+    found = hashlib.sha256(f"{'x'.join(map(str, mask.shape))}:".encode())
     found.update(np.ascontiguousarray(mask).data)
     return found.hexdigest()
 
@@ -110,12 +119,12 @@ class ShardWriter:
     is renamed last.
     """
 
-    def __init__(self, shard: Path, part: Path, palette: Sequence[Rgb]) -> None:
+    def __init__(self, shard: Path, part: Path, palette: Sequence[Rgb], *, soft: bool = False) -> None:
         """part: the file for this shard's rows of the manifest, outside the mask set; `merge_manifests` reads it.
 
-        palette: a colour for every class.
+        palette: a colour for every class. soft: whether every mask comes with its levels.
         """
-        self._shard, self._part, self._palette = shard, part, palette
+        self._shard, self._part, self._palette, self._soft = shard, part, palette, soft
         self._last = ""
         self._stack = ExitStack()
 
@@ -126,25 +135,33 @@ class ShardWriter:
             shard = stack.enter_context(atomic_write(self._shard))
             self._archive = stack.enter_context(zipfile.ZipFile(shard, "w", zipfile.ZIP_STORED))
             self._rows = csv.writer(table, lineterminator="\n")
-            self._rows.writerow(COLUMNS)
+            self._rows.writerow((*COLUMNS, SOFT) if self._soft else COLUMNS)
             self._stack = stack.pop_all()
         return self
 
-    def add(self, name: str, mask: Mask, confidence: float, window: int | None = None) -> None:
+    def add(
+        self, name: str, mask: Mask, confidence: float, window: int | None = None, levels: Levels | None = None
+    ) -> None:
         """Add a mask of class ids and its row of the manifest.
 
         name: the id; ids must ascend, else ValueError is raised. confidence: the mean over the mask's pixels, in
         [0, 1]. window: the side in pixels of the windows in which the image was predicted; None if not in windows.
+        levels: the soft mask, in a set with soft masks only.
         """
         if name <= self._last:
             raise ValueError(f"{name} comes after {self._last}: ids must be added in ascending order")
         self._last = name
-        info = zipfile.ZipInfo(f"{name}.png", date_time=(1980, 1, 1, 0, 0, 0))
-        info.external_attr = 0o644 << 16
-        self._archive.writestr(info, encode_mask(mask, self._palette))
+        self._write(f"{name}.png", encode_mask(mask, self._palette))
         pixels = " ".join(map(str, np.bincount(mask[mask != IGNORE], minlength=len(self._palette))))
         row = name, self._shard.name, mask_sha256(mask), pixels, f"{confidence:.6f}", window or ""
-        self._rows.writerow(row)
+        if levels is not None:
+            self._write(f"{name}.{SOFT}", zlib.compress(np.ascontiguousarray(levels).data))
+        self._rows.writerow(row if levels is None else (*row, mask_sha256(levels)))
+
+    def _write(self, file: str, data: bytes) -> None:
+        info = zipfile.ZipInfo(file, date_time=(1980, 1, 1, 0, 0, 0))
+        info.external_attr = 0o644 << 16
+        self._archive.writestr(info, data)
 
     def __exit__(self, *error: object) -> None:
         self._stack.__exit__(*error)  # type: ignore[arg-type]
@@ -172,7 +189,8 @@ def copy_shard(earlier: "MaskSet", ids: Iterable[str], shard: Path, part: Path) 
     """
     with atomic_write(shard) as partial:
         shutil.copyfile(earlier.folder / shard.name, partial)
-    write_csv(part, COLUMNS, ([earlier.rows[name][column] for column in COLUMNS] for name in ids))
+    columns = (*COLUMNS, SOFT) if earlier.soft else COLUMNS
+    write_csv(part, columns, ([earlier.rows[name][column] for column in columns] for name in ids))
 
 
 AT_ONCE = 64
@@ -182,8 +200,8 @@ AT_ONCE = 64
 def merge_manifests(parts: Sequence[Path], out: Path) -> None:
     """Merge the parts of all shards into the manifest of a mask set, sorted by id.
 
-    parts: tables of COLUMNS in the order of ids, as `ShardWriter` writes them. Their number and size are not limited.
-    Raises StppError naming a damaged part.
+    parts: tables of COLUMNS in the order of ids, as `ShardWriter` writes them. Their number and size are not limited;
+    their columns are equal. Raises StppError naming a damaged part.
     """
     if len(parts) > AT_ONCE:
         with tempfile.TemporaryDirectory(dir=out.parent if out.parent.is_dir() else None) as folder:
@@ -192,20 +210,26 @@ def merge_manifests(parts: Sequence[Path], out: Path) -> None:
             for group, whole in zip(groups, merged, strict=True):
                 merge_manifests(group, whole)
             return merge_manifests(merged, out)
-    rows = heapq.merge(*[_part(path) for path in parts], key=itemgetter(0))
-    write_csv(out, COLUMNS, rows)
+    tables = [_part(path) for path in parts]
+    headers = [list(next(table)) for table in tables]
+    if any(header != headers[0] for header in headers):
+        raise StppError(f"{out}: its parts have other columns than each other; rerun the stage that writes it")
+    write_csv(out, headers[0] if headers else COLUMNS, heapq.merge(*tables, key=itemgetter(0)))
     return None
 
 
 def _part(path: Path) -> Iterator[Sequence[str]]:
+    """Yield the header and the rows of a part."""
     try:
         with io.TextIOWrapper(open_regular(path), newline="", encoding="utf-8") as file:
             rows = csv.reader(lines_of(file))
-            if next(rows, None) != list(COLUMNS):
+            header = next(rows, None)
+            if header not in (list(COLUMNS), [*COLUMNS, SOFT]):
                 raise ValueError("not a part of a mask set's manifest")
+            yield header
             last = ""
             for row in rows:
-                if len(row) != len(COLUMNS) or row[0] <= last:
+                if len(row) != len(header) or row[0] <= last:
                     raise ValueError(f"malformed or unsorted row {row[:1]} after {last}")
                 yield row
                 last = row[0]
@@ -215,7 +239,8 @@ def _part(path: Path) -> Iterator[Sequence[str]]:
 
 def _row(values: list[str]) -> dict[str, str]:
     """Return a row of the manifest as a dict. Raises ValueError if the id or the shard is not a valid name."""
-    row = dict(zip(COLUMNS, [*values, ""], strict=False))  # older versions of stpp wrote no window
+    # older versions of stpp wrote no window; most sets have no soft masks
+    row = dict(zip((*COLUMNS, SOFT), [*values, "", ""], strict=False))
     if not ID.match(row["id"]) or not SHARD.match(row["shard"]):
         raise ValueError(f"invalid id {row['id']!r} or shard {row['shard']!r}")
     return row
@@ -230,13 +255,17 @@ class MaskSet:
     """A folder of zip shards and manifest.csv, read by id.
 
     Memory holds 16 bytes per mask: the offset of its row in the manifest, and its offset in the shard, which is known
-    once a mask of that shard was read. No shard stays open. Processes may share a mask set, forked or spawned.
+    once a mask of that shard was read. Soft masks take 8 bytes more. No shard stays open. Processes may share a mask
+    set, forked or spawned.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.rows = read_table(folder / "manifest.csv", COLUMNS[:-1], _row)
-        self._places = np.full(len(self.rows), UNKNOWN, np.int64)
+        self.soft = any(row[SOFT] for row in islice(self.rows.values(), 1))
+        """Whether the set has soft masks."""
+        ends = (".png", f".{SOFT}") if self.soft else (".png",)
+        self._places = {end: np.full(len(self.rows), UNKNOWN, np.int64) for end in ends}
 
     @cached_property
     def ids(self) -> PackedStrings:
@@ -251,32 +280,50 @@ class MaskSet:
         row = self.rows[name]
         shard = self.folder / row["shard"]
         try:
-            mask = decode_mask(self._stored(shard, name))
+            mask = decode_mask(self._stored(shard, name, ".png"))
         except DAMAGED as error:
             raise StppError(f"{shard}: mask {name}: {error}; run `dvc repro` again") from None
         if mask_sha256(mask) != row["sha256"]:
             raise StppError(f"{shard}: mask {name} does not match its hash in manifest.csv; was it edited?")
         return mask
 
-    def _stored(self, shard: Path, name: str) -> bytes:
-        """Return the bytes of an id's PNG in a shard.
+    def read_levels(self, name: str) -> Levels:
+        """Return the soft mask of an id, uint8 (H, W, classes); each pixel adds up to 255, or to 0 if it is ignored.
+
+        Raises as `read` does.
+        """
+        mask, row = self.read(name), self.rows[name]
+        shard, shape = self.folder / row["shard"], (*mask.shape, len(row["classes"].split()))
+        try:
+            inflated = zlib.decompressobj().decompress(self._stored(shard, name, f".{SOFT}"), math.prod(shape) + 1)
+            levels = np.frombuffer(inflated, np.uint8).reshape(shape)
+        except DAMAGED as error:
+            raise StppError(f"{shard}: soft mask {name}: {error}; run `dvc repro` again") from None
+        if mask_sha256(levels) != row[SOFT]:
+            raise StppError(f"{shard}: soft mask {name} does not match its hash in manifest.csv; was it edited?")
+        return levels
+
+    def _stored(self, shard: Path, name: str, end: str) -> bytes:
+        """Return the bytes of an id's file in a shard. end: the suffix of the file.
 
         zipfile reads a shard's directory once; after that only the offsets are kept.
         """
-        at = self.rows.position(name)
-        if self._places[at] == UNKNOWN:
+        at, places = self.rows.position(name), self._places[end]
+        if places[at] == UNKNOWN:
             with open_regular(shard) as file, zipfile.ZipFile(file) as archive:
                 for info in archive.infolist():
-                    if (known := self.rows.find(info.filename.removesuffix(".png"))) is not None:
-                        self._places[known] = info.header_offset
-        if self._places[at] == UNKNOWN:
-            raise KeyError(f"no {name}.png in the archive")
+                    if not info.filename.endswith(end):
+                        continue
+                    if (known := self.rows.find(info.filename.removesuffix(end))) is not None:
+                        places[known] = info.header_offset
+        if places[at] == UNKNOWN:
+            raise KeyError(f"no {name}{end} in the archive")
         with open_regular(shard) as file:
-            file.seek(int(self._places[at]))
+            file.seek(int(places[at]))
             signature, flags, method, size, name_length, extra = LOCAL.unpack(file.read(LOCAL.size))
             if (signature, method) != (b"PK\3\4", zipfile.ZIP_STORED) or flags & ~0x800:
                 raise zipfile.BadZipFile("its entry in the archive was changed")
-            if file.read(name_length) != f"{name}.png".encode():
+            if file.read(name_length) != f"{name}{end}".encode():
                 raise zipfile.BadZipFile("not at its offset in the archive")
             file.seek(extra, io.SEEK_CUR)
             return file.read(min(size, LARGEST))

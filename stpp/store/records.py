@@ -58,6 +58,8 @@ class RunJson(JsonFile):
     setting: Annotated[str, Field(alias="stpp.setting")] = ""
     data_digest: Annotated[str, Field(alias="stpp.data.digest")] = ""
     split_digest: Annotated[str, Field(alias="stpp.split.digest")] = ""
+    network: str = ""
+    """The network that a training trained, as `Model.title` names it."""
 
 
 class EvaluationJson(RunJson):

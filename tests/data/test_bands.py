@@ -303,7 +303,7 @@ def test_pretrained_first_convolutions_are_adapted_as_timm_does(backbone: str, c
     by = build.Normalization((0.4,) * channels, (0.2,) * channels)
     torch.manual_seed(0)
     three = build.build(model, 2).eval()
-    build.save(tmp_path / "start.safetensors", three.state_dict(), build.Start())
+    build.save(tmp_path / "start.safetensors", three.state_dict(), build.BackboneMetadata(model))
     network = build.build(model, 2, by).eval()
     build.load_start_weights(network, model, tmp_path / "start.safetensors")
     first = dict(three.named_modules())[build.first_layer(three)].weight.detach()
@@ -313,7 +313,7 @@ def test_pretrained_first_convolutions_are_adapted_as_timm_does(backbone: str, c
     about = build.CheckpointMetadata(model, ("a", "b"), ((0, 0, 0), (1, 1, 1)), build.Start(normalization=by), reading)
     build.save(tmp_path / "model.safetensors", network.state_dict(), about)
     assert build.read_metadata(tmp_path / "model.safetensors") == about
-    again = build.load_checkpoint(tmp_path / "model.safetensors", model, 2).eval()
+    again = build.load_checkpoint(tmp_path / "model.safetensors", model, 2)[0].eval()
     x = torch.rand(1, channels, 64, 64)
     with torch.inference_mode():
         assert torch.equal(again(x), network(x))

@@ -270,3 +270,29 @@ def test_a_sample_of_unimatch_has_two_strong_views_with_boxes_in_place_of_cutout
         assert not torch.equal(y[4], y[5])
         assert set(y[4:].unique().tolist()) == {0, 1}
     assert not torch.equal(made[0, 0][1][4:], made[1, 0][1][4:])
+
+
+def test_a_soft_mask_goes_through_the_augmentations_as_its_hard_one_and_labelled_pixels_are_sure(
+    photos: ImageReader, tmp_path: Path
+) -> None:
+    """Every class has its own levels here, so the levels of a pixel say which pixel of the hard mask it is."""
+    by_class, rng = np.array([[200, 40, 15], [0, 255, 0], [1, 100, 154]], np.uint8), np.random.default_rng(3)
+    shapes = {name: (photos.dataset.records[name].height, photos.dataset.records[name].width) for name in UNLABELED}
+    masks = {name: rng.choice(np.array([0, 1, 2, 255], np.uint8), shape) for name, shape in shapes.items()}
+    levels = {name: np.vstack([by_class, np.zeros((253, 3), np.uint8)])[mask] for name, mask in masks.items()}
+    sets = [mask_set(tmp_path / "hard", masks, photos.dataset.palette)]
+    sets.append(mask_set(tmp_path / "soft", masks, photos.dataset.palette, levels=levels))
+    labeled = ImageMaskPairs(photos, LABELED)
+    hard, soft = (
+        SelfTrainingDataset(labeled, COPIES, [ImageMaskPairs(photos, UNLABELED, one)], ALWAYS, 0, "student")
+        for one in sets
+    )
+    assert soft.made_of == f"{hard.made_of} (soft)"
+    for epoch, position in ALL:
+        (image, ids), (same, y) = hard[epoch, position], soft[epoch, position]
+        assert torch.equal(image, same)
+        assert y.shape == (3, 16, 16) and y.dtype == torch.uint8
+        shown = by_class if position >= soft.labeled else 255 * np.eye(3, dtype=np.uint8)
+        expected = np.vstack([shown, np.zeros((253, 3), np.uint8)])[ids.numpy()]
+        assert np.array_equal(y.numpy(), expected.transpose(2, 0, 1))
+    assert (soft[0, len(soft) - 1][1].sum(0) == 0).any(), "CutOut and padding are ignored"

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stpp.engine.losses import by_frequency, cross_entropy, loss_of
+from stpp.engine.predict import levels_of
 from stpp.params.models import Loss
 
 CLASSES = 4
@@ -23,6 +24,20 @@ LOSSES = {
     "all": Loss(class_weights=WEIGHTS, ohem=0.3, dice=1.5),
 }
 FEW = settings(max_examples=30, deadline=None)
+
+
+def numpy_soft_loss(chosen: Loss, logits: NDArray[Any], levels: NDArray[Any]) -> float:
+    """Compute the loss against levels, pixel by pixel. The Dice loss is that of the most likely class."""
+    weights = chosen.class_weights if isinstance(chosen.class_weights, tuple) else (1.0,) * CLASSES
+    log_p, of_pixels = np.log(np.exp(logits) / np.exp(logits).sum(1, keepdims=True)), list[float]()
+    y = np.where(levels.sum(1) == 0, 255, levels.argmax(1))
+    for b in range(len(y)):
+        terms = list[float]()
+        for v, u in np.argwhere(y[b] != 255):
+            terms.append(-sum(weights[c] * levels[b, c, v, u] / 255 * log_p[b, c, v, u] for c in range(CLASSES)))
+        of_pixels += sorted(terms, reverse=True)[: math.ceil((chosen.ohem or 1) * len(terms))]
+    mean = sum(of_pixels) / max(1, len(of_pixels))
+    return mean + numpy_loss(chosen, logits, y) - numpy_loss(chosen.model_copy(update={"dice": 0.0}), logits, y)
 
 
 def numpy_loss(chosen: Loss, logits: NDArray[Any], y: NDArray[Any]) -> float:
@@ -62,6 +77,25 @@ def test_a_loss_equals_its_formula_and_ignored_pixels_have_no_gradient(drawn: tu
     assert loss.item() == pytest.approx(numpy_loss(LOSSES[name], x.detach().double().numpy(), y.numpy()), rel=1e-4)
     assert x.grad is not None and x.grad.isfinite().all()
     assert not x.grad[(y == 255)[:, None].expand_as(x)].any()
+
+
+@FEW
+@given(logits_and_masks(), st.sampled_from([*sorted(LOSSES), "plain"]))
+def test_the_loss_against_soft_masks_equals_its_formula_and_that_of_sure_ones_is_the_loss_of_their_classes(
+    drawn: tuple[Tensor, Tensor], name: str
+) -> None:
+    x, y = drawn
+    chosen = LOSSES.get(name, Loss())
+    loss = loss_of(chosen, chosen.class_weights)
+    sure = (255 * (y[:, None] == torch.arange(CLASSES)[:, None, None])).to(torch.uint8)
+    torch.testing.assert_close(loss(x, sure, sure), loss(x, y, y))
+    soft = levels_of(torch.rand_like(x).detach().softmax(1)).permute(0, 3, 1, 2) * (y != 255)[:, None]
+    found = loss(x, soft, soft)
+    found.backward()
+    assert found.item() == pytest.approx(numpy_soft_loss(chosen, x.detach().double().numpy(), soft.numpy()), rel=1e-4)
+    assert x.grad is not None and not x.grad[(y == 255)[:, None].expand_as(x)].any()
+    parts = [loss(*part, soft) for part in zip(x.split(1), soft.split(1), strict=True)]
+    torch.testing.assert_close(sum(parts), found)
 
 
 @FEW

@@ -23,6 +23,7 @@ from stpp.engine.predict import (
     describe,
     evaluation_predictor,
     fold_batch_norms,
+    levels_of,
     mask_predictor,
     normalized,
     single_pass,
@@ -370,3 +371,16 @@ def test_describe_names_resolution_windows_scales_and_flip() -> None:
     assert describe(Evaluate()) == "original resolution, whole images, one scale"
     both = describe(Evaluate(window=769, scales=(0.5, 1.0), flip=True))
     assert both == "original resolution, windows of 769 at 512, scales 0.5, 1 and flip"
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(2, 255), st.sampled_from([1e-3, 1.0, 30.0]), st.integers(0, 2**32 - 1))
+def test_levels_add_up_to_255_and_are_within_one_of_the_probabilities(classes: int, spread: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    p = (spread * torch.randn(2, classes, 3, 4, generator=generator)).softmax(1)
+    levels = levels_of(p).numpy()
+    assert levels.shape == (2, 3, 4, classes) and levels.dtype == np.uint8
+    assert (levels.sum(3, dtype=int) == 255).all()
+    assert np.abs(levels - 255 * p.permute(0, 2, 3, 1).double().numpy()).max() < 1.001
+    sure = torch.eye(classes)[:, :, None, None]
+    assert np.array_equal(levels_of(sure)[:, 0, 0], 255 * np.eye(classes))

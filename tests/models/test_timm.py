@@ -100,8 +100,9 @@ def test_the_weights_of_the_package_fit_timms_network_in_order(tmp_path: Path) -
     placed, start = start_of(LITE, tmp_path)
     known = PACKAGED[LITE.backbone]
     assert start == build.Start("package", known.package, "Apache-2.0", Normalization((0.5,) * 3, (0.5,) * 3))
-    build.save(tmp_path / "backbone.safetensors", placed.state, start)
+    build.save(tmp_path / "backbone.safetensors", placed.state, build.BackboneMetadata(LITE, start))
     assert build.start_of(tmp_path / "backbone.safetensors") == start
+    assert build.model_of(tmp_path / "backbone.safetensors") == LITE
 
     network = build.build(LITE, 4)
     started = build.load_start_weights(network, LITE, tmp_path / "backbone.safetensors")
@@ -151,9 +152,10 @@ def test_a_checkpoint_keeps_its_normalisation_and_an_old_one_has_that_of_imagene
     about = build.CheckpointMetadata(LITE, ("a", "b"), ((0, 0, 0), (1, 1, 1)), build.Start("x", normalization=by))
     build.save(tmp_path / "m.safetensors", network.state_dict(), about)
     assert build.read_metadata(tmp_path / "m.safetensors") == about
-    loaded = build.load_checkpoint(tmp_path / "m.safetensors", Model(), 2)
+    loaded, said = build.load_checkpoint(tmp_path / "m.safetensors", Model(), 2)
+    assert said == LITE
     torch.testing.assert_close(loaded.get_buffer("pixel_mean").flatten(), torch.tensor(by.mean))
 
     build.save(tmp_path / "old.safetensors", network.state_dict())
-    before = build.load_checkpoint(tmp_path / "old.safetensors", LITE, 2)
+    before, _ = build.load_checkpoint(tmp_path / "old.safetensors", LITE, 2)
     torch.testing.assert_close(before.get_buffer("pixel_std").flatten(), torch.tensor(IMAGENET.std))

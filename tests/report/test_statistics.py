@@ -1,5 +1,6 @@
 """Tests of intervals over seeds and images against formulas and loops, and of the verdict on a run."""
 
+import json
 import math
 import random
 from pathlib import Path
@@ -171,6 +172,21 @@ def test_a_student_below_its_teacher_gives_a_warning_with_likely_causes() -> Non
     assert [word in cause for word, cause in zip(("150 iterations", "0.05", "pole"), causes, strict=True)] == [True] * 3
     lines = verdict({"suponly": GOOD, "st": BAD}, Facts(CLASSES, {}))
     assert "self-training gained nothing" in lines[0] and "other seeds" in lines[2]
+
+
+def test_models_of_different_networks_are_not_compared_as_a_gain_of_self_training(tmp_path: Path) -> None:
+    networks = {"suponly": "dpt on large (x)", "st": "pspnet on small (y)", "suponly_student": "pspnet on small (y)"}
+    for name, network in networks.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(json.dumps({"run_id": None, "network": network}))
+    known = read_facts({name: tmp_path / name for name in networks}, None, CLASSES)
+    teacher, small = counted(80, 0.8, 5), counted(80, 0.4, 8)
+    (line,) = verdict({"suponly": teacher, "st": BAD}, known)
+    assert line.startswith("best on val of pspnet on small (y): ST (") and "SupOnly (" in line
+    assert "is dpt on large (x): the difference is not a gain of self-training; `stpp system use" in line
+    gained, line = verdict({"suponly": teacher, "suponly_student": small, "st": BAD}, known)
+    assert f"best on val: ST, +{100 * bootstrap_gain(small, BAD).mean:.1f}" in gained and "network: more than" in gained
+    assert line.startswith("best on val of dpt on large (x): SupOnly (") and line.endswith("self-training")
 
 
 @pytest.mark.parametrize(

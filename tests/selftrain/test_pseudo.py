@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from stpp.selftrain.pseudo import fill, pseudo_masks
+from stpp.selftrain.pseudo import fill, pseudo_masks, soft_labels
 
 Scores = NDArray[np.float32]
 SCORES = hnp.arrays(
@@ -81,3 +81,16 @@ def test_fill_labels_only_the_ignored_pixels(kept: NDArray[np.uint8], mask: NDAr
     filled = fill(kept, mask)
     assert filled.dtype == np.uint8
     assert all(filled[p] == (mask[p] if kept[p] == 255 else kept[p]) for p in np.ndindex(3, 4))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_soft_labels_keep_what_is_kept_and_are_0_where_the_mask_is_ignored(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    levels, labels = rng.integers(1, 256, (3, 4, 5)).astype(np.uint8), rng.choice(np.uint8([1, 255]), (3, 4))
+    kept = rng.integers(1, 256, (3, 4, 5)).astype(np.uint8) * rng.integers(0, 2, (3, 4, 1)).astype(np.uint8)
+    for old in (None, kept):
+        found = soft_labels(levels, labels, old)
+        for p in np.ndindex(3, 4):
+            given_ = levels[p] if old is None or not old[p].any() else old[p]
+            assert np.array_equal(found[p], 0 * given_ if labels[p] == 255 else given_)

@@ -35,6 +35,7 @@ def module(command: tuple[str, ...]) -> list[str]:
 
 @pytest.fixture
 def trained(prepared: Project) -> Project:
+    prepared.params(label={"soft": True})
     prepared.run(*module(TRAIN), "--out", "runs/teacher")
     return prepared
 

@@ -150,7 +150,7 @@ def test_a_checkpoint_with_metadata_is_evaluated_with_any_model_parameters(prepa
     about = build.CheckpointMetadata(MODEL, ("a", "b", "c", "d", "e", "f"), ((0, 0, 0),) * 6)
     build.save(checkpoint, build.load(MODEL, 6, checkpoint).state_dict(), about)
     with (prepared.folder / "params.yaml").open("w") as file:
-        YAML().dump(TINY | {"model": {"network": "pspnet", "output_stride": 16}}, file)
+        YAML().dump(TINY | {"model": {"network": "pspnet", "output_stride": 16, "precision": "bfloat16"}}, file)
     prepared.run(
         *[
             "stpp",

@@ -70,7 +70,7 @@ def change(project: Project, name: str) -> None:
 def labelled_once(prepared_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = project_in(tmp_path_factory.mktemp("labelled") / "project")
     shutil.copytree(prepared_once, made.folder, symlinks=True, dirs_exist_ok=True)
-    made.params(model={"backbone": BACKBONE})
+    made.params(model={"backbone": BACKBONE}, label={"soft": True})
     draw_weights(made, 0)
     assert label(made) == 0
     return made.folder
@@ -79,7 +79,7 @@ def labelled_once(prepared_once: Path, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture
 def labelled(labelled_once: Path, project: Project) -> Project:
     shutil.copytree(labelled_once, project.folder, symlinks=True, dirs_exist_ok=True)
-    project.params(model={"backbone": BACKBONE})
+    project.params(model={"backbone": BACKBONE}, label={"soft": True})
     return project
 
 

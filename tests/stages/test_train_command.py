@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from small import Project
 
+from stpp.deploy.predictor import Predictor
 from stpp.store.files import read_json
+from stpp.store.masks import MaskSet
 
 
 def miou(project: Project, model: str, subset: str) -> float:
@@ -28,6 +31,31 @@ def test_the_model_is_the_kept_epoch_and_its_metrics_equal_an_evaluation(
     assert val["miou_best"] >= val["miou_last"]
     of_epochs = [miou(prepared, f"runs/teacher/checkpoints/{j}.safetensors", "val") for j in (1, 2, 3)]
     assert [max(of_epochs), of_epochs[-1]] == pytest.approx([val["miou_best"], val["miou_last"]])
+
+
+def test_a_student_learns_from_soft_masks_of_its_teacher(prepared: Project) -> None:
+    prepared.params(
+        label={"soft": True, "threshold": 0.25, "scales": [1.0], "flip": False},
+        train={"loss": {"class_weights": "frequency", "ohem": 0.5, "dice": 1.0}},
+    )
+    common = "--data runs/data --split runs/split"
+    train = f"stpp train {common} --backbone runs/backbone.safetensors"
+    prepared.run(*f"{train} --name teacher --out runs/teacher".split())
+    model, ids = prepared.folder / "runs/teacher/model.safetensors", "--ids runs/split/unlabeled.txt"
+    prepared.run(*f"stpp label --model {model} {ids} {common} --out runs/label".split())
+    masks, predictor = MaskSet(prepared.folder / "runs/label/masks"), Predictor(model, torch.device("cpu"))
+    for name in masks.ids:
+        image = np.array(Image.open(prepared.folder / f"data/toy/images/{name}.png").convert("RGB"))
+        p, mask, levels = (
+            predictor.probabilities(image).permute(1, 2, 0).numpy(),
+            masks.read(name),
+            masks.read_levels(name),
+        )
+        assert np.array_equal(levels.sum(2, dtype=int), np.where(mask == 255, 0, 255))
+        assert np.abs(levels - 255 * p)[mask != 255].max(initial=0) < 1.01
+    said = prepared.run(*f"{train} --name student --pseudo runs/label/masks --out runs/student".split())
+    assert "pseudo-labelled (soft); " in said
+    assert 0 < read_json(prepared.folder / "runs/student/metrics.json")["train_loss"] < 10
 
 
 def test_class_weights_by_frequency_count_the_labelled_masks_and_a_wrong_number_of_weights_is_refused(

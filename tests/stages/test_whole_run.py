@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from small import OWN, Project, ran
 
+from stpp.models import build
 from stpp.store.files import digest, read_csv, read_ids, read_json
 from stpp.tracking.client import client
 
@@ -20,7 +21,7 @@ def test_st_plus_plus_and_st_run_and_no_stage_runs_twice(project: Project) -> No
     project.env.pop("STPP_TRACKING")
     folder = project.folder
     everything = [stage.split(":")[-1] for stage in ran(project.run("dvc", "repro"))]
-    assert len(everything) == 13
+    assert len(everything) == 14
     for name in ("draw", "prepare", "split", "train_teacher", "score", "select", "train_student", "report"):
         assert name in everything
     assert len(list((folder / "runs/teacher/checkpoints").iterdir())) == 3
@@ -178,12 +179,24 @@ def test_own_photographs_need_no_masks_if_they_are_unlabelled(project: Project) 
     assert read_csv(project.folder / "runs/score/quality.csv", ("id", "miou")) == []
 
 
-def test_st_plus_plus_runs_on_a_frozen_vision_transformer(project: Project) -> None:
+def test_a_frozen_vision_transformer_labels_for_students_of_another_network(project: Project) -> None:
     torch.save(timm.create_model("test_vit").state_dict(), project.folder / "weights/vit.pth")
-    project.params(model={"network": "dpt", "backbone": "test_vit", "weights": "vit.pth", "freeze": True})
+    large = {"network": "dpt", "backbone": "test_vit", "weights": "vit.pth", "freeze": True}
+    project.params(model=large, student={"backbone": "test_resnet", "output_stride": 16, "precision": "bfloat16"})
     project.run("dvc", "repro", "-q")
-    teacher, student = (load_file(project.folder / f"runs/{name}/model.safetensors") for name in ("teacher", "student"))
-    assert teacher.keys() == student.keys()
-    equal = {name for name in teacher if torch.equal(teacher[name], student[name])}
-    assert equal == {name for name in teacher if name.startswith("backbone.")}
-    assert 0 <= read_json(project.folder / "runs/evaluation/metrics.json")["val"]["stpp"]["miou"] <= 1
+    first, last = (load_file(project.folder / f"runs/teacher/checkpoints/{j}.safetensors") for j in (1, 3))
+    frozen = {name for name in first if torch.equal(first[name], last[name])}
+    assert frozen == {name for name in first if name.startswith("backbone.")}
+    files = [project.folder / f"runs/{name}/model.safetensors" for name in ("teacher", "student_1", "student")]
+    said = [build.read_metadata(file) for file in files]
+    networks = [("dpt", "test_vit", "float32"), *2 * [("deeplabv3plus", "test_resnet", "bfloat16")]]
+    assert [(one.model.network, one.model.backbone, one.model.precision) for one in said] == networks
+    assert said[0].start.normalization != said[1].start.normalization == said[2].start.normalization
+    assert read_json(project.folder / "runs/evaluation/metrics.json")["val"].keys() == {"suponly", "student_1", "stpp"}
+    audit = project.run("stpp", "audit", "--offline", "runs/student/model.safetensors")
+    assert "no contradictions" in audit
+    assert "deeplabv3plus on test_resnet (none)" in audit and "dpt on test_vit (vit.pth)" in audit
+
+    # another student retrains no teacher
+    project.params(model=large, student={"backbone": "test_resnet", "output_stride": 8})
+    assert ran(project.run("dvc", "repro", "train_student_1")) == ["backbone_student", "train_student_1"]
