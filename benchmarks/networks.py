@@ -258,7 +258,7 @@ def engines(images: int = 4, repeats: int = 2) -> list[Row]:
         if find_spec("openvino"):
             files["openvino"] = Path(folder) / "m.xml"
             to_openvino(one, about, files["openvino"])
-        ways = {}
+        ways: dict[str, Callable[[], object]] = {}
         for engine, file in files.items():
             predictor = Predictor(file, torch.device("cpu"), engine=engine)
             predictor.mask(photos[0])  # engines prepare a size when they first see it
