@@ -1,8 +1,6 @@
 """Measure scoring, pseudo labelling, a training step and evaluation with DeepLabv3+ ResNet-50 against plain code.
 
-Exported models are measured against torch.
-
-python benchmarks/networks.py [score | label | step | evaluate | engines]
+python benchmarks/networks.py [score | label | step | evaluate]
 """
 
 import argparse
@@ -15,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,14 +26,11 @@ from torch import nn
 
 from stpp.data.datasets import ImageDataset, ImageMaskDataset, ImageReader
 from stpp.data.loaders import batches_of_equal_size, prediction_loader
-from stpp.deploy.engines import Engine
-from stpp.deploy.export import to_onnx, to_openvino
-from stpp.deploy.predictor import Predictor
 from stpp.engine.device import autocast, keep_freed_memory
 from stpp.engine.evaluate import BatchMasks, evaluate, predict_batches
 from stpp.engine.fit import supervised
 from stpp.engine.predict import LARGE, MaskPredictor, fold_batch_norms, label_predictor, mask_predictor, single_pass
-from stpp.models.build import CheckpointMetadata, build, save
+from stpp.models.build import build
 from stpp.params.models import Label, Model, Runtime
 from stpp.selftrain.pseudo import pseudo_masks
 from stpp.selftrain.stability import stabilities
@@ -244,46 +238,7 @@ def evaluation(images: int = 256 if ON_GPU else 4, repeats: int = 2) -> list[Row
         )
 
 
-def engines(images: int = 4, repeats: int = 2) -> list[Row]:
-    """Time exported models on the CPU against `stpp predict` with torch, in float32."""
-    classes = tuple(map(str, range(CLASSES)))
-    about = CheckpointMetadata(MODELS["float32"], classes, tuple((i, i, i) for i in range(CLASSES)))
-    one, draws = network(0).cpu(), np.random.default_rng(0)
-    photos = [draws.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8) for _ in range(images)]
-    found: dict[str, list[NDArray[np.uint8]]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        files: dict[Engine, Path] = {"torch": Path(folder) / "m.safetensors", "onnxruntime": Path(folder) / "m.onnx"}
-        save(files["torch"], one.state_dict(), about)
-        to_onnx(one, about, files["onnxruntime"])
-        if find_spec("openvino"):
-            files["openvino"] = Path(folder) / "m.xml"
-            to_openvino(one, about, files["openvino"])
-        ways: dict[str, Callable[[], object]] = {}
-        for engine, file in files.items():
-            predictor = Predictor(file, torch.device("cpu"), engine=engine)
-            predictor.mask(photos[0])  # engines prepare a size when they first see it
-            ways[engine] = partial(_masks, predictor, photos, found.setdefault(engine, []))
-        times = seconds(ways, repeats)
-    rows = []
-    for engine in list(files)[1:]:
-        off = float(np.mean([np.mean(a != b) for a, b in zip(found[engine], found["torch"], strict=True)]))
-        assert off < 0.001, (engine, off)
-        said = f"{off:.3%} of pixels differ from torch"
-        rows.append(row(f"prediction, {engine}", "images/s", images, times["torch"], times[engine], 1.0, said))
-    return rows
-
-
-def _masks(predictor: Predictor, photos: list[NDArray[np.uint8]], found: list[NDArray[np.uint8]]) -> None:
-    found[:] = [predictor.mask(photo).numpy() for photo in photos]
-
-
-PARTS = {
-    "score": scoring,
-    "label": pseudo_labelling,
-    "step": training_step,
-    "evaluate": evaluation,
-    "engines": engines,
-}
+PARTS = {"score": scoring, "label": pseudo_labelling, "step": training_step, "evaluate": evaluation}
 
 
 def run() -> list[Row]:
