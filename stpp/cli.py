@@ -82,7 +82,9 @@ COMMANDS = {
     "show": Command("show:show", "Print the mIoU of every evaluated system, and its gain over SupOnly."),
     "audit": Command("audit:audit", "Trace models back to the images they were trained on, and check every hash."),
     "predict": Command("predict:predict", "Predict masks of any images: PNGs of class ids in the model's colours."),
-    "export": Command("export:export", "Write a checkpoint for ONNX Runtime, torch.export or `mlflow models serve`."),
+    "export": Command(
+        "export:export", "Write a checkpoint for ONNX Runtime, OpenVINO, torch.export or `mlflow models serve`."
+    ),
     "suggest": Command(
         "suggest:suggest", "Suggest which unlabelled images are most worth a mask, or which masks to check."
     ),

@@ -97,7 +97,8 @@ class Project:
             wait_for(f"{address}{answers}", process)
             yield address
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has ended by itself
+                os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
 
     def cold(self) -> "Project":

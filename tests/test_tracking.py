@@ -264,6 +264,32 @@ def test_the_champion_is_beaten_only_by_a_better_model_on_the_same_images(
     assert {(m.key, m.dataset_digest) for m in metrics} == {("val/miou_final", VAL), ("val/miou_final", "w" * 32)}
 
 
+def test_a_version_becomes_loadable_once_and_keeps_a_persons_description(root: Path, params: Params) -> None:
+    with track("student", "k", params, params, TAGS, root, root / "memory") as run:
+        run.log({"val/miou": 0.5}, 1)
+    (root / "run.json").write_text(json.dumps({"run_id": run.run_id, "stage": "student"}))
+    final, written = measured_as(Measured(0.5, VAL, "whole")), []
+
+    def write(folder: Path) -> None:
+        written.append(folder)
+        folder.mkdir()
+        (folder / "README.md").write_text("card")
+
+    def version() -> Any:
+        return client(root).get_model_version_by_alias("tiny", "champion")
+
+    register(root / "run.json", "tiny", final, root, "card")
+    assert version().description == "card" and not written
+    client(root).update_model_version("tiny", "1", "mine")
+    for _ in range(2):
+        register(root / "run.json", "tiny", final, root, "card", write)
+    assert (version().version, version().description, len(written)) == (1, "mine", 1)
+    [card] = root.glob("mlartifacts/tiny/models/*/artifacts/README.md")
+    assert card.read_text() == "card"
+    tags = client(root).get_logged_model(version().source.removeprefix("models:/")).tags
+    assert tags["stpp.loadable"] == "pyfunc" and "mlflow.model.isExternal" not in tags
+
+
 def test_checkpoints_are_logged_models_with_their_metrics_once(root: Path, params: Params) -> None:
     with track("teacher", "k", params, params, TAGS, root, root / "memory") as run:
         run.log({"val/miou": 0.2}, 2)

@@ -1,14 +1,16 @@
-"""Export of checkpoints to ONNX and torch.export, with dynamic batch size, height and width."""
+"""Export of checkpoints to ONNX, OpenVINO and torch.export, with dynamic batch size, height and width."""
 
 import contextlib
 import copy
 import io
 import json
+import tempfile
 import warnings
-from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from timm.layers.conv2d_same import Conv2dSame
@@ -16,22 +18,44 @@ from timm.layers.pool2d_same import AvgPool2dSame
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from stpp.deploy.engines import INPUT, MASK, OUTPUT, Run, onnx_session, openvino_core, run_onnx, run_openvino
 from stpp.models.build import CheckpointMetadata
 from stpp.store.files import StppError, atomic_write
 from stpp.store.reading import as_json
 
-INPUT, OUTPUT = "image", "logits"
-"""The names of the exported network's input and output."""
 SMALLEST, LARGEST = 32, 16384
 """The smallest and largest height and width in pixels that the exported network accepts."""
 SIZES = ((1, 65, 97), (2, 128, 96), (1, 33, 200))
 """The inputs on which an exported network is compared with the original: batch, height, width."""
-TOLERANCE = 1e-4
-"""The largest difference allowed between the exported network's logits and the original's.
+TOLERANCE, HALF_TOLERANCE = 1e-4, 1e-2
+"""The largest differences allowed between the exported network's logits and the original's, in float32 and float16.
 
-It is relative to the largest absolute logit, or absolute if that is below 1. Both compute in float32, but with
-different kernels.
+They are relative to the largest absolute logit, or absolute if that is below 1. The original computes in float32.
 """
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What an exported graph computes, beside the network and the normalisation of its input."""
+
+    argmax: bool = False
+    """Return class ids, uint8 (B, H, W), in place of logits, float32 (B, classes, H, W)."""
+    half: bool = False
+    """Weights of float16. ONNX and torch also compute in float16, OpenVINO in what the processor does best."""
+
+    @property
+    def output(self) -> str:
+        return MASK if self.argmax else OUTPUT
+
+
+class Difference(NamedTuple):
+    """How far an exported graph is from the network."""
+
+    logits: float
+    """The largest absolute difference of logits; with the arg max in the graph, the largest difference between the
+    highest logit of a pixel and that of its class."""
+    pixels: float
+    """The share of pixels whose class differs, in [0, 1]."""
 
 
 class GridMeans(nn.Module):
@@ -88,22 +112,26 @@ def _same_pool(pool: AvgPool2dSame) -> nn.Sequential:
 
 
 class FromPixels(nn.Module):
-    """A network that normalises its input itself: (B, channels, H, W) float32 in 0..1 -> logits (B, classes, H, W)."""
+    """A network that normalises its input itself: (B, channels, H, W) float32 in 0..1 -> what `graph` says."""
 
     pixel_mean: Tensor
     pixel_std: Tensor
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, graph: Graph = Graph()) -> None:
         super().__init__()
+        self.graph = graph
         own = copy.deepcopy(network).to("cpu", torch.float32)
         # torch.export would save weights in channels-last memory as views of other tensors.
         self.network = _exportable(own).to(memory_format=torch.contiguous_format).eval()
         for name in ("pixel_mean", "pixel_std"):
             self.register_buffer(name, self.network.get_buffer(name).clone())
+        if graph.half:
+            self.network.half()
 
     def forward(self, image: Tensor) -> Tensor:
-        out: Tensor = self.network((image - self.pixel_mean) / self.pixel_std)
-        return out
+        x = (image - self.pixel_mean) / self.pixel_std
+        out: Tensor = self.network(x.half()).float() if self.graph.half else self.network(x)
+        return out.argmax(1).to(torch.uint8) if self.graph.argmax else out
 
 
 def _exportable(network: nn.Module) -> nn.Module:
@@ -119,49 +147,98 @@ def _exportable(network: nn.Module) -> nn.Module:
     return network
 
 
-def to_torch_export(network: nn.Module, about: CheckpointMetadata, path: Path) -> float:
-    """Write the network as a torch.export program (.pt2); return the largest difference of its logits.
+def to_torch_export(network: nn.Module, about: CheckpointMetadata, path: Path, graph: Graph = Graph()) -> Difference:
+    """Write the network as a torch.export program (.pt2); return how far the loaded file is from the network.
 
-    The difference is taken between the loaded file and the network. Raises StppError, and writes nothing, if it is more
-    than rounding.
+    Raises StppError, and writes nothing, if that is more than rounding.
     """
-    program = _program(network)
+    program = _program(network, graph)
     with atomic_write(path) as partial:
         buffer = io.BytesIO()  # in memory first: torch's own file writer hides a full disk
-        torch.export.save(program, buffer, extra_files={"stpp.json": json.dumps(_described(network, about))})
+        torch.export.save(program, buffer, extra_files={"stpp.json": json.dumps(_described(network, about, graph))})
         partial.write_bytes(buffer.getbuffer())
         loaded = torch.export.load(io.BytesIO(partial.read_bytes())).module()
-        return _compared(network, loaded, path)
+        return _compared(network, loaded, path, graph)
 
 
-def to_onnx(network: nn.Module, about: CheckpointMetadata, path: Path) -> float:
-    """Write the network as ONNX (opset 20); return the largest difference of its logits.
+def to_onnx(network: nn.Module, about: CheckpointMetadata, path: Path, graph: Graph = Graph()) -> Difference:
+    """Write the network as ONNX (opset 20); return how far the file is from the network in ONNX Runtime.
 
-    The difference is taken between ONNX Runtime and the network. Raises StppError, and writes nothing, if it is more
-    than rounding. Raises StppError if a needed package is not installed.
+    Raises StppError, and writes nothing, if that is more than rounding. Raises StppError if a needed package is not
+    installed.
     """
+    model = _onnx(network, graph)
+    for key, value in _described(network, about, graph).items():
+        model.metadata_props.add(key=key, value=json.dumps(value))
+    with atomic_write(path) as partial:
+        partial.write_bytes(model.SerializeToString())
+        return _compared(network, run_onnx(onnx_session(partial.read_bytes())), path, graph)
+
+
+def to_openvino(network: nn.Module, about: CheckpointMetadata, path: Path, graph: Graph = Graph()) -> Difference:
+    """Write the network for OpenVINO (path: *.xml, the weights in *.bin); return how far OpenVINO is from the network.
+
+    Raises as `to_onnx` does.
+    """
+    core = openvino_core()
+    import openvino
+
+    model = core.read_model(_onnx(network, Graph(graph.argmax)).SerializeToString())
+    _resize_as_torch(model)
+    for key, value in _described(network, about, graph).items():
+        model.set_rt_info(json.dumps(value), ["stpp", key])
+    with atomic_write(path) as text, atomic_write(path.with_suffix(".bin")) as weights:
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            written = Path(folder) / "m.xml"
+            openvino.save_model(model, written, compress_to_fp16=graph.half)
+            written.rename(text)
+            written.with_suffix(".bin").rename(weights)
+        return _compared(
+            network, run_openvino(core, core.read_model(text.read_bytes(), weights.read_bytes())), path, graph
+        )
+
+
+def _resize_as_torch(model: Any) -> None:
+    """Replace the resizing of a transformer's position embedding (bicubic, antialiased) in a model of OpenVINO.
+
+    OpenVINO leaves out `antialias` of ONNX: logits would differ by 2 %. torch resizes as Pillow does.
+    """
+    from openvino import opset11
+    from openvino.utils import replace_node
+
+    for node in model.get_ops():
+        how = node.get_attributes() if node.get_type_name() == "Interpolate" else {}
+        if how.get("antialias") and how["mode"] == "cubic":
+            axes = np.array([2, 3])
+            size = opset11.gather(node.input_value(1), axes, np.array(0))
+            way = {"coordinate_transformation_mode": "half_pixel", "cube_coeff": how["cube_coeff"], "axes": axes}
+            new = opset11.interpolate(node.input_value(0), size, "bicubic_pillow", "sizes", **way)
+            replace_node(node, new)
+    model.validate_nodes_and_infer_types()
+
+
+def _onnx(network: nn.Module, graph: Graph) -> Any:
+    """Return the network as an ONNX model, with dynamic batch size, height and width."""
     try:
-        import onnx
-        import onnxruntime
-        import onnxscript  # noqa: F401 - torch needs it to write ONNX
+        import onnx  # noqa: F401 - torch needs both to write ONNX
+        import onnxscript  # noqa: F401
     except ImportError as error:
         raise StppError(f"{error.name} is not installed; ONNX needs `pip install 'stpp[export]'`") from None
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # torch's warnings about its own code
         program = torch.onnx.export(
-            _program(network), (), dynamo=True, opset_version=20, input_names=[INPUT], output_names=[OUTPUT]
+            _program(network, graph),
+            (),
+            dynamo=True,
+            opset_version=20,
+            input_names=[INPUT],
+            output_names=[graph.output],
         )
     assert program is not None
-    model = program.model_proto
-    for key, value in _described(network, about).items():
-        onnx.helper.set_model_props(model, {p.key: p.value for p in model.metadata_props} | {key: json.dumps(value)})
-    with atomic_write(path) as partial:
-        partial.write_bytes(model.SerializeToString())
-        session = onnxruntime.InferenceSession(partial.read_bytes(), providers=["CPUExecutionProvider"])
-        return _compared(network, lambda x: torch.from_numpy(session.run([OUTPUT], {INPUT: x.numpy()})[0]), path)
+    return program.model_proto
 
 
-def _program(network: nn.Module) -> ExportedProgram:
+def _program(network: nn.Module, graph: Graph) -> ExportedProgram:
     """Trace the network with `torch.export`, with dynamic batch size, height and width."""
     sides = {"min": _smallest(network), "max": LARGEST}
     shapes = {INPUT: {0: Dim("batch", min=1, max=4096), 2: Dim("height", **sides), 3: Dim("width", **sides)}}
@@ -170,7 +247,10 @@ def _program(network: nn.Module) -> ExportedProgram:
         # torch cannot prove for every size that the two branches of a residual block have one size, where one of them
         # is pooled (ResNet-D). It then checks this whenever the program runs.
         return torch.export.export(
-            FromPixels(network), (image,), dynamic_shapes=shapes, prefer_deferred_runtime_asserts_over_guards=True
+            FromPixels(network, graph),
+            (image,),
+            dynamic_shapes=shapes,
+            prefer_deferred_runtime_asserts_over_guards=True,
         )
 
 
@@ -184,37 +264,49 @@ def channels_of(network: nn.Module) -> int:
     return network.get_buffer("pixel_mean").shape[1]
 
 
-def _described(network: nn.Module, about: CheckpointMetadata) -> dict[str, object]:
+def _described(network: nn.Module, about: CheckpointMetadata, graph: Graph) -> dict[str, object]:
     """Return the metadata that is stored in an exported file: classes, palette, network, weights, input and output."""
     channels = about.reading.channels if about.reading else 3
     shape = f"{'RGB' if channels == 3 else 'bands'}, float32, 0 to 1, (batch, {channels}, height, width)"
+    logits = f"{OUTPUT}: float32, (batch, classes, height, width); the class of a pixel is the arg max"
     return {
         "classes": about.classes,
         "palette": about.palette,
         "network": about.model.model_dump(mode="json"),
         "weights": asdict(about.start),
         "input": f"{INPUT}: {shape}; sides from {_smallest(network)} pixels",
-        "output": f"{OUTPUT}: float32, (batch, classes, height, width); the class of a pixel is the arg max",
+        "output": f"{MASK}: uint8, (batch, height, width); the class of every pixel" if graph.argmax else logits,
+        "precision": "float16" if graph.half else "float32",
     } | ({"reading": as_json(about.reading)} if about.reading else {})
 
 
-def _compared(network: nn.Module, exported: Callable[[Tensor], Tensor], path: Path) -> float:
-    """Return the largest absolute difference of logits over all SIZES, with sides that the network can take.
+def _compared(network: nn.Module, exported: Run, path: Path, graph: Graph) -> Difference:
+    """Return how far an exported graph is from the network over all SIZES, with sides that the network can take.
 
     The reference is the network itself, without the modules that were replaced for the export. path: the file to name
-    in errors. Raises StppError if the difference is more than TOLERANCE allows.
+    in errors. Raises StppError if the logits differ by more than the tolerance allows. In a mask, a pixel may have
+    another class only if its two logits differ by less than twice the tolerance.
     """
     own = FromPixels(network)
     own.network = copy.deepcopy(network).to("cpu", torch.float32).eval()
     generator = torch.Generator().manual_seed(0)
-    worst = 0.0
+    worst, other, pixels = 0.0, 0, 0
     for batch, *sides in SIZES:
         height, width = (max(side, _smallest(network)) for side in sides)
         x = torch.rand(batch, channels_of(network), height, width, generator=generator)
         with torch.no_grad():
             expected, found = own(x), exported(x)
-        difference = float((expected - found).abs().max())
-        if not difference <= TOLERANCE * float(expected.abs().max().clamp(min=1)):
-            raise StppError(f"{path}: not written: at {height} x {width} pixels, its logits differ by {difference:g}")
-        worst = max(worst, difference)
-    return worst
+        mask = found.long() if graph.argmax else found.argmax(1)
+        if graph.argmax:
+            difference = float((expected.amax(1) - expected.gather(1, mask.unsqueeze(1)).squeeze(1)).max())
+        else:
+            difference = float((expected - found).abs().max())
+        allowed = (HALF_TOLERANCE if graph.half else TOLERANCE) * float(expected.abs().max().clamp(min=1))
+        if not difference <= (2 * allowed if graph.argmax else allowed):
+            remedy = "; try without --half" if graph.half else ""
+            raise StppError(
+                f"{path}: not written: at {height} x {width} pixels, its logits differ by {difference:g}{remedy}"
+            )
+        worst, pixels = max(worst, difference), pixels + mask.numel()
+        other += int((mask != expected.argmax(1)).sum())
+    return Difference(worst, other / pixels)

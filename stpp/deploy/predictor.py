@@ -1,4 +1,4 @@
-"""Prediction with a checkpoint on images of any size."""
+"""Prediction with a checkpoint, or with an exported model, on images of any size."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stpp.deploy import engines
 from stpp.engine.device import autocast
 from stpp.engine.evaluate import NOT_FINITE
 from stpp.engine.predict import (
@@ -30,13 +31,25 @@ class Predictor:
 
     window: side of the sliding windows in pixels; they overlap by a third. None: predict an image whole, or in windows
     of 1024 pixels if it has more than 4 megapixels. tta: test-time augmentation, which averages over the scales of
-    pseudo labelling and their horizontal flips (paper, 4.1). Raises StppError if the file is no such checkpoint.
+    pseudo labelling and their horizontal flips (paper, 4.1). engine: with another one than torch, the model is an
+    exported file, and the device is the CPU. Raises StppError if the file is no such checkpoint or model.
     """
 
-    def __init__(self, model: Path, device: torch.device, *, window: int | None = None, tta: bool = False) -> None:
-        self.about = build.read_metadata(model)
-        network, _ = build.load_checkpoint(model, self.about.model, len(self.about.classes))
-        self.network = fold_batch_norms(network.to(device), self.about.model)
+    def __init__(
+        self,
+        model: Path,
+        device: torch.device,
+        *,
+        window: int | None = None,
+        tta: bool = False,
+        engine: engines.Engine = "torch",
+    ) -> None:
+        if engine == "torch":
+            self.about = build.read_metadata(model)
+            network, _ = build.load_checkpoint(model, self.about.model, len(self.about.classes))
+            self.network = fold_batch_norms(network.to(device), self.about.model)
+        else:
+            self.about, self.network = engines.load(engine, model)
         self.device = device
         self.window = window
         self.way = with_tta(single_pass, Label().scales, flip=True) if tta else single_pass

@@ -148,10 +148,15 @@ def save(
 
 def read_metadata(path: Path) -> CheckpointMetadata:
     """Return the metadata of a checkpoint. Raises StppError that names the file if it has no valid metadata."""
+    return parse_metadata(_metadata(path) or "null", path)
+
+
+def parse_metadata(text: str, path: Path, writer: str = "`stpp train`") -> CheckpointMetadata:
+    """Return the metadata that JSON text holds. Raises StppError naming the file and its writer if it is invalid."""
     try:
-        found = TypeAdapter(CheckpointMetadata).validate_json(_metadata(path) or "null", strict=True)
+        found = TypeAdapter(CheckpointMetadata).validate_json(text, strict=True)
     except ValidationError:
-        what = "no valid metadata about its network and classes: not written by `stpp train`, or by an older version"
+        what = f"no valid metadata about its network and classes: not written by {writer}, or by an older version"
         raise StppError(f"{path}: {what}") from None
     if not 2 <= len(found.classes) == len(found.palette) <= 255 or any(
         [not 0 <= value <= 255 for colour in found.palette for value in colour]

@@ -5,6 +5,7 @@ only the section that it needs (`Train`), never all of `Params`.
 """
 
 import re
+import warnings
 from fractions import Fraction
 from typing import Annotated, Any, Literal, Self
 
@@ -423,6 +424,10 @@ class Evaluate(Section):
         return self
 
 
+# Python's abstract classes have a method `register`, which pydantic takes for an attribute of the parent.
+warnings.filterwarnings("ignore", 'Field name "register" in "Runtime" shadows', UserWarning)
+
+
 class Runtime(Section):
     """How to compute, not what.
 
@@ -440,6 +445,9 @@ class Runtime(Section):
     """Maximum size in gigabytes of the cache of decoded images and masks in .stpp/decoded/. `null`: no cache; a file is
     decoded whenever it is read. The results are the same. The cache pays off where decoding is slow, as for large PNGs.
     An image of 2048 x 1024 pixels with its mask takes 0.0084 GB."""
+    register: Literal["link", "pyfunc"] = "link"
+    """What the report registers in MLflow. `link`: where DVC has the checkpoint. `pyfunc`: also a copy of it, which
+    MLflow loads and serves."""
 
 
 class Params(Section):

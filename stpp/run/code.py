@@ -15,6 +15,7 @@ UNWATCHED = {
     f"stpp.{name}"
     for name in (
         *("cli", "params", "store.records", "tracking", "stages.stage", "stages.options"),
+        "stages.registration",
         *(f"run.{name}" for name in ("code", "git", "launch", "lineage", "locks", "progress", "resume")),
         "run.training_lines",
     )

@@ -20,6 +20,7 @@ from typer import Argument, Option
 
 from stpp.data.bands import as_rgb, read_with
 from stpp.data.kinds import HEAD, kind_of
+from stpp.deploy.engines import ENDINGS, Engine
 from stpp.deploy.geotiff import encode_geotiff, place_of
 from stpp.deploy.predictor import Predictor
 from stpp.deploy.task_formats import TASKS
@@ -36,6 +37,7 @@ from stpp.store.files import (
     StppError,
     atomic_folder,
     atomic_write,
+    digest,
     parse_json,
     printable,
     raise_problems,
@@ -59,12 +61,15 @@ Tta = Annotated[bool, Option("--tta", help="Test-time augmentation: five scales 
 Window = Annotated[
     int | None, Option(min=32, help="Side of a sliding window in pixels (default: 1024 above 4 megapixels, else none).")
 ]
+Engines = Annotated[
+    Engine, Option(help="What runs the model: torch a checkpoint; the others an exported file, on CPU.")
+]
 RECORD, DONE = "predictions.json", "done.jsonl"
 
 
 def predict(
     images: Annotated[list[str], Argument(help="Images, folders of them, patterns in quotes, or lists (.txt).")],
-    model: Annotated[Path, Option(help="Checkpoint that `stpp train` wrote; it names its network and classes.")],
+    model: Annotated[Path, Option(help="Checkpoint that `stpp train` wrote, or a model that `stpp export` wrote.")],
     out: Annotated[Path, Option(help="Folder for the results: masks/, overlays/, ..., or the tool's name.")],
     kind: Kinds = None,
     tta: Tta = False,
@@ -72,6 +77,7 @@ def predict(
     tolerance: tasks.Tolerance = 1.0,
     smallest: tasks.Smallest = 16,
     device: Annotated[Literal["auto", "cpu", "cuda"], Option(help="Device to compute on.")] = "auto",
+    engine: Engines = "torch",
 ) -> None:
     """Predict masks of any images: PNGs of class ids in the model's colours.
 
@@ -79,14 +85,14 @@ def predict(
     has not written are never replaced. An image that cannot be read does not
     stop the others: it is named at the end, and the exit code is 2.
     """
-    if not model.is_file():
-        raise StppError(f"{model}: no such file; name a checkpoint, such as runs/student/model.safetensors")
+    where = _device(model, engine, device)
     found, unread = _found(images, out)
-    predictor = Predictor(model, devices.setup_device(Runtime(device=device)), window=window, tta=tta)
+    predictor = Predictor(model, where, window=window, tta=tta, engine=engine)
     kinds = [str(one) for one in dict.fromkeys(kind or [Kind("mask")])]
     tools = [one for one in kinds if one in TASKS]
     of_image = [one for one in FILES if one in kinds or (tools and one == "mask")]
-    how = {"model": sha256(model), "as": kinds, "tta": tta, "window": window}
+    content = digest([model, model.with_suffix(".bin")]) if engine == "openvino" else sha256(model)
+    how = {"model": content, "as": kinds, "tta": tta, "window": window}
     done = _begin(out, how, predictor.about)
 
     problems, notes, ready = list(unread), dict[str, list[str]](), list[Photo]()
@@ -121,6 +127,17 @@ def predict(
     for tool in tools:
         _write_task(out, tool, ready, predictor.about, tolerance, smallest)
     raise_problems(problems, "predict")
+
+
+def _device(model: Path, engine: Engine, device: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """Return where the model runs. Raises StppError if there is no such file, or engine or device do not fit it."""
+    if not model.is_file():
+        raise StppError(f"{model}: no such file; name a checkpoint, such as runs/student/model.safetensors")
+    if engine == "torch" and (other := ENDINGS.get(model.suffix)):
+        raise StppError(f"{model}: an exported model, as its name says; add --engine {other}")
+    if engine != "torch" and device == "cuda":
+        raise StppError(f"--engine {engine} computes on the CPU; leave out --device")
+    return devices.setup_device(Runtime(device=device if engine == "torch" else "cpu"))
 
 
 def _write_task(

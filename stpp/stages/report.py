@@ -21,12 +21,13 @@ from stpp.report.verdict import Facts, read_facts, verdict
 from stpp.run.lineage import from_json
 from stpp.run.resume import root
 from stpp.stages import options
+from stpp.stages.registration import register_model
 from stpp.store.files import atomic_folder, read_csv, read_ids, sha256
 from stpp.store.manifest import Dataset, read_dataset
 from stpp.store.masks import IGNORE, Mask, MaskSet, read_png
 from stpp.store.records import EvaluationJson, MetricsJson, RunJson, ScoresJson, read
 from stpp.tracking.attach import attach, conclude
-from stpp.tracking.champion import Measured, register
+from stpp.tracking.champion import Measured
 from stpp.tracking.client import run_ids_of
 from stpp.tracking.models import Checkpoint, log_checkpoints
 
@@ -87,7 +88,7 @@ def report(
         values = {name: metrics["val"][name]["miou"] for name in measured}
         best = max(measured, key=lambda name: -1.0 if math.isnan(values[name]) else values[name])
         for name in dict.fromkeys((measured[-1], best)):
-            register(models[name] / "run.json", dataset.name, checkpoints[name][-1], root())
+            register_model(models[name] / "run.json", dataset.name, checkpoints[name][-1], name, evaluation, p)
     text, said = _conclusion(dataset, metrics, evaluation, read_facts(models, scores, dataset.classes))
     conclude(evaluation / "run.json", members, text, [out / "panels.png"], root())
     print(*said, sep="\n")

@@ -4,12 +4,13 @@ Every final student becomes a version, and so does a better model of the same sy
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stpp.tracking.client import Client, in_run
-from stpp.tracking.models import Checkpoint, get_or_log_model
+from stpp.tracking.models import Checkpoint, get_or_log_model, make_loadable
 
 ALIAS = "champion"
 VAL, HOW, MIOU, ONLY = "stpp.val.digest", "stpp.evaluation", "stpp.val.miou", "stpp.val.only"
@@ -35,17 +36,31 @@ class Measured:
         return {VAL: self.val, HOW: self.how, MIOU: f"{self.miou:.6f}"} | one_class
 
 
-def register(run_json: Path, name: str, checkpoint: Checkpoint, root: Path) -> None:
+def register(
+    run_json: Path,
+    name: str,
+    checkpoint: Checkpoint,
+    root: Path,
+    card: str = "",
+    write: Callable[[Path], None] | None = None,
+) -> None:
     """Register the model of a run, and make it the champion if its mIoU on val beats the present champion's.
 
     checkpoint: the model's, with the tags of `Measured`. If the two models were measured on different images or masks,
     or in different ways, they are not compared and the champion stays. A model that predicts a single class, or has no
     mIoU on val, never becomes the champion. The decision and its reason are printed. An error of MLflow is printed and
     stops nothing.
+
+    card: describes the version, if no person has described it. write: writes the files of a loadable model into a new
+    folder; None: the version only says where DVC has the checkpoint.
     """
 
     def send(mlflow: Client, run_id: str) -> None:
         version = _version(mlflow, run_id, name, checkpoint)
+        if write:
+            make_loadable(mlflow, get_or_log_model(mlflow, run_id, checkpoint, name), write)
+        if card and not version.description:
+            mlflow.update_model_version(name, version.version, card)
         print(f"model {name}: {_decide(mlflow, name, version)}")
 
     in_run(run_json, root, "its model was not registered in MLflow", send)

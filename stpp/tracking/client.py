@@ -114,7 +114,10 @@ def limit() -> float:
 
 def _mebibytes(name: str, args: tuple[Any, ...]) -> float:
     """Return the MiB that a call uploads; it may take one more second for each."""
-    size = Path(args[1]).stat().st_size if name == "log_artifact" else len(args[1]) if name == "log_text" else 0
+    if name == "log_model_artifacts":
+        size = sum(file.stat().st_size for file in Path(args[1]).rglob("*") if file.is_file())
+    else:
+        size = Path(args[1]).stat().st_size if name == "log_artifact" else len(args[1]) if name == "log_text" else 0
     return float(size) / 2**20
 
 

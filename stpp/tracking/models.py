@@ -1,15 +1,16 @@
 """Checkpoints as logged models of MLflow: the metrics and the path of each. DVC keeps the weights themselves."""
 
 import math
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from stpp.store.files import StppError
 from stpp.tracking.client import Client, in_run, limit
 
-FILE, SHA256 = "stpp.file", "stpp.sha256"
-"""Tags of a logged model: path and hash of its checkpoint."""
+FILE, SHA256, LOADABLE = "stpp.file", "stpp.sha256", "stpp.loadable"
+"""Tags of a logged model: path and hash of its checkpoint, and the flavor if MLflow has its files."""
 
 
 @dataclass(frozen=True)
@@ -63,3 +64,20 @@ def get_or_log_model(mlflow: Client, run_id: str, one: Checkpoint, data: str) ->
         if not math.isnan(value):  # NaN if val shows no class
             mlflow.log_metric(run_id, key, value, step=one.step, **on)
     return str(model.model_id)
+
+
+def make_loadable(mlflow: Client, model_id: str, write: Callable[[Path], None]) -> None:
+    """Give a logged model the files with which MLflow loads and serves it, unless it has them.
+
+    write: writes the files into a new folder. Raises StppError if they would lie in another project.
+    """
+    if LOADABLE in mlflow.get_logged_model(model_id).tags:
+        return
+    if mlflow.elsewhere:
+        raise StppError(mlflow.elsewhere)
+    with tempfile.TemporaryDirectory() as folder:
+        packed = Path(folder) / "model"
+        write(packed)
+        mlflow.log_model_artifacts(model_id, str(packed))
+    mlflow.set_logged_model_tags(model_id, {LOADABLE: "pyfunc"})
+    mlflow.delete_logged_model_tag(model_id, "mlflow.model.isExternal")

@@ -1,5 +1,6 @@
 """Tests that exported networks compute the same as the checkpoint, also at sizes that the export did not see."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from stpp.data.transforms import normalize
-from stpp.deploy.export import FromPixels, GridMeans, to_onnx, to_torch_export
+from stpp.deploy.export import FromPixels, GridMeans, to_onnx, to_openvino, to_torch_export
 from stpp.models import build
 from stpp.params.models import Model
 from stpp.store.files import StppError
@@ -60,8 +61,10 @@ def test_onnx_runtime_and_torch_export_agree_with_the_checkpoint_at_other_sizes(
     of = about(name, backbone)
     network = small(of)
     before = [type(module) for module in network.modules()]
-    assert to_onnx(network, of, tmp_path / "m.onnx") < 1e-4
-    assert to_torch_export(network, of, tmp_path / "m.pt2") < 1e-4
+    assert to_onnx(network, of, tmp_path / "m.onnx").logits < 1e-4
+    assert to_torch_export(network, of, tmp_path / "m.pt2").logits < 1e-4
+    if importlib.util.find_spec("openvino"):
+        assert to_openvino(network, of, tmp_path / "m.xml").logits < 1e-4
     assert [type(module) for module in network.modules()] == before, "the network itself is left as it was"
     session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
     extra = {"stpp.json": ""}
