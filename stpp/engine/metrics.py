@@ -61,3 +61,11 @@ def confidence_counts(confidence: Tensor, predicted: Tensor, target: Tensor) -> 
     right = predicted == target
     at = torch.where(target == IGNORE, 2 * (LEVELS + 1), 2 * level + right)
     return torch.bincount(at.flatten(), minlength=2 * (LEVELS + 1) + 1)[:-1].view(LEVELS + 1, 2)
+
+
+def image_means(values: Tensor, nodata: Tensor | None = None) -> list[float]:
+    """Return the mean of every image's values (B, H, W), without pixels that have no data; 0 if all have none."""
+    values = values.double()
+    if nodata is None:
+        return values.mean((1, 2)).tolist()
+    return values.masked_fill(nodata, torch.nan).nanmean((1, 2)).nan_to_num(0).tolist()

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stpp.engine.metrics import image_means
 from stpp.store.masks import IGNORE, Levels, Mask
 
 
@@ -25,14 +26,6 @@ def pseudo_masks(
     if nodata is not None:
         masks = torch.where(nodata, IGNORE, masks)
     return masks.cpu().numpy(), image_means(confidence, nodata)
-
-
-def image_means(values: Tensor, nodata: Tensor | None = None) -> list[float]:
-    """Return the mean of every image's values (B, H, W), without pixels that have no data; 0 if all have none."""
-    values = values.double()
-    if nodata is None:
-        return values.mean((1, 2)).tolist()
-    return values.masked_fill(nodata, torch.nan).nanmean((1, 2)).nan_to_num(0).tolist()
 
 
 def fill(kept: Mask, mask: Mask) -> Mask:

@@ -14,13 +14,12 @@ from stpp.data.loaders import batches_of_equal_size, prediction_loader
 from stpp.data.pixel_cache import open_cache
 from stpp.engine import device as devices
 from stpp.engine.evaluate import predict_batches
-from stpp.engine.metrics import confusions, iou
+from stpp.engine.metrics import confusions, image_means, iou
 from stpp.engine.predict import fold_batch_norms, mask_predictor, single_pass
 from stpp.models import build
 from stpp.run import distributed
 from stpp.run.progress import progress
 from stpp.selftrain.criteria import CRITERIA
-from stpp.selftrain.pseudo import image_means
 from stpp.selftrain.stability import stabilities
 from stpp.stages import options
 from stpp.stages.stage import Inputs, Recipe, Stage, open_stage
