@@ -54,20 +54,12 @@ def rows(table: Table, results: dict[Cell, list[Result]]) -> list[Row]:
     settings |= {name: ("", name) for name in others}
     for name, (network, column) in settings.items():
         for system in table.systems:
-            if name in SETTINGS and not _prints(table, name, system):
+            if name in SETTINGS and (name, system) not in table.cells:
                 continue
             ours = tuple(100 * r["metrics"]["val"][system]["miou"] for r in results.get((name, system), []))
             label = LABELS.get(system, system)
             found.append(Row(network, column, label, table.numbers.get((name, system)), ours))
     return found
-
-
-def _prints(table: Table, setting: str, system: str) -> bool:
-    """Return whether the paper's table has a cell.
-
-    It has the cell if it prints a number for it. A system without any number is only plotted: it has all its cells.
-    """
-    return (setting, system) in table.numbers or all(of != system for _, of in table.numbers)
 
 
 def grids(table: Table, results: dict[Cell, list[Result]]) -> dict[str, list[Grid]]:
