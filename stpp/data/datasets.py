@@ -25,7 +25,7 @@ from stpp.data.normalization import IMAGENET, Normalization
 from stpp.data.pixel_cache import PixelCache
 from stpp.data.seeds import seed_of
 from stpp.data.transforms import cutmix_box, normalize, reseed, strong, weak
-from stpp.params.models import Augment
+from stpp.params.models import Augment, Strong
 from stpp.store import manifest
 from stpp.store.files import StppError
 from stpp.store.masks import IGNORE, Levels, Mask, MaskSet
@@ -244,9 +244,13 @@ class OnlineDataset(TorchDataset[tuple[Tensor, Tensor]]):
         self.unlabeled = PackedStrings(unlabeled)
         self.made_of = f"{len(self.unlabeled)} unlabelled, each with one of {len(labeled.ids)} labelled"
         self.weak = weak(augment.weak)
-        self.strong = strong(augment.strong, len(normalization.mean))
+        self.strong = strong(self._strong_parts(augment.strong), len(normalization.mean))
         self.seed = (seed, role)
         self.normalization = normalization
+
+    def _strong_parts(self, params: Strong) -> Strong:
+        """Return the parts of A_s that the strong views get."""
+        return params
 
     def __len__(self) -> int:
         return len(self.unlabeled)
@@ -291,18 +295,9 @@ class CutMixDataset(OnlineDataset):
     the same probability, area and aspect.
     """
 
-    def __init__(
-        self,
-        labeled: ImageMaskPairs,
-        unlabeled: Iterable[str],
-        augment: Augment,
-        seed: int,
-        role: str,
-        normalization: Normalization = IMAGENET,
-    ) -> None:
-        super().__init__(labeled, unlabeled, augment, seed, role, normalization)
-        self.boxes = augment.strong
-        self.strong = strong(augment.strong.model_copy(update={"cutout": 0.0}), len(normalization.mean))
+    def _strong_parts(self, params: Strong) -> Strong:
+        self.boxes = params
+        return params.model_copy(update={"cutout": 0.0})
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor]:
         """Return four images x, float32 (4, 3, crop, crop), and six masks y, int64 (6, crop, crop).
