@@ -56,7 +56,7 @@ COMMANDS = {
     ),
     "backbone": Command(
         "backbone:backbone",
-        "Find the weights that trainings start from, and save them to one file.",
+        "Find the weights that trainings start from, and save them to files.",
         {
             "list": Command("backbone:list_", "List the backbones that fit, with parameters, heads and weights."),
         },

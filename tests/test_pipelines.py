@@ -169,8 +169,6 @@ def test_the_parameters_that_a_stage_reads_are_watched() -> None:
         unwatched_by_design = {"runtime", "data"} if words(stage)[0] != "prepare" else {"runtime"}
         if words(stage)[0].startswith("train"):
             unwatched_by_design |= {"evaluate"}  # evaluate.batch_size must not cause a new training
-        if words(stage)[0] == "backbone" and "--network" not in words(stage):
-            unwatched_by_design |= {"student"}  # it is read for the students' file only
         assert read - unwatched_by_design <= watched, where
 
 

@@ -14,6 +14,16 @@ def conv(inputs: int, outputs: int, kernel: int, rate: int = 1) -> nn.Sequential
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
+def separable(inputs: int, outputs: int, kernel: int, rate: int = 1) -> nn.Sequential:
+    """Return a depthwise convolution and a 1 x 1 convolution, each followed by batch norm and ReLU.
+
+    It takes the place of `conv` at about 1 / kernel^2 of its arithmetic.
+    """
+    padding = rate * (kernel // 2)
+    depthwise = nn.Conv2d(inputs, inputs, kernel, padding=padding, dilation=rate, groups=inputs, bias=False)
+    return nn.Sequential(depthwise, nn.BatchNorm2d(inputs), nn.ReLU(inplace=True), *conv(inputs, outputs, 1))
+
+
 class Mean(nn.Module):
     """Global average pooling, (B, C, h, w) -> (B, C, 1, 1), with a gradient in channels-last memory.
 

@@ -7,6 +7,7 @@ params.yaml.
 NETWORKS = {
     "deeplabv2": "stpp.models.deeplabv2:DeepLabV2",
     "deeplabv3plus": "stpp.models.deeplabv3plus:DeepLabV3Plus",
+    "deeplabv3plus_separable": "stpp.models.deeplabv3plus:SeparableDeepLabV3Plus",
     "dpt": "stpp.models.dpt:DPT",
     "linear": "stpp.models.linear:Linear",
     "pspnet": "stpp.models.pspnet:PSPNet",

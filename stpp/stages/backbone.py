@@ -1,9 +1,9 @@
-"""The `backbone` stage: stores the weights that the teacher or all students start from; and `backbone list`."""
+"""The `backbone` stage: stores the weights that trainings start from; and `backbone list`."""
 
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import timm
 import torch
@@ -15,33 +15,40 @@ from stpp.models.build import BackboneMetadata, save
 from stpp.models.vit import VisionTransformer
 from stpp.models.weights import PACKAGED, start_of, weight_names
 from stpp.params.file import load
+from stpp.params.models import Model
 from stpp.stages import options
 from stpp.store.files import StppError
 
 Weights = Annotated[Path, Option(help="Folder of local weights files.")]
-Network = Annotated[Literal["model", "student"], Option(help="Section of params.yaml that describes the network.")]
 
 
 def backbone(
     weights: Weights,
-    out: Annotated[Path, Option(help="File to write.")],
-    network: Network = "model",
+    out: Annotated[Path, Option(help="File to write for the teacher.")],
+    out_student: Annotated[Path | None, Option(help="File to write for the students.")] = None,
     params: options.Params = None,
 ) -> None:
-    """Find the weights that trainings start from, and save them to one file.
+    """Find the weights that trainings start from, and save them to files.
 
     `model.weights` names them: `none`, published weights, the weights that a
-    package ships, or a local file. The file also says which network they are
-    for. With --network student, these are the network and the weights of
-    students; they are those of `model` if `student` is null.
+    package ships, or a local file. Each file also says which network they are
+    for. The students' file is for the network of `student`; if that is null,
+    it equals the teacher's.
     """
     p = load(options.params_files(params))
-    model = p.student if network == "student" and p.student is not None else p.model
+    _write(p.model, weights, [out, out_student] if out_student and p.student is None else [out])
+    if out_student and p.student is not None:
+        _write(p.student, weights, [out_student])
+
+
+def _write(model: Model, weights: Path, outs: list[Path]) -> None:
+    """Find the weights of a network, and save them to all of `outs`."""
     placed, start = start_of(model, weights)
-    save(out, placed.state, BackboneMetadata(model, start))
+    for out in outs:
+        save(out, placed.state, BackboneMetadata(model, start))
     whole = "" if all(key.startswith("backbone.") for key in placed.state) else " of a whole network"
     found = f"{len(placed.state)} tensors{whole} from {start}" if placed.state else "no weights: random ones"
-    print(f"{model.network} on {model.backbone}: {found}; {out}")
+    print(f"{model.network} on {model.backbone}: {found}; {' and '.join(map(str, outs))}")
 
 
 SIDE, TIMES = 256, 3

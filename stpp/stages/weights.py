@@ -13,7 +13,7 @@ from stpp.store.files import StppError, atomic_write
 
 File = Annotated[Path, Argument(help="File of weights: .pth, .pt or .safetensors.")]
 Network = Annotated[
-    Literal["deeplabv2", "deeplabv3plus", "dpt", "linear", "pspnet"],
+    Literal["deeplabv2", "deeplabv3plus", "deeplabv3plus_separable", "dpt", "linear", "pspnet"],
     Option(help="Network that the weights belong to."),
 ]
 Backbone = Annotated[str, Option(help="Its backbone, as model.backbone names it.")]

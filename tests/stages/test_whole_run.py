@@ -199,4 +199,4 @@ def test_a_frozen_vision_transformer_labels_for_students_of_another_network(proj
 
     # another student retrains no teacher
     project.params(model=large, student={"backbone": "test_resnet", "output_stride": 8})
-    assert ran(project.run("dvc", "repro", "train_student_1")) == ["backbone_student", "train_student_1"]
+    assert ran(project.run("dvc", "repro", "train_student_1")) == ["backbone", "train_student_1"]
