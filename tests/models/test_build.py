@@ -166,7 +166,7 @@ def test_an_empty_backbone_file_leaves_the_random_network_unchanged(tmp_path: Pa
     assert same(network.state_dict(), seeded(0).state_dict())
 
 
-@pytest.mark.parametrize("network", ["deeplabv2", "deeplabv3plus", "pspnet"])
+@pytest.mark.parametrize("network", ["deeplabv2", "deeplabv3plus_separable", "pspnet"])
 def test_a_network_starts_from_a_whole_network_without_its_classifier_if_the_classes_differ(
     tmp_path: Path, network: str
 ) -> None:

@@ -1,11 +1,11 @@
-"""Tests of DeepLabv3+ against the parameter counts, rates and sizes of the published network."""
+"""Tests of DeepLabv3+ and its separable form against the parameter counts, rates and sizes of the published network."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stpp.models.deeplabv3plus import DeepLabV3Plus
+from stpp.models.deeplabv3plus import DeepLabV3Plus, SeparableDeepLabV3Plus
 
 
 @pytest.fixture(autouse=True)
@@ -98,12 +98,38 @@ def test_logits_are_resized_with_aligned_corners() -> None:
 
 
 @pytest.mark.parametrize("stride", [8, 16])
-def test_a_batch_of_two_trains_and_its_gradient_reaches_every_parameter(stride: int) -> None:
+@pytest.mark.parametrize("network_class", [DeepLabV3Plus, SeparableDeepLabV3Plus])
+def test_a_batch_of_two_trains_and_its_gradient_reaches_every_parameter(
+    stride: int, network_class: type[DeepLabV3Plus]
+) -> None:
     torch.manual_seed(0)
-    network = DeepLabV3Plus("resnet18", 4, stride).train()
+    network = network_class("resnet18", 4, stride).train()
     logits = network(torch.randn(2, 3, 64, 48))
     F.cross_entropy(logits, torch.randint(4, (2, 64, 48))).backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.any(), name
+
+
+def test_separable_convolutions_equal_two_dense_ones_and_take_the_place_of_every_3_x_3_convolution() -> None:
+    """A depthwise convolution is a dense one whose kernels are zero between different channels."""
+    torch.manual_seed(0)
+    plain, network = DeepLabV3Plus("resnet18", 2, 16), SeparableDeepLabV3Plus("resnet18", 2, 16)
+    kernels = [m for name, m in network.named_modules() if isinstance(m, nn.Conv2d) and not name.startswith("backbone.")]
+    assert all(m.groups == m.in_channels == m.out_channels for m in kernels if m.kernel_size == (3, 3))
+    assert sum(m.kernel_size == (3, 3) for m in kernels) == 5
+    parameters = [sum(p.numel() for p in one.fuse.parameters()) for one in (plain, network)]
+    assert parameters[0] > 7 * parameters[1]
+
+    branch = network.head.b2.double().train()
+    x = torch.randn(2, 512, 9, 9, dtype=torch.float64)
+    depthwise, pointwise = (m.weight for m in branch if isinstance(m, nn.Conv2d))
+    dense = torch.zeros(512, 512, 3, 3, dtype=torch.float64)
+    dense[range(512), range(512)] = depthwise[:, 0]
+    expected = x
+    for weight, rate in ((dense, 12), (pointwise, 1)):
+        y = F.conv2d(expected, weight, padding=rate * (weight.shape[2] // 2), dilation=rate)
+        mean, variance = y.mean((0, 2, 3), keepdim=True), y.var((0, 2, 3), correction=0, keepdim=True)
+        expected = ((y - mean) / (variance + 1e-5).sqrt()).clamp(min=0)
+    torch.testing.assert_close(branch(x), expected)

@@ -31,7 +31,7 @@ def test_spreading_one_pixel_equals_resizing_it(dtype: torch.dtype) -> None:
     assert found.is_contiguous(memory_format=LAST)
 
 
-@pytest.mark.parametrize("name", ["deeplabv2", "deeplabv3plus", "pspnet"])
+@pytest.mark.parametrize("name", ["deeplabv2", "deeplabv3plus", "deeplabv3plus_separable", "pspnet"])
 def test_large_maps_and_their_gradients_stay_in_channels_last_memory(name: str) -> None:
     network = build(Model(network=name, backbone="resnet18", output_stride=16), 3)  # type: ignore[arg-type]
     elsewhere = []
