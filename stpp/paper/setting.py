@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,11 @@ from stpp.engine.fit import POINTS
 from stpp.paper.systems import iterations, iterations_per_epoch, system
 from stpp.params.models import Params
 
-PAPER, FEW = 80, 10
-"""PAPER: epochs of every training on Pascal (paper, 4.1). FEW: with fewer epochs than this, a teacher that is trained
-on few images has learnt nothing."""
+PAPER = 80
+"""Epochs of every training on Pascal (paper, 4.1)."""
+LEAST = 36
+"""Iterations of a teacher. One with fewer has learnt nothing; one with so many, from ImageNet weights, is useful: see
+docs/results.md."""
 SHORTEST = 200
 """Minimum length of a training whose length is given in iterations."""
 FASTER = 1.2
@@ -120,7 +122,7 @@ def fitted(params: Params, images: Images, hours: float) -> tuple[list[Choice], 
     evaluate = 3 * (images.val + images.test) * image
     val, counts = images.val * image, (images.labeled, images.unlabeled)
     outs = system("stpp").trains
-    per_epoch = sum(iterations_per_epoch(out, *counts, params.train.batch_size, params.select.ratio) for out in outs)
+    per_epoch = [iterations_per_epoch(out, *counts, params.train.batch_size, params.select.ratio) for out in outs]
     chosen += length(per_epoch, iteration, val, score + label + evaluate, hours)
     train = _with(params, chosen[-2:]).train
     lengths = [iterations(out, *counts, train, params.select.ratio) for out in outs]
@@ -144,17 +146,19 @@ def precision(seconds: Mapping[str, float]) -> Choice:
     return Choice("model.precision", "bfloat16" if ratio >= FASTER else "float32", why)
 
 
-def length(per_epoch: int, iteration: float, val: float, other: float, hours: float) -> tuple[Choice, Choice]:
+def length(per_epoch: Sequence[int], iteration: float, val: float, other: float, hours: float) -> tuple[Choice, Choice]:
     """Return the choice of the trainings' length, so that all of ST++ takes `hours`.
 
-    The length is given in epochs, at most PAPER. If fewer than FEW epochs fit, as with very many photos, it is given in
-    iterations, the same number for teacher and students. per_epoch: iterations in an epoch of all three trainings
-    together. iteration, val, other: seconds of one iteration, of measuring val once, and of all but the trainings.
+    The length is given in epochs, at most PAPER, so that students, who see more images, train for longer than the
+    teacher. If the epochs that fit give the teacher fewer than LEAST iterations, as with very many photos, it is given
+    in iterations, the same number for teacher and students. per_epoch: iterations in an epoch of each training, the
+    teacher's first. iteration, val, other: seconds of one iteration, of measuring val once, and of all but the
+    trainings.
     """
     left = hours * 3600 - other
-    epochs = min(PAPER, int((left - 3 * POINTS * val) / (per_epoch * iteration)))
+    epochs = min(PAPER, int((left - 3 * POINTS * val) / (sum(per_epoch) * iteration)))
     fits = f"as many as {hours:g} hours allow"
-    if epochs >= FEW:
+    if epochs * per_epoch[0] >= LEAST:
         why = "as in the paper" if epochs == PAPER else fits
         return Choice("train.epochs", epochs, why), Choice("train.iterations", None, "epochs are given")
     count = max(SHORTEST, int((left / 3 - POINTS * val) / iteration))

@@ -116,7 +116,9 @@ def test_separable_convolutions_equal_two_dense_ones_and_take_the_place_of_every
     """A depthwise convolution is a dense one whose kernels are zero between different channels."""
     torch.manual_seed(0)
     plain, network = DeepLabV3Plus("resnet18", 2, 16), SeparableDeepLabV3Plus("resnet18", 2, 16)
-    kernels = [m for name, m in network.named_modules() if isinstance(m, nn.Conv2d) and not name.startswith("backbone.")]
+    kernels = [
+        m for name, m in network.named_modules() if isinstance(m, nn.Conv2d) and not name.startswith("backbone.")
+    ]
     assert all(m.groups == m.in_channels == m.out_channels for m in kernels if m.kernel_size == (3, 3))
     assert sum(m.kernel_size == (3, 3) for m in kernels) == 5
     parameters = [sum(p.numel() for p in one.fuse.parameters()) for one in (plain, network)]
