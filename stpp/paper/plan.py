@@ -125,7 +125,7 @@ def files_of(params: Params, contents: dict[str, str]) -> results_.Result:
     """
     subsets = (params.split.labeled, params.split.unlabeled, params.split.val, params.split.test)
     paths = [Path("splits") / subset.list for subset in subsets if subset is not None and subset.list is not None]
-    paths += [Path("weights") / model.weights for model in _networks(params)]
+    paths += [Path("weights") / model.weights for model in _networks(params).values()]
     root = Path(params.data.root)
     added = Path(f"{root}.dvc")
     if params.data.kind == "toy":
@@ -163,20 +163,20 @@ def missing_inputs(params: Params) -> list[str]:
             found.append(f"{path}: list of split.{name} not found; `stpp data lists` imports the published ones")
         elif not _is_copied(path):
             found.append(f"{path}: the list of split.{name} is not in git, and a run works in a copy; `git add splits`")
-    for model in _networks(params):
+    for section, model in _networks(params).items():
         path = Path("weights") / model.weights
         added = f"`dvc add {path} && git add {path}.dvc`"
         known = model.weights in weight_names(model.backbone)
         if not known and not path.is_file() and not Path(f"{path}.dvc").is_file():
-            found.append(f"{path}: weights (model.weights) not found; use `stpp weights import`, or put the file there")
+            found.append(f"{path}: no such file ({section}.weights); use `stpp weights import`, or put it there")
         elif not known and not _is_copied(path):
             found.append(f"{path}: the weights are not in git or DVC, and a run works in a copy; {added}")
     return found
 
 
-def _networks(params: Params) -> list[Model]:
-    """Return the network of the teacher, and that of the students if it is another."""
-    return [params.model, *([params.student] if params.student is not None else [])]
+def _networks(params: Params) -> dict[str, Model]:
+    """Return the network of the teacher, and that of the students if it is another, by section of params.yaml."""
+    return {"model": params.model} | ({"student": params.student} if params.student is not None else {})
 
 
 def _is_copied(path: Path) -> bool:
