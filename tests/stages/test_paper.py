@@ -23,7 +23,7 @@ def settings(project: Project) -> list[str]:
 def test_a_table_on_own_data_is_planned_run_interrupted_resumed_and_reported(project: Project) -> None:
     setting = "own-tiny-tiny-deeplabv3plus-test_resnet"
     del project.env["STPP_TRACKING"]
-    project.params(train={"epochs": 40})
+    project.params(train={"epochs": 15})
     project.commit("-A")
     plan = project.run("stpp", "paper", "plan", "table-1", "--own", "--cell", "*/st", "--cell", "*/suponly")
     assert f"{setting}, seed 0: to run: suponly, st, 2 trainings (runs/teacher, runs/st/student)" in plan
@@ -43,7 +43,7 @@ def test_a_table_on_own_data_is_planned_run_interrupted_resumed_and_reported(pro
     assert (project.folder / "params.yaml").read_bytes() == before
 
     output = project.run(*command)
-    assert "student: epoch 40/40" in output
+    assert "student: epoch 15/15" in output
     assert "teacher: epoch" not in output, "what was trained before the kill comes from DVC's cache"
     assert settings(project) == [f"results/table-1/{setting}/{s}/0.json" for s in ("st", "suponly")]
     assert (project.folder / "params.yaml").read_bytes() == before, "the person's own params stay as they are"

@@ -178,7 +178,7 @@ def test_a_training_killed_under_dvc_resumes_with_the_next_repro(project: Projec
 
 
 def test_the_next_repro_waits_for_a_stage_whose_dvc_was_killed(project: Project) -> None:
-    project.params(train={"epochs": 100})
+    project.params(train={"epochs": 40})
     project.run("dvc", "repro", "split", "backbone")
     expected, _ = undisturbed(project, TRAIN, "runs/first")
     home = project.folder / ".stpp"
