@@ -123,7 +123,7 @@ def fitted(params: Params, images: Images, hours: float) -> tuple[list[Choice], 
     val, counts = images.val * image, (images.labeled, images.unlabeled)
     outs = system("stpp").trains
     per_epoch = [iterations_per_epoch(out, *counts, params.train.batch_size, params.select.ratio) for out in outs]
-    chosen += length(per_epoch, iteration, val, score + label + evaluate, hours)
+    chosen += length(per_epoch, iteration, val, score + label + evaluate, hours, params.train.checkpoints)
     train = _with(params, chosen[-2:]).train
     lengths = [iterations(out, *counts, train, params.select.ratio) for out in outs]
     took = [count * iteration + POINTS * val for count in lengths]
@@ -146,19 +146,21 @@ def precision(seconds: Mapping[str, float]) -> Choice:
     return Choice("model.precision", "bfloat16" if ratio >= FASTER else "float32", why)
 
 
-def length(per_epoch: Sequence[int], iteration: float, val: float, other: float, hours: float) -> tuple[Choice, Choice]:
+def length(
+    per_epoch: Sequence[int], iteration: float, val: float, other: float, hours: float, checkpoints: int = 3
+) -> tuple[Choice, Choice]:
     """Return the choice of the trainings' length, so that all of ST++ takes `hours`.
 
     The length is given in epochs, at most PAPER, so that students, who see more images, train for longer than the
-    teacher. If the epochs that fit give the teacher fewer than LEAST iterations, as with very many photos, it is given
-    in iterations, the same number for teacher and students. per_epoch: iterations in an epoch of each training, the
+    teacher. If the epochs that fit give the teacher fewer than LEAST iterations or too few checkpoints, as with very
+    many photos, it is given in iterations, the same number for teacher and students. per_epoch: iterations in an epoch of each training, the
     teacher's first. iteration, val, other: seconds of one iteration, of measuring val once, and of all but the
     trainings.
     """
     left = hours * 3600 - other
     epochs = min(PAPER, int((left - 3 * POINTS * val) / (sum(per_epoch) * iteration)))
     fits = f"as many as {hours:g} hours allow"
-    if epochs * per_epoch[0] >= LEAST:
+    if epochs >= checkpoints and epochs * per_epoch[0] >= LEAST:
         why = "as in the paper" if epochs == PAPER else fits
         return Choice("train.epochs", epochs, why), Choice("train.iterations", None, "epochs are given")
     count = max(SHORTEST, int((left / 3 - POINTS * val) / iteration))

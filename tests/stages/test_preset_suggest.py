@@ -50,7 +50,7 @@ def test_a_suggestion_stays_within_the_limits_of_the_data(size: tuple[int, int],
     assert all(one.why for one in choices(images, Machine(cuda, cores=4)))
 
 
-@pytest.mark.parametrize("per_epoch", [(3, 9, 18), (5, 265, 530)])
+@pytest.mark.parametrize("per_epoch", [(3, 9, 18), (5, 265, 530), (40, 60, 90)])
 def test_a_suggested_length_fits_the_hours_and_is_at_most_that_of_the_paper(per_epoch: tuple[int, int, int]) -> None:
     for hours, iteration in itertools.product((0.1, 1, 10, 1000), (0.01, 0.5)):
         epochs, iterations = (one.value for one in length(per_epoch, iteration, 5.0, 60.0, hours))
@@ -63,7 +63,7 @@ def test_a_suggested_length_fits_the_hours_and_is_at_most_that_of_the_paper(per_
         if iterations != 200:
             assert takes(epochs, iterations) <= hours * 3600
         if epochs is None:
-            assert takes(-(-36 // per_epoch[0]), 0) > hours * 3600 < takes(None, iterations + 1)
+            assert takes(max(3, -(-36 // per_epoch[0])), 0) > hours * 3600 < takes(None, iterations + 1)
         else:
-            assert epochs * per_epoch[0] >= 36
+            assert epochs >= 3 and epochs * per_epoch[0] >= 36
             assert epochs == 80 or takes(epochs + 1, 0) > hours * 3600
