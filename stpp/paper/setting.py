@@ -153,9 +153,9 @@ def length(
 
     The length is given in epochs, at most PAPER, so that students, who see more images, train for longer than the
     teacher. If the epochs that fit give the teacher fewer than LEAST iterations or too few checkpoints, as with very
-    many photos, it is given in iterations, the same number for teacher and students. per_epoch: iterations in an epoch of each training, the
-    teacher's first. iteration, val, other: seconds of one iteration, of measuring val once, and of all but the
-    trainings.
+    many photos, it is given in iterations, the same number for teacher and students. per_epoch: iterations in an epoch
+    of each training, the teacher's first. iteration, val, other: seconds of one iteration, of measuring val once, and
+    of all but the trainings.
     """
     left = hours * 3600 - other
     epochs = min(PAPER, int((left - 3 * POINTS * val) / (sum(per_epoch) * iteration)))
