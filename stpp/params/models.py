@@ -119,7 +119,8 @@ class Model(Section):
     """The network, the weights that it starts from, and its precision."""
 
     network: Annotated[str, *one_of(NETWORKS)] = "deeplabv3plus"
-    """Architecture of the segmentation network."""
+    """Architecture of the segmentation network. `deeplabv3plus_separable` is DeepLabv3+ with a head of less
+    arithmetic, for small backbones on a CPU. `dpt` and `linear` are for vision transformers."""
     backbone: Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9_]+$")] = "resnet50"
     """resnet18, resnet34, resnet50 or resnet101 of torchvision, or a timm network. The timm network needs a feature map
     at stride 4 and must allow dilation; `dpt` and `linear` need a vision transformer of timm, such as
