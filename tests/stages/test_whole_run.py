@@ -21,7 +21,7 @@ def test_st_plus_plus_and_st_run_and_no_stage_runs_twice(project: Project) -> No
     project.env.pop("STPP_TRACKING")
     folder = project.folder
     everything = [stage.split(":")[-1] for stage in ran(project.run("dvc", "repro"))]
-    assert len(everything) == 14
+    assert len(everything) == 13
     for name in ("draw", "prepare", "split", "train_teacher", "score", "select", "train_student", "report"):
         assert name in everything
     assert len(list((folder / "runs/teacher/checkpoints").iterdir())) == 3
