@@ -147,7 +147,7 @@ def precision(seconds: Mapping[str, float]) -> Choice:
 
 
 def length(
-    per_epoch: Sequence[int], iteration: float, val: float, other: float, hours: float, checkpoints: int = 3
+    per_epoch: Sequence[int], iteration: float, val: float, other: float, hours: float, checkpoints: int
 ) -> tuple[Choice, Choice]:
     """Return the choice of the trainings' length, so that all of ST++ takes `hours`.
 

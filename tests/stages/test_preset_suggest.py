@@ -53,7 +53,7 @@ def test_a_suggestion_stays_within_the_limits_of_the_data(size: tuple[int, int],
 @pytest.mark.parametrize("per_epoch", [(3, 9, 18), (5, 265, 530), (40, 60, 90)])
 def test_a_suggested_length_fits_the_hours_and_is_at_most_that_of_the_paper(per_epoch: tuple[int, int, int]) -> None:
     for hours, iteration in itertools.product((0.1, 1, 10, 1000), (0.01, 0.5)):
-        epochs, iterations = (one.value for one in length(per_epoch, iteration, 5.0, 60.0, hours))
+        epochs, iterations = (one.value for one in length(per_epoch, iteration, 5.0, 60.0, hours, checkpoints=3))
         assert (epochs is None) != (iterations is None) and (epochs or 0) <= 80
 
         def takes(epochs: int | None, iterations: int, iteration: float = iteration) -> float:
