@@ -1,6 +1,8 @@
 """Where and how to compute: device, threads, memory, precision."""
 
 import ctypes
+import os
+import shutil
 import sys
 from contextlib import AbstractContextManager, nullcontext
 
@@ -10,6 +12,8 @@ from stpp.params.models import Model, Runtime
 from stpp.run.distributed import local_rank, world_size
 from stpp.store.files import StppError
 
+COMPILED_FROM = 1000
+"""With `runtime.compile: auto`, shorter trainings are not compiled, since they would not win back the time it takes."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as in GNU's malloc.h
 
 
@@ -41,6 +45,20 @@ def keep_freed_memory(block: int = 2**26, free: int = 2**28) -> None:
     if mallopt:
         mallopt(M_MMAP_THRESHOLD, block)
         mallopt(M_TRIM_THRESHOLD, free)
+
+
+def compiles(runtime: Runtime, device: torch.device, iterations: int) -> bool:
+    """Return whether `torch.compile` is to compile the network for a training of so many iterations.
+
+    Raises StppError if `runtime.compile` is `true`, but there are several processes or no C++ compiler.
+    """
+    compiler, one = shutil.which(os.environ.get("CXX", "g++")), world_size() == 1
+    if runtime.compile == "auto":
+        return device.type == "cuda" and compiler is not None and one and iterations >= COMPILED_FROM
+    if runtime.compile and not (compiler and one):
+        lacking = "there are several processes" if compiler else "there is no C++ compiler (g++)"
+        raise StppError(f"runtime.compile is `true`, but {lacking}; set it to `auto` or `false`")
+    return runtime.compile
 
 
 def autocast(model: Model, device: torch.device) -> AbstractContextManager[object]:

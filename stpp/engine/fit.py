@@ -5,7 +5,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -170,6 +170,16 @@ class Trainer:
         if self.average:
             self.average.load_state_dict(state["average"])
 
+    def compile(self, *, strict: bool) -> None:
+        """Let `torch.compile` compile the network for training iterations, but not for validation.
+
+        strict: raise torch's error if compiling fails; else train without it, which torch logs.
+        """
+        torch._dynamo.config.suppress_errors = not strict
+        # dropout draws the same numbers as without compiling
+        compiled = torch.compile(self.replica, dynamic=False, options={"fallback_random": True})
+        self.replica = cast(nn.Module, compiled)
+
     @property
     def kept(self) -> nn.Module:
         """The network that is measured and kept: the moving average with `train.ema`, else the network in training."""
@@ -319,7 +329,8 @@ def data_parallel(network: nn.Module, device: torch.device) -> nn.Module:
 
 
 def own(replica: nn.Module) -> nn.Module:
-    """Return the network behind a replica of `data_parallel`."""
+    """Return the network behind a replica of `data_parallel`, compiled or not."""
+    replica = getattr(replica, "_orig_mod", replica)
     return replica.module if isinstance(replica, DistributedDataParallel) else replica
 
 

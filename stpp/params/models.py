@@ -446,6 +446,9 @@ class Runtime(Section):
     """Maximum size in gigabytes of the cache of decoded images and masks in .stpp/decoded/. `null`: no cache; a file is
     decoded whenever it is read. The results are the same. The cache pays off where decoding is slow, as for large PNGs.
     An image of 2048 x 1024 pixels with its mask takes 0.0084 GB."""
+    compile: Literal["auto"] | bool = "auto"
+    """Whether `torch.compile` compiles the network for training. Compiling takes a minute or more; results differ by
+    rounding. `auto`: on a GPU, for trainings of at least 1000 iterations in one process. UniMatch is not compiled."""
     register: Literal["link", "pyfunc"] = "link"
     """What the report registers in MLflow. `link`: where DVC has the checkpoint. `pyfunc`: also a copy of it, which
     MLflow loads and serves."""

@@ -96,13 +96,16 @@ def train_network(
     torch.manual_seed(seed_of(p.train.seed, name, "init"))
     network = build.build(model, len(dataset.classes), start.normalization)
     started = build.load_start_weights(network, model, backbone)
+    trainer = Trainer(network, p.train, per_epoch, model=model, device=where, role=name, started=started, step=step)
     how = f"{where}, {torch.get_num_threads()} threads, {model.precision}"
-    stage.about["network"] = model.title
+    if not getattr(step, "eager", False) and devices.compiles(p.runtime, where, trainer.ends[-1]):
+        trainer.compile(strict=p.runtime.compile is True)
+        how += ", compiled"
+    stage.about["network"], stage.about["compute"] = model.title, how
     print(f"{name}: {model.network} on {model.backbone}, {_start(start, network, started)}; {how}", flush=True)
     stage.run.tag("stpp.start", str(start))
     stage.run.tag("stpp.network", model.title)
 
-    trainer = Trainer(network, p.train, per_epoch, model=model, device=where, role=name, started=started, step=step)
     if state := _state_of(stage):
         trainer.load_state_dict(state)
     before = trainer.iteration

@@ -20,6 +20,7 @@ class FixMatch:
     """
 
     samples: type[OnlineDataset] = OnlineDataset
+    eager = False
 
     def __init__(self, params: Online, loss: Loss = cross_entropy) -> None:
         self.params, self.loss = params, loss

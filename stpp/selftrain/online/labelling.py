@@ -17,6 +17,8 @@ class Method(Protocol):
 
     samples: type[OnlineDataset]
     """The data set whose batches the step takes."""
+    eager: bool = False
+    """Whether the network is never compiled: compiled code does not see hooks on its modules."""
 
     def __init__(self, params: Online, loss: Loss = cross_entropy) -> None: ...
 
@@ -31,7 +33,7 @@ class OnlineLabelling:
     L_s.
     """
 
-    samples = OnlineDataset
+    samples, eager = OnlineDataset, False
 
     def __init__(self, params: Online, loss: Loss = cross_entropy) -> None:
         self.params, self.loss = params, loss

@@ -31,7 +31,7 @@ class UniMatch:
     gives L_x.
     """
 
-    samples = CutMixDataset
+    samples, eager = CutMixDataset, True
 
     def __init__(self, params: Online, loss: Loss = cross_entropy) -> None:
         self.params, self.loss = params, loss
@@ -55,7 +55,7 @@ class UniMatchV2(FixMatch):
     Each sees the channels that the other does not (`complement`). There is no L_fp. loss: gives L_x.
     """
 
-    samples = CutMixDataset
+    samples, eager = CutMixDataset, True
 
     def __call__(self, network: nn.Module, x: Tensor, y: Tensor, whole: Tensor) -> Tensor:
         """Return the loss of a batch, which is that of `UniMatch`."""
