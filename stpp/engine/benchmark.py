@@ -3,9 +3,13 @@
 import time
 
 import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
 
 from stpp.engine import device as devices
 from stpp.engine.fit import supervised
+from stpp.engine.losses import loss_of
 from stpp.engine.optim import optimizer
 from stpp.engine.predict import fold_batch_norms, normalized, single_pass
 from stpp.models.build import build
@@ -69,6 +73,32 @@ def seconds_of_an_image(params: Params, width: int, height: int) -> float:
         return time.monotonic() - began
 
     return float(min(once() for _ in range(2)) / images / scale**2)
+
+
+def memory_of_a_training(params: Params) -> int:
+    """Return the bytes that a training on masks holds at least: weights, gradients, optimiser, and what a batch saves.
+
+    A batch (or its part with `train.accumulate`) saves activations for the backward pass. They are counted on tensors
+    without data, so this takes seconds whatever the size. Short-lived memory of single layers comes on top.
+    """
+    train, crop = params.train, params.augment.weak.crop
+    network, images = build(params.model, CLASSES).train(), train.batch_size // train.accumulate
+    saved = dict[int, Tensor]()
+
+    def save(tensor: Tensor) -> Tensor:
+        if not (tensor.is_leaf and tensor.requires_grad):  # a weight
+            saved[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    with FakeTensorMode(allow_non_fake_inputs=True), saved_tensors_hooks(save, lambda tensor: tensor):
+        x, y = torch.empty(images, 3, crop, crop), torch.zeros(images, crop, crop, dtype=torch.long)
+        with devices.autocast(params.model, x.device):
+            supervised(network, x, y, loss=loss_of(train.loss.model_copy(update={"class_weights": None})))
+        activations = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
+    weights = [weight.numel() * weight.element_size() for weight in network.parameters()]
+    trained = sum(size for size, weight in zip(weights, network.parameters(), strict=True) if weight.requires_grad)
+    states = 1 + (2 if train.optimizer == "adamw" else 1)  # and the gradient
+    return activations + sum(weights) * (1 if train.ema is None else 2) + trained * states
 
 
 def size_of(model: Model) -> int:

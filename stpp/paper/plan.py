@@ -196,28 +196,32 @@ def setting_params(params: Params) -> dict[str, Any]:
 
 
 def estimate(jobs: list[Job]) -> str:
-    """Return a text with the hours of training and the GB of checkpoints that the jobs need.
+    """Return a text with the hours of training, the GB of memory and the GB of checkpoints that the jobs need.
 
     It gives no hours if the number of images is not known for each job, or if the measurement fails.
     """
-    from stpp.engine.benchmark import seconds_of_an_iteration, size_of
+    from stpp.engine.benchmark import memory_of_a_training, seconds_of_an_iteration, size_of
 
+    def key(p: Params) -> str:
+        return f"{p.model} {p.augment.weak} {p.train.batch_size} {p.train.accumulate}"
+
+    models = {key(job.params): job.params for job in jobs}
+    memory = max(memory_of_a_training(p) for p in progress(models.values(), "count memory", len(models)))
     size = sum(
         size_of(job.params.model) * (len(job.new) + (job.params.train.checkpoints if "runs/teacher" in job.new else 0))
         for job in jobs
     )
-    disk = f"{size / 1e9:.1f} GB of checkpoints in DVC's cache; during a run, also a copy of its own and of the data"
+    disk = (
+        f"at least {memory / 1e9:.1f} GB of memory for a training on one device; "
+        f"{size / 1e9:.1f} GB of checkpoints in DVC's cache; during a run, also a copy of its own and of the data"
+    )
     counted = [(job, counts) for job in jobs if (counts := _counts(job)) is not None]
     if len(counted) < len(jobs):
         return f"training time: unknown until `dvc repro split` has counted the images; {disk}"
 
-    def key(p: Params) -> str:
-        return f"{p.model} {p.augment.weak} {p.train.batch_size}"
-
     # Measure in another process, so that no memory of the GPU is held while the experiments run.
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         try:
-            models = {key(job.params): job.params for job in jobs}
             speeds = {
                 key: pool.submit(seconds_of_an_iteration, params).result()
                 for key, params in progress(models.items(), "measure iterations", len(models))
