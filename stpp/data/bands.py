@@ -102,6 +102,30 @@ def decode_photo(file: BufferedReader, path: Path, reading: Reading) -> Photo:
     return Photo(pixels, nodata, notes, {what: count for what, count in counts.items() if count})
 
 
+class Described(NamedTuple):
+    """What an image file holds."""
+
+    bands: int
+    colours: int
+    """How many of the bands are grey or RGB; 0 if that is not known."""
+    low: float
+    high: float
+    """The lowest and the highest finite value."""
+    dtype: np.dtype[Any]
+    declared: str
+    """The value that a GeoTIFF declares as no data, as it is written; "" if there is none."""
+
+
+def describe(path: Path) -> Described:
+    """Return what an image file holds. Raises StppError that names the file if it cannot be read."""
+    with open_image(path) as file:
+        values, colours, _ = _whole(file, path)
+        declared = kinds.declared_nodata(file)
+    finite = values[np.isfinite(values)]
+    ends = (float(finite.min()), float(finite.max())) if finite.size else (np.nan, np.nan)
+    return Described(values.shape[2], colours, *ends, values.dtype, declared)
+
+
 def nodata_of(values: Stored, reading: Reading) -> Where | None:
     """Return the pixels without data; None if there is no value for them."""
     return None if reading.nodata is None else np.asarray((values == reading.nodata).all(2), dtype=np.bool_)

@@ -17,7 +17,8 @@ from stpp.ingest.discovery import UnsureError, discover
 from stpp.ingest.first_split import FirstSplit, first_split
 from stpp.ingest.folders import common_root, problems_of
 from stpp.ingest.known_layouts import layout
-from stpp.ingest.mask_values import Meaning, meaning, ranges, read_names, read_values
+from stpp.ingest.mask_values import meaning, ranges, read_names, read_values
+from stpp.ingest.proposing import proposed_reading
 from stpp.ingest.splits import SETS
 from stpp.params.data import Data
 from stpp.params.file import edited, load, read_yaml
@@ -88,11 +89,13 @@ def init(
         "values": means.values,
         "ignore": means.ignore,
     }
+    reading, reasons = proposed_reading([folders.root / one.image for one in pairs.values()])
+    data |= {"bands": None, "range": None, "nodata": None} | reading
     drawn = first_split(_dataset(_data(data), pairs, values), batch_size, all_read)
     data = {
         key: value for key, value in data.items() if value is not None or key in (*read_yaml(params)["data"], "ignore")
     }
-    chosen, why = _chosen(data, means, drawn, batch_size)
+    chosen, why = _chosen(data, means.why | reasons, drawn, batch_size)
     for key, value in chosen.items():
         print(printable(f"{key}: {json.dumps(value, ensure_ascii=False)}{f'  # {why[key]}' if why.get(key) else ''}"))
     counts = ", ".join(f"{drawn.counts[which]} {which}" for which in reversed(SETS) if which in drawn.counts)
@@ -123,14 +126,14 @@ def _dataset(data: Data, pairs: Mapping[str, ImagePair], values: Mapping[str, li
 
 
 def _chosen(
-    data: Mapping[str, Any], means: Meaning, drawn: FirstSplit, batch_size: int
+    data: Mapping[str, Any], reasons: Mapping[str, str], drawn: FirstSplit, batch_size: int
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the values to write, and a reason for each or "", both by dotted name."""
     chosen = {f"data.{key}": value for key, value in data.items()}
     chosen |= {f"split.{key}": value for key, value in drawn.values.items()}
     if drawn.batch_size != batch_size:
         chosen["train.batch_size"] = drawn.batch_size
-    why = dict.fromkeys(chosen, "") | {f"data.{key}": reason for key, reason in means.why.items()}
+    why = dict.fromkeys(chosen, "") | {f"data.{key}": reason for key, reason in reasons.items()}
     why |= {f"split.{key}": reason for key, reason in drawn.why.items()}
     why["train.batch_size"] = f"{drawn.counts['labeled']} labelled images fill no larger batch"
     return chosen, {key: reason for key, reason in why.items() if key in chosen}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from small import BIN, Project
 from small import ROOT as ROOT_OF_STPP
@@ -109,6 +110,38 @@ def test_prepare_and_split_find_what_init_printed(project: Project, layout: str)
     p = load([project.folder / "params.yaml"])
     assert p.data.classes == ("background", "foreground") and p.data.ignore is None
     assert p.split.val.ids == ("val/*" if layout.startswith("sets") else None)
+    agrees(project, said)
+
+
+@pytest.mark.parametrize("form", ["five bands", "12 bits", "numbers", "pictures"])
+def test_bands_range_and_no_data_are_proposed_so_that_prepare_reads_them(project: Project, form: str) -> None:
+    folder, draw = project.folder / ROOT, np.random.default_rng(0)
+    for i in range(12):
+        pixels = draw.integers(0, 4096, (20, 24, 5)).astype(np.uint16)
+        path = folder / f"photos/{i}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if form == "five bands":
+            pixels[:3] = 9999
+            tifffile.imwrite(
+                path, pixels, photometric="minisblack", planarconfig="contig", extratags=[(42113, 2, 5, "9999", True)]
+            )
+        elif form == "12 bits":
+            Image.fromarray(pixels[..., 0]).save(path.with_suffix(".png"))
+        elif form == "numbers":
+            numbers = (pixels[..., :3] / 1000 - 2).astype(np.float32)
+            tifffile.imwrite(path, numbers, photometric="minisblack", planarconfig="contig")
+        else:
+            photo(path.with_suffix(".jpg"), i)
+        mask(folder / f"masks/{i}.png")
+    said = run(project, f"{ROOT}/photos", f"{ROOT}/masks")
+    data = load([project.folder / "params.yaml"]).data
+    assert (data.bands, data.range, data.nodata) == {
+        "five bands": ((1, 2, 3, 4, 5), "percentile", 9999),
+        "12 bits": (None, "percentile", None),
+        "numbers": ((1, 2, 3), "percentile", None),
+        "pictures": (None, None, None),
+    }[form]
+    assert ("data.range" in said) == (form != "pictures")
     agrees(project, said)
 
 
