@@ -1,18 +1,22 @@
 """Tests of `runtime.compile`: a compiled training is the uncompiled one, up to rounding."""
 
 import copy
+from pkgutil import resolve_name
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
+from torch.utils.hooks import RemovableHandle
 
+from stpp.data.datasets import CutMixDataset
 from stpp.data.loaders import seed_each_batch
 from stpp.engine import device
 from stpp.engine.fit import Hooks, Step, Trainer, supervised
 from stpp.params.models import Model, Online, Runtime, Train
 from stpp.selftrain.online.fixmatch import FixMatch
 from stpp.selftrain.online.labelling import OnlineLabelling
+from stpp.selftrain.online.methods import METHODS
 from stpp.store.files import StppError
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -91,6 +95,23 @@ def test_a_compiled_training_equals_an_uncompiled_one(name: str) -> None:
     for key, value in plain.items():
         torch.testing.assert_close(compiled[key], value, atol=2e-5, rtol=1e-4)
     assert not torch.allclose(plain["heads.0.weight"], start.heads[0].get_parameter("weight"), atol=1e-3)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_that_change_a_network_by_hooks_are_not_compiled(name: str) -> None:
+    method, network, hooked = resolve_name(METHODS[name]), Small(), list[object]()
+    register = network.backbone.register_forward_hook
+
+    def recorded(hook: object) -> RemovableHandle:
+        hooked.append(hook)
+        return register(hook)
+
+    network.backbone.register_forward_hook = recorded
+    draw = torch.Generator().manual_seed(0)
+    views, masks = (4, 6) if method.samples is CutMixDataset else (3, 2)
+    y = torch.zeros(B, masks, 16, 16, dtype=torch.long)
+    method(ONLINE)(network, torch.randn(B, views, 3, 16, 16, generator=draw), y, y)
+    assert method.eager == bool(hooked)
 
 
 def test_when_a_training_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
