@@ -1,12 +1,15 @@
 """Tests of `runtime.compile`: a compiled training is the uncompiled one, up to rounding."""
 
 import copy
+from pathlib import Path
 from pkgutil import resolve_name
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
+from torch._inductor import config as inductor
+from torch._inductor.exc import InductorError
 from torch.utils.hooks import RemovableHandle
 
 from stpp.data.datasets import CutMixDataset
@@ -95,6 +98,24 @@ def test_a_compiled_training_equals_an_uncompiled_one(name: str) -> None:
     for key, value in plain.items():
         torch.testing.assert_close(compiled[key], value, atol=2e-5, rtol=1e-4)
     assert not torch.allclose(plain["heads.0.weight"], start.heads[0].get_parameter("weight"), atol=1e-3)
+
+
+@pytest.mark.slow
+def test_a_training_goes_on_if_compiling_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+
+    def trained(*, strict: bool) -> int:
+        torch.compiler.reset()
+        train = Train(iterations=4, checkpoints=2, val_points=2, batch_size=B, lr=0.2)
+        trainer = Trainer(Small(), train, 4, model=Model(), device=CPU, role="one")
+        trainer.compile(strict=strict)
+        trainer.fit([of_masks(seed) for seed in range(4)], Hooks())
+        return trainer.iteration
+
+    with inductor.patch({"cpp.cxx": (None, "/bin/false")}):
+        assert trained(strict=False) == 4
+        with pytest.raises(InductorError, match=r"No working C\+\+ compiler"):
+            trained(strict=True)
 
 
 @pytest.mark.parametrize("name", METHODS)
