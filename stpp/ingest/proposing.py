@@ -5,9 +5,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from stpp.data.bands import describe, read_with
+from stpp.params.data import NoData
 from stpp.store.files import StppError
 
+NODATA = TypeAdapter[float](NoData)
 SAMPLE = 10
 """About so many images are read, evenly spaced by name."""
 
@@ -37,7 +41,7 @@ def proposed_reading(images: Sequence[Path]) -> tuple[dict[str, Any], dict[str, 
         low, high = min(one.low for one in found), max(one.high for one in found)
         values["range"] = "percentile"
         why["range"] = f"{first.dtype}, {low:g} to {high:g} in {len(found)} images; or give what is black and white"
-    if first.declared:
-        with suppress(ValueError):
-            values["nodata"], why["nodata"] = float(first.declared), "declared in the files (GDAL_NODATA)"
+    with suppress(ValueError):  # nothing declared, or a value that cannot be `nodata`, such as nan
+        values["nodata"] = NODATA.validate_python(float(first.declared))
+        why["nodata"] = "declared in the files (GDAL_NODATA)"
     return values, why

@@ -18,6 +18,7 @@ MASK_VALUE = re.compile(r"(?i:#[0-9a-f]{6})|[0-9]{1,5}(-[0-9]{1,5})?")
 Value = Annotated[float, Field(ge=-1e18, le=1e18)]
 Span = tuple[Value, Value]
 """Two values that become 0 and 255."""
+NoData = Annotated[float, Field(ge=-3.5e38, le=1e18, allow_inf_nan=False)]
 
 
 def spans_of(given: Span | tuple[Span, ...]) -> tuple[Span, ...]:
@@ -102,7 +103,7 @@ class Data(Section):
     """Kind folder: values that become 0 and 255, such as [0, 4095], for all bands or for each; values beyond are
     clipped. `minmax`: the lowest and highest value of each band over the images with masks. `percentile`: their 2nd and
     98th percentile. Default: 8 bits as they are, and the whole range of 16 bits."""
-    nodata: Annotated[float, Field(ge=-3.5e38, le=1e18)] | None = None
+    nodata: NoData | None = None
     """Kind folder: value of pixels without data, which are ignored in masks. A pixel has no data if all bands that are
     read have this value."""
     variable: Text | None = None

@@ -129,7 +129,8 @@ def test_bands_range_and_no_data_are_proposed_so_that_prepare_reads_them(project
             Image.fromarray(pixels[..., 0]).save(path.with_suffix(".png"))
         elif form == "numbers":
             numbers = (pixels[..., :3] / 1000 - 2).astype(np.float32)
-            tifffile.imwrite(path, numbers, photometric="minisblack", planarconfig="contig")
+            tag = (42113, 2, 3, "nan", True)  # no number that data.nodata could be
+            tifffile.imwrite(path, numbers, photometric="minisblack", planarconfig="contig", extratags=[tag])
         else:
             photo(path.with_suffix(".jpg"), i)
         mask(folder / f"masks/{i}.png")
