@@ -91,7 +91,8 @@ def test_a_compiled_training_equals_an_uncompiled_one(name: str) -> None:
             trainer.compile(strict=True)
         trainer.fit(seed_each_batch(batches, 0, "one", 0), Hooks())
         assert not compiled or counters["stats"]["unique_graphs"] > 0
-        return trainer.network.state_dict()
+        teacher = trainer.step.state_dict()["network"] if isinstance(trainer.step, FixMatch) else {}
+        return trainer.network.state_dict() | {f"teacher.{name}": value for name, value in teacher.items()}
 
     plain, compiled = trained(compiled=False), trained(compiled=True)
     assert plain.keys() == compiled.keys(), "checkpoints and resumption know nothing of it"
@@ -148,4 +149,7 @@ def test_when_a_training_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StppError, match=r"runtime.compile is `true`, but there is no C\+\+ compiler"):
         device.compiles(always, CPU, 1)
     monkeypatch.setattr(device, "world_size", lambda: 2)
-    assert not device.compiles(auto, GPU, 1000)
+    monkeypatch.setattr(device.shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert not device.compiles(auto, GPU, 1000), "only in one process"
+    with pytest.raises(StppError, match="there are several processes"):
+        device.compiles(always, CPU, 1)
