@@ -12,7 +12,8 @@ from torch import nn
 from stpp.deploy.engines import load
 from stpp.deploy.export import to_onnx, to_openvino
 from stpp.engine.predict import LARGE, fold_batch_norms, mask_predictor, single_pass
-from stpp.models.build import CheckpointMetadata, Start, build
+from stpp.models.build import build
+from stpp.models.metadata import CheckpointMetadata, Start
 from stpp.params.models import Model
 
 CLASSES = tuple(map(str, range(21)))

@@ -310,7 +310,8 @@ def _grown(read: Callable[[], None]) -> float:
 
 
 def worker(ids: int) -> str:
-    from stpp.data.datasets import ImageMaskPairs, ImageReader
+    from stpp.data.datasets import ImageMaskPairs
+    from stpp.data.reader import ImageReader
     from stpp.store.manifest import read_dataset
     from stpp.store.masks import MaskSet
 

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from stpp.data.datasets import ImageDataset, ImageMaskDataset, ImageReader
-from stpp.data.loaders import batches_of_equal_size, prediction_loader
+from stpp.data.prediction import ImageDataset, ImageMaskDataset, batches_of_equal_size, prediction_loader
+from stpp.data.reader import ImageReader
 from stpp.engine.device import autocast, keep_freed_memory
 from stpp.engine.evaluate import BatchMasks, evaluate, predict_batches
 from stpp.engine.fit import supervised

@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from torchvision.transforms import functional as TF
 
-from stpp.data.datasets import ImageMaskPairs, ImageReader, SelfTrainingDataset
+from stpp.data.datasets import ImageMaskPairs, SelfTrainingDataset
 from stpp.data.pixel_cache import PixelCache
+from stpp.data.reader import ImageReader
 from stpp.data.seeds import seed_of
 from stpp.data.transforms import normalize, reseed, strong, weak
 from stpp.params.models import Augment, Strong, Weak

@@ -111,7 +111,15 @@ def test_the_command_line_imports_no_heavy_package() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["stpp.store.files", "stpp.params.models", "stpp.ingest.splits", "stpp.tracking.run", "stpp.report.table"]
+    "module",
+    [
+        "stpp.store.files",
+        "stpp.params.models",
+        "stpp.ingest.splits",
+        "stpp.tracking.run",
+        "stpp.stages.report",
+        "stpp.stages.select",
+    ],
 )
 def test_modules_for_files_and_tables_do_not_import_torch(module: str) -> None:
     code = f"import sys, {module}; print('torch' in sys.modules)"

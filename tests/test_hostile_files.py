@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 
 from stpp.data.images import read_image
 from stpp.data.mask_pixels import read_layers, read_mask
-from stpp.models import build
+from stpp.models import metadata
 from stpp.models.weights import read_state
 from stpp.params.file import read_yaml
 from stpp.run.lineage import as_json, from_json, hashed_files, md5_of, parse_dvc_lock
@@ -51,7 +51,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "mask of one class": lambda path: [*read_layers(path)],
     "weights": lambda path: read_state(path.rename(path.with_suffix(".pth"))),
     "safetensors": lambda path: read_state(path.rename(path.with_suffix(".safetensors"))),
-    "checkpoint": build.read_metadata,
+    "checkpoint": metadata.read_metadata,
     "list": lambda path: raise_problems(read_user_list(path, Dataset("", (), (), {}, {}))[1], ""),
 }
 

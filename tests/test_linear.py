@@ -146,7 +146,8 @@ def test_eight_times_the_images_are_about_eight_times_the_work(
 WORKER = """
 import gc, os, sys
 from pathlib import Path
-from stpp.data.datasets import ImageMaskPairs, ImageReader
+from stpp.data.datasets import ImageMaskPairs
+from stpp.data.reader import ImageReader
 from stpp.store.manifest import read_dataset
 
 def private():

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from stpp.data.augmentations import AUGMENTATIONS
-from stpp.data.datasets import ImageReader
+from stpp.data.reader import ImageReader
 from stpp.data.transforms import strong
 from stpp.engine.evaluate import predict_batches
 from stpp.engine.optim import Groups, optimizer

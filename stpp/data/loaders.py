@@ -1,21 +1,18 @@
-"""Batches: for training in a random order that can be resumed anywhere, for prediction by equal image size."""
+"""Batches for training, in a random order that can be resumed anywhere."""
 
 from collections.abc import Iterable, Iterator
-from itertools import groupby
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from stpp.data.datasets import Draw, ImageDataset, OnlineDataset, SelfTrainingDataset
+from stpp.data.datasets import Draw, OnlineDataset, SelfTrainingDataset
 from stpp.data.seeds import seed_of
 from stpp.params.models import Runtime
 from stpp.run.distributed import rank, shard
 
 T = TypeVar("T")
-Batch = tuple[list[str], *tuple[Tensor, ...]]
-"""Image ids, images uint8 (B, H, W, 3) and, if the data set has them, true masks uint8 (B, H, W)."""
 
 
 class TrainingBatchSampler(Sampler[list[Draw]]):
@@ -65,36 +62,3 @@ def seed_each_batch(batches: Iterable[T], seed: int, role: str, start: int) -> I
     for iteration, batch in enumerate(batches, start):
         torch.manual_seed(seed_of(seed, role, iteration, "dropout") + rank())
         yield batch
-
-
-def batches_of_equal_size(data: ImageDataset, batch_size: int, max_pixels: int) -> list[list[int]]:
-    """Return batches of indices for prediction; a batch holds neighbours in the list that have equal size.
-
-    So a batch never depends on anything outside its list of ids. A batch has at most `batch_size` images, and at most
-    `max_pixels` pixels unless it is a single image.
-    """
-    records = data.photos.dataset.records
-    sizes = [(records[name].width, records[name].height) for name in data.ids]
-    batches: list[list[int]] = []
-    for (width, height), same in groupby(range(len(sizes)), key=sizes.__getitem__):
-        run, images = list(same), max(1, min(batch_size, max_pixels // (width * height)))
-        batches += [run[i : i + images] for i in range(0, len(run), images)]
-    return batches
-
-
-def prediction_loader(
-    data: ImageDataset, batches: list[list[int]], runtime: Runtime, device: torch.device
-) -> Iterable[Batch]:
-    loader: Iterable[Batch] = DataLoader(
-        data,
-        batch_sampler=batches,
-        num_workers=min(runtime.workers, len(batches)),
-        collate_fn=_stack,
-        pin_memory=device.type == "cuda",
-    )
-    return loader
-
-
-def _stack(samples: list[tuple[Any, ...]]) -> Batch:
-    ids, *tensors = zip(*samples, strict=True)
-    return list(ids), *(torch.stack(several) for several in tensors)

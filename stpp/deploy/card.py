@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from stpp.models.build import CheckpointMetadata
+from stpp.models.metadata import CheckpointMetadata
 
 USE = """Masks of images like those it was trained on: the same kind of scene, camera and scale. Every pixel gets one of
 these classes, also where the image shows something else. Measure the model on masks of your own images before you rely

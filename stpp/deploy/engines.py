@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from stpp.models.build import CheckpointMetadata, parse_metadata
+from stpp.models.metadata import CheckpointMetadata, parse_metadata
 from stpp.store.files import StppError, read_bytes
 
 Engine = Literal["torch", "onnxruntime", "openvino"]

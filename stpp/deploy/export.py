@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from stpp.deploy.engines import INPUT, MASK, OUTPUT, Run, onnx_session, openvino_core, run_onnx, run_openvino
-from stpp.models.build import CheckpointMetadata
+from stpp.models.metadata import CheckpointMetadata
 from stpp.store.files import StppError, atomic_write
 from stpp.store.reading import as_json
 

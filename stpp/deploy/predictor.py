@@ -21,7 +21,7 @@ from stpp.engine.predict import (
     with_tta,
     with_windows,
 )
-from stpp.models import build
+from stpp.models import build, metadata
 from stpp.params.models import Label
 from stpp.store.files import StppError
 
@@ -45,7 +45,7 @@ class Predictor:
         engine: engines.Engine = "torch",
     ) -> None:
         if engine == "torch":
-            self.about = build.read_metadata(model)
+            self.about = metadata.read_metadata(model)
             network, _ = build.load_checkpoint(model, self.about.model, len(self.about.classes))
             self.network = fold_batch_norms(network.to(device), self.about.model)
         else:

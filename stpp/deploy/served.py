@@ -1,20 +1,16 @@
 """The model that MLflow's scoring server loads to serve a checkpoint: images in, masks out."""
 
-import io
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import tifffile
 import torch
-from PIL import Image
 
 from stpp.data.bands import read_with
 from stpp.deploy.predictor import Predictor
 from stpp.store.files import StppError
 from stpp.store.masks import IGNORE, encode_mask
-from stpp.store.reading import Reading
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -55,19 +51,6 @@ class Segmenter:
                 said = str(error).replace(str(path), "the image")
                 raise MlflowException.invalid_parameter_value(f"row {row}: {said}") from None
         return encode_mask(mask, self.predictor.about.palette)
-
-
-def example_image(reading: Reading | None) -> bytes:
-    """Return an image file that `reading` describes, as an example of the input: a drawn gradient of 96 x 64 pixels."""
-    bands = max(reading.bands, default=3) if reading else 3
-    across, down = np.meshgrid(np.linspace(0, 255, 96), np.linspace(0, 255, 64))
-    pixels = np.stack([across if at % 2 else down for at in range(max(3, bands))], axis=2).astype(np.uint8)
-    file = io.BytesIO()
-    if bands <= 3:
-        Image.fromarray(pixels).save(file, format="PNG")
-    else:
-        tifffile.imwrite(file, pixels, photometric="minisblack", planarconfig="contig", metadata=None)
-    return file.getvalue()
 
 
 def _load_pyfunc(path: str) -> Segmenter:

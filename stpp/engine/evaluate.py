@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from stpp.data.loaders import Batch
+from stpp.data.prediction import Batch
 from stpp.engine.device import autocast
 from stpp.engine.metrics import confusions, iou, miou, pixel_accuracy
 from stpp.engine.predict import MaskPredictor
@@ -33,12 +33,6 @@ class Scores:
     @property
     def pixel_accuracy(self) -> float:
         return pixel_accuracy(self.matrix)
-
-    @property
-    def constant(self) -> int | None:
-        """The class that is predicted for every pixel, if there is only one although the true masks show several."""
-        predicted, true = self.matrix.sum(0).nonzero(), self.matrix.sum(1).nonzero()
-        return int(predicted[0]) if len(predicted) == 1 < len(true) else None
 
     @property
     def iou(self) -> list[float]:

@@ -1,13 +1,12 @@
-"""Networks by name, and their weights in safetensors files whose metadata says what the weights belong to."""
+"""Networks by name, and their weights in safetensors files."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Protocol
 
 import torch
-from pydantic import TypeAdapter, ValidationError
-from safetensors import SafetensorError, safe_open
+from pydantic import TypeAdapter
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from timm.models import adapt_input_conv
@@ -15,50 +14,10 @@ from torch import nn
 
 from stpp.data.normalization import IMAGENET, Normalization
 from stpp.models.backbone import RESNETS
+from stpp.models.metadata import ABOUT, BackboneMetadata, CheckpointMetadata, metadata_of, read_metadata, start_of
 from stpp.models.networks import NETWORKS
 from stpp.params.models import Model
 from stpp.store.files import StppError, atomic_write, regular
-from stpp.store.reading import Reading
-
-ABOUT = "stpp"
-"""The only key of a checkpoint's metadata: with two keys, its bytes would differ from process to process."""
-
-
-@dataclass(frozen=True)
-class Start:
-    """Which weights a training starts from, and where they come from."""
-
-    weights: str = "none"
-    """Their name, as in `model.weights`."""
-    source: str = ""
-    licence: str = ""
-    normalization: Normalization = IMAGENET
-    """Normalisation of the images that they were trained on, and therefore of all images used later."""
-
-    def __str__(self) -> str:
-        about = ", ".join(filter(None, (self.source, f"licence {self.licence}" if self.licence else "")))
-        return f"{self.weights} ({about})" if about else self.weights
-
-
-@dataclass(frozen=True)
-class BackboneMetadata:
-    """The metadata of a file of `stpp backbone`: the network that starts from it, and where its weights come from."""
-
-    model: Model
-    start: Start = Start()
-
-
-@dataclass(frozen=True)
-class CheckpointMetadata:
-    """The metadata of a checkpoint: what is needed to predict with it."""
-
-    model: Model
-    classes: tuple[str, ...]
-    palette: tuple[tuple[int, int, int], ...]
-    """The RGB colour of every class."""
-    start: Start = Start()
-    reading: Reading | None = None
-    """How the files of its images were read; None: as ordinary pictures."""
 
 
 def build(model: Model, classes: int, normalization: Normalization = IMAGENET) -> nn.Module:
@@ -146,58 +105,6 @@ def save(
         partial.write_bytes(to_bytes(dense, {ABOUT: text} if about else None))
 
 
-def read_metadata(path: Path) -> CheckpointMetadata:
-    """Return the metadata of a checkpoint. Raises StppError that names the file if it has no valid metadata."""
-    return parse_metadata(_metadata(path) or "null", path)
-
-
-def parse_metadata(text: str, path: Path, writer: str = "`stpp train`") -> CheckpointMetadata:
-    """Return the metadata that JSON text holds. Raises StppError naming the file and its writer if it is invalid."""
-    try:
-        found = TypeAdapter(CheckpointMetadata).validate_json(text, strict=True)
-    except ValidationError:
-        what = f"no valid metadata about its network and classes: not written by {writer}, or by an older version"
-        raise StppError(f"{path}: {what}") from None
-    if not 2 <= len(found.classes) == len(found.palette) <= 255 or any(
-        [not 0 <= value <= 255 for colour in found.palette for value in colour]
-        + [not label.isprintable() for label in found.classes]
-    ):
-        raise StppError(f"{path}: invalid metadata about its {len(found.classes)} classes and their colours")
-    return found
-
-
-def start_of(path: Path) -> Start:
-    """Return which weights a file holds that `stpp backbone` wrote; a file without metadata gives `Start()`.
-
-    Raises StppError that names the file if the file or its metadata cannot be read.
-    """
-    return _backbone_metadata(path).start if _metadata(path) else Start()
-
-
-def model_of(path: Path) -> Model:
-    """Return the network that starts from a file that `stpp backbone` wrote.
-
-    Raises StppError that names the file if the file or its metadata cannot be read.
-    """
-    return _backbone_metadata(path).model
-
-
-def _backbone_metadata(path: Path) -> BackboneMetadata:
-    try:
-        return TypeAdapter(BackboneMetadata).validate_json(_metadata(path) or "null", strict=True)
-    except ValidationError:
-        what = "no valid metadata about its network and the source of its weights"
-        raise StppError(f"{path}: {what}; run `stpp backbone` again") from None
-
-
-def _metadata(path: Path) -> str:
-    try:
-        with safe_open(regular(path), "pt") as file:
-            return str((file.metadata() or {}).get(ABOUT, ""))
-    except (SafetensorError, OSError) as error:
-        raise StppError(f"{path}: not readable as weights: {error}") from None
-
-
 def load(model: Model, classes: int, path: Path, normalization: Normalization = IMAGENET) -> nn.Module:
     """Return the network of `model` with the weights of a checkpoint.
 
@@ -222,7 +129,7 @@ def load_checkpoint(path: Path, model: Model, classes: int) -> tuple[nn.Module, 
     If the file has no metadata, the description is `model`. Raises StppError that names the file if it is for
     another number of classes, or cannot be read.
     """
-    if not _metadata(path):
+    if not metadata_of(path):
         return load(model, classes, path), model
     said = read_metadata(path)
     if len(said.classes) != classes:

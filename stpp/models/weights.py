@@ -24,7 +24,8 @@ from torch import Tensor
 
 from stpp.data.normalization import IMAGENET, Normalization
 from stpp.models.backbone import RESNETS, Timm
-from stpp.models.build import Start, network_class
+from stpp.models.build import network_class
+from stpp.models.metadata import Start
 from stpp.models.vit import VisionTransformer
 from stpp.params.models import Model
 from stpp.store.files import StppError, open_regular, raise_problems, regular, sha256

@@ -121,6 +121,15 @@ def worst_first(counts: Counts) -> list[int]:
     return order
 
 
+def constant_class(matrix: NDArray[np.int64]) -> int | None:
+    """Return the class that is predicted for every pixel although the true masks show several; None if there is none.
+
+    matrix: pixels by (target, predicted) class.
+    """
+    predicted, true = matrix.sum(0).nonzero()[0], matrix.sum(1).nonzero()[0]
+    return int(predicted[0]) if len(predicted) == 1 < len(true) else None
+
+
 def calibration(levels: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return by bin of confidence the pixels, the right ones, and the sum of their confidence, (BINS, 3).
 

@@ -11,7 +11,8 @@ from typer import Argument, Option
 
 from stpp.models.backbone import RESNETS
 from stpp.models.backbone import backbone as backbone_of
-from stpp.models.build import BackboneMetadata, save
+from stpp.models.build import save
+from stpp.models.metadata import BackboneMetadata
 from stpp.models.vit import VisionTransformer
 from stpp.models.weights import PACKAGED, start_of, weight_names
 from stpp.params.file import load

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from typer import Option
 
-from stpp.data.datasets import ImageMaskDataset, ImageReader
-from stpp.data.loaders import batches_of_equal_size, prediction_loader
 from stpp.data.pixel_cache import open_cache
+from stpp.data.prediction import ImageMaskDataset, batches_of_equal_size, prediction_loader
+from stpp.data.reader import ImageReader
 from stpp.engine import device as devices
 from stpp.engine.evaluate import BatchMasks, Scores, predict_batches
 from stpp.engine.evaluate import evaluate as measured
@@ -27,6 +27,7 @@ from stpp.report.statistics import (
     Counts,
     calibration,
     calibration_error,
+    constant_class,
     dice,
     gains,
     iou,
@@ -215,7 +216,7 @@ def _say(stage: Stage, dataset: Dataset, scores: dict[tuple[str, str], Scores]) 
     values: dict[str, list[str]] = {}
     for (subset, name), one in scores.items():
         values.setdefault(subset, []).append(f"{name} {100 * one.miou:.1f}")
-        if (only := one.constant) is not None:
+        if (only := constant_class(one.matrix.numpy())) is not None:
             constant.setdefault(f"{name} predicts {dataset.classes[only]} for every pixel", []).append(subset)
     for what, subsets in constant.items():
         print(f"warning: {what} of {' and '.join(subsets)}: it has learnt nothing")

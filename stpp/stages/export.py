@@ -8,9 +8,9 @@ from typer import Option
 
 from stpp.deploy.card import model_card
 from stpp.deploy.engines import INPUT
+from stpp.deploy.example import example_image
 from stpp.deploy.export import Graph, channels_of, to_onnx, to_openvino, to_torch_export
-from stpp.deploy.served import example_image
-from stpp.models import build
+from stpp.models import build, metadata
 from stpp.store.files import StppError
 from stpp.tracking.package import package
 
@@ -55,7 +55,7 @@ def export(
     for one in (out, out.with_suffix(".bin")) if kind is Format.openvino else (out,):
         if one.exists():
             raise StppError(f"{one}: already exists; remove it, or give another name")
-    about = build.read_metadata(model)
+    about = metadata.read_metadata(model)
     network, _ = build.load_checkpoint(model, about.model, len(about.classes))
     network.eval()
     if kind is Format.mlflow:

@@ -8,9 +8,9 @@ from typing import Annotated
 import numpy as np
 from typer import Option
 
-from stpp.data.datasets import ImageDataset, ImageReader
-from stpp.data.loaders import batches_of_equal_size, prediction_loader
 from stpp.data.pixel_cache import open_cache
+from stpp.data.prediction import ImageDataset, batches_of_equal_size, nodata_of, prediction_loader
+from stpp.data.reader import ImageReader
 from stpp.engine import device as devices
 from stpp.engine.evaluate import predict_batches
 from stpp.engine.predict import fold_batch_norms, label_predictor, window_of
@@ -86,7 +86,7 @@ def _label(stage: Stage, model: Path, ids: Path, data: Path, keep: Path | None) 
         loader = prediction_loader(images, batches, p.runtime, where)
         with ShardWriter(shard, part, dataset.palette, soft=soft) as writer:
             for batch in predict_batches([network], loader, described, where, label_predictor(p.label)):
-                nodata = photos.nodata_of(batch.ids, where)
+                nodata = nodata_of(photos, batch.ids, where)
                 decided = pseudo_masks(batch.masks[0], batch.confidence, p.label.threshold, nodata)
                 levels = batch.by[0].cpu().numpy() if soft else [None] * len(batch.ids)
                 for i, mask, mean, of in zip(batch.ids, *decided, levels, strict=True):

@@ -28,7 +28,7 @@ from stpp.deploy.tasks import Proposal, write_task
 from stpp.engine import device as devices
 from stpp.ingest.colours import background
 from stpp.ingest.names import READ, UNREAD, ending, is_stray
-from stpp.models.build import CheckpointMetadata
+from stpp.models.metadata import CheckpointMetadata
 from stpp.params.models import Runtime
 from stpp.run.progress import progress
 from stpp.stages import tasks

@@ -4,8 +4,8 @@ from functools import partial
 from pathlib import Path
 
 from stpp.deploy.card import metrics_table, model_card, plain
-from stpp.deploy.served import example_image
-from stpp.models.build import read_metadata
+from stpp.deploy.example import example_image
+from stpp.models.metadata import read_metadata
 from stpp.params.models import Params
 from stpp.run.resume import root
 from stpp.store.files import StppError, read_csv

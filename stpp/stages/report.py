@@ -6,16 +6,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 from typer import Option
 
-from stpp.data.datasets import ImageReader
-from stpp.engine.evaluate import Scores
+from stpp.data.reader import ImageReader
 from stpp.params.file import load
 from stpp.report import plots
 from stpp.report.labels import LABELS, foreground, one_line
 from stpp.report.panels import Cell, panel
-from stpp.report.statistics import gains, miou, read_counts, read_images, worst_first
+from stpp.report.statistics import constant_class, gains, miou, read_counts, read_images, worst_first
 from stpp.report.table import table
 from stpp.report.verdict import Facts, read_facts, verdict
 from stpp.run.lineage import from_json
@@ -160,8 +158,8 @@ def _val(dataset: Dataset, evaluation: Path) -> str:
 
 
 def _only(matrix: list[list[int]], classes: Sequence[str]) -> str:
-    """Return the name of the class that a model predicts for every pixel, else ""; see `Scores.constant`."""
-    only = Scores(torch.tensor(matrix)).constant
+    """Return the name of the class that a model predicts for every pixel, else ""; see `constant_class`."""
+    only = constant_class(np.array(matrix))
     return "" if only is None else classes[only]
 
 

@@ -9,9 +9,9 @@ from typing import Annotated
 import torch
 from typer import Option
 
-from stpp.data.datasets import ImageMaskDataset, ImageReader
-from stpp.data.loaders import batches_of_equal_size, prediction_loader
 from stpp.data.pixel_cache import open_cache
+from stpp.data.prediction import ImageMaskDataset, batches_of_equal_size, nodata_of, prediction_loader
+from stpp.data.reader import ImageReader
 from stpp.engine import device as devices
 from stpp.engine.evaluate import predict_batches
 from stpp.engine.metrics import confusions, image_means, iou
@@ -80,7 +80,7 @@ def _score(stage: Stage, checkpoints: Path, data: Path, split: Path) -> None:
         for batch in predict_batches(networks, loader, model, where, decide):
             assert batch.truth is not None
             # batch.masks holds M_i1 .. M_iK of the batch's images
-            nodata = photos.nodata_of(batch.ids, where)
+            nodata = nodata_of(photos, batch.ids, where)
             s = stabilities(batch.masks, classes, nodata).tolist()
             confidence = image_means(batch.confidence, nodata)
             qualities = iou(confusions(batch.masks[-1], batch.truth, classes)).nanmean(-1).tolist()

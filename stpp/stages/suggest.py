@@ -9,7 +9,7 @@ from typing import Annotated
 from typer import Option
 
 from stpp.audit.duplicates import SeenImages
-from stpp.data.datasets import ImageReader
+from stpp.data.reader import ImageReader
 from stpp.deploy.tasks import Proposal, write_task
 from stpp.params.file import load
 from stpp.report.panels import contact_sheet

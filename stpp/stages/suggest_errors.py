@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from stpp.data.datasets import ImageReader
+from stpp.data.reader import ImageReader
 from stpp.deploy.predictor import Predictor
 from stpp.engine import device as devices
 from stpp.params.models import Runtime

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stpp.data.datasets import ImageDataset, ImageMaskDataset, ImageReader, OnlineDataset, SelfTrainingDataset
-from stpp.data.loaders import Batch, batches_of_equal_size, prediction_loader
+from stpp.data.datasets import OnlineDataset, SelfTrainingDataset
 from stpp.data.normalization import Normalization
 from stpp.data.pixel_cache import open_cache
+from stpp.data.prediction import Batch, ImageDataset, ImageMaskDataset, batches_of_equal_size, prediction_loader
+from stpp.data.reader import ImageReader
 from stpp.data.seeds import seed_of
 from stpp.engine import device as devices
 from stpp.engine.evaluate import Scores, evaluate, predict_batches
@@ -20,8 +21,8 @@ from stpp.engine.fit import Hooks, State, Step, Trainer, evenly_spaced, fit
 from stpp.engine.losses import Loss, by_frequency, loss_of
 from stpp.engine.optim import scaled_lr
 from stpp.engine.predict import LARGE, mask_predictor, single_pass
-from stpp.models import build
-from stpp.models.build import CheckpointMetadata, Start
+from stpp.models import build, metadata
+from stpp.models.metadata import CheckpointMetadata, Start
 from stpp.params.models import Params
 from stpp.run import distributed
 from stpp.run.distributed import is_main, world_size
@@ -43,7 +44,7 @@ def photos_of(stage: Stage, data: Path) -> ImageReader:
 
 def start_for(photos: ImageReader, backbone: Path) -> Start:
     """Return which weights a training starts from, with the data set's own normalisation if it has one."""
-    start, reading = build.start_of(backbone), photos.dataset.reading
+    start, reading = metadata.start_of(backbone), photos.dataset.reading
     return replace(start, normalization=Normalization(reading.mean, reading.std)) if reading and reading.mean else start
 
 
@@ -89,7 +90,7 @@ def train_network(
     kept.
     """
     name, p = stage.name, stage.params
-    dataset, model, start = photos.dataset, build.model_of(backbone), start_for(photos, backbone)
+    dataset, model, start = photos.dataset, metadata.model_of(backbone), start_for(photos, backbone)
     per_epoch = _say(p, name, samples)
 
     where = devices.setup_device(p.runtime)

@@ -20,7 +20,6 @@ NEEDS = (
     "tifffile",
     "imagecodecs",
     "opencv-python-headless",
-    "albumentations",
 )
 """Packages that serving the model needs; each is pinned to its installed version."""
 CARD = "README.md"

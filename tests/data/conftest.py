@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from stpp.data.datasets import ImageReader
+from stpp.data.reader import ImageReader
 from stpp.store.manifest import Dataset, Record
 
 Content = NDArray[np.generic] | str | bytes

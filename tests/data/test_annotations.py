@@ -16,7 +16,7 @@ from PIL import Image
 from pycocotools import mask as coco_masks
 
 from stpp.audit.contents import examine
-from stpp.data.datasets import ImageReader
+from stpp.data.reader import ImageReader
 from stpp.ingest.annotation_files import _area, _of_coco, _of_cvat, _of_via, _paths
 from stpp.ingest.drawing import draw_masks
 from stpp.ingest.inspection import inspect

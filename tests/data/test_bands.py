@@ -19,7 +19,7 @@ from stpp.data.bands import as_rgb, read_photo, scaled
 from stpp.data.transforms import reseed, strong, weak
 from stpp.ingest.inspection import inspect
 from stpp.ingest.measuring import reading_of
-from stpp.models import build
+from stpp.models import build, metadata
 from stpp.params.data import Data
 from stpp.params.models import Model, Strong, Weak
 from stpp.store.files import StppError
@@ -303,16 +303,18 @@ def test_pretrained_first_convolutions_are_adapted_as_timm_does(backbone: str, c
     by = build.Normalization((0.4,) * channels, (0.2,) * channels)
     torch.manual_seed(0)
     three = build.build(model, 2).eval()
-    build.save(tmp_path / "start.safetensors", three.state_dict(), build.BackboneMetadata(model))
+    build.save(tmp_path / "start.safetensors", three.state_dict(), metadata.BackboneMetadata(model))
     network = build.build(model, 2, by).eval()
     build.load_start_weights(network, model, tmp_path / "start.safetensors")
     first = dict(three.named_modules())[build.first_layer(three)].weight.detach()
     adapted = network.get_submodule(build.first_layer(three)).weight.detach()
     for band in range(channels):
         torch.testing.assert_close(adapted[:, band], first[:, band % 3] * 3 / channels)
-    about = build.CheckpointMetadata(model, ("a", "b"), ((0, 0, 0), (1, 1, 1)), build.Start(normalization=by), reading)
+    about = metadata.CheckpointMetadata(
+        model, ("a", "b"), ((0, 0, 0), (1, 1, 1)), metadata.Start(normalization=by), reading
+    )
     build.save(tmp_path / "model.safetensors", network.state_dict(), about)
-    assert build.read_metadata(tmp_path / "model.safetensors") == about
+    assert metadata.read_metadata(tmp_path / "model.safetensors") == about
     again = build.load_checkpoint(tmp_path / "model.safetensors", model, 2)[0].eval()
     x = torch.rand(1, channels, 64, 64)
     with torch.inference_mode():

@@ -13,16 +13,9 @@ from small import mask_set
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from stpp.data.datasets import (
-    CutMixDataset,
-    Draw,
-    ImageDataset,
-    ImageMaskDataset,
-    ImageMaskPairs,
-    ImageReader,
-    OnlineDataset,
-    SelfTrainingDataset,
-)
+from stpp.data.datasets import CutMixDataset, Draw, ImageMaskPairs, OnlineDataset, SelfTrainingDataset
+from stpp.data.prediction import ImageDataset, ImageMaskDataset
+from stpp.data.reader import ImageReader
 from stpp.data.transforms import normalize
 from stpp.params.models import Augment, Strong, Weak
 from stpp.store.files import StppError

@@ -7,8 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stpp.data.datasets import ImageDataset, ImageMaskDataset, ImageMaskPairs, ImageReader, SelfTrainingDataset
-from stpp.data.loaders import Batch, TrainingBatchSampler, batches_of_equal_size, prediction_loader, training_loader
+from stpp.data.datasets import ImageMaskPairs, SelfTrainingDataset
+from stpp.data.loaders import TrainingBatchSampler, training_loader
+from stpp.data.prediction import Batch, ImageDataset, ImageMaskDataset, batches_of_equal_size, prediction_loader
+from stpp.data.reader import ImageReader
 from stpp.params.models import Augment, Runtime, Weak
 from stpp.store.manifest import Dataset
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.io import savemat
 
-from stpp.data.datasets import ImageReader
 from stpp.data.mask_pixels import counts_in, read_mask, to_classes, values_in
+from stpp.data.reader import ImageReader
 from stpp.ingest.inspection import inspect
 from stpp.ingest.known_layouts import layout
 from stpp.params.data import Data

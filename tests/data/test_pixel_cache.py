@@ -17,8 +17,10 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from stpp.data import pixel_cache as module
-from stpp.data.datasets import ImageDataset, ImageMaskPairs, ImageReader, SelfTrainingDataset
+from stpp.data.datasets import ImageMaskPairs, SelfTrainingDataset
 from stpp.data.pixel_cache import PixelCache, open_cache
+from stpp.data.prediction import ImageDataset
+from stpp.data.reader import ImageReader
 from stpp.params.models import Augment, Runtime, Weak
 from stpp.store.files import StppError, sha256
 

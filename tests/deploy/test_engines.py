@@ -19,7 +19,8 @@ from stpp.deploy.engines import Engine
 from stpp.deploy.export import FromPixels, Graph, _compared, _described, to_onnx, to_openvino, to_torch_export
 from stpp.deploy.predictor import Predictor
 from stpp.engine.predict import LARGE, mask_predictor, single_pass, with_tta
-from stpp.models.build import CheckpointMetadata, set_normalization
+from stpp.models.build import set_normalization
+from stpp.models.metadata import CheckpointMetadata
 from stpp.params.models import Label, Model
 from stpp.store.files import StppError
 from stpp.store.reading import Reading

@@ -18,7 +18,7 @@ from pycocotools.coco import COCO
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 from small import Project, free_port, wait_for
 
-from stpp.data.datasets import ImageReader
+from stpp.data.reader import ImageReader
 from stpp.deploy.regions import regions, without_specks
 from stpp.deploy.returned import masks_of_export
 from stpp.deploy.task_formats import TASKS

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stpp.data.datasets import ImageReader
+from stpp.data.reader import ImageReader
 from stpp.store.manifest import Dataset, Record
 
 MakePhotos = Callable[..., ImageReader]

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from stpp.data.datasets import ImageMaskDataset, ImageReader
-from stpp.data.loaders import Batch, batches_of_equal_size, prediction_loader
 from stpp.data.normalization import IMAGENET
+from stpp.data.prediction import Batch, ImageMaskDataset, batches_of_equal_size, prediction_loader
+from stpp.data.reader import ImageReader
 from stpp.engine.evaluate import Scores, evaluate, predict_batches
 from stpp.engine.predict import mask_predictor, single_pass
 from stpp.models.build import set_normalization
@@ -53,13 +53,6 @@ def test_the_error_names_an_image_whose_probabilities_are_not_finite(photos: Ima
     for networks in ([odd], [odd, sound], [sound, odd]):
         with pytest.raises(StppError, match=f"^{ids[0]}: the network's probabilities are not finite"):
             list(predict_batches(networks, loader(photos, ids), MODEL, CPU, PLAIN))
-
-
-def test_a_constant_prediction_is_reported_unless_there_is_only_one_class() -> None:
-    assert Scores(torch.tensor([[0, 5, 0], [0, 7, 0], [0, 0, 0]])).constant == 1
-    assert Scores(torch.tensor([[0, 5, 0], [0, 7, 0], [0, 0, 1]])).constant is None
-    assert Scores(torch.tensor([[0, 0, 0], [0, 7, 0], [0, 0, 0]])).constant is None, "nothing else was to be found"
-    assert Scores(torch.zeros(3, 3, dtype=torch.int64)).constant is None
 
 
 def loader(photos: ImageReader, ids: list[str], batch_size: int = 2) -> Iterable[Batch]:

@@ -16,7 +16,7 @@ from torch import nn
 
 from stpp.data.transforms import normalize
 from stpp.deploy.export import FromPixels, GridMeans, to_onnx, to_openvino, to_torch_export
-from stpp.models import build
+from stpp.models import build, metadata
 from stpp.params.models import Model
 from stpp.store.files import StppError
 
@@ -24,12 +24,12 @@ CLASSES = ("sky", "road", "<b>sign</b>")
 OTHER_SIZES = ((1, 32, 32), (3, 71, 45), (1, 129, 250))
 
 
-def about(network: str, backbone: str = "resnet18", stride: int = 16) -> build.CheckpointMetadata:
+def about(network: str, backbone: str = "resnet18", stride: int = 16) -> metadata.CheckpointMetadata:
     model = Model.model_validate({"network": network, "backbone": backbone, "output_stride": stride})
-    return build.CheckpointMetadata(model, CLASSES, ((1, 2, 3), (200, 100, 0), (0, 0, 255)))
+    return metadata.CheckpointMetadata(model, CLASSES, ((1, 2, 3), (200, 100, 0), (0, 0, 255)))
 
 
-def small(of: build.CheckpointMetadata) -> nn.Module:
+def small(of: metadata.CheckpointMetadata) -> nn.Module:
     """Return a network whose batch norms have seen data, so that its logits are not all alike."""
     torch.manual_seed(0)
     network = build.build(of.model, len(CLASSES))

@@ -18,9 +18,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import stpp.engine.fit as fit_module
-from stpp.data.datasets import ImageMaskDataset, ImageMaskPairs, ImageReader, SelfTrainingDataset
-from stpp.data.loaders import TrainingBatchSampler, batches_of_equal_size, prediction_loader
+from stpp.data.datasets import ImageMaskPairs, SelfTrainingDataset
+from stpp.data.loaders import TrainingBatchSampler
 from stpp.data.normalization import IMAGENET
+from stpp.data.prediction import ImageMaskDataset, batches_of_equal_size, prediction_loader
+from stpp.data.reader import ImageReader
 from stpp.engine.evaluate import Scores, evaluate
 from stpp.engine.fit import (
     Hooks,

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from stpp.models import build
+from stpp.models import build, metadata
 from stpp.models.backbone import ResNet
 from stpp.params.models import Model
 from stpp.store.files import StppError
@@ -156,7 +156,7 @@ def test_a_backbone_file_without_counters_of_batches_starts_them_at_zero(tmp_pat
 def test_a_file_that_does_not_say_which_network_it_is_for_starts_no_training(tmp_path: Path) -> None:
     build.save(tmp_path / "backbone.safetensors", {})
     with pytest.raises(StppError, match=r"backbone\.safetensors: no valid metadata .*; run `stpp backbone` again"):
-        build.model_of(tmp_path / "backbone.safetensors")
+        metadata.model_of(tmp_path / "backbone.safetensors")
 
 
 def test_an_empty_backbone_file_leaves_the_random_network_unchanged(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stpp.data.normalization import IMAGENET, Normalization
-from stpp.models import build, weights
+from stpp.models import build, metadata, weights
 from stpp.models.backbone import Timm
 from stpp.models.weights import PACKAGED, convert_keys, start_of
 from stpp.params.models import Model
@@ -99,10 +99,10 @@ def test_a_state_dict_of_this_project_keeps_its_keys() -> None:
 def test_the_weights_of_the_package_fit_timms_network_in_order(tmp_path: Path) -> None:
     placed, start = start_of(LITE, tmp_path)
     known = PACKAGED[LITE.backbone]
-    assert start == build.Start("package", known.package, "Apache-2.0", Normalization((0.5,) * 3, (0.5,) * 3))
-    build.save(tmp_path / "backbone.safetensors", placed.state, build.BackboneMetadata(LITE, start))
-    assert build.start_of(tmp_path / "backbone.safetensors") == start
-    assert build.model_of(tmp_path / "backbone.safetensors") == LITE
+    assert start == metadata.Start("package", known.package, "Apache-2.0", Normalization((0.5,) * 3, (0.5,) * 3))
+    build.save(tmp_path / "backbone.safetensors", placed.state, metadata.BackboneMetadata(LITE, start))
+    assert metadata.start_of(tmp_path / "backbone.safetensors") == start
+    assert metadata.model_of(tmp_path / "backbone.safetensors") == LITE
 
     network = build.build(LITE, 4)
     started = build.load_start_weights(network, LITE, tmp_path / "backbone.safetensors")
@@ -149,9 +149,9 @@ def test_a_local_file_gets_the_normalisation_of_its_timm_network(tmp_path: Path)
 def test_a_checkpoint_keeps_its_normalisation_and_an_old_one_has_that_of_imagenet(tmp_path: Path) -> None:
     by = Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     network = build.build(LITE, 2)
-    about = build.CheckpointMetadata(LITE, ("a", "b"), ((0, 0, 0), (1, 1, 1)), build.Start("x", normalization=by))
+    about = metadata.CheckpointMetadata(LITE, ("a", "b"), ((0, 0, 0), (1, 1, 1)), metadata.Start("x", normalization=by))
     build.save(tmp_path / "m.safetensors", network.state_dict(), about)
-    assert build.read_metadata(tmp_path / "m.safetensors") == about
+    assert metadata.read_metadata(tmp_path / "m.safetensors") == about
     loaded, said = build.load_checkpoint(tmp_path / "m.safetensors", Model(), 2)
     assert said == LITE
     torch.testing.assert_close(loaded.get_buffer("pixel_mean").flatten(), torch.tensor(by.mean))

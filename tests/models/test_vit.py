@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from stpp.data.normalization import Normalization
 from stpp.engine.optim import optimizer
-from stpp.models import build
+from stpp.models import build, metadata
 from stpp.models.dpt import Residual
 from stpp.models.vit import VisionTransformer
 from stpp.models.weights import convert_keys, start_of
@@ -109,7 +109,7 @@ def test_published_weights_of_a_transformer_are_placed_and_its_classifier_is_nam
     assert start.normalization == Normalization(
         tuple(theirs.pretrained_cfg["mean"]), tuple(theirs.pretrained_cfg["std"])
     )
-    build.save(tmp_path / "backbone.safetensors", placed.state, build.BackboneMetadata(TINY, start))
+    build.save(tmp_path / "backbone.safetensors", placed.state, metadata.BackboneMetadata(TINY, start))
     network = build.build(TINY, 4)
     started = build.load_start_weights(network, TINY, tmp_path / "backbone.safetensors")
     assert started == {name for name in network.state_dict() if name.startswith("backbone.")}

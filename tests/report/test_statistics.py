@@ -21,6 +21,7 @@ from stpp.report.statistics import (
     bootstrap_gain,
     calibration,
     calibration_error,
+    constant_class,
     dice,
     gains,
     miou,
@@ -287,3 +288,10 @@ def test_rank_correlation_of_nan_is_nan_and_of_unequal_lengths_an_error() -> Non
     assert math.isnan(rank_correlation([1, 2, math.nan], [1, 2, 3]))
     with pytest.raises(ValueError):
         rank_correlation([1, 2, 3], [1, 2])
+
+
+def test_a_constant_prediction_is_found_unless_there_is_only_one_class() -> None:
+    assert constant_class(np.array([[0, 5, 0], [0, 7, 0], [0, 0, 0]])) == 1
+    assert constant_class(np.array([[0, 5, 0], [0, 7, 0], [0, 0, 1]])) is None
+    assert constant_class(np.array([[0, 0, 0], [0, 7, 0], [0, 0, 0]])) is None, "nothing else was to be found"
+    assert constant_class(np.zeros((3, 3), np.int64)) is None

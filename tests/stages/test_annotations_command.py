@@ -11,7 +11,7 @@ from PIL import Image
 from small import OWN, Project
 
 from stpp.audit.history import added_masks
-from stpp.data.datasets import ImageReader
+from stpp.data.reader import ImageReader
 from stpp.ingest.toy import CLASSES
 from stpp.store.files import read_json
 from stpp.store.manifest import read_dataset

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from small import OWN, Project
 
-from stpp.models import build
+from stpp.models import metadata
 from stpp.store.files import read_json
 from stpp.store.masks import MaskSet
 
@@ -71,7 +71,7 @@ def test_a_grey_set_of_12_bits_is_refused_until_its_range_is_given_and_then_trai
     said = project.run("stpp", "prepare", "--out", "runs/data")
     assert "values above data.range become 255" in said
     run_all(project)
-    about = build.read_metadata(project.folder / "runs/student/model.safetensors")
+    about = metadata.read_metadata(project.folder / "runs/student/model.safetensors")
     assert about.reading is not None and about.reading.ranges == ((0.0, 3000.0),) and about.reading.channels == 3
 
 
@@ -92,7 +92,7 @@ def test_four_bands_of_16_bits_with_pixels_without_data_train_and_are_predicted(
     assert f"{30 * 4 * 32} pixels without data: 30 image(s)" in said
     run_all(project)
     reading = read_json(project.folder / "runs/data/dataset.json")["reading"]
-    about = build.read_metadata(project.folder / "runs/student/model.safetensors")
+    about = metadata.read_metadata(project.folder / "runs/student/model.safetensors")
     assert about.reading is not None and list(about.reading.mean) == reading["mean"] == list(
         about.start.normalization.mean
     )

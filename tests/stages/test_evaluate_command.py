@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from small import TINY, Project, mask_set
 
 from stpp.data.transforms import normalize
-from stpp.models import build
+from stpp.models import build, metadata
 from stpp.params.models import Model
 from stpp.store.files import read_csv, read_ids, read_json, write_csv, write_ids, write_json
 from stpp.store.manifest import read_dataset
@@ -147,7 +147,7 @@ def test_a_checkpoint_of_another_network_is_an_error(prepared: Project, checkpoi
 
 def test_a_checkpoint_with_metadata_is_evaluated_with_any_model_parameters(prepared: Project, checkpoint: Path) -> None:
     evaluate(prepared)
-    about = build.CheckpointMetadata(MODEL, ("a", "b", "c", "d", "e", "f"), ((0, 0, 0),) * 6)
+    about = metadata.CheckpointMetadata(MODEL, ("a", "b", "c", "d", "e", "f"), ((0, 0, 0),) * 6)
     build.save(checkpoint, build.load(MODEL, 6, checkpoint).state_dict(), about)
     with (prepared.folder / "params.yaml").open("w") as file:
         YAML().dump(TINY | {"model": {"network": "pspnet", "output_stride": 16, "precision": "bfloat16"}}, file)
@@ -169,7 +169,7 @@ def test_a_checkpoint_with_metadata_is_evaluated_with_any_model_parameters(prepa
 
 
 def test_a_checkpoint_of_other_classes_is_an_error(prepared: Project, checkpoint: Path) -> None:
-    about = build.CheckpointMetadata(MODEL, ("sky", "road"), ((0, 0, 0), (1, 1, 1)))
+    about = metadata.CheckpointMetadata(MODEL, ("sky", "road"), ((0, 0, 0), (1, 1, 1)))
     build.save(checkpoint, build.build(MODEL, 2).state_dict(), about)
     output = evaluate(prepared, rc=2)
     assert "mine.safetensors: has 2 classes (sky, road), but the data set has 6" in output

@@ -17,14 +17,14 @@ from small import Project
 from torch.nn.functional import interpolate
 
 from stpp.data.transforms import normalize
-from stpp.models import build
+from stpp.models import build, metadata
 from stpp.params.models import Model
 from stpp.stages.predict import _overlay
 from stpp.store.files import digest
 from stpp.store.reading import Reading
 
 MODEL = Model(backbone="test_resnet", output_stride=16)
-ABOUT = build.CheckpointMetadata(MODEL, ("sky", "road", "<b>sign</b>"), ((1, 2, 3), (200, 100, 0), (0, 0, 255)))
+ABOUT = metadata.CheckpointMetadata(MODEL, ("sky", "road", "<b>sign</b>"), ((1, 2, 3), (200, 100, 0), (0, 0, 255)))
 
 
 @pytest.fixture
@@ -268,18 +268,18 @@ def test_the_error_names_a_file_that_is_not_a_checkpoint_of_stpp(photos: Project
 @pytest.mark.parametrize(
     "about",
     [
-        build.CheckpointMetadata(MODEL, ("a",), ((0, 0, 0),)),
-        build.CheckpointMetadata(MODEL, ("a", "b"), ((0, 0, 0),)),
-        build.CheckpointMetadata(MODEL, ("a", "b"), ((0, 0, 0), (0, 0, 256))),
-        build.CheckpointMetadata(MODEL, tuple(map(str, range(300))), ((0, 0, 0),) * 300),
+        metadata.CheckpointMetadata(MODEL, ("a",), ((0, 0, 0),)),
+        metadata.CheckpointMetadata(MODEL, ("a", "b"), ((0, 0, 0),)),
+        metadata.CheckpointMetadata(MODEL, ("a", "b"), ((0, 0, 0), (0, 0, 256))),
+        metadata.CheckpointMetadata(MODEL, tuple(map(str, range(300))), ((0, 0, 0),) * 300),
     ],
 )
 def test_a_checkpoint_with_invalid_metadata_about_its_classes_is_refused(
-    tmp_path: Path, about: build.CheckpointMetadata
+    tmp_path: Path, about: metadata.CheckpointMetadata
 ) -> None:
     build.save(tmp_path / "m.safetensors", {"x": torch.zeros(1)}, about)
     with pytest.raises(Exception, match="invalid metadata about its"):
-        build.read_metadata(tmp_path / "m.safetensors")
+        metadata.read_metadata(tmp_path / "m.safetensors")
 
 
 def test_metadata_of_a_checkpoint_is_read_back_and_gives_equal_bytes(tmp_path: Path) -> None:
@@ -287,7 +287,7 @@ def test_metadata_of_a_checkpoint_is_read_back_and_gives_equal_bytes(tmp_path: P
     for name in ("a", "b"):
         build.save(tmp_path / name, state, ABOUT)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    assert build.read_metadata(tmp_path / "a") == ABOUT
+    assert metadata.read_metadata(tmp_path / "a") == ABOUT
 
 
 def test_test_time_augmentation_is_the_mean_over_five_scales_and_flips(photos: Project) -> None:

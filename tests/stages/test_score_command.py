@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from small import Project
 
-from stpp.models import build
+from stpp.models import build, metadata
 from stpp.params.models import Model
 from stpp.store.files import read_csv, read_ids
 from stpp.store.manifest import read_dataset
@@ -24,7 +24,7 @@ def test_the_last_checkpoint_by_number_is_the_reference_of_all_columns(
     classes = len(dataset.classes)
     torch.manual_seed(0)
     state = build.build(MODEL, classes).state_dict()
-    about = build.CheckpointMetadata(MODEL, dataset.classes, dataset.palette)
+    about = metadata.CheckpointMetadata(MODEL, dataset.classes, dataset.palette)
     for j in range(1, 11):
         bias = torch.zeros(classes)
         bias[int(j == 10)] = math.log(classes - 1)

@@ -12,7 +12,7 @@ from small import TINY, Project, mask_set
 
 from stpp.data.transforms import normalize
 from stpp.deploy.task_formats import TASKS
-from stpp.models import build
+from stpp.models import build, metadata
 from stpp.params.file import load, read_yaml
 from stpp.params.models import Model
 from stpp.run.lineage import content_of
@@ -59,7 +59,7 @@ def test_masks_that_a_model_is_confidently_against_are_listed_with_their_classes
     torch.manual_seed(0)
     network = build.build(MODEL, 6).eval()
     build.save(
-        folder / "m.safetensors", network.state_dict(), build.CheckpointMetadata(MODEL, dataset.classes, PALETTE)
+        folder / "m.safetensors", network.state_dict(), metadata.CheckpointMetadata(MODEL, dataset.classes, PALETTE)
     )
     said = prepared.run("stpp", "suggest", "--errors", "m.safetensors", "--n", "3", "--out", "check")
     assert "check: 3 of 8 masks" in said
@@ -92,7 +92,7 @@ def test_masks_that_a_model_is_confidently_against_are_listed_with_their_classes
     both = prepared.run("stpp", "suggest", "--errors", "m.safetensors", "--as", "coco", "--out", "again", rc=2)
     assert "leave it out with --errors" in both and not (folder / "again").exists()
     build.save(
-        folder / "m.safetensors", network.state_dict(), build.CheckpointMetadata(MODEL, tuple("abcdef"), PALETTE)
+        folder / "m.safetensors", network.state_dict(), metadata.CheckpointMetadata(MODEL, tuple("abcdef"), PALETTE)
     )
     refused = prepared.run("stpp", "suggest", "--errors", "m.safetensors", "--out", "again", rc=2)
     assert "m.safetensors: has other classes (a, b, c, d, e, f) than the data set tiny" in refused

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from small import OWN, Project, ran
 
-from stpp.models import build
+from stpp.models import metadata
 from stpp.store.files import digest, read_csv, read_ids, read_json
 from stpp.tracking.client import client
 
@@ -188,7 +188,7 @@ def test_a_frozen_vision_transformer_labels_for_students_of_another_network(proj
     frozen = {name for name in first if torch.equal(first[name], last[name])}
     assert frozen == {name for name in first if name.startswith("backbone.")}
     files = [project.folder / f"runs/{name}/model.safetensors" for name in ("teacher", "student_1", "student")]
-    said = [build.read_metadata(file) for file in files]
+    said = [metadata.read_metadata(file) for file in files]
     networks = [("dpt", "test_vit", "float32"), *2 * [("deeplabv3plus", "test_resnet", "bfloat16")]]
     assert [(one.model.network, one.model.backbone, one.model.precision) for one in said] == networks
     assert said[0].start.normalization != said[1].start.normalization == said[2].start.normalization
