@@ -19,6 +19,7 @@ from small import Project
 
 from stpp.cli import COMMANDS as TABLE
 from stpp.cli import load_command
+from stpp.paper.systems import ON_MODEL, SYSTEMS
 from stpp.params.file import load
 from stpp.params.models import Params
 from stpp.run.code import PACKAGE, UNWATCHED, import_closure, imports, source_path
@@ -125,6 +126,18 @@ def test_every_dep_in_runs_is_an_out_of_a_stage() -> None:
     for where, stage in stages().items():
         for dep in names(stage["deps"]):
             assert is_within(dep, outs) or not dep.startswith("runs/"), f"{where}: {dep}"
+
+
+def test_the_plan_knows_the_network_of_every_training() -> None:
+    trained = {}
+    for stage in stages().values():
+        command, *rest = words(stage)
+        options = dict(zip(rest[::2], rest[1::2], strict=True))
+        if command.startswith("train"):
+            trained[options["--out"]] = options["--backbone"]
+    assert {out for out, file in trained.items() if file == "runs/backbone.safetensors"} == set(ON_MODEL)
+    assert set(trained.values()) == {"runs/backbone.safetensors", "runs/backbone_student.safetensors"}
+    assert {out for one in SYSTEMS.values() for out in one.trains} == set(trained)
 
 
 def test_every_parameter_exists() -> None:

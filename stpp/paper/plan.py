@@ -16,7 +16,7 @@ from typing import Any
 from stpp.ingest.published import LABELED, TRAIN
 from stpp.paper import results as results_
 from stpp.paper.published import SETTINGS, Table, params_of, table
-from stpp.paper.systems import SYSTEMS, cost, iterations, system
+from stpp.paper.systems import ON_MODEL, SYSTEMS, cost, iterations, system
 from stpp.params.file import flatten, load, overlays_of
 from stpp.params.models import Model, Params
 from stpp.run.git import git
@@ -205,18 +205,19 @@ def estimate(jobs: list[Job]) -> str:
     def key(p: Params) -> str:
         return f"{p.model} {p.augment.weak} {p.train.batch_size} {p.train.accumulate}"
 
-    models = {key(job.params): job.params for job in jobs}
-    memory = max(memory_of_a_training(p) for p in progress(models.values(), "count memory", len(models)))
+    trainings = [(job, out, _as_trained(job.params, out)) for job in jobs for out in job.new]
+    models = {key(params): params for *_, params in trainings}
+    memory = max((memory_of_a_training(p) for p in progress(models.values(), "count memory", len(models))), default=0)
     size = sum(
-        size_of(job.params.model) * (len(job.new) + (job.params.train.checkpoints if "runs/teacher" in job.new else 0))
-        for job in jobs
+        size_of(params.model) * (1 + (params.train.checkpoints if out == "runs/teacher" else 0))
+        for _, out, params in trainings
     )
     disk = (
         f"at least {memory / 1e9:.1f} GB of memory for a training on one device; "
         f"{size / 1e9:.1f} GB of checkpoints in DVC's cache; during a run, also a copy of its own and of the data"
     )
-    counted = [(job, counts) for job in jobs if (counts := _counts(job)) is not None]
-    if len(counted) < len(jobs):
+    counted = [(*one, counts) for one in trainings if (counts := _counts(one[0])) is not None]
+    if len(counted) < len(trainings):
         return f"training time: unknown until `dvc repro split` has counted the images; {disk}"
 
     # Measure in another process, so that no memory of the GPU is held while the experiments run.
@@ -230,14 +231,18 @@ def estimate(jobs: list[Job]) -> str:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             return f"training time: unknown, as two iterations of a network failed here ({reason}); {disk}"
     seconds = sum(
-        iterations(out, *counts, job.params.train, job.params.select.ratio) * cost(out) * speeds[key(job.params)]
-        for job, counts in counted
-        for out in job.new
+        iterations(out, *counts, params.train, params.select.ratio) * cost(out) * speeds[key(params)]
+        for _, out, params, counts in counted
     )
     return (
         f"about {seconds / 3600:.1f} h of training on this machine (labelling and evaluation not counted; less if "
         f"DVC's cache holds some of it, more if it lacks models that were trained for other cells); {disk}"
     )
+
+
+def _as_trained(params: Params, out: str) -> Params:
+    """Return parameters whose `model` is the network that a training trains. out: folder of the trained model."""
+    return params if out in ON_MODEL or params.student is None else params.model_copy(update={"model": params.student})
 
 
 def _counts(job: Job) -> tuple[int, int] | None:

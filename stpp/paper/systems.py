@@ -31,6 +31,8 @@ ONLINE = {
 """Folders of the models that label images as they learn, with their `cost`."""
 ON_LABELED = ("runs/teacher", "runs/suponly_student/student")
 """Folders of the models that are trained on D_l alone."""
+ON_MODEL = ("runs/teacher", *ONLINE)
+"""Folders of the models that have the network `model`; all others have that of `student`, if it is given."""
 ABLATIONS = ("both_sets", *(f"{w}_{part}" for w in ("only", "no") for part in PARTS), "cutout_labeled")
 
 
