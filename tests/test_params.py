@@ -496,6 +496,13 @@ def test_extreme_ranges_of_augmentations_are_refused(section: dict[str, Any], sa
         loaded(tmp_path, {"augment": section})
 
 
+@pytest.mark.parametrize("section", ["model", "student"])
+def test_random_weights_are_not_frozen(section: str, tmp_path: Path) -> None:
+    with pytest.raises(StppError, match=f"`{section}.freeze` keeps the backbone's random weights"):
+        loaded(tmp_path, {section: {"freeze": True, "weights": "none"}})
+    assert loaded(tmp_path, {section: {"freeze": True, "weights": "mine.pth"}})
+
+
 def numbers(schema: dict[str, Any], key: str, inside: tuple[str, ...] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield every number in the schema with its key."""
     if "$ref" in schema:

@@ -15,8 +15,8 @@ from stpp.params.models import Params
 PAPER = 80
 """Epochs of every training on Pascal (paper, 4.1)."""
 LEAST = 36
-"""Iterations of a teacher. One with fewer has learnt nothing; one with so many, from ImageNet weights, is useful: see
-docs/results.md."""
+"""Iterations of a teacher. One with fewer has learnt nothing. One with so many, from ImageNet weights, had an mIoU of
+33 on the embedded data set."""
 SHORTEST = 200
 """Minimum length of a training whose length is given in iterations."""
 FASTER = 1.2
@@ -79,6 +79,7 @@ def choices(images: Images, machine: Machine) -> list[Choice]:
     scales, whole = [0.5, 0.75, 1.0, 1.5, 2.0], machine.cuda or images.tiny
     return [
         *network,
+        Choice("model.freeze", False, "as in the paper: the backbone learns, too"),
         Choice(
             "train.batch_size", max(2, min(batch, images.labeled)), f"16 in the paper; {images.labeled} labelled images"
         ),

@@ -130,7 +130,7 @@ class Model(Section):
     (in1k): published weights. `package`: weights that an installed package ships (for backbone tf_efficientnet_lite0).
     Otherwise a file below weights/ that holds a backbone or a whole network."""
     freeze: bool = False
-    """Whether the backbone stays as it starts: only the head is trained. For pre-trained weights."""
+    """Whether the backbone stays as it starts, and only the head is trained. Not with random weights."""
     output_stride: Literal[8, 16] = 8
     """Side of the image divided by the side of the deepest feature map. 8 is finer, slower and needs more memory.
     Without effect for `dpt` and `linear`: the stride of a vision transformer is its patch size."""
@@ -473,3 +473,13 @@ class Params(Section):
     online: Online = Online()
     evaluate: Evaluate = Evaluate()
     runtime: Runtime = Runtime()
+
+    @model_validator(mode="after")
+    def _what_is_frozen_has_learnt(self) -> Self:
+        for section, model in (("model", self.model), ("student", self.student)):
+            if model is not None and model.freeze and model.weights == "none":
+                raise ValueError(
+                    f"`{section}.freeze` keeps the backbone's random weights, as `{section}.weights` is none; "
+                    "name weights, or set `freeze: false`"
+                )
+        return self
