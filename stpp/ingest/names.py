@@ -9,7 +9,7 @@ READ = (
 )
 """File endings of the image formats that can be read."""
 ARRAYS = (".npy", ".mat")
-"""File endings of masks that are arrays."""
+"""File endings of masks that are arrays. Images may be .npy, too."""
 UNREAD = (
     *(
         ".heic",

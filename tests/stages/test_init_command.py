@@ -113,7 +113,7 @@ def test_prepare_and_split_find_what_init_printed(project: Project, layout: str)
     agrees(project, said)
 
 
-@pytest.mark.parametrize("form", ["five bands", "12 bits", "numbers", "pictures"])
+@pytest.mark.parametrize("form", ["five bands", "arrays", "12 bits", "numbers", "pictures"])
 def test_bands_range_and_no_data_are_proposed_so_that_prepare_reads_them(project: Project, form: str) -> None:
     folder, draw = project.folder / ROOT, np.random.default_rng(0)
     for i in range(12):
@@ -125,6 +125,8 @@ def test_bands_range_and_no_data_are_proposed_so_that_prepare_reads_them(project
             tifffile.imwrite(
                 path, pixels, photometric="minisblack", planarconfig="contig", extratags=[(42113, 2, 5, "9999", True)]
             )
+        elif form == "arrays":
+            np.save(path.with_suffix(".npy"), pixels)
         elif form == "12 bits":
             Image.fromarray(pixels[..., 0]).save(path.with_suffix(".png"))
         elif form == "numbers":
@@ -133,11 +135,13 @@ def test_bands_range_and_no_data_are_proposed_so_that_prepare_reads_them(project
             tifffile.imwrite(path, numbers, photometric="minisblack", planarconfig="contig", extratags=[tag])
         else:
             photo(path.with_suffix(".jpg"), i)
+            np.save(folder / f"photos/{i}_depth.npy", pixels)  # beside pictures, an array is no image
         mask(folder / f"masks/{i}.png")
     said = run(project, f"{ROOT}/photos", f"{ROOT}/masks")
     data = load([project.folder / "params.yaml"]).data
     assert (data.bands, data.range, data.nodata) == {
         "five bands": ((1, 2, 3, 4, 5), "percentile", 9999),
+        "arrays": ((1, 2, 3, 4, 5), "percentile", None),
         "12 bits": (None, "percentile", None),
         "numbers": ((1, 2, 3), "percentile", None),
         "pictures": (None, None, None),
