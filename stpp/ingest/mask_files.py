@@ -233,9 +233,7 @@ class Added:
         if len(files) > 1:
             raise StppError(f"{self._root / files[0]}: and {files[1]} are both the mask of {record.image}; remove one")
         values = read_mask(self._root / files[0], self._values)
-        if values.shape != (record.height, record.width):
-            size = f"{values.shape[1]} x {values.shape[0]} pixels, but its image has {record.width} x {record.height}"
-            raise StppError(f"{self._root / files[0]}: {size}; make them equal")
+        _check_size(self._root / files[0], values.shape, record)
         try:
             mask = to_classes(values, self._values)
         except KeyError as error:
@@ -283,12 +281,16 @@ class Outside:
 def layers(root: Path, file: str, variable: str, record: Record, counts: Counts) -> Iterator[Layer]:
     """Yield what `read_layers` finds in a file of an image. Raises StppError if it is not as large as the image."""
     for layer, lossy in read_layers(root / file, variable):
-        if layer.shape != (record.height, record.width):
-            size = f"{layer.shape[1]} x {layer.shape[0]} pixels, but its image has {record.width} x {record.height}"
-            raise StppError(f"{root / file}: {size}; make them equal")
+        _check_size(root / file, layer.shape, record)
         if lossy:
             counts.add(f"mask file(s) are stored as {lossy}: values from 128 on count, smaller ones do not", file)
         yield layer
+
+
+def _check_size(path: Path, shape: tuple[int, ...], record: Record) -> None:
+    if shape != (record.height, record.width):
+        size = f"{shape[1]} x {shape[0]} pixels, but its image has {record.width} x {record.height}"
+        raise StppError(f"{path}: {size}; make them equal")
 
 
 def source_of(data: Data, dataset: Dataset, counts: Counts, objects: Source | None) -> tuple[Source, list[str]]:
