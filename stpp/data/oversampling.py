@@ -11,3 +11,11 @@ def copies(labeled: int, pseudo: int) -> int:
     if pseudo:
         return -(-pseudo // labeled)
     return 2 if labeled < 200 else 1
+
+
+def copies_as_long(labeled: int, pseudo: int) -> int:
+    """Return how often D_l alone is repeated in an epoch that is as long as a student's.
+
+    If N is no multiple of M, the epoch is longer by less than D_l once. labeled, pseudo: as for `copies`.
+    """
+    return copies(labeled, pseudo) * (2 if pseudo else 1)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from stpp.data.oversampling import copies
+from stpp.data.oversampling import copies, copies_as_long
 from stpp.params.models import Train
 from stpp.report.labels import PARTS
 from stpp.selftrain.selection import reliable
@@ -30,7 +30,9 @@ ONLINE = {
 }
 """Folders of the models that label images as they learn, with their `cost`."""
 ON_LABELED = ("runs/teacher", "runs/suponly_student/student")
-"""Folders of the models that are trained on D_l alone."""
+"""Folders of the models that are trained on D_l alone, for as long as the teacher."""
+LONG = "runs/suponly_long/student"
+"""Folder of the model that is trained on D_l alone, for as long as student 2 of ST++."""
 ON_MODEL = ("runs/teacher", *ONLINE)
 """Folders of the models that have the network `model`; all others have that of `student`, if it is given."""
 ABLATIONS = ("both_sets", *(f"{w}_{part}" for w in ("only", "no") for part in PARTS), "cutout_labeled")
@@ -58,6 +60,7 @@ def _round(n: int) -> System:
 SYSTEMS: dict[str, System] = {
     "suponly": _pipeline("suponly", ("runs/teacher",)),
     "suponly_student": _pipeline("suponly_student", (ON_LABELED[-1],)),
+    "suponly_long": _pipeline("suponly_long", (LONG,)),
     "plain": _pipeline("plain", ("runs/teacher", "runs/plain/student")),
     "st": _pipeline("st", ("runs/teacher", "runs/st/student")),
     "student_1": System("dvc.yaml", "runs/evaluation", ("runs/teacher", "runs/student_1", "runs/student")),
@@ -122,4 +125,6 @@ def iterations_per_epoch(out: str, labeled: int, unlabeled: int, batch: int, rat
     pseudo = 0 if out in ON_LABELED else reliable(unlabeled, ratio) if half else unlabeled
     if out in ONLINE:
         return unlabeled // (batch // 2)
+    if out == LONG:
+        return labeled * copies_as_long(labeled, unlabeled) // batch
     return (labeled * copies(labeled, pseudo) + pseudo) // batch

@@ -10,6 +10,7 @@ PARTS = {"jitter": "colour jitter", "grayscale": "greyscale", "blur": "blur", "c
 LABELS = {
     "suponly": "SupOnly",
     "suponly_student": "SupOnly, student's network",
+    "suponly_long": "SupOnly, as long as ST++",
     "teacher": "Teacher (SupOnly)",
     "st": "ST",
     "student_1": "Student 1",
@@ -41,7 +42,7 @@ LABELS = {
 
 TEACHERS = {
     "suponly": "",
-    **dict.fromkeys(("suponly_student", "online", "fixmatch", "unimatch", "unimatch_v2"), ""),
+    **dict.fromkeys(("suponly_student", "suponly_long", "online", "fixmatch", "unimatch", "unimatch_v2"), ""),
     "stpp": "student_1",
     "blind": "blind_student_1",
     "pixel_2": "pixel_1",

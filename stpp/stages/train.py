@@ -7,15 +7,21 @@ from typing import Annotated
 from typer import Option
 
 from stpp.data.datasets import ImageMaskPairs, SelfTrainingDataset
-from stpp.data.oversampling import copies
+from stpp.data.oversampling import copies, copies_as_long
 from stpp.engine.fit import supervised
 from stpp.stages import options
 from stpp.stages.stage import Inputs, Recipe, open_stage
 from stpp.stages.training import OUTS, loss_for, photos_of, start_for, train_network
-from stpp.store.files import read_ids
+from stpp.store.files import StppError, read_ids
 from stpp.store.masks import MaskSet
 
 RECIPE = Recipe(__name__, ("train", "augment"))
+AsLong = Annotated[
+    Path | None,
+    Option(
+        help="List of images: train on labelled images alone for as long as a student of these pseudo-labelled ones."
+    ),
+]
 Pseudo = Annotated[list[Path] | None, Option(help="Mask set of pseudo labels; may be given several times.")]
 
 
@@ -26,6 +32,7 @@ def train(
     backbone: options.Backbone,
     out: options.Out,
     pseudo: Pseudo = None,
+    as_long_as: AsLong = None,
     params: options.Params = None,
 ) -> None:
     """Train a teacher on labelled images, or a student with pseudo labels as well.
@@ -33,7 +40,9 @@ def train(
     A teacher is trained without --pseudo. It also keeps K checkpoints, which
     `stpp score` uses to measure stability.
     """
-    inputs = Inputs(data, split, [backbone, *(pseudo or [])])
+    if pseudo and as_long_as:
+        raise StppError("--as-long-as: a training with --pseudo has its own length; give one of the two")
+    inputs = Inputs(data, split, [backbone, *(pseudo or []), *([as_long_as] if as_long_as else [])])
     outs = OUTS if pseudo else [*OUTS, "checkpoints"]  # a teacher has no --pseudo (Algorithm 2, line 1)
     with open_stage(name, RECIPE, options.params_files(params), inputs, out=out, outs=outs) as stage:
         if stage.finished:
@@ -41,7 +50,10 @@ def train(
         p, photos = stage.params, photos_of(stage, data)
         labeled = read_ids(split / "labeled.txt")
         parts = [ImageMaskPairs(photos, masks.ids, masks) for masks in map(MaskSet, pseudo or [])]
-        repeat = copies(len(labeled), sum(len(part.ids) for part in parts))  # over-sampling of D_l
+        if as_long_as is None:
+            repeat = copies(len(labeled), sum(len(part.ids) for part in parts))  # over-sampling of D_l
+        else:
+            repeat = copies_as_long(len(labeled), len(read_ids(as_long_as)))
         samples = SelfTrainingDataset(
             ImageMaskPairs(photos, labeled),
             repeat,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stpp.data.oversampling import copies
+from stpp.data.oversampling import copies, copies_as_long
 from stpp.ingest.splits import SETS, check, draw, size_of
 from stpp.params.models import Split, Subset
 from stpp.store.manifest import Dataset, Record
@@ -336,6 +336,13 @@ def test_the_same_content_under_two_ids_is_a_problem_that_names_both(other: str)
 def test_labelled_images_are_copied_until_they_are_as_many_as_the_pseudo_labelled(labeled: int, pseudo: int) -> None:
     n = copies(labeled, pseudo)
     assert (n - 1) * labeled < pseudo <= n * labeled
+
+
+@FEW
+@given(st.integers(1, 3000), st.integers(1, 11_000))
+def test_alone_they_are_copied_until_an_epoch_is_as_long_as_a_students(labeled: int, pseudo: int) -> None:
+    student = labeled * copies(labeled, pseudo) + pseudo
+    assert student <= labeled * copies_as_long(labeled, pseudo) < student + labeled
 
 
 @pytest.mark.parametrize(("labeled", "expected"), [(1, 2), (92, 2), (199, 2), (200, 1), (10_582, 1)])

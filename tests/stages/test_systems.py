@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from small import Project, ran
 
-from stpp.paper.systems import SYSTEMS
+from stpp.paper.systems import SYSTEMS, iterations
+from stpp.params.file import load
 from stpp.store.files import read_csv, read_ids, read_json
 from stpp.store.masks import MaskSet
 
@@ -27,6 +28,12 @@ def test_every_system_runs_and_no_stage_runs_twice(project: Project) -> None:
         for place in ("", "suponly")
     }
     assert len(teachers) == 1
+
+    p = load([folder / "params.yaml"])
+    counts = [len(read_ids(folder / f"runs/split/{of}.txt")) for of in ("labeled", "unlabeled")]
+    for out in {out for system in SYSTEMS.values() for out in system.trains}:
+        *_, last = read_csv(folder / out / "curve.csv", ("iteration",))
+        assert float(last["iteration"]) == iterations(out, *counts, p.train, p.select.ratio), out
 
     columns = ("train/loss",)
     losses = {

@@ -53,7 +53,9 @@ def test_a_student_learns_from_soft_masks_of_its_teacher(prepared: Project) -> N
         )
         assert np.array_equal(levels.sum(2, dtype=int), np.where(mask == 255, 0, 255))
         assert np.abs(levels - 255 * p)[mask != 255].max(initial=0) < 1.01
-    said = prepared.run(*f"{train} --name student --pseudo runs/label/masks --out runs/student".split())
+    student = f"{train} --name student --pseudo runs/label/masks --out runs/student"
+    assert "give one of the two" in prepared.run(*f"{student} --as-long-as runs/split/unlabeled.txt".split(), rc=2)
+    said = prepared.run(*student.split())
     assert "pseudo-labelled (soft); " in said
     assert 0 < read_json(prepared.folder / "runs/student/metrics.json")["train_loss"] < 10
 
