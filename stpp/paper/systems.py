@@ -118,8 +118,9 @@ def iterations_per_epoch(out: str, labeled: int, unlabeled: int, batch: int, rat
 
     An epoch has the over-sampled labelled images and the pseudo-labelled images. D_l is doubled below 200 images for
     a teacher, and repeated ceil(N / M) times for students. Student 1 of ST++ and of the blind pipeline sees the share
-    `ratio` of the unlabelled images; every other student sees all of them. In online labelling, FixMatch and UniMatch
-    an epoch has every unlabelled image once, and half of a batch is unlabelled.
+    `ratio` of the unlabelled images; every other student sees all of them. `LONG` sees D_l alone, for as long as
+    these. In online labelling, FixMatch and UniMatch an epoch has every unlabelled image once, and half of a batch is
+    unlabelled.
     """
     half = out in ("runs/student_1", "runs/blind/student_1")
     pseudo = 0 if out in ON_LABELED else reliable(unlabeled, ratio) if half else unlabeled
