@@ -85,6 +85,10 @@ def _correlation(scores: Path) -> float | None:
     return None if math.isnan(rho) else rho
 
 
+ON_LABELED = ("suponly_long", "suponly_student", "suponly")
+"""Models of labelled images alone. The first one that is there is what self-training must beat."""
+
+
 def verdict(val: Mapping[str, Counts], known: Facts) -> list[str]:
     """Return sentences about the models of a run: the best one on val, and what went wrong with likely reasons.
 
@@ -99,7 +103,7 @@ def verdict(val: Mapping[str, Counts], known: Facts) -> list[str]:
     if len(only) == len(names):
         return lines
     if len(names) > 1:
-        lines += _gained(val, value, known.networks)
+        lines += _gained(val, value, known)
     if best not in only:
         lines += _foreground(best, val[best], known.classes)
         lines += _never_found(best, val[best], known.classes)
@@ -118,13 +122,13 @@ def verdict(val: Mapping[str, Counts], known: Facts) -> list[str]:
     return lines
 
 
-def _gained(val: Mapping[str, Counts], value: Mapping[str, float], networks: Mapping[str, str]) -> list[str]:
+def _gained(val: Mapping[str, Counts], value: Mapping[str, float], known: Facts) -> list[str]:
     """Return what the best model gained over SupOnly; another sentence names the best model of every other network.
 
-    value: mIoU on val by model. networks: see `Facts`.
+    value: mIoU on val by model.
     """
-    base = next((name for name in ("suponly_student", "suponly") if name in val), next(iter(val)))
-    of = {name: networks.get(name, "an unknown network") for name in val}
+    base = next((name for name in ON_LABELED if name in val), next(iter(val)))
+    of = {name: known.networks.get(name, "an unknown network") for name in val}
     top = {network: max((n for n in val if of[n] == network), key=lambda n: value[n]) for network in of.values()}
     best, lines = top.pop(of[base]), []
     if best != base:
@@ -134,15 +138,24 @@ def _gained(val: Mapping[str, Counts], value: Mapping[str, float], networks: Map
             f"best on val: {_label(best)}, {in_points(gain)} above {_label(base)}: {sure} the choice of "
             f"{len(val[best])} images explains"
         )
-    elif list(of.values()).count(of[base]) > 1:
+        lines += _longer(base, best, known.iterations)
+    elif any(of[name] == of[base] for name in val if name not in ON_LABELED):
         lines.append(f"best on val: {_label(best)} ({100 * value[best]:.1f}); self-training gained nothing here")
-    compared = "" if base == "suponly_student" else "; `stpp system use suponly_student` trains equal networks"
+    compared = "" if base != "suponly" else "; `stpp system use suponly_student` trains equal networks"
     for network, name in top.items():
         lines.append(
             f"best on val of {network}: {_label(name)} ({100 * value[name]:.1f}); {_label(base)} "
             f"({100 * value[base]:.1f}) is {of[base]}: the difference is not a gain of self-training{compared}"
         )
     return lines
+
+
+def _longer(base: str, best: str, iterations: Mapping[str, int]) -> list[str]:
+    """Return which command compares at equal length, if the best model trained for longer than SupOnly."""
+    if base != "suponly" or not 0 < iterations.get(base, 0) < iterations.get(best, 0):
+        return []
+    lengths = f"{iterations[best]} iterations against {iterations[base]}"
+    return [f"{_label(best)} trained for {lengths}: `stpp system use suponly_long` adds SupOnly of equal length"]
 
 
 def _untrained(few: Mapping[str, int]) -> list[str]:
