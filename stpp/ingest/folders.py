@@ -64,7 +64,7 @@ def common_root(images: Path, masks: Path, more: Path | None) -> Folders:
 def images_and_masks(folders: Folders) -> tuple[list[str], list[str]]:
     """Return the files that may be images, and those that may be masks. Raises StppError if there are none.
 
-    A .npy is an image only where no picture is, and where no masks are.
+    A .npy is an image only if there is no picture.
     """
     images, masks, arrays = [], [], []
     for file in files_below(folders.root, lambda stray: None):
@@ -72,7 +72,7 @@ def images_and_masks(folders: Folders) -> tuple[list[str], list[str]]:
         owner = folders.owner(file) if kind in (*READ, *ARRAYS) else None
         if kind in READ and owner is not None and owner in (folders.images, folders.more):
             images.append(file)
-        if kind == ".npy" and owner in (folders.images, folders.more) and owner != folders.masks:
+        if kind == ".npy" and owner in (folders.images, folders.more):
             arrays.append(file)
         if owner is not None and owner == folders.masks:
             masks.append(file)

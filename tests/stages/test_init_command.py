@@ -147,6 +147,18 @@ def test_bands_range_and_no_data_are_proposed_so_that_prepare_reads_them(project
         "pictures": (None, None, None),
     }[form]
     assert ("data.range" in said) == (form != "pictures")
+    assert ("12 file(s) without the extension of an image (12 .npy)" in said) == (form == "pictures")
+    agrees(project, said)
+
+
+def test_arrays_may_lie_beside_masks_that_are_arrays(project: Project) -> None:
+    folder, draw = project.folder / ROOT, np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    for i in range(12):
+        np.save(folder / f"{i}.npy", draw.integers(0, 4096, (20, 24, 5)).astype(np.uint16))
+        np.save(folder / f"{i}_mask.npy", draw.integers(0, 2, (20, 24)).astype(np.uint8))
+    said = run(project, ROOT, ROOT, "--classes", "a,b", "--ignore", "none")
+    assert "12 images ({name}.npy), 12 with a mask ({name}_mask.npy)" in said
     agrees(project, said)
 
 
