@@ -85,7 +85,7 @@ def _correlation(scores: Path) -> float | None:
     return None if math.isnan(rho) else rho
 
 
-ON_LABELED = ("suponly_long", "suponly_student", "suponly")
+BASELINES = ("suponly_long", "suponly_student", "suponly")
 """Models of labelled images alone. The first one that is there is what self-training must beat."""
 
 
@@ -127,7 +127,7 @@ def _gained(val: Mapping[str, Counts], value: Mapping[str, float], known: Facts)
 
     value: mIoU on val by model.
     """
-    base = next((name for name in ON_LABELED if name in val), next(iter(val)))
+    base = next((name for name in BASELINES if name in val), next(iter(val)))
     of = {name: known.networks.get(name, "an unknown network") for name in val}
     top = {network: max((n for n in val if of[n] == network), key=lambda n: value[n]) for network in of.values()}
     best, lines = top.pop(of[base]), []
@@ -139,7 +139,7 @@ def _gained(val: Mapping[str, Counts], value: Mapping[str, float], known: Facts)
             f"{len(val[best])} images explains"
         )
         lines += _longer(base, best, known.iterations)
-    elif any(of[name] == of[base] for name in val if name not in ON_LABELED):
+    elif any(of[name] == of[base] for name in val if name not in BASELINES):
         lines.append(f"best on val: {_label(best)} ({100 * value[best]:.1f}); self-training gained nothing here")
     compared = "" if base != "suponly" else "; `stpp system use suponly_student` trains equal networks"
     for network, name in top.items():

@@ -43,7 +43,8 @@ def train(
     if pseudo and as_long_as:
         raise StppError("--as-long-as: a training with --pseudo has its own length; give one of the two")
     inputs = Inputs(data, split, [backbone, *(pseudo or []), *([as_long_as] if as_long_as else [])])
-    outs = OUTS if pseudo else [*OUTS, "checkpoints"]  # a teacher has no --pseudo (Algorithm 2, line 1)
+    teacher = not pseudo and as_long_as is None  # it alone is scored (Algorithm 2)
+    outs = [*OUTS, "checkpoints"] if teacher else OUTS
     with open_stage(name, RECIPE, options.params_files(params), inputs, out=out, outs=outs) as stage:
         if stage.finished:
             return
@@ -64,4 +65,4 @@ def train(
             start_for(photos, backbone).normalization,
         )
         step = partial(supervised, loss=loss_for(stage, photos, split))
-        train_network(stage, photos, samples, split, backbone, step, checkpoints=not pseudo)
+        train_network(stage, photos, samples, split, backbone, step, checkpoints=teacher)
