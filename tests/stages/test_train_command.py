@@ -78,3 +78,11 @@ def test_class_weights_by_frequency_count_the_labelled_masks_and_a_wrong_number_
     weights = about["class_weights"]
     assert f"class weights: background {weights['background']:.3g}, " in said
     assert weights["background"] == min(weights.values()) < 1 < max(weights.values())
+
+
+def test_a_training_that_is_as_long_as_a_students_keeps_no_checkpoints_to_score(prepared: Project) -> None:
+    common = "--name teacher --data runs/data --split runs/split --backbone runs/backbone.safetensors"
+    prepared.run(*f"stpp train {common} --out runs/teacher".split())
+    said = prepared.run(*f"stpp train {common} --as-long-as runs/split/unlabeled.txt --out runs/long".split())
+    assert "8 labelled x 4, 0 pseudo-labelled; 3 epochs of 8 iterations" in said
+    assert [(prepared.folder / f"runs/{of}/checkpoints").exists() for of in ("teacher", "long")] == [True, False]
