@@ -145,6 +145,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         "a: !!timestamp x",
         "a: !!binary é",
         "[" * 100_000,
+        "- " * 400_000,
         "a: &a [*a]",
         "a: *b",
         BOMB,

@@ -199,17 +199,25 @@ def parse_json(text: str) -> Any:
 
 NODES = 100_000
 """The most values a YAML file may hold with aliases expanded: a few lines of nested aliases can mean billions."""
+DEPTH = 100
+"""The most collections inside one another in a YAML file: the C library for YAML crashes on very many."""
 
 
 def parse_yaml(text: str, nodes: int = NODES) -> Any:
     """Return the value of a YAML 1.2 text, read as DVC reads it.
 
-    Raises ValueError for every kind of malformed text, and for more than `nodes` values.
+    Raises ValueError for every kind of malformed text, for more than `nodes` values, and for more than `DEPTH` levels.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
+    from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 
     try:
+        depth = 0
+        for event in YAML(typ="safe").parse(io.StringIO(text)):
+            depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+            if depth > DEPTH:
+                raise ValueError(f"more than {DEPTH} levels")
         yaml = YAML(typ="safe")
         node = yaml.compose(io.StringIO(text))
         if _written_out(node, {}, nodes) > nodes:
