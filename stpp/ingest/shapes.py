@@ -172,49 +172,70 @@ def covered(shape: Shape, height: int, width: int) -> NDArray[np.int64]:
     Pixels are counted row by row, so a run may go on in the next row. Raises ValueError for a bitmap that is not inside
     the image, and for a polygon with too many edges across many rows.
     """
-    if shape.form in ("rows", "columns"):
-        return _bitmap(shape, height, width)
-    if shape.form == "ellipse":
-        return _ellipse(shape.numbers[0], height, width)
-    scale = (width, height) if shape.relative else (1, 1)
-    return np.concatenate([_polygon(points * scale, height, width) for points in shape.numbers])
+    return covered_each([shape], height, width)[0]
+
+
+def covered_each(shapes: Sequence[Shape], height: int, width: int) -> list[NDArray[np.int64]]:
+    """Return what `covered` returns for each shape, sooner. Raises ValueError if all polygons cross too many rows."""
+    scale = np.array([width, height])
+    polygons = [one for one in shapes if one.form == "polygon"]
+    rings = [points * scale if one.relative else points for one in polygons for points in one.numbers]
+    runs = iter(_polygons(rings, height, width))
+    found = []
+    for one in shapes:
+        if one.form == "polygon":
+            parts = [next(runs) for _ in one.numbers]
+            found.append(parts[0] if len(parts) == 1 else np.concatenate(parts))
+        else:
+            of_form = _ellipse if one.form == "ellipse" else _bitmap
+            found.append(of_form(one, height, width))
+    return found
 
 
 def paint(mask: NDArray[np.uint8], pixels: NDArray[np.int64], value: int) -> None:
     """Set the pixels that `covered` returns to a value."""
     flat = memoryview(mask.reshape(-1).data)  # faster than slices of an array: most runs are short
-    line = bytes([value]) * int(np.diff(pixels).max(initial=0))
+    line = bytes([value]) * int((pixels[:, 1] - pixels[:, 0]).max(initial=0))
     for start, end in pixels.tolist():
         flat[start:end] = line[: end - start]
 
 
 def beyond(shape: Shape, height: int, width: int) -> bool:
     """Return whether a polygon reaches more than a pixel beyond an image of this size."""
-    size = np.array([1, 1] if shape.relative else [width, height])
-    slack = size / (width, height)
-    return shape.form == "polygon" and any(
-        ((points < -slack) | (points > size + slack)).any() for points in shape.numbers
-    )
+    half = np.array([1, 1] if shape.relative else [width, height]) / 2
+    furthest = half + 2 * half / (width, height)
+    return shape.form == "polygon" and any((np.abs(points - half) > furthest).any() for points in shape.numbers)
 
 
-def _polygon(points: Numbers, height: int, width: int) -> NDArray[np.int64]:
-    """Return the pixels whose centres are inside a polygon by the even-odd rule.
+def _polygons(rings: Sequence[Numbers], height: int, width: int) -> list[NDArray[np.int64]]:
+    """Return for each polygon the pixels whose centres are inside it by the even-odd rule.
 
     Where an edge crosses the line through the centres of a row, a run begins or ends.
     """
+    if not rings:
+        return []
+    sizes = np.array([len(one) for one in rings])
+    points = np.concatenate(rings)
     ends = np.concatenate([points[1:], points[:1]])
-    down = (points[:, 1] <= ends[:, 1])[:, None]  # a common edge of two polygons is computed once in the same way
-    upper, lower = np.where(down, points, ends), np.where(down, ends, points)
-    first, last = (np.ceil(one[:, 1] - 0.5).clip(0, height).astype(np.int64) for one in (upper, lower))
-    count = last - first
+    last = np.cumsum(sizes) - 1
+    ends[last] = points[last - sizes + 1]  # every ring is closed
+    down = points[:, 1] <= ends[:, 1]  # a common edge of two polygons is computed once in the same way
+    upper, lower = np.where(down[:, None], points, ends), np.where(down[:, None], ends, points)
+    first, after = (np.ceil(one[:, 1] - 0.5).clip(0, height).astype(np.int64) for one in (upper, lower))
+    count = after - first
     total = int(count.sum())
     if total > CROSSINGS:
         raise ValueError(f"a polygon whose edges cross {total} rows (limit: {CROSSINGS})")
     edge = np.repeat(np.arange(len(count)), count)
-    row = np.arange(total) + np.repeat(first + count - np.cumsum(count), count)
-    (x, y), (x_end, y_end) = upper[edge].T, lower[edge].T
-    at = np.ceil(x + (row + 0.5 - y) * (x_end - x) / (y_end - y) - 0.5)
-    return _runs(row * width + at.clip(0, width).astype(np.int64))
+    row = np.arange(total) + (first + count - np.cumsum(count))[edge]
+    x, y, wide, high = (one[edge] for one in (*upper.T, *(lower - upper).T))
+    at = np.ceil(x + (row + 0.5 - y) * wide / high - 0.5).clip(0, width).astype(np.int64)
+    # Each ring counts on where the one before ends, so that all are sorted at once.
+    stride = height * width
+    start = np.repeat(np.arange(len(rings)) * stride, sizes)
+    runs = _runs(start[edge] + row * width + at)
+    cuts = np.searchsorted(runs[:, 0], np.arange(1, len(rings)) * stride)
+    return [one - ring * stride for ring, one in enumerate(np.split(runs, cuts))]
 
 
 def _runs(ends: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -223,8 +244,8 @@ def _runs(ends: NDArray[np.int64]) -> NDArray[np.int64]:
     return found[found[:, 0] < found[:, 1]]
 
 
-def _ellipse(numbers: Numbers, height: int, width: int) -> NDArray[np.int64]:
-    x, y, rx, ry, turn = map(float, numbers)
+def _ellipse(shape: Shape, height: int, width: int) -> NDArray[np.int64]:
+    x, y, rx, ry, turn = map(float, shape.numbers[0])
     reach = np.hypot(rx * np.sin(turn), ry * np.cos(turn))
     top, bottom = (int(np.clip(np.ceil(at - 0.5), 0, height)) for at in (y - reach, y + reach))
     if top >= bottom or rx <= 0 or ry <= 0:

@@ -20,7 +20,7 @@ from stpp.data.reader import ImageReader
 from stpp.ingest.annotation_files import _area, _of_coco, _of_cvat, _of_via, _paths
 from stpp.ingest.drawing import draw_masks
 from stpp.ingest.inspection import inspect
-from stpp.ingest.shapes import covered, paint
+from stpp.ingest.shapes import Shape, covered, covered_each, paint
 from stpp.params.data import Data
 from stpp.store.files import StppError
 from stpp.store.manifest import Dataset, read_dataset, write_dataset
@@ -377,6 +377,35 @@ def test_polygons_agree_with_pycocotools_up_to_the_boundary_and_its_run_lengths_
         ious.append((own & bitmap).sum() / max((own | bitmap).sum(), 1) if bitmap.sum() > 500 else 1.0)
     assert min(ious) > 0.985
     assert np.median(ious) > 0.995
+
+
+def test_objects_that_are_drawn_together_cover_what_each_covers_alone() -> None:
+    for _ in range(200):
+        height, width = map(int, RNG.integers(1, 20, 2))
+        whole = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float64)
+        shapes = [
+            Shape("", "", "", "polygon", (whole,)),
+            Shape("", "", "", "polygon", tuple(RNG.integers(-4, 44, (2, 5, 2)) / 2)),
+            Shape("", "", "", "polygon", (RNG.random((3, 2)),), relative=True),
+            Shape("", "", "", "ellipse", (RNG.random(5) * 9,)),
+        ]
+        shapes = [shapes[at] for at in RNG.integers(0, 4, 6)]
+        for one, together in zip(shapes, covered_each(shapes, height, width), strict=True):
+            np.testing.assert_array_equal(together, covered(one, height, width))
+
+
+def test_objects_that_together_cross_too_many_rows_are_drawn_one_by_one(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = coco_of(root, {}, {"category_id": 2, "segmentation": [[0, 0, 6, 0, 6, 10, 0, 10]]})
+    masks = []
+    for limit in (100, 20, 19):
+        monkeypatch.setattr("stpp.ingest.shapes.CROSSINGS", limit)
+        dataset, _, problems = made(described(root, "coco", file), root.parent / f"out-{limit}")
+        assert bool(problems) == (limit == 19)
+        masks.append(ImageReader(dataset, root).mask("a") if not problems else None)
+    np.testing.assert_array_equal(masks[0], masks[1])
+    assert "object 11 of images/a.png: a polygon whose edges cross 20 rows (limit: 19)" in problems[0]
 
 
 def painted(shape: Any, height: int, width: int) -> NDArray[np.bool_]:
