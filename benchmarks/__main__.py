@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # the values that `stpp` sets, here for the reference too
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-PARTS = ("samples", "networks", "engines", "whole", "many")
+PARTS = ("samples", "annotations", "networks", "engines", "whole", "many")
 PACKAGES = ("torch", "torchvision", "albumentations", "opencv-python-headless", "pillow", "numpy", "mlflow", "dvc")
 
 
