@@ -6,6 +6,7 @@ folder, environment and output, and imports `stpp` itself. The server ends with 
 
 import atexit
 import gc
+import inspect
 import json
 import os
 import runpy
@@ -153,6 +154,7 @@ def _run(is_module: bool, name: str) -> int:
 if __name__ == "__main__":
     for package in PACKAGES:
         import_module(package)
+    inspect.getmodule(inspect.currentframe())  # Pydantic asks it: the table of all modules is made once, here
     gc.freeze()  # a collection in a fork would copy all of it
     server = Path(sys.argv[1])
     given = _serve(str(server), int(sys.argv[2]))

@@ -48,7 +48,7 @@ def test_grid_means_equal_adaptive_pooling(parts: int, height: int, width: int) 
 @pytest.mark.parametrize(
     ("name", "backbone"),
     [
-        ("pspnet", "resnet18"),
+        ("pspnet", "test_resnet"),
         ("deeplabv3plus_separable", "resnet18"),
         ("deeplabv2", "test_resnet"),
         ("dpt", "test_vit"),
