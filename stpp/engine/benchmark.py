@@ -27,29 +27,31 @@ def seconds_of_an_iteration(params: Params) -> float:
     with half the crop's sides, and the time is scaled by pixels. That is an estimate, not a benchmark.
     """
     where = devices.setup_device(params.runtime)
-    whole = params.train.batch_size
+    parts = params.train.accumulate
+    whole = params.train.batch_size // parts
     small = where.type == "cuda" or whole * params.augment.weak.crop**2 <= SMALL
     images, side = (whole, 1) if small else (2, 2)
     network = build(params.model, CLASSES).to(where).train()
-    sgd = optimizer(network, params.train)
+    update = optimizer(network, params.train)
     while True:
-        seconds = min(_iteration(params, network, sgd, where, images, side) for _ in range(3))  # the first one warms up
+        times = [_iteration(params, network, update, where, images, side) for _ in range(3)]  # the first one warms up
+        seconds = min(times)
         if seconds > 1 or images == whole:
-            return seconds * side**2 * whole / images
+            return seconds * side**2 * whole / images * parts
         images = min(2 * images, whole)
 
 
 def _iteration(
-    params: Params, network: torch.nn.Module, sgd: torch.optim.Optimizer, where: torch.device, images: int, side: int
+    params: Params, network: torch.nn.Module, update: torch.optim.Optimizer, where: torch.device, images: int, side: int
 ) -> float:
     crop = max(32, params.augment.weak.crop // side)
     x, y = torch.randn(images, 3, crop, crop, device=where), torch.zeros(images, crop, crop, dtype=torch.long)
     began = time.monotonic()
     with devices.autocast(params.model, where):
         loss = supervised(network, x, y.to(where))
-    sgd.zero_grad()
+    update.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
-    sgd.step()
+    update.step()
     float(loss.detach())  # waits until a GPU is done
     return time.monotonic() - began
 

@@ -4,6 +4,7 @@ A transformer maps images (B, 3, H, W) of any size to four feature maps (B, C, h
 blocks. Images are resized to whole patches first, so h and w are H and W over the patch size, rounded.
 """
 
+from contextlib import suppress
 from typing import Any
 
 import timm
@@ -11,8 +12,9 @@ import torch
 from timm.models import is_model
 from torch import Tensor, nn
 
-from stpp.models.backbone import RESNETS, UNSUITED, unknown, unsuited
+from stpp.models.backbone import RESNETS, UNSUITED, backbone, unknown, unsuited
 from stpp.models.layers import resize_to
+from stpp.store.files import StppError
 
 TRANSFORMER = "transformer's"
 LEVELS = 4
@@ -50,3 +52,16 @@ class VisionTransformer(nn.Module):
             x, indices=self.blocks, norm=True, output_fmt="NCHW", intermediates_only=True
         )
         return found
+
+
+def of_any_kind(name: str, output_stride: int) -> nn.Module:
+    """Return the backbone of that name, randomly initialised: a convolutional one or a VisionTransformer.
+
+    Raises StppError if it suits neither kind of head.
+    """
+    try:
+        return backbone(name, output_stride)
+    except StppError:
+        with suppress(StppError):
+            return VisionTransformer(name)
+        raise

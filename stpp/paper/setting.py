@@ -6,9 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from stpp.engine import device as devices
-from stpp.engine.benchmark import seconds_of_an_image, seconds_of_an_iteration
+from stpp.engine.benchmark import memory_of_a_training, seconds_of_an_image, seconds_of_an_iteration
 from stpp.engine.fit import POINTS
+from stpp.models.vit import VisionTransformer, of_any_kind
+from stpp.models.weights import weight_names
 from stpp.paper.systems import iterations, iterations_per_epoch, system
 from stpp.params.models import Params
 
@@ -19,6 +23,10 @@ LEAST = 36
 33 on the embedded data set."""
 SHORTEST = 200
 """Minimum length of a training whose length is given in iterations."""
+SPARE = 1.5
+"""Memory of a GPU that a training needs, at least, in units of what weights and saved activations take."""
+TRANSFORMERS = ("dpt", "linear")
+"""The networks on vision transformers."""
 FASTER = 1.2
 """bfloat16 is chosen if it is at least this many times as fast as float32."""
 
@@ -48,6 +56,10 @@ class Machine:
     cuda: bool
     cores: int
 
+    @property
+    def backbone(self) -> str:
+        return "vit_small_patch14_dinov2" if self.cuda else "tf_efficientnet_lite0"
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -58,37 +70,36 @@ class Choice:
     why: str
 
 
-def choices(images: Images, machine: Machine) -> list[Choice]:
-    """Return the choices that need no measurement."""
-    crop = max(32, min(images.short, 321 if machine.cuda else 144))
+def choices(images: Images, machine: Machine, network: str, backbone: str = "") -> list[Choice]:
+    """Return the choices that need no measurement.
+
+    network: the present one, which stays if it suits the backbone. backbone: a name, or "" for one that fits the
+    machine. Raises StppError if the backbone suits no network.
+    """
+    name = backbone or machine.backbone
+    with torch.device("meta"):
+        kind = of_any_kind(name, 16)
+    patch = kind.patch if isinstance(kind, VisionTransformer) else 1
+    largest = (518 if patch > 1 else 321) if machine.cuda else 144
+    crop = max(32, min(images.short, largest) // patch * patch)
     batch = 16 if machine.cuda or crop <= 96 else 8
     at_once = max(1, min(64, 2**20 // (images.long * images.short)))
     shards = max(2, min(64, images.unlabeled // 20))
-    if machine.cuda:
-        network = [
-            Choice("model.backbone", "resnet50", "as in the paper"),
-            Choice("model.weights", "IMAGENET1K_V1", "ImageNet weights, downloaded once"),
-            Choice("model.output_stride", 8, "as in the paper"),
-        ]
-    else:
-        network = [
-            Choice("model.backbone", "tf_efficientnet_lite0", "no GPU: several times as fast as ResNet-50"),
-            Choice("model.weights", "package", "ImageNet weights, installed with stpp"),
-            Choice("model.output_stride", 16, "no GPU: a fourth of the features of stride 8"),
-        ]
     scales, whole = [0.5, 0.75, 1.0, 1.5, 2.0], machine.cuda or images.tiny
     return [
-        *network,
-        Choice("model.freeze", False, "as in the paper: the backbone learns, too"),
+        *_network(machine, network, name, patch > 1, "as given" if backbone else ""),
         Choice(
             "train.batch_size", max(2, min(batch, images.labeled)), f"16 in the paper; {images.labeled} labelled images"
         ),
-        Choice("train.lr", 0.03, "for ImageNet weights; scaled by batch_size / 16"),
-        Choice("train.head_lr_factor", 10.0, "as in the paper: the head starts at random"),
         Choice("train.val_points", POINTS, "how often val is measured"),
         Choice("augment.weak.base", images.long, "long side of the median image, as in labelling"),
         Choice("augment.weak.scale", [0.75, 1.5] if images.tiny else [0.5, 2.0], f"short side: {images.short} pixels"),
-        Choice("augment.weak.crop", crop, "321 in the paper; at most the short side, and at most 144 without a GPU"),
+        Choice(
+            "augment.weak.crop",
+            crop,
+            f"at most the short side, and at most {largest}{'' if machine.cuda else ' without a GPU'}"
+            + (f"; whole patches of {patch}" if patch > 1 else ""),
+        ),
         Choice(
             "label.scales",
             scales if whole else scales[:3],
@@ -103,20 +114,60 @@ def choices(images: Images, machine: Machine) -> list[Choice]:
     ]
 
 
-def fitted(params: Params, images: Images, hours: float) -> tuple[list[Choice], list[str]]:
+def _network(machine: Machine, network: str, backbone: str, transformer: bool, given: str) -> list[Choice]:
+    """Return the choice of the network, and of what depends on its kind. given: the reason if a person chose it."""
+    names = [one for one in weight_names(backbone) if one != "none"]
+    weights = Choice("model.weights", "none", "there are no published weights")
+    if names:
+        where = "installed with stpp" if names[0] == "package" else "downloaded once"
+        weights = Choice("model.weights", names[0], f"pre-trained, {where}")
+    if transformer:
+        return [
+            Choice("model.network", network if network in TRANSFORMERS else "dpt", "a head for vision transformers"),
+            Choice("model.backbone", backbone, given or "on its features, labelled images alone beat the paper"),
+            weights,
+            Choice("model.freeze", False, "the backbone learns, too; `true` needs less memory"),
+            Choice("train.optimizer", "adamw", "suits transformers"),
+            Choice("train.lr", 5e-6, "as in UniMatch V2; scaled by batch_size / 16"),
+            Choice("train.head_lr_factor", 40.0, "as in UniMatch V2: the head starts at random"),
+            Choice("train.weight_decay", 0.01, "as in UniMatch V2"),
+        ]
+    default, stride = ("deeplabv3plus", 8) if machine.cuda else ("deeplabv3plus_separable", 16)
+    return [
+        Choice("model.network", default if network in TRANSFORMERS else network, "a convolutional head"),
+        Choice("model.backbone", backbone, given or "no GPU: several times as fast as ResNet-50"),
+        weights,
+        Choice(
+            "model.output_stride",
+            stride,
+            "as in the paper" if stride == 8 else "no GPU: a fourth of stride 8's features",
+        ),
+        Choice("model.freeze", False, "as in the paper: the backbone learns, too"),
+        Choice("train.optimizer", "sgd", "as in the paper"),
+        Choice("train.lr", 0.03, "for ImageNet weights; scaled by batch_size / 16"),
+        Choice("train.head_lr_factor", 10.0, "as in the paper: the head starts at random"),
+        Choice("train.weight_decay", 0.0001, "as in the paper"),
+    ]
+
+
+def fitted(params: Params, images: Images, hours: float, backbone: str = "") -> tuple[list[Choice], list[str]]:
     """Return the choices, some of them by a measurement on this machine, and a line with the time of every stage.
 
     params: the present parameters; those without a choice keep their values. hours: time that all of ST++ may take.
+    backbone: see `choices`.
     """
     where = devices.setup_device(params.runtime)
-    chosen = choices(images, Machine(where.type == "cuda", len(os.sched_getaffinity(0))))
-    params = _with(params, chosen)
+    machine = Machine(where.type == "cuda", len(os.sched_getaffinity(0)))
+    chosen = choices(images, machine, params.model.network, backbone)
+    params = with_choices(params, chosen)
+    chosen.append(parts(params, torch.cuda.get_device_properties(where).total_memory if machine.cuda else None))
+    params = with_choices(params, chosen[-1:])
     seconds = {
-        kind: seconds_of_an_iteration(_with(params, [Choice("model.precision", kind, "")]))
+        kind: seconds_of_an_iteration(with_choices(params, [Choice("model.precision", kind, "")]))
         for kind in ("float32", "bfloat16")
     }
     chosen.append(precision(seconds))
-    params = _with(params, chosen[-1:])
+    params = with_choices(params, chosen[-1:])
     iteration, image = seconds[params.model.precision], seconds_of_an_image(params, images.long, images.short)
     score = images.unlabeled * params.train.checkpoints * image
     label = 2 * images.unlabeled * image * sum(scale**2 for scale in params.label.scales)
@@ -125,7 +176,7 @@ def fitted(params: Params, images: Images, hours: float) -> tuple[list[Choice], 
     outs = system("stpp").trains
     per_epoch = [iterations_per_epoch(out, *counts, params.train.batch_size, params.select.ratio) for out in outs]
     chosen += length(per_epoch, iteration, val, score + label + evaluate, hours, params.train.checkpoints)
-    train = _with(params, chosen[-2:]).train
+    train = with_choices(params, chosen[-2:]).train
     lengths = [iterations(out, *counts, train, params.select.ratio) for out in outs]
     took = [count * iteration + POINTS * val for count in lengths]
     names = ("teacher", "student 1", "student 2")
@@ -138,6 +189,22 @@ def fitted(params: Params, images: Images, hours: float) -> tuple[list[Choice], 
         f"{'; '.join(trainings)}; score {score / 60:.0f} min, label {label / 60:.0f} min, "
         f"evaluate {evaluate / 60:.0f} min"
     ]
+
+
+def parts(params: Params, memory: int | None) -> Choice:
+    """Return the choice of `train.accumulate`: as few parts of a batch as fit into the memory of a GPU, in bytes.
+
+    If none fits, these are the smallest parts there can be.
+    """
+    batch = params.train.batch_size
+    if memory is None:
+        return Choice("train.accumulate", 1, "no GPU: a whole batch at a time")
+    for count in (count for count in range(1, batch) if batch % count == 0 and batch // count >= 2):
+        needed = memory_of_a_training(with_choices(params, [Choice("train.accumulate", count, "")]))
+        if needed * SPARE <= memory:
+            break
+    why = f"{needed / 2**30:.1f} GB and more, of {memory / 2**30:.0f} GB on the GPU"
+    return Choice("train.accumulate", count, why)
 
 
 def precision(seconds: Mapping[str, float]) -> Choice:
@@ -171,7 +238,7 @@ def length(
     )
 
 
-def _with(params: Params, chosen: Iterable[Choice]) -> Params:
+def with_choices(params: Params, chosen: Iterable[Choice]) -> Params:
     """Return `params` with the chosen values, validated again."""
     values: dict[str, Any] = json.loads(params.model_dump_json())
     for one in chosen:

@@ -1,7 +1,6 @@
 """The `backbone` stage: stores the weights that trainings start from; and `backbone list`."""
 
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -10,10 +9,9 @@ import torch
 from typer import Argument, Option
 
 from stpp.models.backbone import RESNETS
-from stpp.models.backbone import backbone as backbone_of
 from stpp.models.build import save
 from stpp.models.metadata import BackboneMetadata
-from stpp.models.vit import VisionTransformer
+from stpp.models.vit import VisionTransformer, of_any_kind
 from stpp.models.weights import PACKAGED, start_of, weight_names
 from stpp.params.file import load
 from stpp.params.models import Model
@@ -75,10 +73,11 @@ def list_(
     for name in names:
         try:
             with torch.device("cpu" if speed else "meta"):
-                network, heads = _backbone(name, stride)
+                network = of_any_kind(name, stride).eval()
         except StppError as error:
             refused.append(str(error))
             continue
+        heads = "dpt, linear" if isinstance(network, VisionTransformer) else "convolutional heads"
         size = f"{sum(one.numel() for one in network.parameters()) / 1e6:7.1f} M"
         rate = f"{_images_per_second(network):7.1f} images/s" if speed else ""
         print(f"{name:40}{size}  {rate}  {heads:20}{', '.join(weight_names(name))}")
@@ -88,16 +87,6 @@ def list_(
         raise StppError(f"{pattern}: no timm network matches this pattern")
     if not pattern:
         print("for timm networks, give a pattern: `stpp backbone list '*mobilenet*'`")
-
-
-def _backbone(name: str, stride: int) -> tuple[torch.nn.Module, str]:
-    """Return a backbone, for prediction, and the kind of network that it suits. Raises StppError if it suits none."""
-    try:
-        return backbone_of(name, stride).eval(), "convolutional heads"
-    except StppError:
-        with suppress(StppError):
-            return VisionTransformer(name).eval(), "dpt, linear"
-        raise
 
 
 def _images_per_second(network: torch.nn.Module) -> float:

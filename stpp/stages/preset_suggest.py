@@ -24,6 +24,9 @@ LOOKED_AT = 5000
 
 def suggest(
     hours: Annotated[float, Option(min=0.01, help="Hours that all of ST++ may take.")] = 2.0,
+    backbone: Annotated[
+        str, Option(help="Backbone, such as resnet50.  [default: DINOv2-S on a GPU, else EfficientNet-Lite0]")
+    ] = "",
     write: Annotated[bool, Option("--write", help="Write it into the params file.")] = False,
     force: Annotated[bool, Option("--force", help="Overwrite the file even if its changes are not in git.")] = False,
     params: Annotated[Path, Option(help="Params file with the data and the split; the rest is suggested.")] = PARAMS,
@@ -42,7 +45,7 @@ def suggest(
         if not folder.is_dir():
             raise StppError(f"{folder}: no such folder; run `dvc repro split` first")
     images, about = _images(data, split)
-    chosen, times = fitted(present, images, hours)
+    chosen, times = fitted(present, images, hours, backbone)
     text = edited(params, {one.key: one.value for one in chosen}, {one.key: one.why for one in chosen})
     if write:
         write_text(params, text)

@@ -4,9 +4,12 @@ import itertools
 import re
 
 import pytest
-from small import Project
+import torch
+from small import ROOT, Project
 
-from stpp.paper.setting import Images, Machine, choices, length
+from stpp.engine.benchmark import memory_of_a_training
+from stpp.models.build import build
+from stpp.paper.setting import Images, Machine, choices, length, parts, with_choices
 from stpp.params.file import load
 
 
@@ -42,12 +45,54 @@ SIDES = [(32, 32), (96, 64), (480, 360), (2048, 1024), (8000, 6000)]
 @pytest.mark.parametrize(("size", "labeled"), list(itertools.product(SIDES, [2, 5, 1464])))
 def test_a_suggestion_stays_within_the_limits_of_the_data(size: tuple[int, int], labeled: int, cuda: bool) -> None:
     images = Images(long=size[0], short=size[1], labeled=labeled, unlabeled=300, val=10, test=0)
-    values = {one.key: one.value for one in choices(images, Machine(cuda, cores=4))}
+    chosen = choices(images, Machine(cuda, cores=4), "pspnet")
+    values = {one.key: one.value for one in chosen}
     assert 32 <= values["augment.weak.crop"] <= max(32, size[1])
     assert 2 <= values["train.batch_size"] <= max(2, labeled)
     assert values["augment.weak.base"] == size[0]
     assert values["label.batch_size"] * size[0] * size[1] <= max(2**20, size[0] * size[1])
-    assert all(one.why for one in choices(images, Machine(cuda, cores=4)))
+    assert all(one.why for one in chosen)
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+@pytest.mark.parametrize("present", ["dpt", "linear", "pspnet", "deeplabv3plus_separable"])
+@pytest.mark.parametrize("backbone", ["", "resnet18", "test_vit", "vit_small_patch14_dinov2"])
+def test_a_suggested_network_can_be_built_and_keeps_the_present_head_if_it_suits(
+    cuda: bool, present: str, backbone: str
+) -> None:
+    images = Images(long=500, short=375, labeled=100, unlabeled=300, val=10, test=0)
+    chosen = choices(images, Machine(cuda, cores=4), present, backbone)
+    params = with_choices(load([ROOT / "params.yaml"]), chosen)
+    with torch.device("meta"):
+        build(params.model, 3)
+    transformer = "vit" in backbone or (cuda and not backbone)
+    suits = (present in ("dpt", "linear")) == transformer
+    assert (params.model.network == present) == suits
+    assert params.train.optimizer == ("adamw" if transformer else "sgd")
+    assert params.model.weights != "none" or backbone == "test_vit"
+    if backbone == "vit_small_patch14_dinov2":
+        assert params.augment.weak.crop == (364 if cuda else 140)  # 26 and 10 patches of 14 pixels
+
+
+def test_a_batch_is_taken_in_as_few_parts_as_fit_into_the_memory() -> None:
+    images = Images(long=500, short=375, labeled=100, unlabeled=300, val=10, test=0)
+    params = with_choices(load([ROOT / "params.yaml"]), choices(images, Machine(True, cores=4), "dpt", "test_vit"))
+    whole = memory_of_a_training(params)
+    counts = [parts(params, memory).value for memory in (None, 10**12, whole, whole // 2, 10**6)]
+    assert counts[:2] == [1, 1] and counts[-1] == params.train.batch_size // 2
+    assert counts[1:] == sorted(counts[1:]) and 1 < counts[2] < counts[3]
+
+
+def test_another_backbone_brings_its_head_and_its_optimiser(prepared: Project) -> None:
+    suggest = ("stpp", "preset", "suggest", "--hours", "0.02", "--backbone")
+    shown = prepared.run(*suggest, "test_vit")
+    for line in (
+        "network: dpt +# a head for vision transformers",
+        "backbone: test_vit +# as given",
+        "optimizer: adamw +#",
+    ):
+        assert re.search(line, shown), line
+    assert "nothing is not a known backbone" in prepared.run(*suggest, "nothing", rc=2)
 
 
 @pytest.mark.parametrize("per_epoch", [(3, 9, 18), (5, 265, 530), (40, 60, 90)])
