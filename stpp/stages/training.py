@@ -176,7 +176,13 @@ def _start(start: Start, network: torch.nn.Module, started: frozenset[str]) -> s
         return "network from scratch"
     whole = {name for name, _ in network.named_parameters()} <= started
     head = any(not name.startswith("backbone.") for name in started)
-    return f"{'network' if whole else 'network but its classifier' if head else 'backbone'} from {start}"
+    frozen = not all(one.requires_grad for one in network.parameters())
+    channels = network.get_buffer("pixel_mean").shape[1]
+    adapted = f", also its first layer, whose weights for 3 channels were adapted to {channels}"
+    return (
+        f"{'network' if whole else 'network but its classifier' if head else 'backbone'} from {start}"
+        f"{f', the backbone frozen{adapted * (channels != 3)}' if frozen else ''}"
+    )
 
 
 class _World(Hooks):

@@ -6,7 +6,12 @@ import torch
 from PIL import Image
 from small import Project
 
+from stpp.data.normalization import Normalization
 from stpp.deploy.predictor import Predictor
+from stpp.models.build import build
+from stpp.models.metadata import Start
+from stpp.params.models import Model
+from stpp.stages.training import _start
 from stpp.store.files import read_json
 from stpp.store.masks import MaskSet
 
@@ -86,3 +91,15 @@ def test_a_training_that_is_as_long_as_a_students_keeps_no_checkpoints_to_score(
     said = prepared.run(*f"stpp train {common} --as-long-as runs/split/unlabeled.txt --out runs/long".split())
     assert "8 labelled x 4, 0 pseudo-labelled; 3 epochs of 8 iterations" in said
     assert [(prepared.folder / f"runs/{of}/checkpoints").exists() for of in ("teacher", "long")] == [True, False]
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("freeze", [False, True])
+def test_a_training_says_what_is_frozen(channels: int, freeze: bool) -> None:
+    model = Model(backbone="test_resnet", weights="mine.pth", freeze=freeze)
+    network = build(model, 2, Normalization((0.5,) * channels, (0.2,) * channels))
+    started = frozenset(name for name in network.state_dict() if name.startswith("backbone."))
+    said = _start(Start("mine.pth"), network, started)
+    assert said.startswith("backbone from mine.pth")
+    assert ("the backbone frozen" in said) == freeze
+    assert ("first layer, whose weights for 3 channels were adapted to 4" in said) == (freeze and channels == 4)
