@@ -8,7 +8,7 @@ from typing import TypedDict
 
 import torch
 
-from stpp.engine.device import keep_freed_memory
+from stpp.engine.device import emulates_bfloat16, keep_freed_memory
 
 
 def instructions() -> set[str]:
@@ -23,7 +23,7 @@ def cpuinfo() -> list[str]:
 
 PRECISIONS = ["float32"]
 """The precisions to measure. A processor without bfloat16 instructions takes eight times as long in bfloat16."""
-if torch.cuda.is_available() or instructions() & {"avx512_bf16", "amx_bf16", "bf16"}:
+if torch.cuda.is_available() or not emulates_bfloat16(torch.device("cpu")):
     PRECISIONS.append("bfloat16")
 
 

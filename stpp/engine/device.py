@@ -64,3 +64,12 @@ def compiles(runtime: Runtime, device: torch.device, iterations: int) -> bool:
 def autocast(model: Model, device: torch.device) -> AbstractContextManager[object]:
     """Return a context for forward passes: autocast to bfloat16 if the model asks for it, else one without effect."""
     return torch.autocast(device.type, torch.bfloat16) if model.precision == "bfloat16" else nullcontext()
+
+
+def emulates_bfloat16(device: torch.device) -> bool:
+    """Return whether a device is a CPU without instructions for bfloat16: it is then several times slower than float32.
+
+    False also if torch cannot tell.
+    """
+    known: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # not in torch 2.6
+    return device.type == "cpu" and bool(known) and not any(has for name, has in known.items() if "bf16" in name)

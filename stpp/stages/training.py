@@ -104,6 +104,9 @@ def train_network(
         how += ", compiled"
     stage.about["network"], stage.about["compute"] = model.title, how
     print(f"{name}: {model.network} on {model.backbone}, {_start(start, network, started)}; {how}", flush=True)
+    if model.precision == "bfloat16" and devices.emulates_bfloat16(where):
+        lacking = "this processor has no instructions for bfloat16, so float32 is several times as fast"
+        print(f"{name}: warning: {lacking}: set model.precision, or ask `stpp preset suggest`", flush=True)
     stage.run.tag("stpp.start", str(start))
     stage.run.tag("stpp.network", model.title)
 

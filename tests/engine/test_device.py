@@ -3,18 +3,19 @@
 import ctypes
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from stpp.engine.device import setup_device
+from stpp.engine.device import emulates_bfloat16, setup_device
 from stpp.params.models import Runtime
 from stpp.store.files import StppError
 
 FAULTS = """
 import resource, sys
 import torch
-from stpp.engine.device import setup_device
+from stpp.engine.device import emulates_bfloat16, setup_device
 from stpp.params.models import Runtime
 if sys.argv[1] == "start":
     setup_device(Runtime())
@@ -44,3 +45,11 @@ def test_the_error_names_a_missing_device() -> None:
         pytest.skip("it is there")
     with pytest.raises(StppError, match=r"runtime\.device is `cuda`"):
         setup_device(Runtime(device="cuda"))
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="no list of the processor's instructions")
+def test_a_cpu_emulates_bfloat16_if_the_kernel_lists_no_instruction_for_it() -> None:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    flags = {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split()}
+    assert emulates_bfloat16(torch.device("cpu")) == (not any("bf16" in flag for flag in flags))
+    assert not emulates_bfloat16(torch.device("cuda"))
