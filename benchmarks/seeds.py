@@ -21,7 +21,7 @@ def main(
     work: Annotated[Path, Argument(help="Folder for the runs.")],
     seeds: Annotated[int, Option(min=2, help="0 .. SEEDS - 1.")] = 8,
     system: Annotated[
-        list[str] | None, Option(help="May be given several times.  [default: stpp, st, suponly_long]")
+        list[str] | None, Option(help="May be given several times; stpp, st and suponly_long by default.")
     ] = None,
     at_once: Annotated[int, Option(help="So many seeds at a time, of one thread each.")] = 2,
     change: Annotated[list[str] | None, Option("--set", help="KEY=VALUE of params.yaml.")] = None,

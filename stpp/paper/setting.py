@@ -14,7 +14,7 @@ from stpp.engine.fit import POINTS
 from stpp.models.vit import VisionTransformer, of_any_kind
 from stpp.models.weights import weight_names
 from stpp.paper.systems import iterations, iterations_per_epoch, system
-from stpp.params.models import Params
+from stpp.params.models import Model, Params
 
 PAPER = 80
 """Epochs of every training on Pascal (paper, 4.1)."""
@@ -70,11 +70,11 @@ class Choice:
     why: str
 
 
-def choices(images: Images, machine: Machine, network: str, backbone: str = "") -> list[Choice]:
+def choices(images: Images, machine: Machine, present: Model, backbone: str = "") -> list[Choice]:
     """Return the choices that need no measurement.
 
-    network: the present one, which stays if it suits the backbone. backbone: a name, or "" for one that fits the
-    machine. Raises StppError if the backbone suits no network.
+    present: its head stays if it suits the backbone, and its file of weights if it has this backbone. backbone: a name,
+    or "" for one that fits the machine. Raises StppError if the backbone suits no head.
     """
     name = backbone or machine.backbone
     with torch.device("meta"):
@@ -87,7 +87,7 @@ def choices(images: Images, machine: Machine, network: str, backbone: str = "") 
     shards = max(2, min(64, images.unlabeled // 20))
     scales, whole = [0.5, 0.75, 1.0, 1.5, 2.0], machine.cuda or images.tiny
     return [
-        *_network(machine, network, name, patch > 1, "as given" if backbone else ""),
+        *_network(machine, present, name, patch > 1, "as given" if backbone else ""),
         Choice(
             "train.batch_size", max(2, min(batch, images.labeled)), f"16 in the paper; {images.labeled} labelled images"
         ),
@@ -114,11 +114,13 @@ def choices(images: Images, machine: Machine, network: str, backbone: str = "") 
     ]
 
 
-def _network(machine: Machine, network: str, backbone: str, transformer: bool, given: str) -> list[Choice]:
+def _network(machine: Machine, present: Model, backbone: str, transformer: bool, given: str) -> list[Choice]:
     """Return the choice of the network, and of what depends on its kind. given: the reason if a person chose it."""
-    names = [one for one in weight_names(backbone) if one != "none"]
+    network, names = present.network, [one for one in weight_names(backbone) if one != "none"]
     weights = Choice("model.weights", "none", "there are no published weights")
-    if names:
+    if present.backbone == backbone and present.weights not in weight_names(backbone):
+        weights = Choice("model.weights", present.weights, "your file, as before")
+    elif names:
         where = "installed with stpp" if names[0] == "package" else "downloaded once"
         weights = Choice("model.weights", names[0], f"pre-trained, {where}")
     if transformer:
@@ -158,7 +160,7 @@ def fitted(params: Params, images: Images, hours: float, backbone: str = "") -> 
     """
     where = devices.setup_device(params.runtime)
     machine = Machine(where.type == "cuda", len(os.sched_getaffinity(0)))
-    chosen = choices(images, machine, params.model.network, backbone)
+    chosen = choices(images, machine, params.model, backbone)
     params = with_choices(params, chosen)
     chosen.append(parts(params, torch.cuda.get_device_properties(where).total_memory if machine.cuda else None))
     params = with_choices(params, chosen[-1:])

@@ -25,7 +25,7 @@ LOOKED_AT = 5000
 def suggest(
     hours: Annotated[float, Option(min=0.01, help="Hours that all of ST++ may take.")] = 2.0,
     backbone: Annotated[
-        str, Option(help="Backbone, such as resnet50.  [default: DINOv2-S on a GPU, else EfficientNet-Lite0]")
+        str, Option(help="Backbone, such as resnet50; by default DINOv2-S on a GPU, EfficientNet-Lite0 without.")
     ] = "",
     write: Annotated[bool, Option("--write", help="Write it into the params file.")] = False,
     force: Annotated[bool, Option("--force", help="Overwrite the file even if its changes are not in git.")] = False,

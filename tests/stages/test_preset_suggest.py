@@ -11,6 +11,7 @@ from stpp.engine.benchmark import memory_of_a_training
 from stpp.models.build import build
 from stpp.paper.setting import Images, Machine, choices, length, parts, with_choices
 from stpp.params.file import load
+from stpp.params.models import Model
 
 
 def test_a_suggestion_has_reasons_and_times_and_is_a_valid_params_file(prepared: Project) -> None:
@@ -45,7 +46,7 @@ SIDES = [(32, 32), (96, 64), (480, 360), (2048, 1024), (8000, 6000)]
 @pytest.mark.parametrize(("size", "labeled"), list(itertools.product(SIDES, [2, 5, 1464])))
 def test_a_suggestion_stays_within_the_limits_of_the_data(size: tuple[int, int], labeled: int, cuda: bool) -> None:
     images = Images(long=size[0], short=size[1], labeled=labeled, unlabeled=300, val=10, test=0)
-    chosen = choices(images, Machine(cuda, cores=4), "pspnet")
+    chosen = choices(images, Machine(cuda, cores=4), Model(network="pspnet"))
     values = {one.key: one.value for one in chosen}
     assert 32 <= values["augment.weak.crop"] <= max(32, size[1])
     assert 2 <= values["train.batch_size"] <= max(2, labeled)
@@ -61,7 +62,7 @@ def test_a_suggested_network_can_be_built_and_keeps_the_present_head_if_it_suits
     cuda: bool, present: str, backbone: str
 ) -> None:
     images = Images(long=500, short=375, labeled=100, unlabeled=300, val=10, test=0)
-    chosen = choices(images, Machine(cuda, cores=4), present, backbone)
+    chosen = choices(images, Machine(cuda, cores=4), Model(network=present), backbone)
     params = with_choices(load([ROOT / "params.yaml"]), chosen)
     with torch.device("meta"):
         build(params.model, 3)
@@ -74,9 +75,18 @@ def test_a_suggested_network_can_be_built_and_keeps_the_present_head_if_it_suits
         assert params.augment.weak.crop == (364 if cuda else 140)  # 26 and 10 patches of 14 pixels
 
 
+def test_a_file_of_weights_stays_with_its_backbone() -> None:
+    images = Images(long=500, short=375, labeled=100, unlabeled=300, val=10, test=0)
+    mine = Model(backbone="resnet18", weights="mine.pth")
+    for backbone, weights in (("resnet18", "mine.pth"), ("resnet34", "IMAGENET1K_V1")):
+        chosen = choices(images, Machine(False, cores=4), mine, backbone)
+        assert {one.key: one.value for one in chosen}["model.weights"] == weights
+
+
 def test_a_batch_is_taken_in_as_few_parts_as_fit_into_the_memory() -> None:
     images = Images(long=500, short=375, labeled=100, unlabeled=300, val=10, test=0)
-    params = with_choices(load([ROOT / "params.yaml"]), choices(images, Machine(True, cores=4), "dpt", "test_vit"))
+    chosen = choices(images, Machine(True, cores=4), Model(), "test_vit")
+    params = with_choices(load([ROOT / "params.yaml"]), chosen)
     whole = memory_of_a_training(params)
     counts = [parts(params, memory).value for memory in (None, 10**12, whole, whole // 2, 10**6)]
     assert counts[:2] == [1, 1] and counts[-1] == params.train.batch_size // 2
