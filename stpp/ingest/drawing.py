@@ -204,14 +204,14 @@ class _Pen:
             self.counts.add("annotated image(s) without an object that is read stay without a mask", record.image)
             return None
         if self._order == "small":
-            covered = self._covered(record, found, [shape for _, shape in shapes])
+            covered = self.covered_each(record, found, [shape for _, shape in shapes])
             sizes = [int(np.diff(pixels).sum()) for pixels in covered]
             return [shapes[at] for at in sorted(range(len(shapes)), key=lambda at: -sizes[at])]
         return sorted(shapes, key=lambda one: one[0] if self._order == "classes" else one[1].z)
 
     def _mask(self, record: Record, found: Annotated, shapes: Sequence[tuple[int, Shape]]) -> Mask:
         mask = np.full((record.height, record.width), self._rest, np.uint8)
-        covered = self._covered(record, found, [shape for _, shape in shapes])
+        covered = self.covered_each(record, found, [shape for _, shape in shapes])
         for (value, shape), pixels in zip(shapes, covered, strict=True):
             paint(mask, pixels, value)
             if not len(pixels):
@@ -220,7 +220,7 @@ class _Pen:
                 self.counts.add("object(s) reach beyond their image, and are cut", f"{shape.key} of {record.image}")
         return mask
 
-    def _covered(self, record: Record, found: Annotated, shapes: list[Shape]) -> list[NDArray[np.int64]]:
+    def covered_each(self, record: Record, found: Annotated, shapes: list[Shape]) -> list[NDArray[np.int64]]:
         try:
             return of_shapes.covered_each(shapes, record.height, record.width)
         except ValueError:  # one by one, to say which of them is wrong, and to need less memory

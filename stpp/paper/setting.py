@@ -11,10 +11,12 @@ import torch
 from stpp.engine import device as devices
 from stpp.engine.benchmark import memory_of_a_training, seconds_of_an_image, seconds_of_an_iteration
 from stpp.engine.fit import POINTS
+from stpp.models.build import network_class
 from stpp.models.vit import VisionTransformer, of_any_kind
 from stpp.models.weights import weight_names
 from stpp.paper.systems import iterations, iterations_per_epoch, system
 from stpp.params.models import Model, Params
+from stpp.store.files import StppError
 
 PAPER = 80
 """Epochs of every training on Pascal (paper, 4.1)."""
@@ -25,8 +27,6 @@ SHORTEST = 200
 """Minimum length of a training whose length is given in iterations."""
 SPARE = 1.5
 """Memory of a GPU that a training needs, at least, in units of what weights and saved activations take."""
-TRANSFORMERS = ("dpt", "linear")
-"""The networks on vision transformers."""
 FASTER = 1.2
 """bfloat16 is chosen if it is at least this many times as fast as float32."""
 
@@ -76,10 +76,13 @@ def choices(images: Images, machine: Machine, present: Model, backbone: str = ""
     present: its head stays if it suits the backbone, and its file of weights if it has this backbone. backbone: a name,
     or "" for one that fits the machine. Raises StppError if the backbone suits no head.
     """
-    name = backbone or machine.backbone
+    name, given = backbone or machine.backbone, "as given" if backbone else ""
     with torch.device("meta"):
         kind = of_any_kind(name, 16)
-    patch = kind.patch if isinstance(kind, VisionTransformer) else 1
+    if isinstance(kind, VisionTransformer):
+        network, patch = _transformer(present, name, given), kind.patch
+    else:
+        network, patch = _convolutional(machine.cuda, present, name, given), 1
     largest = (518 if patch > 1 else 321) if machine.cuda else 144
     crop = max(32, min(images.short, largest) // patch * patch)
     batch = 16 if machine.cuda or crop <= 96 else 8
@@ -87,7 +90,7 @@ def choices(images: Images, machine: Machine, present: Model, backbone: str = ""
     shards = max(2, min(64, images.unlabeled // 20))
     scales, whole = [0.5, 0.75, 1.0, 1.5, 2.0], machine.cuda or images.tiny
     return [
-        *_network(machine, present, name, patch > 1, "as given" if backbone else ""),
+        *network,
         Choice(
             "train.batch_size", max(2, min(batch, images.labeled)), f"16 in the paper; {images.labeled} labelled images"
         ),
@@ -114,42 +117,58 @@ def choices(images: Images, machine: Machine, present: Model, backbone: str = ""
     ]
 
 
-def _network(machine: Machine, present: Model, backbone: str, transformer: bool, given: str) -> list[Choice]:
-    """Return the choice of the network, and of what depends on its kind. given: the reason if a person chose it."""
-    network, names = present.network, [one for one in weight_names(backbone) if one != "none"]
-    weights = Choice("model.weights", "none", "there are no published weights")
-    if present.backbone == backbone and present.weights not in weight_names(backbone):
-        weights = Choice("model.weights", present.weights, "your file, as before")
-    elif names:
-        where = "installed with stpp" if names[0] == "package" else "downloaded once"
-        weights = Choice("model.weights", names[0], f"pre-trained, {where}")
-    if transformer:
-        return [
-            Choice("model.network", network if network in TRANSFORMERS else "dpt", "a head for vision transformers"),
-            Choice("model.backbone", backbone, given or "on its features, labelled images alone beat the paper"),
-            weights,
-            Choice("model.freeze", False, "the backbone learns, too; `true` needs less memory"),
-            Choice("train.optimizer", "adamw", "suits transformers"),
-            Choice("train.lr", 5e-6, "as in UniMatch V2; scaled by batch_size / 16"),
-            Choice("train.head_lr_factor", 40.0, "as in UniMatch V2: the head starts at random"),
-            Choice("train.weight_decay", 0.01, "as in UniMatch V2"),
-        ]
-    default, stride = ("deeplabv3plus", 8) if machine.cuda else ("deeplabv3plus_separable", 16)
+def _transformer(present: Model, backbone: str, given: str) -> list[Choice]:
+    """Return the choice of a vision transformer, and of what suits it. given: the reason if a person chose it."""
     return [
-        Choice("model.network", default if network in TRANSFORMERS else network, "a convolutional head"),
+        Choice("model.network", _head(present.network, backbone, "dpt"), "a head for vision transformers"),
+        Choice("model.backbone", backbone, given or "on its features, labelled images alone beat the paper"),
+        _weights(present, backbone),
+        Choice("model.freeze", False, "the backbone learns, too; `true` needs less memory"),
+        Choice("train.optimizer", "adamw", "suits transformers"),
+        Choice("train.lr", 5e-6, "as in UniMatch V2; scaled by batch_size / 16"),
+        Choice("train.head_lr_factor", 40.0, "as in UniMatch V2: the head starts at random"),
+        Choice("train.weight_decay", 0.01, "as in UniMatch V2"),
+    ]
+
+
+def _convolutional(cuda: bool, present: Model, backbone: str, given: str) -> list[Choice]:
+    """Return the choice of a convolutional backbone, and of what suits it. given: the reason if a person chose it."""
+    if cuda:
+        default, stride = "deeplabv3plus", Choice("model.output_stride", 8, "as in the paper")
+    else:
+        why = "no GPU: a fourth of the features of stride 8"
+        default, stride = "deeplabv3plus_separable", Choice("model.output_stride", 16, why)
+    return [
+        Choice("model.network", _head(present.network, backbone, default), "a convolutional head"),
         Choice("model.backbone", backbone, given or "no GPU: several times as fast as ResNet-50"),
-        weights,
-        Choice(
-            "model.output_stride",
-            stride,
-            "as in the paper" if stride == 8 else "no GPU: a fourth of stride 8's features",
-        ),
+        _weights(present, backbone),
+        stride,
         Choice("model.freeze", False, "as in the paper: the backbone learns, too"),
         Choice("train.optimizer", "sgd", "as in the paper"),
         Choice("train.lr", 0.03, "for ImageNet weights; scaled by batch_size / 16"),
         Choice("train.head_lr_factor", 10.0, "as in the paper: the head starts at random"),
         Choice("train.weight_decay", 0.0001, "as in the paper"),
     ]
+
+
+def _head(network: str, backbone: str, default: str) -> str:
+    """Return `network` if it suits the backbone, else `default`."""
+    try:
+        with torch.device("meta"):
+            network_class(network)(backbone, 2, 16)
+    except StppError:
+        return default
+    return network
+
+
+def _weights(present: Model, backbone: str) -> Choice:
+    names = weight_names(backbone)
+    if present.backbone == backbone and present.weights not in names:
+        return Choice("model.weights", present.weights, "your file, as before")
+    if published := [one for one in names if one != "none"]:
+        where = "installed with stpp" if published[0] == "package" else "downloaded once"
+        return Choice("model.weights", published[0], f"pre-trained, {where}")
+    return Choice("model.weights", "none", "there are no published weights")
 
 
 def fitted(params: Params, images: Images, hours: float, backbone: str = "") -> tuple[list[Choice], list[str]]:

@@ -8,6 +8,7 @@ from small import Project
 
 from stpp.data.normalization import Normalization
 from stpp.deploy.predictor import Predictor
+from stpp.engine.device import emulates_bfloat16
 from stpp.models.build import build
 from stpp.models.metadata import Start
 from stpp.params.models import Model
@@ -103,3 +104,13 @@ def test_a_training_says_what_is_frozen(channels: int, freeze: bool) -> None:
     assert said.startswith("backbone from mine.pth")
     assert ("the backbone frozen" in said) == freeze
     assert ("first layer, whose weights for 3 channels were adapted to 4" in said) == (freeze and channels == 4)
+
+
+def test_a_training_warns_if_its_processor_only_emulates_bfloat16(prepared: Project) -> None:
+    for precision in ("bfloat16", "float32"):
+        prepared.params(model={"precision": precision}, train={"epochs": 3})
+        prepared.run(*["stpp", "backbone", "--weights", "weights", "--out", "runs/backbone.safetensors"])
+        common = "--data runs/data --split runs/split --backbone runs/backbone.safetensors"
+        said = prepared.run(*f"stpp train --name teacher {common} --out runs/{precision}".split())
+        slow = precision == "bfloat16" and emulates_bfloat16(torch.device("cpu"))
+        assert ("no instructions for bfloat16" in said) == slow
