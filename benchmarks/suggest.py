@@ -59,7 +59,7 @@ def main(
 def _measured(folder: Path) -> dict[str, float]:
     """Return the mIoU (%) of the teacher on val and test."""
     metrics = json.loads((folder / "runs/suponly/evaluation/metrics.json").read_text())
-    return {on: round(100 * metrics[on]["suponly"]["miou"], 2) for on in ("val", "test")}
+    return {on: round(metrics[on]["suponly"]["miou"], 2) for on in ("val", "test")}
 
 
 run(main)

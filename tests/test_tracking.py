@@ -32,7 +32,7 @@ from stpp.stages.runs import compare
 from stpp.stages.stage import Inputs, Recipe, open_stage
 from stpp.store.files import StppError, read_json, sha256, write_json
 from stpp.tracking.attach import attach, conclude
-from stpp.tracking.champion import Measured, register
+from stpp.tracking.champion import FRACTION, MIOU, Measured, register
 from stpp.tracking.client import Client, PausedError, client, reason, tracking_uri
 from stpp.tracking.models import Checkpoint, log_checkpoints
 from stpp.tracking.moved import foreign_root
@@ -238,24 +238,30 @@ def test_the_champion_is_beaten_only_by_a_better_model_on_the_same_images(
 
     _, said = student("nothing", Measured(float("nan"), VAL, "whole"))
     assert "no mIoU" in said
-    first, said = student("first", Measured(0.5, VAL, "whole"))
+    first, said = student("first", Measured(50, VAL, "whole"))
     assert champion() == first
     assert "version 2 (val mIoU 50.0) is the first champion" in said
-    _, said = student("worse", Measured(0.4, VAL, "whole"))
+    _, said = student("worse", Measured(40, VAL, "whole"))
     assert champion() == first
     assert "the champion, version 2 (50.0), stays; version 3 (val mIoU 40.0) is not better" in said
-    _, said = student("equal", Measured(0.5, VAL, "whole"))
+    _, said = student("equal", Measured(50, VAL, "whole"))
     assert champion() == first
-    for measured in (Measured(0.9, "w" * 32, "whole"), Measured(0.9, VAL, "sliding")):
+    for measured in (Measured(90, "w" * 32, "whole"), Measured(90, VAL, "sliding")):
         _, said = student(measured.how + measured.val[:1], measured)
         assert champion() == first
         assert "stays: it was measured on another val or in another way" in said
-    better, said = student("better", Measured(0.6, VAL, "whole"))
+    better, said = student("better", Measured(60, VAL, "whole"))
     assert champion() == better
     assert "in place of version 2 (50.0)" in said
-    register(root / "better.json", "tiny", measured_as(Measured(0.6, VAL, "whole")), root)
+    register(root / "better.json", "tiny", measured_as(Measured(60, VAL, "whole")), root)
     assert len(client(root).search_model_versions("name = 'tiny'")) == 7, "a report drawn again registers nothing"
     assert run_of("models:/tiny/2", root) == first
+
+    mlflow, version = client(root), client(root).get_model_version_by_alias("tiny", "champion").version
+    mlflow.delete_model_version_tag("tiny", version, MIOU)
+    mlflow.set_model_version_tag("tiny", version, FRACTION, "0.6")  # as older versions of stpp wrote it
+    assert "(60.0), stays; version 8 (val mIoU 59.0)" in student("below", Measured(59, VAL, "whole"))[1]
+    assert f"in place of version {version} (60.0)" in student("above", Measured(61, VAL, "whole"))[1]
 
     assert "MLFLOW_TRACKING_URI" not in os.environ, "another project in this process has another store"
     models = client(root).search_logged_models([runs(root)[0].info.experiment_id])
@@ -268,7 +274,7 @@ def test_a_version_becomes_loadable_once_and_keeps_a_persons_description(root: P
     with track("student", "k", params, params, TAGS, root, root / "memory") as run:
         run.log({"val/miou": 0.5}, 1)
     (root / "run.json").write_text(json.dumps({"run_id": run.run_id, "stage": "student"}))
-    final, written = measured_as(Measured(0.5, VAL, "whole")), []
+    final, written = measured_as(Measured(50, VAL, "whole")), []
 
     def write(folder: Path) -> None:
         written.append(folder)
@@ -313,7 +319,7 @@ def test_a_registry_that_fails_stops_nothing(
 ) -> None:
     (root / "run.json").write_text(json.dumps({"run_id": "nobody", "stage": "student"}))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
-    register(root / "run.json", "tiny", measured_as(Measured(0.5, VAL, "whole")), root)
+    register(root / "run.json", "tiny", measured_as(Measured(50, VAL, "whole")), root)
     out = capsys.readouterr().out
     assert "was not registered in MLflow" in out
     assert "secret" not in out
@@ -825,7 +831,7 @@ def test_a_project_that_was_copied_or_moved_writes_into_its_own_folder(
     run_json = a_stage(root).relative_to(root)
     (root / "plot.png").write_bytes(b"of the first")
     attach(run_json, [root / "plot.png"], root)
-    register(run_json, "tiny", measured_as(Measured(0.5, VAL, "whole")), root)
+    register(run_json, "tiny", measured_as(Measured(50, VAL, "whole")), root)
     before = contents(root)
 
     here = tmp_path_factory.mktemp("a place") / "project"
@@ -837,7 +843,7 @@ def test_a_project_that_was_copied_or_moved_writes_into_its_own_folder(
     (here / "other.png").write_bytes(b"of the copy")
     attach(run_json, [here / "other.png"], here)
     a_stage(here)
-    register(run_json, "tiny", measured_as(Measured(0.6, VAL, "whole")), here)
+    register(run_json, "tiny", measured_as(Measured(60, VAL, "whole")), here)
     said = capsys.readouterr()
     assert "did not reach" not in said.out and "was not" not in said.out
     assert said.err.count(f"its artifacts are now in {here}/mlartifacts") == 1
@@ -919,7 +925,7 @@ def test_in_a_store_of_others_no_artifact_is_written_into_another_project(
     capsys.readouterr()
     a_stage(here)
     attach(run_json, [run_json], here)
-    register(run_json, "tiny", measured_as(Measured(0.6, VAL, "whole")), here)
+    register(run_json, "tiny", measured_as(Measured(60, VAL, "whole")), here)
     said = capsys.readouterr().out
     assert said.count("choose another data.name") == 1 and "no artifacts are written" in said
     assert contents(root) == before and contents(here) == before
@@ -976,8 +982,8 @@ def test_a_model_that_predicts_one_class_is_never_the_champion(
     one, other = (read_json(a_stage(root)) for _ in range(2))
     for name, about in (("one", one), ("other", other)):
         write_json(root / f"{name}.json", about)
-    register(root / "one.json", "tiny", measured_as(Measured(0.5, VAL, "whole")), root)  # as it was before
-    constant = measured_as(Measured(0.5, VAL, "whole", only="background"))
+    register(root / "one.json", "tiny", measured_as(Measured(50, VAL, "whole")), root)  # as it was before
+    constant = measured_as(Measured(50, VAL, "whole", only="background"))
     for name in ("one", "other"):
         register(root / f"{name}.json", "tiny", constant, root)
     said = capsys.readouterr().out

@@ -38,11 +38,11 @@ def model_card(about: CheckpointMetadata, title: str, data: Sequence[str] = (), 
 
 
 def metrics_table(scores: dict[str, dict[str, float]]) -> list[str]:
-    """Return the lines of a Markdown table of values from 0 to 1, by row and column; NaN and gaps show as `-`."""
+    """Return the lines of a Markdown table of values in percent, by row and column; NaN and gaps show as `-`."""
     columns = list(dict.fromkeys(column for row in scores.values() for column in row))
     lines = [f"| | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
     for name, row in scores.items():
-        values = (f"{row.get(column, math.nan):.3f}".replace("nan", "-") for column in columns)
+        values = (f"{row.get(column, math.nan):.1f}".replace("nan", "-") for column in columns)
         lines.append(f"| {plain(name)} | {' | '.join(values)} |")
     return lines
 

@@ -21,22 +21,22 @@ NOT_FINITE = (
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of a confusion matrix; every number is in [0, 1], or NaN where a class never occurs."""
+    """The scores of a confusion matrix in percent, or NaN where a class never occurs."""
 
     matrix: Tensor
     """Pixels by (target, predicted) class, int64 (classes, classes)."""
 
     @property
     def miou(self) -> float:
-        return miou(self.matrix)
+        return 100 * miou(self.matrix)
 
     @property
     def pixel_accuracy(self) -> float:
-        return pixel_accuracy(self.matrix)
+        return 100 * pixel_accuracy(self.matrix)
 
     @property
     def iou(self) -> list[float]:
-        return [float(v) for v in iou(self.matrix)]
+        return (100 * iou(self.matrix)).tolist()
 
 
 @dataclass(frozen=True)

@@ -192,7 +192,7 @@ def corrections(parent: Mapping[str, Any]) -> list[str]:
     said = [f"annotated by {', '.join(f'{name} ({count})' for name, count in by)}"] if by else []
     said += [f"{unknown} of {len(kept)} masks have no author in the export"] if unknown else []
     classes = sorted(parent["iou"].items(), key=lambda one: (one[1], one[0]))
-    said.append("IoU of proposals and new masks: " + ", ".join(f"{name} {iou:.2f}" for name, iou in classes))
+    said.append("IoU (%) of proposals and new masks: " + ", ".join(f"{name} {100 * iou:.1f}" for name, iou in classes))
     worst = sorted(kept.items(), key=lambda one: (one[1], one[0]))
     changed = [f"{name} ({100 * (1 - equal):.1f} % of the pixels)" for name, equal in worst if equal < 1]
     said += [f"most changed: {', '.join(changed[:3])}"] if changed else []

@@ -93,7 +93,7 @@ def _every(seeds: Mapping[int, Numbers]) -> Grid:
     for on in SETS:
         of_set = [one.miou.get(on, {}) for one in seeds.values()]
         for name in _in_order(name for one in of_set for name in one):
-            values = [100 * one[name] if name in one else None for one in of_set]
+            values = [one.get(name) for one in of_set]
             rows.append((LABELS.get(name, name), on, *_spread(values, 1)))
     correlations = [one.correlation for one in seeds.values()]
     if any(value is not None for value in correlations):
@@ -120,7 +120,7 @@ def _claims(seeds: Mapping[int, Numbers], systems: Sequence[str]) -> Grid:
     for (first, second), (claim, sets) in claims.items():
         for on in sets:
             of_set = [one.miou.get(on, {}) for one in seeds.values()]
-            pairs = [(100 * one[first], 100 * one[second]) for one in of_set if {first, second} <= one.keys()]
+            pairs = [(one[first], one[second]) for one in of_set if {first, second} <= one.keys()]
             if len(pairs) < 2:
                 continue
             found = paired_t(*zip(*pairs, strict=True))
@@ -140,6 +140,6 @@ def _classes(seeds: Mapping[int, Numbers], subset: str) -> Grid:
     rows = []
     for name in names:
         values = [[one[m][name] for one in of_set if name in one.get(m, {})] for m in models]
-        rows.append((name, *(f"{100 * mean(found):.1f}" if found else "" for found in values)))
+        rows.append((name, *(f"{mean(found):.1f}" if found else "" for found in values)))
     header = ("IoU in %", *(LABELS.get(model, model) for model in models))
     return Grid(f"Classes on {subset}, mean over seeds", header, rows)

@@ -56,7 +56,7 @@ def rows(table: Table, results: dict[Cell, list[Result]]) -> list[Row]:
         for system in table.systems:
             if name in SETTINGS and (name, system) not in table.cells:
                 continue
-            ours = tuple(100 * r["metrics"]["val"][system]["miou"] for r in results.get((name, system), []))
+            ours = tuple(r["metrics"]["val"][system]["miou"] for r in results.get((name, system), []))
             label = LABELS.get(system, system)
             found.append(Row(network, column, label, table.numbers.get((name, system)), ours))
     return found

@@ -15,33 +15,33 @@ from stpp.paper.published import table
 from stpp.params.file import flatten
 from stpp.params.models import Params
 from stpp.store.files import StppError, read_json
-from stpp.store.records import JsonFile, Ratio
+from stpp.store.records import JsonFile, Percent
 
 SEEDS = ("train.seed", "select.seed")
 """Parameters that differ between the seeds of a cell."""
 Result = dict[str, Any]
 """The content of a result file.
 
-Keys: setting, system, seed, metrics, numbers, evaluation, keep, params (by dotted name), overlay, files, data, digests,
-run ids, commit, finished.
+Keys: setting, system, seed, unit (%), metrics, numbers, evaluation, keep, params (by dotted name), overlay, files,
+data, digests, run ids, commit, finished.
 """
 Cell = tuple[str, str]
 """A cell: (setting, system)."""
 
 
 class _Scores(BaseModel):
-    miou: Annotated[float, Field(ge=0, le=1)]
+    miou: Annotated[float, Field(ge=0, le=100)]
 
 
 class Numbers(JsonFile):
-    """The numbers that were measured in one run; mIoU and IoU are in [0, 1] or NaN."""
+    """The numbers that were measured in one run; mIoU and IoU are in percent or NaN."""
 
-    miou: dict[str, dict[str, Ratio]] = Field(default_factory=dict)
+    miou: dict[str, dict[str, Percent]] = Field(default_factory=dict)
     """mIoU by set and model for `val` and `test`. For `masks` it is by mask set, if true masks of its images are
     known."""
     correlation: Annotated[float, Field(ge=-1, le=1)] | None = None
     """Rank correlation of stability and the true quality of pseudo masks."""
-    classes: dict[str, dict[str, dict[str, Ratio]]] = Field(default_factory=dict)
+    classes: dict[str, dict[str, dict[str, Percent]]] = Field(default_factory=dict)
     """IoU by set, model and class. A class that does not occur is left out."""
 
 
@@ -78,7 +78,7 @@ def read(path: Path) -> Result:
         elif system not in known.metrics.get("val", {}):
             wrong = f"metrics.val.{system} is missing"
         else:
-            return dict(raw) | {"params": _complete(known.params)}
+            return _in_percent(dict(raw)) | {"params": _complete(known.params)}
     except ValidationError as error:
         first = error.errors()[0]
         wrong = f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}"
@@ -87,6 +87,19 @@ def read(path: Path) -> Result:
     raise StppError(
         f"{path}: {wrong}; remove it (git keeps what was committed), and `stpp paper run` runs the cell again"
     )
+
+
+def _in_percent(result: Result) -> Result:
+    """Return a result with its scores in percent. Older versions wrote fractions, and no unit."""
+    if result.get("unit") == "%":
+        return result
+
+    def scaled(value: Any) -> Any:
+        return {key: scaled(one) for key, one in value.items()} if isinstance(value, dict) else 100 * value
+
+    numbers = result.get("numbers")
+    of_classes = numbers and {key: scaled(numbers.get(key, {})) for key in ("miou", "classes")}
+    return result | {"metrics": scaled(result["metrics"]), "numbers": numbers and numbers | of_classes}
 
 
 def _complete(params: dict[str, Any]) -> dict[str, Any]:

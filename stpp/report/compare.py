@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from stpp.report.labels import PARTS
-from stpp.report.plots import COLOURS, HATCHES, LINES, MARKERS, curves_figure, empty, figure, label, percent, save
+from stpp.report.plots import COLOURS, HATCHES, LINES, MARKERS, curves_figure, empty, figure, label, rounded, save
 
 Metrics = dict[str, Any]
 
@@ -23,9 +23,9 @@ class Measured:
     """The measured numbers that the figures use, of all given systems."""
 
     miou: dict[str, float] = field(default_factory=dict)
-    """mIoU on val by model, in [0, 1]."""
+    """mIoU (%) on val by model."""
     pseudo: dict[str, float] = field(default_factory=dict)
-    """mIoU of pseudo masks by mask set, in [0, 1]."""
+    """mIoU (%) of pseudo masks by mask set."""
     images: dict[str, int] = field(default_factory=dict)
     """Number of pseudo masks with a true mask, by mask set."""
     curves: dict[str, list[dict[str, str]]] = field(default_factory=dict)
@@ -122,7 +122,7 @@ LOOKS = {
 def _bars(values: dict[str, float], names: dict[str, str], title: str, on: str = " on val") -> Figure:
     """Draw mIoU (%) as bars, with the difference to the first bar in small print.
 
-    values: mIoU in [0, 1] by key. names: text under each bar by key, in the order of the bars. Keys without a value are
+    values: mIoU (%) by key. names: text under each bar by key, in the order of the bars. Keys without a value are
     left out.
     """
     shown = {key: name for key, name in names.items() if key in values}
@@ -134,15 +134,15 @@ def _bars(values: dict[str, float], names: dict[str, str], title: str, on: str =
     for x, key in enumerate(shown):
         value = values[key]
         colour, hatch = next((look for start, look in LOOKS.items() if key.startswith(start)), (COLOURS[0], ""))
-        bar = ax.bar(x, 100 * value, 0.65, color=colour, hatch=hatch, ec="white")
-        text = percent(value) if x == 0 else f"{percent(value)}\n({100 * (value - first):+.1f})"
+        bar = ax.bar(x, value, 0.65, color=colour, hatch=hatch, ec="white")
+        text = rounded(value) if x == 0 else f"{rounded(value)}\n({value - first:+.1f})"
         ax.bar_label(bar, [text], padding=3, fontsize=9)
     ax.set_xticks(range(len(shown)), list(shown.values()), fontsize=9 if len(shown) < 8 else 7.5)
     ax.set(ylabel=f"mIoU{on} (%)", xlim=(-0.6, max(len(shown), 3) - 0.4))
     if len(shown) > 1:
         name = " ".join(names[next(iter(shown))].partition("\nn = ")[0].split())
         ax.set_xlabel(f'in brackets: difference to "{name}"')
-    ax.set_ylim(0, min(112, 118 * max(values[key] for key in shown) + 4))
+    ax.set_ylim(0, min(112, 1.18 * max(values[key] for key in shown) + 4))
     ax.grid(visible=False, axis="x")
     return drawn
 
@@ -150,23 +150,23 @@ def _bars(values: dict[str, float], names: dict[str, str], title: str, on: str =
 def _steps(values: dict[str, float], names: dict[str, str], other: str, other_name: str, title: str) -> Figure:
     """Draw mIoU (%) on val from stage to stage, and the model `other` as a horizontal line to compare with.
 
-    values: mIoU in [0, 1] by key. names: text under each stage by key. Keys without a value are left out.
+    values: mIoU (%) by key. names: text under each stage by key. Keys without a value are left out.
     """
     shown = {key: name for key, name in names.items() if key in values}
     if not shown:
         return empty("no results for this figure yet")
     drawn = figure(4.4, title)
     ax = drawn.subplots()
-    y = 100 * np.array([values[key] for key in shown])
+    y = np.array([values[key] for key in shown])
     ax.plot(range(len(y)), y, color=COLOURS[0], ls=LINES[0], marker=MARKERS[0], ms=7, label=label("stpp"))
     for x, value in enumerate(y):
         behind = {"fc": "white", "ec": "none", "pad": 0.5, "alpha": 0.85}  # keeps the number readable on a line
         ax.annotate(f"{value:.1f}", (x, value), (0, 8), textcoords="offset points", ha="center", bbox=behind)
     if other in values:
-        ax.axhline(100 * values[other], color=COLOURS[3], ls=LINES[1], label=f"{other_name}: {percent(values[other])}")
+        ax.axhline(values[other], color=COLOURS[3], ls=LINES[1], label=f"{other_name}: {rounded(values[other])}")
     ax.set_xticks(range(len(shown)), list(shown.values()))
     ax.set(ylabel="mIoU on val (%)", xlim=(-0.4, max(len(shown), 3) - 0.6))
-    every = [*y, *([100 * values[other]] if other in values else [])]
+    every = [*y, *([values[other]] if other in values else [])]
     margin = max(2.0, 0.25 * (max(every) - min(every)))
     ax.set_ylim(max(0, min(every) - margin), min(100, max(every) + margin))
     ax.grid(visible=False, axis="x")

@@ -21,9 +21,9 @@ class Evaluated:
     name: str
     model: str
     miou: dict[str, float]
-    """mIoU by set, in [0, 1]."""
+    """mIoU (%) by set."""
     classes: dict[str, dict[str, float]]
-    """IoU by set and class, in [0, 1]; NaN if no true and no predicted pixel has the class."""
+    """IoU (%) by set and class; NaN if no true and no predicted pixel has the class."""
     digests: dict[str, str] = field(default_factory=dict)
     """Digests of data and split, and of the images that each set was measured on."""
     executions: list[Execution] = field(default_factory=list)
@@ -108,7 +108,7 @@ def _columns(one: Evaluated, other: Evaluated) -> tuple[str, str]:
 
 def _row(name: str, one: float | None, other: float | None) -> tuple[str, str, str, str]:
     def shown(value: float | None) -> str:
-        return NONE if value is None or math.isnan(value) else f"{100 * value:.1f}"
+        return NONE if value is None or math.isnan(value) else f"{value:.1f}"
 
     known = NONE not in (shown(one), shown(other))
-    return name, shown(one), shown(other), f"{100 * ((other or 0) - (one or 0)):+.1f}" if known else NONE
+    return name, shown(one), shown(other), f"{(other or 0) - (one or 0):+z.1f}" if known else NONE

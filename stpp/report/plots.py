@@ -51,7 +51,7 @@ STYLE = {
 def curves(rows: dict[str, list[dict[str, str]]], on: str, path: Path) -> None:
     """Plot training loss and val mIoU (%) against the epoch.
 
-    rows: by model, the rows of curve.csv (epoch, train/loss, val/miou in [0, 1], ...). A missing value leaves a gap.
+    rows: by model, the rows of curve.csv (epoch, train/loss, val/miou, ...). A missing value leaves a gap.
     on: the data set and set of images in the title.
     """
     save(partial(curves_figure, rows, on), path)
@@ -61,7 +61,7 @@ def stability(scores: dict[str, float], reliable: set[str], quality: dict[str, f
     """Plot the stability scores of the unlabelled images, and how well they rank the true quality of the pseudo masks.
 
     scores: s_i / (K - 1) by id, in [0, 1]. reliable: ids that were selected as reliable. quality: mIoU of an image's
-    pseudo mask against its true mask by id, in [0, 1] or NaN. If no image has both numbers, there is no second panel.
+    pseudo mask against its true mask by id (%), or NaN. If no image has both numbers, there is no second panel.
     A line shows the lowest score of a reliable image if all unreliable images score lower. on: the data set in the
     title.
     """
@@ -71,7 +71,7 @@ def stability(scores: dict[str, float], reliable: set[str], quality: dict[str, f
 def quality(groups: dict[str, tuple[float, int]], on: str, path: Path) -> None:
     """Plot mIoU (%) of pseudo masks against true masks.
 
-    groups: by mask set, its mIoU in [0, 1] or NaN, and its number of images. on: the data set in the title.
+    groups: by mask set, its mIoU or NaN, and its number of images. on: the data set in the title.
     """
     save(partial(_quality, groups, on), path)
 
@@ -79,7 +79,7 @@ def quality(groups: dict[str, tuple[float, int]], on: str, path: Path) -> None:
 def quality_histogram(known: dict[str, list[float]], on: str, path: Path) -> None:
     """Plot a histogram of the quality of pseudo masks (paper, Figure 2).
 
-    known: by group, the mIoU of every mask, in [0, 1] or NaN. on: the data set in the title.
+    known: by group, the mIoU (%) of every mask, or NaN. on: the data set in the title.
     """
     save(partial(_quality_histogram, known, on), path)
 
@@ -87,7 +87,7 @@ def quality_histogram(known: dict[str, list[float]], on: str, path: Path) -> Non
 def per_class(scores: dict[str, list[float]], classes: tuple[str, ...], on: str, path: Path) -> None:
     """Plot IoU (%) of every class.
 
-    scores: by model, one value per class in [0, 1], or NaN if the class never occurs. on: the data set and set of
+    scores: by model, one value per class, or NaN if the class never occurs. on: the data set and set of
     images in the title. Raises ValueError if a model does not have one value per class.
     """
     save(partial(_per_class, scores, classes, on), path)
@@ -97,7 +97,7 @@ def reliability(bins: dict[str, list[dict[str, str]]], errors: dict[str, float],
     """Plot accuracy against confidence, and the share of pixels by confidence.
 
     bins: by model, the rows of calibration.csv (pixels, accuracy, confidence). errors: by model, the expected
-    calibration error in [0, 1] or NaN. on: the data set and set of images in the title.
+    calibration error (%) or NaN. on: the data set and set of images in the title.
     """
     save(partial(_reliability, bins, errors, on), path)
 
@@ -137,9 +137,9 @@ def label(name: str) -> str:
     return f" {shown}" if shown.startswith("_") else shown  # legends leave out names that start with an underscore
 
 
-def percent(value: float) -> str:
-    """Return a number in [0, 1] in % with one decimal, or `n/a` if it is not finite."""
-    return f"{100 * value:.1f}" if isfinite(value) else "n/a"
+def rounded(value: float) -> str:
+    """Return a number with one decimal, or `n/a` if it is not finite."""
+    return f"{value:.1f}" if isfinite(value) else "n/a"
 
 
 def empty(text: str) -> Figure:
@@ -165,16 +165,16 @@ def curves_figure(rows: dict[str, list[dict[str, str]]], on: str = "", names: di
     if not any(rows.values()):
         return empty("no epoch trained yet")
     drawn = figure(4.2 + 0.22 * len(rows), f"Training of {named(rows)}" + (f" on {on}" if on else ""))
-    panels = (("train/loss", 1, "training loss (nats per pixel)"), ("val/miou", 100, "mIoU on val (%)"))
-    for ax, (key, unit, name) in zip(drawn.subplots(1, 2), panels, strict=True):
+    panels = (("train/loss", "training loss (nats per pixel)"), ("val/miou", "mIoU on val (%)"))
+    for ax, (key, name) in zip(drawn.subplots(1, 2), panels, strict=True):
         looks = zip(cycle(COLOURS), cycle(LINES), cycle(MARKERS), strict=False)
         for (model, table), (colour, line, marker) in zip(rows.items(), looks, strict=False):
             x, y = (np.array([float(row.get(k) or nan) for row in table]) for k in ("epoch", key))
             every = max(1, len(y) // 8)
-            ax.plot(x, unit * y, color=colour, ls=line, marker=marker, ms=5, markevery=(every - 1, every))
-            last = [float(table[-1].get(k) or nan) if table else nan for k, *_ in panels]
+            ax.plot(x, y, color=colour, ls=line, marker=marker, ms=5, markevery=(every - 1, every))
+            last = [float(table[-1].get(k) or nan) if table else nan for k, _ in panels]
             shown = f"loss {last[0]:.3f}" if isfinite(last[0]) else "loss n/a"
-            ax.lines[-1].set_label(f"{(names or {}).get(model, label(model))}: {shown}, mIoU {percent(last[1])}")
+            ax.lines[-1].set_label(f"{(names or {}).get(model, label(model))}: {shown}, mIoU {rounded(last[1])}")
         ax.set(xlabel="epoch", ylabel=name, xlim=(0, None))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     legend(drawn, drawn.axes[0], "after the last epoch")
@@ -210,8 +210,8 @@ def _stability(scores: dict[str, float], reliable: set[str], quality: dict[str, 
     for ax in right:
         rho = rank_correlation([s for s, _ in pairs.values()], [q for _, q in pairs.values()])
         shown = f"{rho:.2f}" if isfinite(rho) else "n/a"
-        ax.set(title=f"Spearman rank correlation {shown}, n = {len(pairs)}", aspect="equal")
-        ax.set(xlabel="stability score", ylabel="true mIoU of the pseudo mask", xlim=(0, top), ylim=(0, top))
+        ax.set(title=f"Spearman rank correlation {shown}, n = {len(pairs)}", aspect=1 / 100)
+        ax.set(xlabel="stability score", ylabel="true mIoU of the pseudo mask (%)", xlim=(0, top), ylim=(0, 100 * top))
     legend(drawn, left)
     return drawn
 
@@ -223,8 +223,8 @@ def _quality(groups: dict[str, tuple[float, int]], on: str) -> Figure:
     ax = drawn.subplots()
     looks = zip(cycle(COLOURS), cycle(HATCHES), strict=False)
     for x, ((value, _), (colour, hatch)) in enumerate(zip(groups.values(), looks, strict=False)):
-        bar = ax.bar(x, np.nan_to_num(100 * value), 0.6, color=colour, hatch=hatch, ec="white")
-        ax.bar_label(bar, [percent(value)], padding=3)
+        bar = ax.bar(x, np.nan_to_num(value), 0.6, color=colour, hatch=hatch, ec="white")
+        ax.bar_label(bar, [rounded(value)], padding=3)
     ax.set_xticks(range(len(groups)), [f"{label(group)}\nn = {n}" for group, (_, n) in groups.items()])
     if len(groups) > 3:
         ax.tick_params(axis="x", rotation=90)
@@ -246,7 +246,7 @@ def _quality_histogram(known: dict[str, list[float]], on: str) -> Figure:
     below = np.zeros(BINS)
     looks = zip(cycle(COLOURS), cycle(HATCHES), strict=False)
     for (group, values), (colour, hatch) in zip(finite.items(), looks, strict=False):
-        counts, _ = np.histogram(100 * np.array(values), edges)
+        counts, _ = np.histogram(values, edges)
         ax.bar(edges[:-1], counts, np.diff(edges), below, align="edge", color=colour, hatch=hatch, ec="white")
         ax.containers[-1].set_label(f"{label(group)} ({len(values)})")
         below += counts
@@ -272,7 +272,7 @@ def _per_class(scores: dict[str, list[float]], classes: tuple[str, ...], on: str
         _class_bars(ax, {model: values[part] for model, values in scores.items()}, classes[part], rows)
     for model, bar in zip(scores, drawn.axes[0].containers, strict=True):
         known = [value for value in scores[model] if isfinite(value)]
-        bar.set_label(f"{label(model)}: mIoU {percent(sum(known) / len(known) if known else nan)}")
+        bar.set_label(f"{label(model)}: mIoU {rounded(sum(known) / len(known) if known else nan)}")
     legend(drawn, drawn.axes[0])
     return drawn
 
@@ -283,8 +283,8 @@ def _class_bars(ax: Axes, scores: dict[str, list[float]], classes: tuple[str, ..
     height = 1 / (len(scores) + 1)
     for index, (values, (colour, hatch)) in enumerate(zip(scores.values(), looks, strict=False)):
         y = np.arange(len(classes)) + (index - (len(scores) - 1) / 2) * height
-        bar = ax.barh(y, np.nan_to_num(100 * np.array(values)), height, color=colour, hatch=hatch, ec="white", lw=0.5)
-        ax.bar_label(bar, [percent(value) for value in values], padding=3, fontsize=7.5)
+        bar = ax.barh(y, np.nan_to_num(values), height, color=colour, hatch=hatch, ec="white", lw=0.5)
+        ax.bar_label(bar, [rounded(value) for value in values], padding=3, fontsize=7.5)
     ax.set_yticks(range(len(classes)), [one_line(name) for name in classes])
     ax.set(xlabel="IoU (%)", xlim=(0, 110), ylim=(rows - 0.4, -0.6))
     ax.grid(visible=False, axis="y")
@@ -303,9 +303,9 @@ def _reliability(bins: dict[str, list[dict[str, str]]], errors: dict[str, float]
         )
         there = pixels > 0
         look = {"color": colour, "ls": line, "marker": marker, "ms": 5}
-        name = f"{label(model)}: calibration error {percent(errors.get(model, nan))}"
-        left.plot(100 * confidence[there], 100 * accuracy[there], label=name, **look)
-        right.plot(100 * confidence[there], 100 * pixels[there] / pixels.sum(), **look)
+        name = f"{label(model)}: calibration error {rounded(errors.get(model, nan))}"
+        left.plot(confidence[there], accuracy[there], label=name, **look)
+        right.plot(confidence[there], 100 * pixels[there] / pixels.sum(), **look)
     left.set(ylabel="accuracy (%)", xlim=(0, 100), ylim=(0, 100), aspect="equal")
     right.set(ylabel="pixels (%)", xlim=(0, 100), ylim=(0, None))
     for ax in (left, right):

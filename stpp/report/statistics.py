@@ -43,8 +43,7 @@ class Interval:
 
 def in_points(interval: Interval) -> str:
     """Return a difference of mIoU in percentage points as text: `+2.1 (-0.4 to +4.6)`."""
-    mean, low, high = (100 * x for x in (interval.mean, interval.low, interval.high))
-    return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
+    return f"{interval.mean:+.1f} ({interval.low:+.1f} to {interval.high:+.1f})"
 
 
 def paired_t(first: Sequence[float], second: Sequence[float]) -> Interval:
@@ -60,15 +59,15 @@ def paired_t(first: Sequence[float], second: Sequence[float]) -> Interval:
 
 
 def iou(counts: NDArray[np.number]) -> NDArray[np.float64]:
-    """Return the IoU of every class in [0, 1] from summed Counts: (..., 3, C) -> (..., C). NaN for an empty union."""
+    """Return the IoU (%) of every class from summed Counts: (..., 3, C) -> (..., C). NaN for an empty union."""
     right, true, predicted = np.moveaxis(counts.astype(np.float64), -2, 0)
     with np.errstate(invalid="ignore"):
-        found: NDArray[np.float64] = right / (true + predicted - right)
+        found: NDArray[np.float64] = 100 * right / (true + predicted - right)
     return found
 
 
 def miou(counts: NDArray[np.number]) -> NDArray[np.float64]:
-    """Return the mean IoU over the classes whose union is not empty, from summed Counts: (..., 3, C) -> (...)."""
+    """Return the mean IoU (%) over the classes whose union is not empty, from summed Counts: (..., 3, C) -> (...)."""
     return over_classes(iou(counts))
 
 
@@ -81,37 +80,37 @@ def over_classes(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def dice(counts: NDArray[np.number]) -> NDArray[np.float64]:
-    """Return the Dice score of every class in [0, 1] from summed Counts: (..., 3, C) -> (..., C).
+    """Return the Dice score (%) of every class from summed Counts: (..., 3, C) -> (..., C).
 
     It is twice the intersection by the sum of true and predicted pixels; NaN if there are none.
     """
     right, true, predicted = np.moveaxis(counts.astype(np.float64), -2, 0)
     with np.errstate(invalid="ignore"):
-        found: NDArray[np.float64] = 2 * right / (true + predicted)
+        found: NDArray[np.float64] = 200 * right / (true + predicted)
     return found
 
 
 def precision(counts: NDArray[np.number]) -> NDArray[np.float64]:
-    """Return the share of a class's predicted pixels that is true, (..., 3, C) -> (..., C). NaN if there is none."""
+    """Return how many of a class's predicted pixels are true (%), (..., 3, C) -> (..., C). NaN if there are none."""
     right, _, predicted = np.moveaxis(counts.astype(np.float64), -2, 0)
     with np.errstate(invalid="ignore"):
-        found: NDArray[np.float64] = right / predicted
+        found: NDArray[np.float64] = 100 * right / predicted
     return found
 
 
 def recall(counts: NDArray[np.number]) -> NDArray[np.float64]:
-    """Return the share of a class's true pixels that is predicted, (..., 3, C) -> (..., C). NaN if there is none."""
+    """Return how many of a class's true pixels are predicted (%), (..., 3, C) -> (..., C). NaN if there are none."""
     right, true, _ = np.moveaxis(counts.astype(np.float64), -2, 0)
     with np.errstate(invalid="ignore"):
-        found: NDArray[np.float64] = right / true
+        found: NDArray[np.float64] = 100 * right / true
     return found
 
 
 def pixel_accuracy(counts: NDArray[np.number]) -> NDArray[np.float64]:
-    """Return the share of valid pixels that is right, (..., 3, C) -> (...). NaN if no pixel is valid."""
+    """Return how many of the valid pixels are right (%), (..., 3, C) -> (...). NaN if no pixel is valid."""
     right, true, _ = np.moveaxis(counts.astype(np.float64), -2, 0)
     with np.errstate(invalid="ignore"):
-        accuracy: NDArray[np.float64] = right.sum(-1) / true.sum(-1)
+        accuracy: NDArray[np.float64] = 100 * right.sum(-1) / true.sum(-1)
     return accuracy
 
 
@@ -146,20 +145,20 @@ def calibration(levels: NDArray[np.int64]) -> NDArray[np.float64]:
 def reliability(bins: NDArray[np.float64]) -> list[tuple[float, float, int, float, float]]:
     """Return a row for each bin of `calibration`: its bounds, its pixels, their accuracy and their mean confidence.
 
-    Accuracy and confidence are in [0, 1], or NaN in a bin without pixels.
+    All but the pixels are in percent. Accuracy and confidence are NaN in a bin without pixels.
     """
     with np.errstate(invalid="ignore"):
-        means = (bins[:, 1:] / bins[:, :1]).tolist()
-    return [(at / BINS, (at + 1) / BINS, int(bins[at, 0]), *means[at]) for at in range(BINS)]
+        means = (100 * bins[:, 1:] / bins[:, :1]).tolist()
+    return [(100 * at / BINS, 100 * (at + 1) / BINS, int(bins[at, 0]), *means[at]) for at in range(BINS)]
 
 
 def calibration_error(bins: NDArray[np.float64]) -> float:
-    """Return the expected calibration error in [0, 1] of `calibration`; NaN without pixels.
+    """Return the expected calibration error (%) of `calibration`; NaN without pixels.
 
     It is the mean over pixels of the distance between accuracy and mean confidence of their bin.
     """
     pixels, right, confidence = bins.sum(0)[0], bins[:, 1], bins[:, 2]
-    return float(np.abs(right - confidence).sum() / pixels) if pixels else math.nan
+    return float(100 * np.abs(right - confidence).sum() / pixels) if pixels else math.nan
 
 
 def bootstrap_gain(first: Counts, second: Counts) -> Interval:

@@ -43,7 +43,7 @@ def table(
         lines = _block(rows, subsets, f"{name}: mIoU (%)", width, gains, {})
     if pseudo:
         lines.append("pseudo masks: mIoU (%)")
-        lines += [f"  {LABELS.get(g, g)}".ljust(width) + _percent(v) for g, v in pseudo.items()]
+        lines += [f"  {LABELS.get(g, g)}".ljust(width) + _column(v) for g, v in pseudo.items()]
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -65,12 +65,12 @@ def _block(
         line = f"  {LABELS.get(model, model)}".ljust(width)
         for s in subsets:
             gain, scores = gains.get(s, {}).get(model), row.get(s, {})
-            line += _percent(scores.get("miou")) + (f"  {in_points(gain)}" if gain else "").ljust(widths[s])
-            line += "".join(_percent(scores.get(key), BESIDE) for key in beside.values())
+            line += _column(scores.get("miou")) + (f"  {in_points(gain)}" if gain else "").ljust(widths[s])
+            line += "".join(_column(scores.get(key), BESIDE) for key in beside.values())
         lines.append(line)
     return lines
 
 
-def _percent(value: float | None, width: int = SCORE) -> str:
-    """Return a number in [0, 1] in % as a column; `-` if it is not known."""
-    return ("-" if value is None else f"{100 * value:.1f}").rjust(width)
+def _column(value: float | None, width: int = SCORE) -> str:
+    """Return a number as a column; `-` if it is not known."""
+    return ("-" if value is None else f"{value:.1f}").rjust(width)

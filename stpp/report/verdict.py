@@ -29,8 +29,8 @@ FEW = 20
 """With fewer iterations than this, a network has hardly changed from its start."""
 NAMED = 5
 """The most classes that a sentence names."""
-LOST, KNOWN = 0.01, 0.05
-"""A student has lost a class if its IoU is below LOST and its teacher's IoU is above KNOWN."""
+LOST, KNOWN = 1.0, 5.0
+"""A student has lost a class if its IoU (%) is below LOST and its teacher's is above KNOWN."""
 RISING = 1.0
 """A training that gains more mIoU points than this in its last third had not converged."""
 UNRELATED = 0.2
@@ -63,7 +63,7 @@ def read_facts(models: Mapping[str, Path], scores: Path | None, classes: Sequenc
     records = {name: folder / "run.json" for name, folder in models.items()}
     networks = {name: read(file, RunJson).get("network", "") for name, file in records.items() if file.is_file()}
     shown = {name: one_line(network, 100) for name, network in networks.items() if network}
-    rise = _rise([100 * float(row["val/miou"]) for row in curves.get("suponly", ())])
+    rise = _rise([float(row["val/miou"]) for row in curves.get("suponly", ())])
     return Facts(classes, iterations, _correlation(scores) if scores else None, rise, shown)
 
 
@@ -140,12 +140,12 @@ def _gained(val: Mapping[str, Counts], value: Mapping[str, float], known: Facts)
         )
         lines += _longer(base, best, known.iterations)
     elif any(of[name] == of[base] for name in val if name not in BASELINES):
-        lines.append(f"best on val: {_label(best)} ({100 * value[best]:.1f}); self-training gained nothing here")
+        lines.append(f"best on val: {_label(best)} ({value[best]:.1f}); self-training gained nothing here")
     compared = "" if base != "suponly" else "; `stpp system use suponly_student` trains equal networks"
     for network, name in top.items():
         lines.append(
-            f"best on val of {network}: {_label(name)} ({100 * value[name]:.1f}); {_label(base)} "
-            f"({100 * value[base]:.1f}) is {of[base]}: the difference is not a gain of self-training{compared}"
+            f"best on val of {network}: {_label(name)} ({value[name]:.1f}); {_label(base)} "
+            f"({value[base]:.1f}) is {of[base]}: the difference is not a gain of self-training{compared}"
         )
     return lines
 
@@ -192,7 +192,7 @@ def _foreground(model: str, counts: Counts, classes: Sequence[str]) -> list[str]
     """Return a sentence with a model's scores of the foreground on val; nothing without a foreground."""
     scores = {"IoU": iou, "Dice": dice, "precision": precision, "recall": recall}
     values = {name: float(of(counts.sum(0))[FOREGROUND]) for name, of in scores.items() if foreground(classes)}
-    shown = ", ".join(f"{name} {100 * value:.1f}" for name, value in values.items() if not math.isnan(value))
+    shown = ", ".join(f"{name} {value:.1f}" for name, value in values.items() if not math.isnan(value))
     return [f"{_label(model)} on val, {foreground(classes)} (%): {shown}"] if shown else []
 
 

@@ -76,4 +76,4 @@ def _measured(training: Training) -> str:
     if "val/miou" not in curve[-1]:
         return loss
     best = max(row["val/miou"] for row in curve)
-    return f"{loss}, val mIoU {100 * curve[-1]['val/miou']:.1f} (best {100 * best:.1f})"
+    return f"{loss}, val mIoU {curve[-1]['val/miou']:.1f} (best {best:.1f})"

@@ -120,7 +120,7 @@ def _evaluate(stage: Stage, models: dict[str, Path], sets: dict[str, Path], list
     results = {(subset, name): _measured(job, subset, name) for subset in subsets for name in models}
     first, (*_, last) = next(iter(subsets)), models  # the last model is the final one of the system
     _write_worst(p, photos, models[last], subsets[first], results[first, last].counts, job.folder / "worst")
-    stage.about["evaluation"] = describe(p.evaluate)
+    stage.about["evaluation"], stage.about["unit"] = describe(p.evaluate), "%"
     stage.about["lists"] = {subset: digest_of(dataset, ids) for subset, ids in subsets.items()}
     stage.about["images"] = {subset: len(ids) for subset, ids in subsets.items()}
     run.tag("stpp.evaluation", describe(p.evaluate))
@@ -215,7 +215,7 @@ def _say(stage: Stage, dataset: Dataset, scores: dict[tuple[str, str], Scores]) 
     constant: dict[str, list[str]] = {}
     values: dict[str, list[str]] = {}
     for (subset, name), one in scores.items():
-        values.setdefault(subset, []).append(f"{name} {100 * one.miou:.1f}")
+        values.setdefault(subset, []).append(f"{name} {one.miou:.1f}")
         if (only := constant_class(one.matrix.numpy())) is not None:
             constant.setdefault(f"{name} predicts {dataset.classes[only]} for every pixel", []).append(subset)
     for what, subsets in constant.items():

@@ -147,7 +147,7 @@ def _run(of: str, job: Job, results: Path) -> bool:
     for one in job.open:
         result = _result(ref, head, one, job)
         write_json(results_.path_of(results, of, job.setting, one, job.seed), result)
-        print(f"{job.setting}/{one}, seed {job.seed}: {100 * result['metrics']['val'][one]['miou']:.1f}")
+        print(f"{job.setting}/{one}, seed {job.seed}: {result['metrics']['val'][one]['miou']:.1f}")
     return True
 
 
@@ -199,6 +199,7 @@ def _result(ref: str, head: str, name: str, job: Job) -> Result:
         "setting": job.setting,
         "system": name,
         "seed": job.seed,
+        "unit": about.get("unit"),
         "metrics": {which: {name: metrics[which][name]} for which in ("val", "test") if which in metrics},
         "numbers": numbers.model_dump(),
         "evaluation": about["evaluation"],

@@ -225,7 +225,7 @@ def _worst(photos: ImageReader, evaluation: Path, model: str, val: str, path: Pa
     values, folder = miou(counts[model]), evaluation / "worst"
     there = {file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.png")}
     rows = [
-        (f"{name} ({values[row]:.0%})", [photos.picture(name), photos.mask(name), read_png(folder / f"{name}.png")])
+        (f"{name} ({values[row]:.0f}%)", [photos.picture(name), photos.mask(name), read_png(folder / f"{name}.png")])
         for row in worst_first(counts[model])
         if (name := ids[row]) in there
     ]

@@ -58,12 +58,15 @@ def _read(name: str, metrics: Any, rows: list[dict[str, str]], about: Any) -> Ev
         sets = [key for key, value in metrics.items() if isinstance(value, dict) and model in value]
         digests = about.get("lists") or metrics.get("lists", {})  # older versions of stpp wrote them into metrics.json
         lists = {f"list {key}": digest for key, digest in digests.items()}
+        unit = 100 if "lineage" in about and "unit" not in about else 1  # older versions wrote fractions
         return Evaluated(
             name,
             model,
-            {key: float(metrics[key][model]["miou"]) for key in sets},
+            {key: unit * float(metrics[key][model]["miou"]) for key in sets},
             {
-                key: {row["class"]: float(row["iou"]) for row in rows if (row["set"], row["model"]) == (key, model)}
+                key: {
+                    row["class"]: unit * float(row["iou"]) for row in rows if (row["set"], row["model"]) == (key, model)
+                }
                 for key in sets
             },
             {key.split(".")[1]: value for key, value in about.items() if key.endswith(".digest")} | lists,

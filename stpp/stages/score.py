@@ -83,7 +83,7 @@ def _score(stage: Stage, checkpoints: Path, data: Path, split: Path) -> None:
             nodata = nodata_of(photos, batch.ids, where)
             s = stabilities(batch.masks, classes, nodata).tolist()
             confidence = image_means(batch.confidence, nodata)
-            qualities = iou(confusions(batch.masks[-1], batch.truth, classes)).nanmean(-1).tolist()
+            qualities = (100 * iou(confusions(batch.masks[-1], batch.truth, classes)).nanmean(-1)).tolist()
             known = [repr(q) if dataset.records[i].mask else "" for i, q in zip(batch.ids, qualities, strict=True)]
             by = [image_means(one, nodata) for one in batch.by]
             last = batch.masks[-1] if nodata is None else batch.masks[-1].masked_fill(nodata, IGNORE)

@@ -11,7 +11,7 @@ from stpp.report.statistics import Counts, gains, read_counts
 from stpp.report.table import table
 from stpp.report.verdict import Facts, read_facts, verdict
 from stpp.store.files import StppError
-from stpp.store.records import DatasetJson, MetricsJson, RunJson, read
+from stpp.store.records import DatasetJson, EvaluationJson, MetricsJson, read
 
 
 def show(runs: Annotated[Path, Option(help="Folder of the runs.")] = Path("runs")) -> None:
@@ -70,4 +70,4 @@ def _known(runs: Path, models: list[str], classes: list[str]) -> Facts:
 
 def _setting(metrics: Path) -> str:
     """Return the setting of an evaluation, which two evaluations must share to stand in one table."""
-    return str(read(metrics.parent / "run.json", RunJson).get("stpp.setting", ""))
+    return str(read(metrics.parent / "run.json", EvaluationJson).get("stpp.setting", ""))

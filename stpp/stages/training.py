@@ -277,6 +277,6 @@ def _summarise(stage: Stage, curve: list[dict[str, float]], step: int, before: i
     write_json(stage.folder / "metrics.json", summary)
     stage.run.log({"val/miou_last": last["val/miou"], "val/miou_best": best["val/miou"]}, step)
     of = f"{summary['iterations']} iterations" + (f", {before} of them before a stop" if before else "")
-    found = f"{100 * last['val/miou']:.1f}, best {100 * best['val/miou']:.1f} in epoch {best['epoch']:.4g}"
+    found = f"{last['val/miou']:.1f}, best {best['val/miou']:.1f} in epoch {best['epoch']:.4g}"
     kept = ", which is kept" if stage.params.train.keep == "best_val" else ""
     stage.done(f"{of}; val mIoU {found}{kept}", *OUTS)

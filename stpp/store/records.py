@@ -13,12 +13,19 @@ from stpp.store.files import StppError, read_json
 
 
 def _ratio(value: float) -> float:
-    if value < 0 or value > 1:  # NaN passes: it is the mIoU of a set that shows no class
+    if value < 0 or value > 1:
         raise ValueError("must be between 0 and 1")
     return value
 
 
+def _percent(value: float) -> float:
+    if value < 0 or value > 100:  # NaN passes: it is the mIoU of a set that shows no class
+        raise ValueError("must be between 0 and 100")
+    return value
+
+
 Ratio = Annotated[float, AfterValidator(_ratio)]
+Percent = Annotated[float, AfterValidator(_percent)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -71,12 +78,14 @@ class EvaluationJson(RunJson):
     """The digest of the images and masks of every set."""
     images: dict[str, Count]
     """The number of images of every set."""
+    unit: Literal["%"]
+    """The unit of all scores beside it. Older versions wrote fractions, and no unit."""
 
 
 class Score(JsonFile):
     """The metrics of one model or mask set on one set of images."""
 
-    miou: Ratio
+    miou: Percent
 
 
 class MaskScore(Score):

@@ -13,15 +13,17 @@ from stpp.tracking.client import Client, in_run
 from stpp.tracking.models import Checkpoint, get_or_log_model, make_loadable
 
 ALIAS = "champion"
-VAL, HOW, MIOU, ONLY = "stpp.val.digest", "stpp.evaluation", "stpp.val.miou", "stpp.val.only"
+VAL, HOW, MIOU, ONLY = "stpp.val.digest", "stpp.evaluation", "stpp.val.miou_percent", "stpp.val.only"
 """Tags of a version, one for each field of `Measured`."""
+FRACTION = "stpp.val.miou"
+"""The tag that older versions of stpp wrote in place of MIOU: a fraction."""
 
 
 @dataclass(frozen=True)
 class Measured:
     """What was measured of a model on val.
 
-    miou: from 0 to 1. val: digest of val's images and masks. how: how the model was evaluated.
+    miou: in percent. val: digest of val's images and masks. how: how the model was evaluated.
     """
 
     miou: float
@@ -33,7 +35,7 @@ class Measured:
     @property
     def tags(self) -> dict[str, str]:
         one_class = {ONLY: self.only} if self.only else {}
-        return {VAL: self.val, HOW: self.how, MIOU: f"{self.miou:.6f}"} | one_class
+        return {VAL: self.val, HOW: self.how, MIOU: f"{self.miou:.4f}"} | one_class
 
 
 def register(
@@ -82,8 +84,9 @@ def _version(mlflow: Client, run_id: str, name: str, checkpoint: Checkpoint) -> 
 def _decide(mlflow: Client, name: str, new: Any) -> str:
     """Give the alias to the new version or leave it, and return the decision and its reason as text."""
     aliases = mlflow.get_registered_model(name).aliases
-    measured = f"version {new.version} (val mIoU {100 * float(new.tags[MIOU]):.1f})"
-    if math.isnan(float(new.tags[MIOU])) or ONLY in new.tags:
+    miou = float(new.tags[MIOU])
+    measured = f"version {new.version} (val mIoU {miou:.1f})"
+    if math.isnan(miou) or ONLY in new.tags:
         why = f"predicts {new.tags[ONLY]} for every pixel of val" if ONLY in new.tags else "has no mIoU on val"
         if ALIAS in aliases and mlflow.get_model_version(name, aliases[ALIAS]).run_id == new.run_id:
             mlflow.delete_registered_model_alias(name, ALIAS)  # the run got it before this check existed
@@ -95,9 +98,10 @@ def _decide(mlflow: Client, name: str, new: Any) -> str:
     present = f"the {ALIAS}, version {old.version}"
     if old.version == new.version:
         return f"{measured} is the {ALIAS}"
-    if MIOU not in old.tags or any(old.tags.get(key) != new.tags[key] for key in (VAL, HOW)):
+    before = float(old.tags[MIOU]) if MIOU in old.tags else 100 * float(old.tags.get(FRACTION, math.nan))
+    if math.isnan(before) or any(old.tags.get(key) != new.tags[key] for key in (VAL, HOW)):
         return f"{present}, stays: it was measured on another val or in another way; {measured} is registered"
-    if float(old.tags[MIOU]) >= float(new.tags[MIOU]):
-        return f"{present} ({100 * float(old.tags[MIOU]):.1f}), stays; {measured} is not better"
+    if before >= miou:
+        return f"{present} ({before:.1f}), stays; {measured} is not better"
     mlflow.set_registered_model_alias(name, ALIAS, new.version)
-    return f"{measured} is the new {ALIAS}, in place of version {old.version} ({100 * float(old.tags[MIOU]):.1f})"
+    return f"{measured} is the new {ALIAS}, in place of version {old.version} ({before:.1f})"

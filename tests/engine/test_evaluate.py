@@ -142,7 +142,7 @@ def test_the_confusion_matrix_equals_a_loop_over_all_valid_pixels(photos: ImageR
 
 def test_scores_are_computed_from_the_matrix_and_an_absent_class_is_nan() -> None:
     scores = Scores(torch.tensor([[3, 1, 0], [2, 4, 0], [0, 0, 0]]))
-    assert scores.iou[:2] == pytest.approx([3 / 6, 4 / 7])
+    assert scores.iou[:2] == pytest.approx([300 / 6, 400 / 7])
     assert math.isnan(scores.iou[2])
-    assert scores.miou == pytest.approx((3 / 6 + 4 / 7) / 2)
-    assert scores.pixel_accuracy == pytest.approx(7 / 10)
+    assert scores.miou == pytest.approx(100 * (3 / 6 + 4 / 7) / 2)
+    assert scores.pixel_accuracy == pytest.approx(70)

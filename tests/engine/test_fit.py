@@ -386,11 +386,11 @@ def test_the_curve_has_one_row_per_epoch_with_scores_and_the_last_learning_rate(
     world = World(quality=iter([2, 6, 4]))
     curve = run(tiny(), Noise(9), train, world)
     for epoch, (row, right) in enumerate(zip(curve, (2, 6, 4), strict=True), 1):
-        of_class = right / (20 - right)
+        of_class = 100 * right / (20 - right)
         assert row["epoch"] == epoch
         assert row["train/lr"] == pytest.approx(0.01 * (1 - (2 * epoch - 1) / 6) ** 0.9)
         assert row["val/miou"] == pytest.approx(of_class)
-        assert row["val/pixel_accuracy"] == pytest.approx(right / 10)
+        assert row["val/pixel_accuracy"] == pytest.approx(10 * right)
         assert [row["val/iou/0"], row["val/iou/1"]] == pytest.approx([of_class] * 2)
         assert math.isnan(row["val/iou/2"])
     logged = [({k: v for k, v in row.items() if k != "train/images_per_second"}, epoch) for row, epoch in world.logged]
@@ -428,7 +428,7 @@ def test_a_training_prints_its_epochs_with_val_where_it_is_measured(capsys: pyte
     train = Train(epochs=5, batch_size=4, lr=0.1, checkpoints=2, val_points=2)
     run(tiny(), Noise(10), train, World(quality=iter([5, 4])))
     first, second, third, fourth, last = capsys.readouterr().out.splitlines()
-    best, worse = (100 * scores(good).miou for good in (5, 4))
+    best, worse = (scores(good).miou for good in (5, 4))
     for at, line in ((1, first), (3, third), (4, fourth)):
         assert re.fullmatch(rf"teacher: epoch {at}/5, loss \d\.\d+, \d+\.\d images/s, \d+ s left", line)
     assert f", val mIoU {best:.1f} (best {best:.1f}), " in second

@@ -26,6 +26,7 @@ def cell(folder: Path, name: str, setting: str, system: str, seed: int, miou: fl
         "system": system,
         "seed": seed,
         "commit": "c",
+        "unit": "%",
         "metrics": {"val": {system: {"miou": miou}}},
         "evaluation": "original resolution, whole images, one scale",
         "keep": "last",
@@ -56,11 +57,11 @@ def grids_of(folder: Path, name: str, setting: str) -> dict[str, list[dict[str, 
 
 
 def test_systems_are_compared_over_seeds_if_there_are_two_or_more(tmp_path: Path) -> None:
-    numbers = {"suponly": (0.50, 0.60, 0.70), "st": (0.53, 0.62, 0.74), "stpp": (0.52, 0.66)}
+    numbers = {"suponly": (50, 60, 70), "st": (53, 62, 74), "stpp": (52, 66)}
     for system, values in numbers.items():
         for seed, miou in enumerate(values):
             cell(tmp_path, "table-1", "own", system, seed, miou)
-    cell(tmp_path, "table-1", "pascal-1_8-deeplabv3plus-resnet50", "st", 0, 0.7)
+    cell(tmp_path, "table-1", "pascal-1_8-deeplabv3plus-resnet50", "st", 0, 70)
     seeds, claims = grids_of(tmp_path, "table-1", "own").values()
     assert [list(row.values()) for row in seeds] == [
         ["SupOnly", "val", "50.0", "60.0", "70.0", "60.0", "10.0"],
@@ -79,14 +80,14 @@ def test_a_cell_has_every_model_mask_set_and_class_of_its_run(tmp_path: Path) ->
     for seed in (0, 1):
         numbers = {
             "miou": {
-                "val": {"suponly": 0.5, "stpp": 0.6 - seed / 10},
-                "test": {"suponly": 0.4, "stpp": 0.3},
-                "masks": {"unreliable": 0.2, "reliable": 0.3 + seed / 100},
+                "val": {"suponly": 50, "stpp": 60 - 10 * seed},
+                "test": {"suponly": 40, "stpp": 30},
+                "masks": {"unreliable": 20, "reliable": 30 + seed},
             },
             "correlation": 0.5 + seed / 10,
-            "classes": {"val": {"suponly": {"cat": 0.5}, "stpp": {"cat": 0.25, "dog": seed / 2}}},
+            "classes": {"val": {"suponly": {"cat": 50}, "stpp": {"cat": 25, "dog": 50 * seed}}},
         }
-        cell(tmp_path, "table-1", "own", "stpp", seed, 0.6 - seed / 10, numbers=numbers)
+        cell(tmp_path, "table-1", "own", "stpp", seed, 60 - 10 * seed, numbers=numbers)
     seeds, claims, classes = grids_of(tmp_path, "table-1", "own").values()
     assert {(row["mIoU in %"], row["on"]): row["mean"] for row in seeds} == {
         ("SupOnly", "val"): "50.0",
@@ -110,9 +111,9 @@ def test_a_cell_has_every_model_mask_set_and_class_of_its_run(tmp_path: Path) ->
 
 def test_our_number_is_the_mean_over_seeds_with_the_sample_deviation(tmp_path: Path) -> None:
     setting = "pascal-1_8-deeplabv3plus-resnet50"
-    for seed, miou in enumerate((0.730, 0.736, 0.745)):
+    for seed, miou in enumerate((73.0, 73.6, 74.5)):
         cell(tmp_path, "table-4", setting, "blind", seed, miou)
-    cell(tmp_path, "table-4", setting, "st", 0, 0.7333)
+    cell(tmp_path, "table-4", setting, "st", 0, 73.33)
     found, _ = results.of_table(tmp_path, "table-4")
     rows = {(r.labels, r.system): r.fields() for r in report.rows(table("table-4"), found)}
     assert rows["1/8 (1323)", "blind two-stage"][3:] == ("73.9", "73.7", "0.8", "3", "-0.2", "73.0 73.6 74.5")
@@ -120,8 +121,22 @@ def test_our_number_is_the_mean_over_seeds_with_the_sample_deviation(tmp_path: P
     assert rows["1/4 (2645)", "ST"][4] == report.NOT_RUN
 
 
+def test_a_result_of_an_older_version_has_fractions_and_is_read_in_percent(tmp_path: Path) -> None:
+    numbers = {"miou": {"val": {"st": 0.5}}, "correlation": 0.5, "classes": {"val": {"st": {"cat": 0.25}}}}
+    cell(tmp_path, "table-1", "own", "st", 0, 0.5, unit=None, numbers=numbers)
+    cell(tmp_path, "table-1", "own", "suponly", 0, 0.25, unit=None)
+    seeds, classes = grids_of(tmp_path, "table-1", "own").values()
+    correlation = "rank correlation of stability and quality"
+    assert {row["mIoU in %"]: row["mean"] for row in seeds} == {"SupOnly": "25.0", "ST": "50.0", correlation: "0.50"}
+    assert classes == [{"IoU in %": "cat", "ST": "25.0"}]
+    assert [row.ours for row in report.rows(table("table-1"), results.of_table(tmp_path, "table-1")[0])][-3:-1] == [
+        (25,),
+        (50,),
+    ]
+
+
 def test_own_data_has_rows_without_a_published_number(tmp_path: Path) -> None:
-    cell(tmp_path, "table-1", "mine-half-pspnet-resnet18", "st", 0, 0.5)
+    cell(tmp_path, "table-1", "mine-half-pspnet-resnet18", "st", 0, 50)
     rows = report.rows(table("table-1"), results.of_table(tmp_path, "table-1")[0])
     own = [row for row in rows if row.labels == "mine-half-pspnet-resnet18"]
     assert [row.published for row in own] == [None] * 3
@@ -130,7 +145,7 @@ def test_own_data_has_rows_without_a_published_number(tmp_path: Path) -> None:
 
 
 def test_every_format_has_the_same_fields(tmp_path: Path) -> None:
-    cell(tmp_path, "table-3", "cityscapes-1_8-deeplabv3plus-resnet50", "stpp", 0, 0.72)
+    cell(tmp_path, "table-3", "cityscapes-1_8-deeplabv3plus-resnet50", "stpp", 0, 72)
     found, left_out = results.of_table(tmp_path, "table-3")
     rows, notes = report.rows(table("table-3"), found), report.notes(found, left_out)
     shown, fields = report.table_of(table("table-3"), rows), [row.fields() for row in rows]
@@ -157,7 +172,7 @@ def test_names_are_escaped_in_the_page(tmp_path: Path) -> None:
 
 def test_a_finished_cell_counts_only_with_the_same_parameters_and_lists(tmp_path: Path) -> None:
     params, lists = setting_params(load([Path("params.yaml")])), {"splits/a.txt": "1"}
-    cell(tmp_path, "table-1", "s", "st", 0, 0.7, params=params, lists=lists)
+    cell(tmp_path, "table-1", "s", "st", 0, 70, params=params, lists=lists)
     assert results.finished(tmp_path, "s", "st", 0, {"params": params, "lists": lists}) is not None
     assert results.finished(tmp_path, "s", "st", 0, {"params": params | {"train.lr": 0.002}, "lists": lists}) is None
     assert results.finished(tmp_path, "s", "st", 0, {"params": params, "lists": {"splits/a.txt": "2"}}) is None
@@ -168,11 +183,11 @@ def test_an_older_cell_counts_with_the_defaults_of_parameters_that_it_lacks(tmp_
     setting, params = "own", setting_params(load([Path("params.yaml")]))
     params.pop("data.root")
     old = {key: value for key, value in params.items() if key not in ("train.val_points", "split.stratify")}
-    cell(tmp_path, "table-1", setting, "st", 0, 0.7, params=old)
+    cell(tmp_path, "table-1", setting, "st", 0, 70, params=old)
     for points, stratify, found in ((None, False, True), (5, False, False), (None, True, False)):
         expected = params | {"train.val_points": points, "split.stratify": stratify}
         assert (results.finished(tmp_path, setting, "st", 0, {"params": expected}) is not None) == found
-    cell(tmp_path, "table-1", setting, "st", 1, 0.8, params=params | {"train.seed": 1, "train.val_points": None})
+    cell(tmp_path, "table-1", setting, "st", 1, 80, params=params | {"train.seed": 1, "train.val_points": None})
     assert len(results.of_table(tmp_path, "table-1")[0][setting, "st"]) == 2
 
 
@@ -189,9 +204,9 @@ def test_a_mean_is_never_taken_over_runs_that_differ_in_more_than_the_seed(
     tmp_path: Path, other: dict[str, Any]
 ) -> None:
     setting = "pascal-1_8-deeplabv3plus-resnet50"
-    cell(tmp_path, "table-4", setting, "st", 0, 0.6, **other)
+    cell(tmp_path, "table-4", setting, "st", 0, 60, **other)
     for seed in (1, 2):
-        cell(tmp_path, "table-4", setting, "st", seed, 0.7, finished="2030-01-02T00:00:00+00:00")
+        cell(tmp_path, "table-4", setting, "st", seed, 70, finished="2030-01-02T00:00:00+00:00")
     found, left_out = results.of_table(tmp_path, "table-4")
     (row,) = (r for r in report.rows(table("table-4"), found) if r.ours)
     assert row.ours == (70.0, 70.0)
@@ -201,9 +216,9 @@ def test_a_mean_is_never_taken_over_runs_that_differ_in_more_than_the_seed(
 
 def test_a_cell_counts_in_the_report_of_every_table_that_has_it(tmp_path: Path) -> None:
     setting = "pascal-1_8-deeplabv3plus-resnet50"
-    cell(tmp_path, "table-1", setting, "st", 0, 0.70)
-    cell(tmp_path, "table-5", setting, "st", 0, 0.71, finished="2030-01-02T00:00:00+00:00")
-    cell(tmp_path, "table-1", "own-mine-half-pspnet-resnet18", "st", 0, 0.5)
+    cell(tmp_path, "table-1", setting, "st", 0, 70)
+    cell(tmp_path, "table-5", setting, "st", 0, 71, finished="2030-01-02T00:00:00+00:00")
+    cell(tmp_path, "table-1", "own-mine-half-pspnet-resnet18", "st", 0, 50)
     for name in ("table-1", "table-4", "table-5", "table-6"):
         rows = report.rows(table(name), results.of_table(tmp_path, name)[0])
         assert [r.ours for r in rows if (r.labels, r.system, r.published) == ("1/8 (1323)", "ST", 73.3)] == [(71.0,)]
@@ -215,7 +230,7 @@ def test_runs_with_different_overlays_are_not_averaged(tmp_path: Path) -> None:
     for seed, threshold in ((0, 0.5), (1, 0.9)):
         overlay = {"label": {"threshold": threshold}}
         finished = f"2030-01-0{seed + 1}T00:00:00+00:00"
-        cell(tmp_path, "table-6", setting, "pixel_1", seed, 0.6 + seed / 10, overlay=overlay, finished=finished)
+        cell(tmp_path, "table-6", setting, "pixel_1", seed, 60 + 10 * seed, overlay=overlay, finished=finished)
     found, left_out = results.of_table(tmp_path, "table-6")
     (row,) = (r for r in report.rows(table("table-6"), found) if r.ours)
     assert row.ours == (70.0,)
@@ -223,7 +238,7 @@ def test_runs_with_different_overlays_are_not_averaged(tmp_path: Path) -> None:
 
 
 def test_other_files_among_the_results_are_ignored(tmp_path: Path) -> None:
-    cell(tmp_path, "table-1", "own-mine", "st", 0, 0.5)
+    cell(tmp_path, "table-1", "own-mine", "st", 0, 50)
     write_json(tmp_path / "table-1/own-mine/st/notes.json", {"why": "to remember"})
     assert len(results.of_table(tmp_path, "table-1")[0]["own-mine", "st"]) == 1
 
@@ -249,8 +264,11 @@ def test_the_overlay_of_a_result_is_the_one_that_its_pipeline_reads(monkeypatch:
         ({"params": {"train.seed": 7}}, "it was trained with train.seed 7"),
         ({"system": "stpp"}, "it is the result of pascal-1_8-deeplabv3plus-resnet50/stpp"),
         ({"setting": "another"}, "it is the result of another/st"),
-        ({"metrics": {"val": {"stpp": {"miou": 0.5}}}}, "metrics.val.st is missing"),
-        ({"metrics": {"val": {"st": {"miou": 55.0}}}}, "metrics.val.st.miou: Input should be less than or equal to 1"),
+        ({"metrics": {"val": {"stpp": {"miou": 50}}}}, "metrics.val.st is missing"),
+        (
+            {"metrics": {"val": {"st": {"miou": 155.0}}}},
+            "metrics.val.st.miou: Input should be less than or equal to 100",
+        ),
         ({"metrics": {"val": {"st": {"miou": float("nan")}}}}, "metrics.val.st.miou: Input should be"),
         ({"metrics": {"val": {"st": {"miou": "high"}}}}, "metrics.val.st.miou: Input should be a valid number"),
         ({"finished": None}, "finished: Input should be a valid string"),
@@ -262,7 +280,7 @@ def test_a_result_that_contradicts_its_path_or_itself_is_named(
 ) -> None:
     """For example, a result that was copied to another seed would count twice."""
     setting = "pascal-1_8-deeplabv3plus-resnet50"
-    cell(tmp_path, "table-4", setting, "st", 0, 0.7, **change)
+    cell(tmp_path, "table-4", setting, "st", 0, 70, **change)
     with pytest.raises(StppError) as error:
         results.of_table(tmp_path, "table-4")
     assert f"{tmp_path}/table-4/{setting}/st/0.json: " in str(error.value)
@@ -282,7 +300,7 @@ def test_the_error_for_a_damaged_result_has_a_remedy(tmp_path: Path, text: str) 
 def test_a_note_names_the_commits_if_there_are_several(tmp_path: Path) -> None:
     setting = "pascal-1_8-deeplabv3plus-resnet50"
     for seed, commit in enumerate(("aaaa", "bbbb")):
-        cell(tmp_path, "table-4", setting, "st", seed, 0.7, commit=commit)
+        cell(tmp_path, "table-4", setting, "st", seed, 70, commit=commit)
     notes = report.notes(*results.of_table(tmp_path, "table-4"))
     assert "The code is that of 2 commits: aaaa, bbbb." in notes
 

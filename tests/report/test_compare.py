@@ -11,9 +11,9 @@ from stpp.paper.systems import SYSTEMS
 from stpp.report import compare
 from stpp.report.compare import FIGURES, Measured, draw, merge_metrics
 
-MIOU = {name: 0.5 + 0.01 * i for i, name in enumerate(SYSTEMS)}
-PSEUDO = {"reliable": 0.61, "unreliable": 0.43, "boosted": 0.47}
-CURVE = [{"epoch": str(e), "train/loss": str(1 / e), "val/miou": str(0.1 * e)} for e in (1, 2, 3)]
+MIOU = {name: 50.0 + i for i, name in enumerate(SYSTEMS)}
+PSEUDO = {"reliable": 61.0, "unreliable": 43.0, "boosted": 47.0}
+CURVE = [{"epoch": str(e), "train/loss": str(1 / e), "val/miou": str(10 * e)} for e in (1, 2, 3)]
 IMAGES = {"reliable": 88, "unreliable": 87, "boosted": 87}
 ALL = Measured(MIOU, PSEUDO, IMAGES, {"plain": CURVE, "st": CURVE})
 
@@ -56,7 +56,7 @@ def test_a_bar_has_the_height_of_its_number_and_systems_that_were_not_run_have_n
         pseudo = {k: v for k, v in PSEUDO.items() if k != missing}
         (ax,) = FIGURES[name](Measured(miou, pseudo, IMAGES)).axes
         heights = [bar.get_height() for c in ax.containers if isinstance(c, BarContainer) for bar in c]
-        expected = [100 * (MIOU | PSEUDO)[model] for model in models if model != missing]
+        expected = [(MIOU | PSEUDO)[model] for model in models if model != missing]
         assert heights == pytest.approx(expected)
         assert len(ax.get_xticklabels()) == len(expected)
         top = ax.get_ylim()[1]
@@ -66,18 +66,18 @@ def test_a_bar_has_the_height_of_its_number_and_systems_that_were_not_run_have_n
 def test_figure_6_shows_the_stages_as_a_line_and_st_as_another() -> None:
     (ax,) = FIGURES["figure_6"](ALL).axes
     steps, other = ax.lines
-    assert list(steps.get_ydata()) == pytest.approx([100 * MIOU[m] for m in ("suponly", "student_1", "stpp")])
-    assert set(other.get_ydata()) == {100 * MIOU["st"]}
+    assert list(steps.get_ydata()) == pytest.approx([MIOU[m] for m in ("suponly", "student_1", "stpp")])
+    assert set(other.get_ydata()) == {MIOU["st"]}
     low, high = ax.get_ylim()
     assert low < min(steps.get_ydata())
     assert high > max(steps.get_ydata())
 
 
 def test_metrics_of_several_evaluations_are_merged_and_the_first_one_counts() -> None:
-    first = {"val": {"suponly": {"miou": 0.4}}, "pseudo": {"reliable": {"miou": 0.6, "images": 3}}, "evaluation": "x"}
-    second = {"val": {"suponly": {"miou": 0.1}, "st": {"miou": 0.5}}}
+    first = {"val": {"suponly": {"miou": 40.0}}, "pseudo": {"reliable": {"miou": 60.0, "images": 3}}, "evaluation": "x"}
+    second = {"val": {"suponly": {"miou": 10.0}, "st": {"miou": 50.0}}}
     assert merge_metrics([first, second], {}) == Measured(
-        {"suponly": 0.4, "st": 0.5}, {"reliable": 0.6}, {"reliable": 3}, {}
+        {"suponly": 40.0, "st": 50.0}, {"reliable": 60.0}, {"reliable": 3}, {}
     )
 
 

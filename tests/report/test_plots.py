@@ -23,11 +23,11 @@ from stpp.store.files import UNSEEN
 NAN = math.nan
 CLASSES = ("background", "disk", "ring")
 ON = "toy, val, n = 5"
-CURVE = [{"epoch": f"{e}.0", "train/loss": f"{2 / e}", "val/miou": f"{0.1 * e}"} for e in range(1, 6)]
+CURVE = [{"epoch": f"{e}.0", "train/loss": f"{2 / e}", "val/miou": f"{10 * e}"} for e in range(1, 6)]
 SCORES = {f"i{n}": n / 10 for n in range(11)}
 BINS = [
     {"pixels": f"{n}", "accuracy": f"{right}", "confidence": f"{sure}"}
-    for n, right, sure in ((30, 0.4, 0.5), (0, NAN, NAN), (70, 0.9, 0.8))
+    for n, right, sure in ((30, 40, 50), (0, NAN, NAN), (70, 90, 80))
 ]
 RELIABLE = {"i8", "i9", "i10"}
 HOSTILE = ("$x^2$", "$\\frac$", "_hidden", "a\nb\t\x00", "\ud800", "天", "\u202eabc", "", "x" * 300, "%s {0}", "\\")
@@ -35,10 +35,10 @@ HOSTILE = ("$x^2$", "$\\frac$", "_hidden", "a\nb\t\x00", "\ud800", "天", "\u202
 Draw = Callable[[Path], None]
 ORDINARY: dict[str, Draw] = {
     "curves": lambda path: plots.curves({"teacher": CURVE, "student": CURVE[:3]}, ON, path),
-    "stability": lambda path: plots.stability(SCORES, RELIABLE, {"i1": 0.2, "i3": 0.5, "i9": 0.4}, ON, path),
-    "quality": lambda path: plots.quality({"reliable": (0.8, 88), "boosted": (0.6, 9)}, ON, path),
-    "per_class": lambda path: plots.per_class({"suponly": [0.5, 0.2, 0.9], "stpp": [0.6, 0.3, 0.9]}, CLASSES, ON, path),
-    "reliability": lambda path: plots.reliability({"suponly": BINS, "stpp": BINS[:1]}, {"stpp": 0.02}, ON, path),
+    "stability": lambda path: plots.stability(SCORES, RELIABLE, {"i1": 20, "i3": 50, "i9": 40}, ON, path),
+    "quality": lambda path: plots.quality({"reliable": (80, 88), "boosted": (60, 9)}, ON, path),
+    "per_class": lambda path: plots.per_class({"suponly": [50, 20, 90], "stpp": [60, 30, 90]}, CLASSES, ON, path),
+    "reliability": lambda path: plots.reliability({"suponly": BINS, "stpp": BINS[:1]}, {"stpp": 2}, ON, path),
     "confusion": lambda path: plots.confusion([[9, 1, 0], [2, 5, 5], [0, 0, 7]], CLASSES, ON, path),
 }
 HARD: dict[str, Draw] = {
@@ -47,9 +47,9 @@ HARD: dict[str, Draw] = {
     "one model without an epoch": lambda path: plots.curves({"teacher": CURVE, "student": []}, ON, path),
     "one epoch": lambda path: plots.curves({"teacher": CURVE[:1]}, ON, path),
     "no miou": lambda path: plots.curves({"teacher": [{"epoch": "1", "train/loss": "nan", "val/miou": ""}]}, ON, path),
-    "no scores": lambda path: plots.stability({}, set(), {"i1": 0.5}, ON, path),
-    "scores of NaN": lambda path: plots.stability({"a": NAN}, {"a"}, {"a": 0.5}, ON, path),
-    "equal scores": lambda path: plots.stability({"a": 1.0, "b": 1.0}, {"a"}, {"a": 0.5, "b": NAN}, ON, path),
+    "no scores": lambda path: plots.stability({}, set(), {"i1": 50}, ON, path),
+    "scores of NaN": lambda path: plots.stability({"a": NAN}, {"a"}, {"a": 50}, ON, path),
+    "equal scores": lambda path: plots.stability({"a": 1.0, "b": 1.0}, {"a"}, {"a": 50, "b": NAN}, ON, path),
     "a score above 1": lambda path: plots.stability({"a": 1.0000001}, {"a"}, {}, ON, path),
     "no group": lambda path: plots.quality({}, ON, path),
     "quality of NaN": lambda path: plots.quality({"reliable": (NAN, 0)}, ON, path),
@@ -91,15 +91,15 @@ def test_empty_and_missing_numbers_still_draw(name: str, tmp_path: Path) -> None
 
 
 def test_names_are_drawn_as_text_not_as_markup(tmp_path: Path) -> None:
-    values = [0.5] * len(HOSTILE)
+    values = [50.0] * len(HOSTILE)
     plots.curves(dict.fromkeys(HOSTILE, CURVE), ON, tmp_path / "curves.png")
-    plots.quality(dict.fromkeys(HOSTILE, (0.5, 3)), ON, tmp_path / "quality.png")
+    plots.quality(dict.fromkeys(HOSTILE, (50, 3)), ON, tmp_path / "quality.png")
     plots.per_class({"$_$": values, "_": values}, HOSTILE, ON, tmp_path / "per_class.png")
     plots.confusion(np.eye(len(HOSTILE), dtype=int).tolist(), HOSTILE, ON, tmp_path / "confusion.png")
     assert all(size(path)[0] == 1045 for path in tmp_path.iterdir())
-    plots.quality({"$a$": (0.5, 3)}, ON, tmp_path / "dollars.png")
-    plots.quality({"a": (0.5, 3)}, ON, tmp_path / "none.png")
-    plots.quality({"$\\mathrm{a}$": (0.5, 3)}, ON, tmp_path / "upright.png")
+    plots.quality({"$a$": (50, 3)}, ON, tmp_path / "dollars.png")
+    plots.quality({"a": (50, 3)}, ON, tmp_path / "none.png")
+    plots.quality({"$\\mathrm{a}$": (50, 3)}, ON, tmp_path / "upright.png")
     assert len({(tmp_path / f"{name}.png").read_bytes() for name in ("dollars", "none", "upright")}) == 3
 
 
@@ -107,7 +107,7 @@ def test_a_figure_that_cannot_be_drawn_leaves_the_old_one(tmp_path: Path) -> Non
     path = tmp_path / "per_class.png"
     path.write_bytes(b"old")
     with pytest.raises(ValueError, match="stpp: 1 values for 3 classes"):
-        plots.per_class({"stpp": [0.5]}, CLASSES, ON, path)
+        plots.per_class({"stpp": [50]}, CLASSES, ON, path)
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"old"]
 
 
@@ -134,7 +134,7 @@ def test_curves_show_loss_and_miou_in_percent_by_epoch() -> None:
 
 
 def test_titles_name_the_model_the_data_set_and_the_number_of_images() -> None:
-    half = [0.5] * 3
+    half = [50.0] * 3
     figures = {
         "Training of ST++ on toy, val, n = 5": plots.curves_figure({"stpp": CURVE}, ON),
         "IoU by class: 2 models on toy, val, n = 5": plots._per_class({"st": half, "stpp": half}, CLASSES, ON),
@@ -142,9 +142,9 @@ def test_titles_name_the_model_the_data_set_and_the_number_of_images() -> None:
         "Reliability of the confidence: ST on toy, val, n = 5": plots._reliability({"st": BINS}, {}, ON),
         "Stability of the teacher on unlabelled images of toy, n = 11": plots._stability(SCORES, RELIABLE, {}, "toy"),
         "Quality of the pseudo masks of unlabelled images of toy, n = 2": plots._quality_histogram(
-            {"teacher": [0.1, NAN, 0.2]}, "toy"
+            {"teacher": [10, NAN, 20]}, "toy"
         ),
-        "Pseudo masks of toy against true masks": plots._quality({"reliable": (0.5, 7)}, "toy"),
+        "Pseudo masks of toy against true masks": plots._quality({"reliable": (50, 7)}, "toy"),
     }
     assert [figure.get_suptitle() for figure in figures.values()] == list(figures)
     (name,) = figures["Pseudo masks of toy against true masks"].axes[0].get_xticklabels()
@@ -169,16 +169,16 @@ def test_the_histogram_counts_every_scored_image_once(scores: dict[str, float], 
 
 
 def test_the_scatter_plot_has_the_images_with_both_numbers_on_equal_axes() -> None:
-    quality = {"i1": 0.3, "i2": 0.2, "i9": 0.9, "i10": NAN, "other": 0.5}
-    _, ax = plots._stability({**SCORES, "i2": NAN, "i3": 0.3}, RELIABLE, quality | {"i3": 0.4}, "toy").axes
+    quality = {"i1": 30, "i2": 20, "i9": 90, "i10": NAN, "other": 50}
+    _, ax = plots._stability({**SCORES, "i2": NAN, "i3": 0.3}, RELIABLE, quality | {"i3": 40}, "toy").axes
     points = [p for group in ax.collections if isinstance(group, PathCollection) for p in group.get_offsets()]
-    assert np.allclose(points, [(0.1, 0.3), (0.3, 0.4), (0.9, 0.9)])
+    assert np.allclose(points, [(0.1, 30), (0.3, 40), (0.9, 90)])
     assert ax.get_title() == "Spearman rank correlation 1.00, n = 3"
-    assert ax.get_xlim() == ax.get_ylim() == (0, 1) and ax.get_aspect() == 1
+    assert (ax.get_xlim(), ax.get_ylim(), ax.get_aspect()) == ((0, 1), (0, 100), 0.01)  # a square
 
 
 def test_the_threshold_is_shown_if_all_reliable_images_are_above_it() -> None:
-    figure = plots._stability(SCORES, RELIABLE, dict.fromkeys(SCORES, 0.5), "toy")
+    figure = plots._stability(SCORES, RELIABLE, dict.fromkeys(SCORES, 50), "toy")
     assert [line.get_xdata() for ax in figure.axes for line in ax.lines] == [[0.8, 0.8], [0.8, 0.8]]
     assert "threshold 0.800" in legend_of(figure)
     by_chance = plots._stability(SCORES, {"i1", "i9"}, {}, "toy")
@@ -186,7 +186,7 @@ def test_the_threshold_is_shown_if_all_reliable_images_are_above_it() -> None:
 
 
 def test_bars_have_the_height_of_the_quality_written_above_them() -> None:
-    (ax,) = plots._quality({"reliable": (0.8125, 3), "boosted": (NAN, 0), "rest": (0.0, 1)}, "toy").axes
+    (ax,) = plots._quality({"reliable": (81.25, 3), "boosted": (NAN, 0), "rest": (0.0, 1)}, "toy").axes
     heights = [bar.get_height() for group in ax.containers for bar in group]
     assert np.allclose(heights, [81.25, 0, 0])
     assert [text.get_text() for text in ax.texts] == ["81.2", "n/a", "0.0"]
@@ -195,24 +195,24 @@ def test_bars_have_the_height_of_the_quality_written_above_them() -> None:
 @pytest.mark.parametrize("classes", [2, 21, 61])
 def test_bars_of_a_class_are_at_its_name_in_the_order_of_models(classes: int) -> None:
     rng = np.random.default_rng(0)
-    scores = {model: [float(v) for v in rng.random(classes)] for model in ("suponly", "student_1", "stpp")}
+    scores = {model: [float(v) for v in 100 * rng.random(classes)] for model in ("suponly", "student_1", "stpp")}
     scores["stpp"][1] = NAN
     figure = plots._per_class(scores, tuple(f"c{i}" for i in range(classes)), ON)
     names = [text.get_text() for ax in figure.axes for text in ax.get_yticklabels()]
     assert names == [f"c{i}" for i in range(classes)]
     for index, values in enumerate(scores.values()):
         widths = [bar.get_width() for ax in figure.axes for bar in ax.containers[index]]
-        assert np.allclose(widths, np.nan_to_num(100 * np.array(values)))
+        assert np.allclose(widths, np.nan_to_num(values))
     for ax in figure.axes:
         middles = [[bar.get_y() + bar.get_height() / 2 for bar in group] for group in ax.containers]
         assert all(np.array_equal(np.round(row), ax.get_yticks()) for row in middles)
         assert np.all(np.diff(middles, axis=0) > 0)
     assert sum(text.get_text() == "n/a" for ax in figure.axes for text in ax.texts) == 1
-    assert legend_of(figure)[2] == f"ST++: mIoU {100 * np.nanmean(scores['stpp']):.1f}"
+    assert legend_of(figure)[2] == f"ST++: mIoU {np.nanmean(scores['stpp']):.1f}"
 
 
 def test_reliability_shows_accuracy_and_share_of_pixels_over_the_confidence_of_the_bins_that_have_pixels() -> None:
-    figure = plots._reliability({"stpp": BINS}, {"stpp": 0.1}, ON)
+    figure = plots._reliability({"stpp": BINS}, {"stpp": 10}, ON)
     (_, curve), (shares,) = (ax.lines for ax in figure.axes)
     assert np.allclose(curve.get_xydata(), [(50, 40), (80, 90)])
     assert np.allclose(shares.get_xydata(), [(50, 30), (80, 70)])
@@ -258,7 +258,7 @@ def assert_texts_are_apart(figure: Figure) -> None:
 def test_no_text_of_a_figure_overlaps_another_or_is_cut(name: str, classes: int) -> None:
     names = tuple(name.format(i) for i in range(classes))
     models = ("suponly", "a model with a longer name", "another model with a long name")
-    values = {model: [(7 * i % 11) / 10 for i in range(classes)] for model in models}
+    values = {model: [10 * (7 * i % 11) for i in range(classes)] for model in models}
     matrix = np.full((classes, classes), 2) + 90 * np.eye(classes, dtype=int)
     matrix[1] = 0
     on = "a data set with a long name, val, n = 1449"
@@ -272,8 +272,8 @@ def test_no_text_of_the_other_figures_overlaps_another_or_is_cut() -> None:
     groups = ["reliable", "boosted", "pixel_confident", "pixel_all", "for_round_1"]
     high = dict.fromkeys(SCORES, 1.0)
     systems = Measured(
-        dict.fromkeys(SYSTEMS, 0.5),
-        dict.fromkeys(groups, 0.5),
+        dict.fromkeys(SYSTEMS, 50),
+        dict.fromkeys(groups, 50),
         dict.fromkeys(groups, 9),
         dict.fromkeys(("plain", "st"), CURVE),
     )
@@ -282,11 +282,11 @@ def test_no_text_of_the_other_figures_overlaps_another_or_is_cut() -> None:
             plots.curves_figure({"stpp": CURVE}, ON),
             plots.curves_figure(dict.fromkeys(models, CURVE), ON),
             plots._reliability(dict.fromkeys(models, BINS), {}, ON),
-            plots._stability(SCORES, RELIABLE, high, "a data set with a long name"),
+            plots._stability(SCORES, RELIABLE, dict.fromkeys(SCORES, 100), "a data set with a long name"),
             plots._stability(high, set(SCORES), {}, "toy"),
-            plots._quality(dict.fromkeys(groups[:2], (1.0, 88)), "toy"),
-            plots._quality(dict.fromkeys(groups, (1.0, 88)), "toy"),
-            plots._quality_histogram({"teacher": [1.0] * 9}, "toy"),
+            plots._quality(dict.fromkeys(groups[:2], (100, 88)), "toy"),
+            plots._quality(dict.fromkeys(groups, (100, 88)), "toy"),
+            plots._quality_histogram({"teacher": [100] * 9}, "toy"),
             *(draw(systems) for draw in FIGURES.values()),
         ):
             assert_texts_are_apart(figure)

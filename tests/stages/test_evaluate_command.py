@@ -48,14 +48,14 @@ def test_the_evaluation_of_a_list_equals_one_written_by_hand(prepared: Project, 
         truth = np.asarray(Image.open(root / record.mask))
         with torch.inference_mode():
             predicted = network(torch.from_numpy(normalize(image))[None])[0].argmax(0).numpy()
-        right[name] = float((predicted == truth)[truth != 255].mean())
+        right[name] = 100 * float((predicted == truth)[truth != 255].mean())
         for row in range(truth.shape[0]):
             for column in range(truth.shape[1]):
                 if truth[row, column] != 255:
                     matrix[truth[row, column], predicted[row, column]] += 1
     assert read_json(prepared.folder / "out/scores.json") == {"some": {"mine": matrix.tolist()}}
     unions = matrix.sum(0) + matrix.sum(1) - np.diag(matrix)
-    ious = [matrix[c, c] / unions[c] if unions[c] else np.nan for c in range(6)]
+    ious = [100 * matrix[c, c] / unions[c] if unions[c] else np.nan for c in range(6)]
     metrics = read_json(prepared.folder / "out/metrics.json")
     assert metrics["some"]["mine"]["miou"] == pytest.approx(np.nanmean(ious))
     rows = read_csv(prepared.folder / "out/per_class.csv", ("set", "model", "class", "iou"))
@@ -87,15 +87,15 @@ def test_two_classes_have_scores_of_the_foreground_and_older_evaluations_are_sti
         totals += [(is_ & says).sum(), is_.sum(), says.sum()]
     both, true, predicted = totals
     scores = read_json(out / "metrics.json")["val"]["mine"]
-    assert scores["foreground_iou"] == pytest.approx(both / (true + predicted - both))
-    assert scores["foreground_dice"] == pytest.approx(2 * both / (true + predicted))
+    assert scores["foreground_iou"] == pytest.approx(100 * both / (true + predicted - both))
+    assert scores["foreground_dice"] == pytest.approx(200 * both / (true + predicted))
     (row,) = [
         r
         for r in read_csv(out / "per_class.csv", ("precision", "recall"))
         if (r["set"], r["class"]) == ("val", "thing")
     ]
-    assert (float(row["precision"]), float(row["recall"])) == pytest.approx((both / predicted, both / true))
-    value = f"{100 * scores['foreground_iou']:.1f}"
+    assert (float(row["precision"]), float(row["recall"])) == pytest.approx((100 * both / predicted, 100 * both / true))
+    value = f"{scores['foreground_iou']:.1f}"
     assert value in project.run("stpp", "show")
 
     old = {s: {"mine": {"miou": of["mine"]["miou"]}} for s, of in read_json(out / "metrics.json").items()}
@@ -105,8 +105,13 @@ def test_two_classes_have_scores_of_the_foreground_and_older_evaluations_are_sti
     for new in ("per_image.csv", "calibration.csv"):
         (out / new).unlink()
     shown = project.run("stpp", "show")
-    assert f"{100 * scores['miou']:.1f}" in shown
+    assert f"{scores['miou']:.1f}" in shown
     assert "val mIoU" in project.run("stpp", "runs", "compare", "runs/evaluation", "runs/evaluation")
+
+    about = read_json(out / "run.json")
+    write_json(out / "run.json", {key: value for key, value in about.items() if key != "unit"})
+    said = project.run("stpp", "show", rc=2)
+    assert "run.json: not what its stage writes (unit: Field required); rerun the stage" in said
 
 
 def test_windows_and_scales_are_parameters_and_are_reported(prepared: Project, checkpoint: Path) -> None:
@@ -204,7 +209,7 @@ def test_a_list_needs_no_split(prepared: Project, checkpoint: Path) -> None:
     assert "no images given" in prepared.run(*command.split(), rc=2)
     write_ids(prepared.folder / "few.txt", read_ids(prepared.folder / "runs/split/test.txt")[:2])
     prepared.run(*command.split(), "--ids", "few.txt")
-    assert 0 <= read_json(prepared.folder / "out/metrics.json")["few"]["mine"]["miou"] <= 1
+    assert 0 <= read_json(prepared.folder / "out/metrics.json")["few"]["mine"]["miou"] <= 100
 
 
 @pytest.mark.parametrize(
@@ -239,7 +244,7 @@ def test_another_list_replaces_the_earlier_results(prepared: Project, checkpoint
 
 
 def test_pseudo_masks_are_measured_only_where_they_are_not_ignored(prepared: Project, checkpoint: Path) -> None:
-    """Masks that are right at every labelled pixel have mIoU 1, also if most pixels are ignored."""
+    """Masks that are right at every labelled pixel have mIoU 100, also if most pixels are ignored."""
     dataset = read_dataset(prepared.folder / "runs/data")
     masks = {}
     for name in read_ids(prepared.folder / "runs/split/unlabeled.txt")[:2]:
@@ -248,10 +253,10 @@ def test_pseudo_masks_are_measured_only_where_they_are_not_ignored(prepared: Pro
         masks[name] = mask
     mask_set(prepared.folder / "pseudo", masks, dataset.palette)
     evaluate(prepared, "--masks", "some=pseudo")
-    assert read_json(prepared.folder / "out/metrics.json")["pseudo"]["some"] == {"miou": 1.0, "images": 2}
+    assert read_json(prepared.folder / "out/metrics.json")["pseudo"]["some"] == {"miou": 100.0, "images": 2}
     rows = read_csv(prepared.folder / "out/quality.csv", ("id", "group", "miou"))
     measured = [(row["id"], row["group"], float(row["miou"])) for row in rows]
-    assert sorted(measured) == [(name, "some", 1) for name in sorted(masks)]
+    assert sorted(measured) == [(name, "some", 100) for name in sorted(masks)]
     rows = read_csv(prepared.folder / "out/per_class.csv", ("set", "model", "class", "iou"))
     assert [(row["set"], row["model"], row["class"]) for row in rows] == [
         (subset, "mine", label) for subset in ("val", "test") for label in dataset.classes

@@ -102,11 +102,11 @@ def registered(project: Project) -> None:
     write_json(folder / "run.json", about)
     evaluation = folder / "evaluation"
     sets = {"lists": {"val": "v" * 32}, "images": {"val": 6}, "stpp.data.digest": "d" * 32}
-    write_json(evaluation / "run.json", about | sets | {"evaluation": "whole images, one scale"})
-    write_json(evaluation / "metrics.json", {"val": {"stpp": {"miou": 0.5}}})
-    rows = [("val", "stpp", name, iou) for name, iou in zip(ABOUT.classes, (0.25, 0.75, float("nan")), strict=True)]
+    write_json(evaluation / "run.json", about | sets | {"evaluation": "whole images, one scale", "unit": "%"})
+    write_json(evaluation / "metrics.json", {"val": {"stpp": {"miou": 50}}})
+    rows = [("val", "stpp", name, iou) for name, iou in zip(ABOUT.classes, (25, 75, float("nan")), strict=True)]
     write_csv(evaluation / "per_class.csv", ("set", "model", "class", "iou"), rows)
-    measured = Measured(0.5, "v" * 32, "whole")
+    measured = Measured(50, "v" * 32, "whole")
     final = Checkpoint("student", folder / "model.safetensors", "a" * 64, {}, 3, "v" * 32, measured.tags)
     params = Params.model_validate_json(json.dumps(TINY | {"runtime": {"register": "pyfunc"}}))
     register_model(folder / "run.json", "tiny", final, "stpp", evaluation, params)
@@ -154,7 +154,7 @@ def test_mlflows_server_returns_the_mask_of_an_image_by_the_champion(checkpoint:
             assert (np.asarray(image) == expected.numpy()).all()
     [packed] = checkpoint.folder.glob("mlartifacts/models/*/artifacts")
     card = (packed / "README.md").read_text()
-    assert "| mIoU | 0.500 |" in card and "| IoU of sign | - |" in card and "d" * 32 in card
+    assert "| mIoU | 50.0 |" in card and "| IoU of sign | - |" in card and "d" * 32 in card
     version = client(checkpoint.folder).get_model_version_by_alias("tiny", "champion")
     assert version.description == card
     [example] = asked(server, (packed / "serving_input_example.json").read_text())

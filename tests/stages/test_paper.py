@@ -48,7 +48,7 @@ def test_a_table_on_own_data_is_planned_run_interrupted_resumed_and_reported(pro
     assert settings(project) == [f"results/table-1/{setting}/{s}/0.json" for s in ("st", "suponly")]
     assert (project.folder / "params.yaml").read_bytes() == before, "the person's own params stay as they are"
     result = read_json(project.folder / f"results/table-1/{setting}/st/0.json")
-    assert f"{setting}/st, seed 0: {100 * result['metrics']['val']['st']['miou']:.1f}" in output
+    assert f"{setting}/st, seed 0: {result['metrics']['val']['st']['miou']:.1f}" in output
     assert result["params"]["train.seed"] == 0
     assert len(result["split_digest"]) == 32
     assert result["mlflow_run"]
@@ -82,7 +82,7 @@ def test_a_table_on_own_data_is_planned_run_interrupted_resumed_and_reported(pro
     names = [f"table-{n}.{suffix}" for n in (1, 4) for suffix in ("csv", "html", "md")]
     assert sorted(artifact.path for artifact in mlflow.list_artifacts(published.info.run_id)) == names
     page = (project.folder / "results/report/table-1.html").read_text()
-    assert f"<td>{100 * result['metrics']['val']['st']['miou']:.1f}</td>" in page
+    assert f"<td>{result['metrics']['val']['st']['miou']:.1f}</td>" in page
 
 
 def test_a_cell_pattern_that_matches_nothing_is_an_error_that_names_the_cells(project: Project) -> None:

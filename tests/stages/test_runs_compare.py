@@ -8,7 +8,7 @@ import pytest
 from small import Project
 
 from stpp.run.lineage import Content, Execution, as_json
-from stpp.store.files import write_csv, write_json
+from stpp.store.files import read_json, write_csv, write_json
 
 CLASSES = ("road", "car", "sign")
 
@@ -19,18 +19,18 @@ def evaluated(folder: Path, model: str, ious: tuple[float, ...], *, lr: float = 
     own = Execution("evaluate", "x", (), {"params.yaml": {"evaluate": {"flip": False}}}, (), "", "")
     miou = sum(ious) / len(ious)
     metrics = {
-        "val": {"teacher": {"miou": 0.1}, model: {"miou": miou}},
+        "val": {"teacher": {"miou": 10}, model: {"miou": miou}},
         "test": {model: {"miou": miou / 2}},
-        "pseudo": {"reliable": {"miou": 0.9, "images": 4}},
+        "pseudo": {"reliable": {"miou": 90, "images": 4}},
     }
     write_json(folder / "metrics.json", metrics)
-    rows = [("val", "teacher", name, 0.1) for name in CLASSES]
+    rows = [("val", "teacher", name, 10) for name in CLASSES]
     rows += [("val", model, name, iou) for name, iou in zip(CLASSES, ious, strict=True)]
     rows += [("test", model, name, iou / 2) for name, iou in zip(CLASSES, ious, strict=True)]
     write_csv(folder / "per_class.csv", ("set", "model", "class", "iou"), rows)
     about["lists"] = {"val": about.pop("val", "v" * 32)}
     record = {"stpp.data.digest": "d" * 32, "stpp.split.digest": "s" * 32, "lineage": as_json([own, behind])}
-    write_json(folder / "run.json", record | about)
+    write_json(folder / "run.json", record | {"unit": "%"} | about)
     return folder
 
 
@@ -41,8 +41,8 @@ def compare(project: Project, *words: str, rc: int = 0) -> str:
 
 
 def test_differences_are_listed_and_every_class_is_side_by_side(project: Project) -> None:
-    evaluated(project.folder / "a", "st", (0.5, 0.25, float("nan")), lr=0.1)
-    evaluated(project.folder / "b", "stpp", (0.75, 0.125, 0.0), lr=0.2, code="b" * 32)
+    evaluated(project.folder / "a", "st", (50, 25, float("nan")), lr=0.1)
+    evaluated(project.folder / "b", "stpp", (75, 12.5, 0), lr=0.2, code="b" * 32)
     output = compare(project, "a", "b")
     assert "parameters: 1 differ\n  params.yaml: train.lr: 0.1 -> 0.2" in output
     assert f"code: 1 differ\n  stpp/engine/fit.py: {'a' * 12} -> {'b' * 12}" in output
@@ -62,14 +62,23 @@ def test_differences_are_listed_and_every_class_is_side_by_side(project: Project
 
 def test_the_columns_of_one_system_are_named_by_what_differs(project: Project) -> None:
     for name, lr in (("a", 0.1), ("b", 0.2)):
-        evaluated(project.folder / name, "stpp", (0.5, 0.25, 0.5), lr=lr)
+        evaluated(project.folder / name, "stpp", (50, 25, 50), lr=lr)
     assert re.search(r"\n +lr 0\.1 +lr 0\.2  difference\n", compare(project, "a", "b"))
     (project.folder / "b/run.json").unlink()
     assert re.search(r"\n +a +b  difference\n", compare(project, "a", "b"))
 
 
-def test_equal_runs_are_reported_as_equal(project: Project) -> None:
+def test_a_run_of_an_older_version_has_fractions_and_is_shown_in_percent(project: Project) -> None:
     evaluated(project.folder / "a", "st", (0.5, 0.25, 0.5))
+    about = read_json(project.folder / "a/run.json")
+    write_json(project.folder / "a/run.json", {key: value for key, value in about.items() if key != "unit"})
+    evaluated(project.folder / "b", "stpp", (50, 25, 50))
+    output = compare(project, "a", "b")
+    assert re.search(r"val mIoU +41\.7 +41\.7 +\+0\.0", output) and re.search(r"car +25\.0 +25\.0 +\+0\.0", output)
+
+
+def test_equal_runs_are_reported_as_equal(project: Project) -> None:
+    evaluated(project.folder / "a", "st", (50, 25, 50))
     output = compare(project, "a", "a")
     for what in ("parameters", "code", "data and split"):
         assert f"{what}: equal" in output
@@ -77,16 +86,16 @@ def test_equal_runs_are_reported_as_equal(project: Project) -> None:
 
 
 def test_numbers_on_different_val_sets_are_reported_as_not_comparable(project: Project) -> None:
-    evaluated(project.folder / "a", "st", (0.5, 0.25, 0.5))
-    evaluated(project.folder / "b", "st", (0.5, 0.25, 0.5), val="w" * 32)
+    evaluated(project.folder / "a", "st", (50, 25, 50))
+    evaluated(project.folder / "b", "st", (50, 25, 50), val="w" * 32)
     output = compare(project, "a", "b")
     assert "these numbers cannot be compared" in output
     assert f"list val: {'v' * 12} -> {'w' * 12}" in output
 
 
 def test_metrics_alone_are_enough_for_the_numbers(project: Project) -> None:
-    evaluated(project.folder / "a/evaluation", "st", (0.5, 0.25, 0.5))
-    evaluated(project.folder / "b", "stpp", (0.5, 0.25, 0.5))
+    evaluated(project.folder / "a/evaluation", "st", (50, 25, 50))
+    evaluated(project.folder / "b", "stpp", (50, 25, 50))
     (project.folder / "a/evaluation/run.json").unlink()
     output = compare(project, "a", "b")
     assert "parameters and code of a/evaluation are not known" in output
@@ -103,14 +112,14 @@ def test_metrics_alone_are_enough_for_the_numbers(project: Project) -> None:
     ],
 )
 def test_a_damaged_folder_is_named(project: Project, text: str, said: str) -> None:
-    evaluated(project.folder / "a", "st", (0.5, 0.25, 0.5))
-    evaluated(project.folder / "b", "st", (0.5, 0.25, 0.5))
+    evaluated(project.folder / "a", "st", (50, 25, 50))
+    evaluated(project.folder / "b", "st", (50, 25, 50))
     (project.folder / "b/metrics.json").write_text(text)
     assert said in compare(project, "a", "b", rc=2)
 
 
 def test_the_error_names_an_argument_that_is_neither_a_folder_nor_a_run(project: Project) -> None:
-    evaluated(project.folder / "a", "st", (0.5, 0.25, 0.5))
+    evaluated(project.folder / "a", "st", (50, 25, 50))
     (project.folder / "b").mkdir()
     assert "b: has no metrics.json" in compare(project, "a", "b", rc=2)
     assert "no MLflow runs: " in compare(project, "a", "0" * 32, rc=2)

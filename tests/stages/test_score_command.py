@@ -43,7 +43,7 @@ def test_the_last_checkpoint_by_number_is_the_reference_of_all_columns(
     for row in quality:
         true = np.asarray(Image.open(prepared.folder / "data/toy" / dataset.records[row["id"]].mask))
         occurring = set(np.unique(true).tolist()) - {255} | {1}
-        assert float(row["miou"]) == pytest.approx((true == 1).sum() / true.size / len(occurring))
+        assert float(row["miou"]) == pytest.approx(100 * (true == 1).sum() / true.size / len(occurring))
     counts = read_csv(prepared.folder / "runs/score/classes.csv", ("id", *dataset.classes))
     assert [row["id"] for row in counts] == ids
     for row in counts:

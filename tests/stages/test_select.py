@@ -13,7 +13,7 @@ STABILITY = {"a": 0.9, "b": 0.2, "c": 0.5, "d": 0.7}
 CONFIDENCE = {"a": 0.3, "b": 0.8, "c": 0.6, "d": 0.4}
 PIXELS = {"b": 3, "c": 3}
 """Pixels of the second class; only b and c show it."""
-QUALITY = {"a": 0.5, "b": 0.1, "c": 0.3, "d": 0.6}
+QUALITY = {"a": 50.0, "b": 10.0, "c": 30.0, "d": 60.0}
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +46,7 @@ def test_a_random_selection_depends_only_on_its_seed() -> None:
 
 
 def test_the_oracle_without_all_true_masks_is_an_error() -> None:
-    write_csv(Path("score/quality.csv"), ("id", "miou"), [("a", 0.5)])
+    write_csv(Path("score/quality.csv"), ("id", "miou"), [("a", 50.0)])
     with pytest.raises(
         StppError, match=r"select\.by `oracle` needs the true masks of all .* 3 have none \(b, \.\.\.\)"
     ):

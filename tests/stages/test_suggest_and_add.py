@@ -405,7 +405,7 @@ def test_the_audit_shows_who_corrected_the_masks_of_a_split_and_how_far(scored: 
     lines = [line.strip() for line in said.partition("added masks:\n")[2].splitlines()]
     assert lines[0] == "split second: 3 masks that tiny does not have"
     assert lines[1:3] == ["annotated by anna@example.org (1), user 5 (1)", "1 of 3 masks have no author in the export"]
-    assert lines[3].startswith("IoU of proposals and new masks: ") and f"most changed: {ids[0]} (" in lines[4]
+    assert lines[3].startswith("IoU (%) of proposals and new masks: ") and f"most changed: {ids[0]} (" in lines[4]
     assert all("anna@example.org (1)" in (folder / f"audit/audit.{ending}").read_text() for ending in ("json", "html"))
     Image.fromarray(1 - raw(there := folder / f"data/toy/masks/{ids[0]}.png").clip(0, 1)).save(there)
     scored.run(*remade[0])
