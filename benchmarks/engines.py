@@ -10,7 +10,7 @@ from measure import Row, row, seconds
 from torch import nn
 
 from stpp.deploy.engines import load
-from stpp.deploy.export import to_onnx, to_openvino
+from stpp.deploy.export import Export
 from stpp.engine.predict import LARGE, fold_batch_norms, mask_predictor, single_pass
 from stpp.models.build import build
 from stpp.models.metadata import CheckpointMetadata, Start
@@ -48,8 +48,9 @@ def _rows(model: Model) -> list[Row]:
 
     with tempfile.TemporaryDirectory() as folder:
         onnx, openvino = Path(folder) / "m.onnx", Path(folder) / "m.xml"
-        to_onnx(network.eval(), about, onnx)
-        to_openvino(network, about, openvino)
+        export = Export(network.eval(), about)
+        export.to_onnx(onnx)
+        export.to_openvino(openvino)
         ways = {"torch": way("torch", fold_batch_norms(copy.deepcopy(network), model))}
         ways |= {"onnxruntime": way("onnxruntime", load("onnxruntime", onnx)[1])}
         ways |= {"openvino": way("openvino", load("openvino", openvino)[1])}

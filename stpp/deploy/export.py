@@ -6,7 +6,8 @@ import io
 import json
 import tempfile
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -147,55 +148,140 @@ def _exportable(network: nn.Module) -> nn.Module:
     return network
 
 
-def to_torch_export(network: nn.Module, about: CheckpointMetadata, path: Path, graph: Graph = Graph()) -> Difference:
-    """Write the network as a torch.export program (.pt2); return how far the loaded file is from the network.
+@dataclass(frozen=True, eq=False)
+class Export:
+    """A network to be exported. It is traced once, whatever the number of formats.
 
-    Raises StppError, and writes nothing, if that is more than rounding.
+    Each `to_*` returns how far the written file is from the network. It raises StppError, and writes nothing, if that
+    is more than rounding, or if a needed package is not installed.
     """
-    program = _program(network, graph)
-    with atomic_write(path) as partial:
-        buffer = io.BytesIO()  # in memory first: torch's own file writer hides a full disk
-        torch.export.save(program, buffer, extra_files={"stpp.json": json.dumps(_described(network, about, graph))})
-        partial.write_bytes(buffer.getbuffer())
-        loaded = torch.export.load(io.BytesIO(partial.read_bytes())).module()
-        return _compared(network, loaded, path, graph)
 
+    network: nn.Module
+    about: CheckpointMetadata
+    graph: Graph = Graph()
 
-def to_onnx(network: nn.Module, about: CheckpointMetadata, path: Path, graph: Graph = Graph()) -> Difference:
-    """Write the network as ONNX (opset 20); return how far the file is from the network in ONNX Runtime.
+    def to_torch_export(self, path: Path) -> Difference:
+        """Write the network as a torch.export program (.pt2)."""
+        extra = {"stpp.json": json.dumps(self.described())}
+        with atomic_write(path) as partial:
+            buffer = io.BytesIO()  # in memory first: torch's own file writer hides a full disk
+            torch.export.save(self._program, buffer, extra_files=extra)
+            partial.write_bytes(buffer.getbuffer())
+            return self.compared(torch.export.load(io.BytesIO(partial.read_bytes())).module(), path)
 
-    Raises StppError, and writes nothing, if that is more than rounding. Raises StppError if a needed package is not
-    installed.
-    """
-    model = _onnx(network, graph)
-    for key, value in _described(network, about, graph).items():
-        model.metadata_props.add(key=key, value=json.dumps(value))
-    with atomic_write(path) as partial:
-        partial.write_bytes(model.SerializeToString())
-        return _compared(network, run_onnx(onnx_session(partial.read_bytes())), path, graph)
+    def to_onnx(self, path: Path) -> Difference:
+        """Write the network as ONNX (opset 20)."""
+        model = copy.deepcopy(self._onnx)  # so that the other formats do not get this metadata
+        for key, value in self.described().items():
+            model.metadata_props.add(key=key, value=json.dumps(value))
+        with atomic_write(path) as partial:
+            partial.write_bytes(model.SerializeToString())
+            return self.compared(run_onnx(onnx_session(partial.read_bytes())), path)
 
+    def to_openvino(self, path: Path) -> Difference:
+        """Write the network for OpenVINO (path: *.xml, the weights in *.bin)."""
+        core = openvino_core()
+        import openvino
 
-def to_openvino(network: nn.Module, about: CheckpointMetadata, path: Path, graph: Graph = Graph()) -> Difference:
-    """Write the network for OpenVINO (path: *.xml, the weights in *.bin); return how far OpenVINO is from the network.
+        # OpenVINO makes the weights float16 itself.
+        whole = replace(self, graph=Graph(self.graph.argmax)) if self.graph.half else self
+        model = core.read_model(whole._onnx.SerializeToString())
+        _resize_as_torch(model)
+        for key, value in self.described().items():
+            model.set_rt_info(json.dumps(value), ["stpp", key])
+        with atomic_write(path) as text, atomic_write(path.with_suffix(".bin")) as weights:
+            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+                written = Path(folder) / "m.xml"
+                openvino.save_model(model, written, compress_to_fp16=self.graph.half)
+                written.rename(text)
+                written.with_suffix(".bin").rename(weights)
+            read = core.read_model(text.read_bytes(), weights.read_bytes())
+            return self.compared(run_openvino(core, read), path)
 
-    Raises as `to_onnx` does.
-    """
-    core = openvino_core()
-    import openvino
+    @cached_property
+    def _program(self) -> ExportedProgram:
+        """The traced network, with dynamic batch size, height and width."""
+        sides = {"min": _smallest(self.network), "max": LARGEST}
+        shapes = {INPUT: {0: Dim("batch", min=1, max=4096), 2: Dim("height", **sides), 3: Dim("width", **sides)}}
+        image = torch.rand(2, channels_of(self.network), 96, 128)
+        with torch.no_grad():
+            # torch cannot prove for every size that the two branches of a residual block have one size, where one of
+            # them is pooled (ResNet-D). It then checks this whenever the program runs.
+            return torch.export.export(
+                FromPixels(self.network, self.graph),
+                (image,),
+                dynamic_shapes=shapes,
+                prefer_deferred_runtime_asserts_over_guards=True,
+            )
 
-    model = core.read_model(_onnx(network, Graph(graph.argmax)).SerializeToString())
-    _resize_as_torch(model)
-    for key, value in _described(network, about, graph).items():
-        model.set_rt_info(json.dumps(value), ["stpp", key])
-    with atomic_write(path) as text, atomic_write(path.with_suffix(".bin")) as weights:
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            written = Path(folder) / "m.xml"
-            openvino.save_model(model, written, compress_to_fp16=graph.half)
-            written.rename(text)
-            written.with_suffix(".bin").rename(weights)
-        return _compared(
-            network, run_openvino(core, core.read_model(text.read_bytes(), weights.read_bytes())), path, graph
-        )
+    @cached_property
+    def _onnx(self) -> Any:
+        """The traced network as an ONNX model."""
+        try:
+            import onnx  # noqa: F401 - torch needs both to write ONNX
+            import onnxscript  # noqa: F401
+        except ImportError as error:
+            raise StppError(f"{error.name} is not installed; ONNX needs `pip install 'stpp[export]'`") from None
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")  # torch's warnings about its own code
+            program = torch.onnx.export(
+                self._program,
+                (),
+                dynamo=True,
+                opset_version=20,
+                input_names=[INPUT],
+                output_names=[self.graph.output],
+            )
+        assert program is not None
+        return program.model_proto
+
+    def described(self) -> dict[str, object]:
+        """Return the metadata of an exported file: classes, palette, network, weights, input and output."""
+        about, channels = self.about, self.about.reading.channels if self.about.reading else 3
+        shape = f"{'RGB' if channels == 3 else 'bands'}, float32, 0 to 1, (batch, {channels}, height, width)"
+        logits = f"{OUTPUT}: float32, (batch, classes, height, width); the class of a pixel is the arg max"
+        mask = f"{MASK}: uint8, (batch, height, width); the class of every pixel"
+        return {
+            "classes": about.classes,
+            "palette": about.palette,
+            "network": about.model.model_dump(mode="json"),
+            "weights": asdict(about.start),
+            "input": f"{INPUT}: {shape}; sides from {_smallest(self.network)} pixels",
+            "output": mask if self.graph.argmax else logits,
+            "precision": "float16" if self.graph.half else "float32",
+        } | ({"reading": as_json(about.reading)} if about.reading else {})
+
+    def compared(self, exported: Run, path: Path) -> Difference:
+        """Return how far an exported graph is from the network over all SIZES, with sides that the network can take.
+
+        The reference is the network itself, without the modules that were replaced for the export. path: the file to
+        name in errors. Raises StppError if the logits differ by more than the tolerance allows. In a mask, a pixel may
+        have another class only if its two logits differ by less than twice the tolerance.
+        """
+        network, graph = self.network, self.graph
+        own = FromPixels(network)
+        own.network = copy.deepcopy(network).to("cpu", torch.float32).eval()
+        generator = torch.Generator().manual_seed(0)
+        worst, other, pixels = 0.0, 0, 0
+        for batch, *sides in SIZES:
+            height, width = (max(side, _smallest(network)) for side in sides)
+            x = torch.rand(batch, channels_of(network), height, width, generator=generator)
+            with torch.no_grad():
+                expected, found = own(x), exported(x)
+            mask = found.long() if graph.argmax else found.argmax(1)
+            if graph.argmax:
+                difference = float((expected.amax(1) - expected.gather(1, mask.unsqueeze(1)).squeeze(1)).max())
+            else:
+                difference = float((expected - found).abs().max())
+            allowed = (HALF_TOLERANCE if graph.half else TOLERANCE) * float(expected.abs().max().clamp(min=1))
+            if not difference <= (2 * allowed if graph.argmax else allowed):
+                remedy = "; try without --half" if graph.half else ""
+                raise StppError(
+                    f"{path}: not written: at {height} x {width} pixels, its logits differ by {difference:g}{remedy}"
+                )
+            worst, pixels = max(worst, difference), pixels + mask.numel()
+            other += int((mask != expected.argmax(1)).sum())
+        return Difference(worst, other / pixels)
 
 
 def _resize_as_torch(model: Any) -> None:
@@ -217,43 +303,6 @@ def _resize_as_torch(model: Any) -> None:
     model.validate_nodes_and_infer_types()
 
 
-def _onnx(network: nn.Module, graph: Graph) -> Any:
-    """Return the network as an ONNX model, with dynamic batch size, height and width."""
-    try:
-        import onnx  # noqa: F401 - torch needs both to write ONNX
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise StppError(f"{error.name} is not installed; ONNX needs `pip install 'stpp[export]'`") from None
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")  # torch's warnings about its own code
-        program = torch.onnx.export(
-            _program(network, graph),
-            (),
-            dynamo=True,
-            opset_version=20,
-            input_names=[INPUT],
-            output_names=[graph.output],
-        )
-    assert program is not None
-    return program.model_proto
-
-
-def _program(network: nn.Module, graph: Graph) -> ExportedProgram:
-    """Trace the network with `torch.export`, with dynamic batch size, height and width."""
-    sides = {"min": _smallest(network), "max": LARGEST}
-    shapes = {INPUT: {0: Dim("batch", min=1, max=4096), 2: Dim("height", **sides), 3: Dim("width", **sides)}}
-    image = torch.rand(2, channels_of(network), 96, 128)
-    with torch.no_grad():
-        # torch cannot prove for every size that the two branches of a residual block have one size, where one of them
-        # is pooled (ResNet-D). It then checks this whenever the program runs.
-        return torch.export.export(
-            FromPixels(network, graph),
-            (image,),
-            dynamic_shapes=shapes,
-            prefer_deferred_runtime_asserts_over_guards=True,
-        )
-
-
 def _smallest(network: nn.Module) -> int:
     """Return the shortest side of an image in pixels: a transformer needs four patches."""
     return max(SMALLEST, 4 * getattr(network.get_submodule("backbone"), "patch", 0))
@@ -262,51 +311,3 @@ def _smallest(network: nn.Module) -> int:
 def channels_of(network: nn.Module) -> int:
     """Return the number of channels of a network's images."""
     return network.get_buffer("pixel_mean").shape[1]
-
-
-def _described(network: nn.Module, about: CheckpointMetadata, graph: Graph) -> dict[str, object]:
-    """Return the metadata that is stored in an exported file: classes, palette, network, weights, input and output."""
-    channels = about.reading.channels if about.reading else 3
-    shape = f"{'RGB' if channels == 3 else 'bands'}, float32, 0 to 1, (batch, {channels}, height, width)"
-    logits = f"{OUTPUT}: float32, (batch, classes, height, width); the class of a pixel is the arg max"
-    return {
-        "classes": about.classes,
-        "palette": about.palette,
-        "network": about.model.model_dump(mode="json"),
-        "weights": asdict(about.start),
-        "input": f"{INPUT}: {shape}; sides from {_smallest(network)} pixels",
-        "output": f"{MASK}: uint8, (batch, height, width); the class of every pixel" if graph.argmax else logits,
-        "precision": "float16" if graph.half else "float32",
-    } | ({"reading": as_json(about.reading)} if about.reading else {})
-
-
-def _compared(network: nn.Module, exported: Run, path: Path, graph: Graph) -> Difference:
-    """Return how far an exported graph is from the network over all SIZES, with sides that the network can take.
-
-    The reference is the network itself, without the modules that were replaced for the export. path: the file to name
-    in errors. Raises StppError if the logits differ by more than the tolerance allows. In a mask, a pixel may have
-    another class only if its two logits differ by less than twice the tolerance.
-    """
-    own = FromPixels(network)
-    own.network = copy.deepcopy(network).to("cpu", torch.float32).eval()
-    generator = torch.Generator().manual_seed(0)
-    worst, other, pixels = 0.0, 0, 0
-    for batch, *sides in SIZES:
-        height, width = (max(side, _smallest(network)) for side in sides)
-        x = torch.rand(batch, channels_of(network), height, width, generator=generator)
-        with torch.no_grad():
-            expected, found = own(x), exported(x)
-        mask = found.long() if graph.argmax else found.argmax(1)
-        if graph.argmax:
-            difference = float((expected.amax(1) - expected.gather(1, mask.unsqueeze(1)).squeeze(1)).max())
-        else:
-            difference = float((expected - found).abs().max())
-        allowed = (HALF_TOLERANCE if graph.half else TOLERANCE) * float(expected.abs().max().clamp(min=1))
-        if not difference <= (2 * allowed if graph.argmax else allowed):
-            remedy = "; try without --half" if graph.half else ""
-            raise StppError(
-                f"{path}: not written: at {height} x {width} pixels, its logits differ by {difference:g}{remedy}"
-            )
-        worst, pixels = max(worst, difference), pixels + mask.numel()
-        other += int((mask != expected.argmax(1)).sum())
-    return Difference(worst, other / pixels)

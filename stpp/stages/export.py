@@ -9,7 +9,7 @@ from typer import Option
 from stpp.deploy.card import model_card
 from stpp.deploy.engines import INPUT
 from stpp.deploy.example import example_image
-from stpp.deploy.export import Graph, channels_of, to_onnx, to_openvino, to_torch_export
+from stpp.deploy.export import Export, Graph, channels_of
 from stpp.models import build, metadata
 from stpp.store.files import StppError
 from stpp.tracking.package import package
@@ -24,7 +24,7 @@ class Format(StrEnum):
     mlflow = "mlflow"
 
 
-WRITERS = {Format.onnx: to_onnx, Format.openvino: to_openvino, Format.torch: to_torch_export}
+WRITERS = {Format.onnx: Export.to_onnx, Format.openvino: Export.to_openvino, Format.torch: Export.to_torch_export}
 Formats = Annotated[
     Format,
     Option("--as", help="onnx: a file; openvino: .xml and .bin; torch: a .pt2 file of torch.export; mlflow: a folder."),
@@ -64,7 +64,7 @@ def export(
         return
 
     graph = Graph(argmax, half)
-    far = WRITERS[kind](network, about, out, graph)
+    far = WRITERS[kind](Export(network, about, graph), out)
     channels = channels_of(network)
     classes = "" if argmax else f"{len(about.classes)}, "
     print(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from stpp.data.normalization import Normalization
 from stpp.deploy.engines import Engine
-from stpp.deploy.export import FromPixels, Graph, _compared, _described, to_onnx, to_openvino, to_torch_export
+from stpp.deploy.export import Export, FromPixels, Graph
 from stpp.deploy.predictor import Predictor
 from stpp.engine.predict import LARGE, mask_predictor, single_pass, with_tta
 from stpp.models.build import set_normalization
@@ -69,7 +69,7 @@ def graph_of_small(about: CheckpointMetadata, output: str) -> onnx.ModelProto:
         [numpy_helper.from_array(value, name) for name, value in tensors.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    helper.set_model_props(model, {k: json.dumps(v) for k, v in _described(NETWORK, about, Graph()).items()})
+    helper.set_model_props(model, {k: json.dumps(v) for k, v in Export(NETWORK, about).described().items()})
     return model
 
 
@@ -92,7 +92,7 @@ def write(engine: Engine, tmp_path: Path) -> Callable[..., Path]:
         import openvino
 
         model = openvino.Core().read_model(data)
-        for key, value in _described(NETWORK, about, Graph()).items():
+        for key, value in Export(NETWORK, about).described().items():
             model.set_rt_info(json.dumps(value), ["stpp", key])
         openvino.save_model(model, tmp_path / "m.xml", compress_to_fp16=False)
         return tmp_path / "m.xml"
@@ -126,14 +126,14 @@ def test_the_arg_max_and_half_precision_are_in_the_graph(half: bool) -> None:
     mask = FromPixels(NETWORK, Graph(argmax=True, half=half))(x)
     assert mask.dtype == torch.uint8
     assert torch.equal(mask, logits.argmax(1))
-    far = _compared(NETWORK, FromPixels(NETWORK, Graph(True, half)), Path("m"), Graph(True, half))
+    far = Export(NETWORK, ABOUT, Graph(True, half)).compared(FromPixels(NETWORK, Graph(True, half)), Path("m"))
     assert far.pixels < 0.01 and (far.logits > 0) == half
 
 
 def test_an_export_that_is_more_than_rounding_away_is_refused() -> None:
     def away(exported: Callable[[Tensor], Tensor], graph: Graph) -> str:
         with pytest.raises(StppError, match=r"m: not written: at 65 x 97 pixels, its logits differ by") as said:
-            _compared(NETWORK, exported, Path("m"), graph)
+            Export(NETWORK, ABOUT, graph).compared(exported, Path("m"))
         return str(said.value)
 
     right = FromPixels(NETWORK)
@@ -149,12 +149,12 @@ def test_an_export_that_is_more_than_rounding_away_is_refused() -> None:
 def test_class_ids_of_a_half_precision_export_are_those_of_torch(which: str, tmp_path: Path) -> None:
     pytest.importorskip(which)
     writers: dict[str, tuple[Any, str]] = {
-        "onnxruntime": (to_onnx, "m.onnx"),
-        "openvino": (to_openvino, "m.xml"),
-        "torch": (to_torch_export, "m.pt2"),
+        "onnxruntime": (Export.to_onnx, "m.onnx"),
+        "openvino": (Export.to_openvino, "m.xml"),
+        "torch": (Export.to_torch_export, "m.pt2"),
     }
     to, path = writers[which][0], tmp_path / writers[which][1]
-    to(NETWORK, ABOUT, path, Graph(argmax=True, half=True))
+    to(Export(NETWORK, ABOUT, Graph(argmax=True, half=True)), path)
     x = torch.from_numpy(photo(71, 45)).permute(2, 0, 1)[None] / 255
     if which == "onnxruntime":
         import onnxruntime

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from stpp.data.transforms import normalize
-from stpp.deploy.export import FromPixels, GridMeans, to_onnx, to_openvino, to_torch_export
+from stpp.deploy.export import Export, FromPixels, GridMeans
 from stpp.models import build, metadata
 from stpp.params.models import Model
 from stpp.store.files import StppError
@@ -61,10 +61,11 @@ def test_onnx_runtime_and_torch_export_agree_with_the_checkpoint_at_other_sizes(
     of = about(name, backbone)
     network = small(of)
     before = [type(module) for module in network.modules()]
-    assert to_onnx(network, of, tmp_path / "m.onnx").logits < 1e-4
-    assert to_torch_export(network, of, tmp_path / "m.pt2").logits < 1e-4
+    export = Export(network, of)
+    assert export.to_onnx(tmp_path / "m.onnx").logits < 1e-4
+    assert export.to_torch_export(tmp_path / "m.pt2").logits < 1e-4
     if importlib.util.find_spec("openvino"):
-        assert to_openvino(network, of, tmp_path / "m.xml").logits < 1e-4
+        assert export.to_openvino(tmp_path / "m.xml").logits < 1e-4
     assert [type(module) for module in network.modules()] == before, "the network itself is left as it was"
     session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
     extra = {"stpp.json": ""}
@@ -91,7 +92,7 @@ def test_an_export_with_different_results_is_not_written(tmp_path: Path, monkeyp
     monkeypatch.setattr(GridMeans, "forward", lambda self, x: F.adaptive_max_pool2d(x, self.parts))
     of = about("pspnet")
     with pytest.raises(StppError, match="differ by"):
-        to_torch_export(small(of), of, tmp_path / "m.pt2")
+        Export(small(of), of).to_torch_export(tmp_path / "m.pt2")
     assert not list(tmp_path.iterdir())
 
 
