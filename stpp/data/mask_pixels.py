@@ -322,7 +322,7 @@ def counts_in(values: Values, known: Mapping[int, int] = NOTHING) -> tuple[dict[
     Only the MOST_COLOURS most frequent ones are returned, the most frequent first: a photo holds millions of colours.
     """
     low, high = int(values.min()), int(values.max())
-    if high - low < COLOUR:
+    if high - low < min(COLOUR, max(2**16, 4 * values.size)):  # else the table is larger than the mask
         total = np.zeros(high - low + 1, np.int64)
         for band in _bands(values):
             total += np.bincount(band.astype(np.int64) - low, minlength=total.size)

@@ -122,22 +122,18 @@ def published(network: str, classes: int = 5, backbone: str = "resnet50") -> Sta
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize(
-    ("backbone", "stride", "size"),
-    [("resnet50", 8, (65, 97)), ("resnet50", 8, (64, 48)), ("resnet50", 16, (65, 97)), ("resnet101", 8, (65, 97))],
-)
-def test_a_loaded_network_computes_the_same_as_the_published_one(
-    network: str, backbone: str, stride: int, size: tuple[int, int]
-) -> None:
+@pytest.mark.parametrize(("backbone", "stride"), [("resnet50", 8), ("resnet50", 16), ("resnet101", 8)])
+def test_a_loaded_network_computes_the_same_as_the_published_one(network: str, backbone: str, stride: int) -> None:
     state = published(network, backbone=backbone)
     ours = build.build(Model(network=network, backbone=backbone, output_stride=stride), 5).eval()
     ours.load_state_dict(convert_keys(state, network, backbone, "test").state)
-    x = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(5))
-    with torch.inference_mode():
-        expected, got = ORACLES[network](x, state, stride), ours(x)
-    scale = expected.abs().max()
-    torch.testing.assert_close(got / scale, expected / scale, rtol=0, atol=1e-5)
-    assert expected.std() > 0.01 * scale, "a constant answer would prove nothing"
+    for size in ((65, 97), (48, 32)):
+        x = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(5))
+        with torch.inference_mode():
+            expected, got = ORACLES[network](x, state, stride), ours(x)
+        scale = expected.abs().max()
+        torch.testing.assert_close(got / scale, expected / scale, rtol=0, atol=1e-5)
+        assert expected.std() > 0.01 * scale, "a constant answer would prove nothing"
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ SIDES = [(32, 32), (96, 64), (480, 360), (2048, 1024), (8000, 6000)]
 
 
 @pytest.mark.parametrize("cuda", [False, True])
-@pytest.mark.parametrize(("size", "labeled"), list(itertools.product(SIDES, [2, 5, 1464])))
+@pytest.mark.parametrize(("size", "labeled"), list(itertools.product(SIDES, [2, 1464])))
 def test_a_suggestion_stays_within_the_limits_of_the_data(size: tuple[int, int], labeled: int, cuda: bool) -> None:
     images = Images(long=size[0], short=size[1], labeled=labeled, unlabeled=300, val=10, test=0)
     chosen = choices(images, Machine(cuda, cores=4), Model(network="pspnet"))
