@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from label_studio import submitted as sent
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools.coco import COCO
-from scipy.ndimage import distance_transform_edt, gaussian_filter
-from small import Project, free_port, wait_for
+from scipy.ndimage import distance_transform_edt, gaussian_filter, maximum_filter, minimum_filter
+from small import ROOT, Project, free_port, wait_for
 
 from stpp.data.reader import ImageReader
 from stpp.deploy.regions import regions, without_specks
@@ -182,6 +183,26 @@ def test_pycocotools_reads_the_exact_masks_of_a_coco_task(proposed: dict[str, Ma
             assert bitmap.sum() == one["area"]
             found[bitmap] = one["category_id"]
         np.testing.assert_array_equal(found, mask)
+
+
+READERS = ROOT / ".venv-readers/bin/python"
+"""A Python with the tools' own readers, which `make readers` installs: they conflict with the project's packages."""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not READERS.exists(), reason="run `make readers`")
+@pytest.mark.parametrize("tool", TASKS)
+def test_the_tools_own_code_reads_the_proposed_masks_of_a_task(tool: str, tmp_path: Path) -> None:
+    proposed = {name: blobs(seed, 130 + seed, 161, 3, 6.0) for seed, name in enumerate(("Bjørn&<b>'", "b+c%20"))}
+    made(tmp_path / "task", tool, proposed, 0, "stability 0.25")
+    command = [READERS, ROOT / "tests/readers.py", tool, tmp_path / "task", tmp_path / "found"]
+    subprocess.run(command, check=True, capture_output=True)
+    for number, (name, mask) in enumerate(proposed.items(), 1):
+        label = np.load(tmp_path / f"found/{file_name(number, name)}.npz")["label"]
+        wrong = np.where(label == 0, 0, label.astype(int) - 1) != mask
+        if tool in ("labelme", "label-studio"):  # Pillow, with which they draw polygons, also fills the border
+            wrong &= maximum_filter(mask, 3) == minimum_filter(mask, 3)
+        assert set(np.unique(label)) == {0, 2, 3} and not wrong.any()
 
 
 LABEL_STUDIO = os.environ.get("LABEL_STUDIO") or shutil.which("label-studio")
