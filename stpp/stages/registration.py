@@ -55,4 +55,4 @@ def _metrics(name: str, evaluation: Path) -> list[str]:
             rows["mIoU"][row["set"]] = scores[row["set"]][name]["miou"]
             rows.setdefault(f"IoU of {row['class']}", {})[row["set"]] = float(row["iou"])
     how = read(evaluation / "run.json", EvaluationJson)["evaluation"]
-    return [f"Predicted at: {how}.", "", *metrics_table(rows)]
+    return [f"In %, predicted at: {how}.", "", *metrics_table(rows)]
