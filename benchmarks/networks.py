@@ -33,7 +33,7 @@ from stpp.engine.predict import LARGE, MaskPredictor, fold_batch_norms, label_pr
 from stpp.models.build import build
 from stpp.params.models import Label, Model, Runtime
 from stpp.selftrain.pseudo import pseudo_masks
-from stpp.selftrain.stability import stabilities
+from stpp.selftrain.scoring.stability import stabilities
 from stpp.store.manifest import Dataset, Record
 from stpp.store.masks import encode_mask
 

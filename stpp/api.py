@@ -19,8 +19,8 @@ from stpp.engine.metrics import confusion, iou, miou
 from stpp.engine.predict import single_pass, with_tta
 from stpp.models.build import build
 from stpp.params.models import Loss, Model, Strong, Train, Weak
+from stpp.selftrain.scoring.stability import stability
 from stpp.selftrain.selection import select
-from stpp.selftrain.stability import stability
 from stpp.store.files import StppError
 
 __all__ = [

@@ -39,7 +39,7 @@ TABLES = {
     "stpp.engine.optimizers",
     "stpp.models.networks",
     "stpp.selftrain.rankings",
-    "stpp.selftrain.criteria",
+    "stpp.selftrain.scoring.criteria",
     "stpp.selftrain.online.methods",
     "stpp.ingest.formats",
     "stpp.ingest.layouts",
@@ -130,7 +130,7 @@ def test_modules_for_files_and_tables_do_not_import_torch(module: str) -> None:
 def test_the_training_core_needs_neither_mlflow_nor_dvc() -> None:
     reached = (
         import_closure("stpp.engine.fit")
-        | import_closure("stpp.selftrain.stability")
+        | import_closure("stpp.selftrain.scoring.stability")
         | import_closure("stpp.models.build")
     )
     assert not any(room(name) == "tracking" for name in reached)

@@ -30,9 +30,9 @@ from stpp.models.build import build
 from stpp.models.networks import NETWORKS
 from stpp.params.data import Annotations, Data
 from stpp.params.models import Model, Online, Score, Select, Strong, Train
-from stpp.selftrain.criteria import CRITERIA
 from stpp.selftrain.online.methods import METHODS
 from stpp.selftrain.rankings import RANKINGS
+from stpp.selftrain.scoring.criteria import CRITERIA
 from stpp.selftrain.selection import rank, select
 from stpp.store.files import StppError
 
@@ -203,7 +203,7 @@ def test_certainty_is_0_for_a_guess_and_1_for_a_certain_class_whole_and_in_windo
 
 
 def test_entropy_and_margin_equal_a_calculation_by_hand() -> None:
-    from stpp.selftrain.certainty import entropy, margin
+    from stpp.selftrain.scoring.certainty import entropy, margin
 
     p = torch.tensor([0.7, 0.2, 0.1]).reshape(1, 3, 1, 1)
     by_hand = 1 + sum(x * np.log(x) for x in (0.7, 0.2, 0.1)) / np.log(3)

@@ -29,9 +29,9 @@ from stpp.params.section import (
     Text,
     one_of,
 )
-from stpp.selftrain.criteria import CRITERIA
 from stpp.selftrain.online.methods import METHODS
 from stpp.selftrain.rankings import RANKINGS
+from stpp.selftrain.scoring.criteria import CRITERIA
 from stpp.store.masks import IGNORE
 
 Weights = Annotated[tuple[Factor, ...], Field(min_length=1, max_length=IGNORE, strict=False)]

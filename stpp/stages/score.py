@@ -19,8 +19,8 @@ from stpp.engine.predict import fold_batch_norms, mask_predictor, single_pass
 from stpp.models import build
 from stpp.run import distributed
 from stpp.run.progress import progress
-from stpp.selftrain.criteria import CRITERIA
-from stpp.selftrain.stability import stabilities
+from stpp.selftrain.scoring.criteria import CRITERIA
+from stpp.selftrain.scoring.stability import stabilities
 from stpp.stages import options
 from stpp.stages.stage import Inputs, Recipe, Stage, open_stage
 from stpp.store.files import StppError, read_ids, scan_csv, write_csv

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from stpp.selftrain.stability import stabilities, stability
+from stpp.selftrain.scoring.stability import stabilities, stability
 
 Mask = NDArray[np.uint8]
 Views = tuple[int, list[Mask]]

@@ -5,8 +5,8 @@ params.yaml.
 """
 
 CRITERIA = {
-    "entropy": "stpp.selftrain.certainty:entropy",
-    "margin": "stpp.selftrain.certainty:margin",
+    "entropy": "stpp.selftrain.scoring.certainty:entropy",
+    "margin": "stpp.selftrain.scoring.certainty:margin",
 }
 """Each function maps class probabilities (B, classes, H, W) to the certainty of every pixel (B, H, W).
 
