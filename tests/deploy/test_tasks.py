@@ -185,17 +185,17 @@ def test_pycocotools_reads_the_exact_masks_of_a_coco_task(proposed: dict[str, Ma
         np.testing.assert_array_equal(found, mask)
 
 
-READERS = ROOT / ".venv-readers/bin/python"
-"""A Python with the tools' own readers, which `make readers` installs: they conflict with the project's packages."""
+TOOLS = ROOT / ".venv-tools/bin/python"
+"""A Python with the tools' own code, which `make tools` installs: it conflicts with the project's packages."""
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not READERS.exists(), reason="run `make readers`")
+@pytest.mark.skipif(not TOOLS.exists(), reason="run `make tools`")
 @pytest.mark.parametrize("tool", TASKS)
 def test_the_tools_own_code_reads_the_proposed_masks_of_a_task(tool: str, tmp_path: Path) -> None:
     proposed = {name: blobs(seed, 130 + seed, 161, 3, 6.0) for seed, name in enumerate(("Bjørn&<b>'", "b+c%20"))}
     made(tmp_path / "task", tool, proposed, 0, "stability 0.25")
-    command = [READERS, ROOT / "tests/readers.py", tool, tmp_path / "task", tmp_path / "found"]
+    command = [TOOLS, ROOT / "tests/tools.py", "read", tool, tmp_path / "task", tmp_path / "found"]
     subprocess.run(command, check=True, capture_output=True)
     for number, (name, mask) in enumerate(proposed.items(), 1):
         label = np.load(tmp_path / f"found/{file_name(number, name)}.npz")["label"]
@@ -203,6 +203,50 @@ def test_the_tools_own_code_reads_the_proposed_masks_of_a_task(tool: str, tmp_pa
         if tool in ("labelme", "label-studio"):  # Pillow, with which they draw polygons, also fills the border
             wrong &= maximum_filter(mask, 3) == minimum_filter(mask, 3)
         assert set(np.unique(label)) == {0, 2, 3} and not wrong.any()
+
+
+EXPORTS: dict[str, dict[str, Any]] = {
+    "coco_instances": {
+        "images": "images/train/{name}.png",
+        "annotations": {"format": "coco", "file": "annotations/instances_train.json"},
+        "classes": CLASSES,
+    },
+    "cvat": {
+        "images": "images/{name}.png",
+        "annotations": {"format": "cvat", "file": "train.xml"},
+        "classes": CLASSES,
+    },
+    "labelme": {
+        "images": "{name}.png",
+        "annotations": {"format": "labelme", "file": "{name}.json"},
+        "classes": CLASSES,
+    },
+    "voc_segmentation": {
+        "images": "JPEGImages/{name}.png",
+        "masks": "SegmentationClass/{name}.png",
+        "classes": "labelmap.txt",
+    },
+}
+"""The section `data` for each export."""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not TOOLS.exists(), reason="run `make tools`")
+@pytest.mark.parametrize("form", EXPORTS)
+def test_exports_that_the_tools_own_code_writes_are_read_exactly(form: str, tmp_path: Path) -> None:
+    proposed = {name: blobs(seed, 130 + seed, 161, 3, 6.0) for seed, name in enumerate(("Bjørn&<b>'", "b+c%20"))}
+    made(tmp_path / "task", "coco", proposed)
+    command = [TOOLS, ROOT / "tests/tools.py", "write", form, tmp_path / "task", tmp_path / "export"]
+    subprocess.run(command, check=True, capture_output=True)
+    root = tmp_path / "export"
+    data = Data(name="export", kind="folder", root=str(root), **EXPORTS[form])
+    dataset, _, problems = inspect(data, 1)
+    if data.annotations:
+        dataset, _, problems = draw_masks(data, dataset, tmp_path / "out", 1)
+    assert problems == [] and dataset.classes == CLASSES
+    reader = ImageReader(dataset, root)
+    for number, (name, mask) in enumerate(proposed.items(), 1):
+        np.testing.assert_array_equal(reader.mask(Path(file_name(number, name)).stem), mask)
 
 
 LABEL_STUDIO = os.environ.get("LABEL_STUDIO") or shutil.which("label-studio")

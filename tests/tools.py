@@ -1,13 +1,16 @@
-"""Reads a task with the tool's own code, in an environment that has it: python tests/readers.py TOOL TASK OUT.
+"""Reads tasks, and writes exports, with the code of annotation tools, in an environment that has it (`make tools`).
 
-Writes OUT/IMAGE.npz for every image: `label`, the place of a pixel's class among the task's classes plus 1, or 0.
-It imports nothing of stpp. `make readers` makes the environment.
+`python tests/tools.py read TOOL TASK OUT` writes OUT/IMAGE.npz for every image of a task: `label`, the place of a
+pixel's class among the task's classes plus 1, or 0. `python tests/tools.py write FORMAT TASK OUT` writes the proposed
+masks of a task as the export of a tool into the folder OUT. Nothing of stpp is imported.
 """
 
 import json
 import shutil
 import sys
+from base64 import b64encode
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -97,7 +100,8 @@ READERS: dict[str, Callable[[Path], Found]] = {
 }
 
 
-def main(tool: str, task: Path, out: Path) -> None:
+def read(tool: str, task: Path, out: Path) -> None:
+    """Read a task, and write what was found."""
     classes = json.loads((task / "task.json").read_text())["classes"]
     found: dict[str, Any] = {}
     for name, label, mask in READERS[tool](task):
@@ -107,5 +111,48 @@ def main(tool: str, task: Path, out: Path) -> None:
         np.savez(out / f"{name}.npz", label=label)
 
 
+def write(form: str, task: Path, out: Path) -> None:
+    """Write the masks of a task as the export `form` of Datumaro (with which CVAT exports), or of LabelMe."""
+    from PIL import Image
+
+    about = json.loads((task / "task.json").read_text())
+    masks = {one["name"]: np.asarray(Image.open(task / f"proposed/{one['id']}.png")) for one in about["images"]}
+    if form == "labelme":
+        from labelme._label_file import LabelFile
+
+        for name, mask in masks.items():
+            shapes = []
+            for c in np.unique(mask[mask > 0]).tolist():
+                rows, columns = (np.flatnonzero((mask == c).any(axis)) for axis in (1, 0))
+                ends = [[columns[0].item(), rows[0].item()], [columns[-1].item(), rows[-1].item()]]
+                inside = (mask == c)[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+                shape = {"label": about["classes"][c], "points": ends, "shape_type": "mask", "group_id": None}
+                png = BytesIO()
+                Image.fromarray(inside.astype(np.uint8)).save(png, format="PNG")
+                shapes.append(shape | {"flags": {}, "description": "", "mask": b64encode(png.getvalue()).decode()})
+            out.mkdir(exist_ok=True)
+            shutil.copy(task / "images" / name, out / name)
+            path = (out / name).with_suffix(".json")
+            LabelFile().save(str(path), shapes, name, mask.shape[0], mask.shape[1], imageData=None)
+        return
+    import datumaro as dm
+
+    label = dm.LabelCategories.from_iterable(about["classes"])
+    colours = dm.MaskCategories(
+        {c: (40 * c, 0, 200 - 40 * c) if c else (0, 0, 0) for c in range(len(about["classes"]))}
+    )
+    items = [
+        dm.DatasetItem(
+            Path(name).stem,
+            subset="train",
+            media=dm.Image.from_file(path=str(task / "images" / name)),
+            annotations=[dm.Mask(mask == c, label=c, id=c, group=c) for c in np.unique(mask[mask > 0]).tolist()],
+        )
+        for name, mask in masks.items()
+    ]
+    categories = {dm.AnnotationType.label: label, dm.AnnotationType.mask: colours}
+    dm.Dataset.from_iterable(items, categories=categories).export(str(out), form, save_media=True)
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
+    {"read": read, "write": write}[sys.argv[1]](sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]))
