@@ -38,9 +38,9 @@ test: install ## Run the tests; takes minutes
 test-slow: install ## Run the slow tests: whole runs and random kills
 	$(TEST_THREADS) pytest -n 2 --dist worksteal -m slow
 
-tools: install ## Test tasks and exports of annotation tools with the tools' own code, in .venv-tools; takes minutes
-	$(PYTHON) -m venv .venv-tools
-	.venv-tools/bin/pip install --quiet --disable-pip-version-check labelme==5.11.4 datumaro==1.13.12 label-studio-sdk==2.1.2
+tools: install ## Test tasks and exports of annotation tools with the tools' own code, in .venv/tools; takes minutes
+	$(PYTHON) -m venv $(VENV)/tools
+	$(VENV)/tools/bin/pip install --quiet --disable-pip-version-check labelme==5.11.4 datumaro==1.13.12 label-studio-sdk==2.1.2
 	pytest -m slow tests/deploy/test_tasks.py -k own_code
 
 coverage: install ## Run the tests, and list the lines of stpp that none of them runs, also in subprocesses

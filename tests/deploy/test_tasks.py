@@ -185,7 +185,7 @@ def test_pycocotools_reads_the_exact_masks_of_a_coco_task(proposed: dict[str, Ma
         np.testing.assert_array_equal(found, mask)
 
 
-TOOLS = ROOT / ".venv-tools/bin/python"
+TOOLS = ROOT / ".venv/tools/bin/python"
 """A Python with the tools' own code, which `make tools` installs: it conflicts with the project's packages."""
 
 
