@@ -6,7 +6,7 @@ A report reads these files and nothing else.
 import json
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import to_jsonable_python
@@ -51,6 +51,7 @@ class _Result(BaseModel):
     setting: str
     system: str
     seed: int
+    unit: Literal["%"] | None = None
     metrics: dict[str, dict[str, _Scores]]
     params: dict[str, Any]
     numbers: Numbers | None = None
@@ -70,6 +71,9 @@ def read(path: Path) -> Result:
     try:
         raw = read_json(path)
         known = _Result.model_validate(raw)
+        if known.unit is None:  # older versions wrote fractions
+            raw |= {"metrics": _scaled(known.metrics), "numbers": known.numbers and _scaled(known.numbers)}
+            known = _Result.model_validate(raw)
         setting, system, seed = path.parent.parent.name, path.parent.name, int(path.stem)
         if (known.setting, known.system, known.seed) != (setting, system, seed):
             wrong = f"it is the result of {known.setting}/{known.system}, seed {known.seed}"
@@ -78,7 +82,7 @@ def read(path: Path) -> Result:
         elif system not in known.metrics.get("val", {}):
             wrong = f"metrics.val.{system} is missing"
         else:
-            return _in_percent(dict(raw)) | {"params": _complete(known.params)}
+            return dict(raw) | {"params": _complete(known.params)}
     except ValidationError as error:
         first = error.errors()[0]
         wrong = f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}"
@@ -89,17 +93,13 @@ def read(path: Path) -> Result:
     )
 
 
-def _in_percent(result: Result) -> Result:
-    """Return a result with its scores in percent. Older versions wrote fractions, and no unit."""
-    if result.get("unit") == "%":
-        return result
-
-    def scaled(value: Any) -> Any:
-        return {key: scaled(one) for key, one in value.items()} if isinstance(value, dict) else 100 * value
-
-    numbers = result.get("numbers")
-    of_classes = numbers and {key: scaled(numbers.get(key, {})) for key in ("miou", "classes")}
-    return result | {"metrics": scaled(result["metrics"]), "numbers": numbers and numbers | of_classes}
+def _scaled(value: Any) -> Any:
+    """Return fractions in percent: a number, or all scores of a dict, `_Scores` or `Numbers`."""
+    if isinstance(value, Numbers):
+        return value.model_dump() | {"miou": _scaled(value.miou), "classes": _scaled(value.classes)}
+    if isinstance(value, _Scores):
+        return {"miou": 100 * value.miou}
+    return {key: _scaled(one) for key, one in value.items()} if isinstance(value, dict) else 100 * value
 
 
 def _complete(params: dict[str, Any]) -> dict[str, Any]:

@@ -12,20 +12,17 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from stpp.store.files import StppError, read_json
 
 
-def _ratio(value: float) -> float:
-    if value < 0 or value > 1:
-        raise ValueError("must be between 0 and 1")
-    return value
+def _up_to(highest: int) -> AfterValidator:
+    def checked(value: float) -> float:
+        if value < 0 or value > highest:  # NaN passes: it is the mIoU of a set that shows no class
+            raise ValueError(f"must be between 0 and {highest}")
+        return value
+
+    return AfterValidator(checked)
 
 
-def _percent(value: float) -> float:
-    if value < 0 or value > 100:  # NaN passes: it is the mIoU of a set that shows no class
-        raise ValueError("must be between 0 and 100")
-    return value
-
-
-Ratio = Annotated[float, AfterValidator(_ratio)]
-Percent = Annotated[float, AfterValidator(_percent)]
+Ratio = Annotated[float, _up_to(1)]
+Percent = Annotated[float, _up_to(100)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 

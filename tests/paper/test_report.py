@@ -135,6 +135,13 @@ def test_a_result_of_an_older_version_has_fractions_and_is_read_in_percent(tmp_p
     ]
 
 
+@pytest.mark.parametrize("change", [{"metrics": {"val": {"st": {"miou": 55.0}}}}, {"unit": "points"}])
+def test_a_result_of_another_unit_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    cell(tmp_path, "table-1", "own", "st", 0, 0.5, **{"unit": None} | change)
+    with pytest.raises(StppError, match=r"0\.json: (metrics\.val\.st\.miou|unit): Input should be"):
+        results.of_table(tmp_path, "table-1")
+
+
 def test_own_data_has_rows_without_a_published_number(tmp_path: Path) -> None:
     cell(tmp_path, "table-1", "mine-half-pspnet-resnet18", "st", 0, 50)
     rows = report.rows(table("table-1"), results.of_table(tmp_path, "table-1")[0])
