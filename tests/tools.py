@@ -10,6 +10,7 @@ import shutil
 import sys
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -111,36 +112,30 @@ def read(tool: str, task: Path, out: Path) -> None:
         np.savez(out / f"{name}.npz", label=label)
 
 
-def write(form: str, task: Path, out: Path) -> None:
-    """Write the masks of a task as the export `form` of Datumaro (with which CVAT exports), or of LabelMe."""
+def labelme_export(masks: dict[str, Any], classes: list[str], task: Path, out: Path) -> None:
+    """Write a file for each image with LabelMe's LabelFile, each class as a mask."""
+    from labelme._label_file import LabelFile
     from PIL import Image
 
-    about = json.loads((task / "task.json").read_text())
-    masks = {one["name"]: np.asarray(Image.open(task / f"proposed/{one['id']}.png")) for one in about["images"]}
-    if form == "labelme":
-        from labelme._label_file import LabelFile
+    out.mkdir()
+    for name, mask in masks.items():
+        shapes = []
+        for c in np.unique(mask[mask > 0]).tolist():
+            rows, columns = (np.flatnonzero((mask == c).any(axis)) for axis in (1, 0))
+            ends = [[columns[0].item(), rows[0].item()], [columns[-1].item(), rows[-1].item()]]
+            inside = (mask == c)[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+            png = BytesIO()
+            Image.fromarray(inside.astype(np.uint8)).save(png, format="PNG")
+            shape = {"label": classes[c], "points": ends, "shape_type": "mask", "group_id": None, "flags": {}}
+            shapes.append(shape | {"description": "", "mask": b64encode(png.getvalue()).decode()})
+        shutil.copy(task / "images" / name, out / name)
+        LabelFile().save(str((out / name).with_suffix(".json")), shapes, name, *mask.shape, imageData=None)
 
-        for name, mask in masks.items():
-            shapes = []
-            for c in np.unique(mask[mask > 0]).tolist():
-                rows, columns = (np.flatnonzero((mask == c).any(axis)) for axis in (1, 0))
-                ends = [[columns[0].item(), rows[0].item()], [columns[-1].item(), rows[-1].item()]]
-                inside = (mask == c)[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-                shape = {"label": about["classes"][c], "points": ends, "shape_type": "mask", "group_id": None}
-                png = BytesIO()
-                Image.fromarray(inside.astype(np.uint8)).save(png, format="PNG")
-                shapes.append(shape | {"flags": {}, "description": "", "mask": b64encode(png.getvalue()).decode()})
-            out.mkdir(exist_ok=True)
-            shutil.copy(task / "images" / name, out / name)
-            path = (out / name).with_suffix(".json")
-            LabelFile().save(str(path), shapes, name, mask.shape[0], mask.shape[1], imageData=None)
-        return
+
+def datumaro_export(form: str, masks: dict[str, Any], classes: list[str], task: Path, out: Path) -> None:
+    """Write a format of Datumaro, with which CVAT exports, each class as a mask."""
     import datumaro as dm
 
-    label = dm.LabelCategories.from_iterable(about["classes"])
-    colours = dm.MaskCategories(
-        {c: (40 * c, 0, 200 - 40 * c) if c else (0, 0, 0) for c in range(len(about["classes"]))}
-    )
     items = [
         dm.DatasetItem(
             Path(name).stem,
@@ -150,8 +145,22 @@ def write(form: str, task: Path, out: Path) -> None:
         )
         for name, mask in masks.items()
     ]
-    categories = {dm.AnnotationType.label: label, dm.AnnotationType.mask: colours}
+    colours = {c: (40 * c, 0, 200 - 40 * c) if c else (0, 0, 0) for c in range(len(classes))}
+    categories = {
+        dm.AnnotationType.label: dm.LabelCategories.from_iterable(classes),
+        dm.AnnotationType.mask: dm.MaskCategories(colours),
+    }
     dm.Dataset.from_iterable(items, categories=categories).export(str(out), form, save_media=True)
+
+
+def write(form: str, task: Path, out: Path) -> None:
+    """Write the masks of a task as LabelMe's export, or as the format `form` of Datumaro."""
+    from PIL import Image
+
+    about = json.loads((task / "task.json").read_text())
+    masks = {one["name"]: np.asarray(Image.open(task / f"proposed/{one['id']}.png")) for one in about["images"]}
+    to = labelme_export if form == "labelme" else partial(datumaro_export, form)
+    to(masks, about["classes"], task, out)
 
 
 if __name__ == "__main__":

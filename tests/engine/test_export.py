@@ -66,6 +66,7 @@ def test_onnx_runtime_and_torch_export_agree_with_the_checkpoint_at_other_sizes(
     assert export.to_torch_export(tmp_path / "m.pt2").logits < 1e-4
     if importlib.util.find_spec("openvino"):
         assert export.to_openvino(tmp_path / "m.xml").logits < 1e-4
+        assert (tmp_path / "m.xml").read_text().count("<palette") == 1, "ONNX has metadata of its own"
     assert [type(module) for module in network.modules()] == before, "the network itself is left as it was"
     session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
     extra = {"stpp.json": ""}
