@@ -55,4 +55,4 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def copied(finished: Project, tmp_path: Path) -> Project:
     """Return a copy of the finished project, which a test may change."""
     shutil.copytree(finished.folder, tmp_path / "project", symlinks=True)
-    return Project(tmp_path / "project", finished.env)
+    return Project(tmp_path / "project", dict(finished.env))  # a test may change it, too
