@@ -91,6 +91,13 @@ def summed(p: Array, label: NDArray[np.int64], counts: NDArray[np.bool_]) -> flo
     return -sum(np.log(p[b, label[b, v, u], v, u]) for b, v, u in zip(*np.nonzero(counts), strict=True))
 
 
+def factors(level: Array, plain: Array) -> Array:
+    """Return the factor of every channel. Fails unless each channel is multiplied as a whole."""
+    found = (level * plain).sum((2, 3)) / (plain**2).sum((2, 3))
+    assert np.allclose(level, found[..., None, None] * plain, atol=1e-5)
+    return found
+
+
 def by_hand(method: type, network: Small, teacher: Small, parts: list[tuple[Tensor, Tensor]]) -> float:
     """Return the loss of a batch that is computed in parts, with the features that the head has seen."""
     total, shown = np.zeros(4), np.zeros(4)  # L_x, L_s1, L_s2, L_fp
@@ -102,9 +109,7 @@ def by_hand(method: type, network: Small, teacher: Small, parts: list[tuple[Tens
             first, second = network.seen[2 * at : 2 * at + 2]
             labeled, dropped = [level[:B] for level in first], [level[2 * B :] for level in first]
             for level, plain in zip(dropped, encoded(network, x[:, 1]), strict=True):
-                factor = (level / plain).reshape(*level.shape[:2], -1)
-                assert np.allclose(factor, factor[..., :1], atol=1e-3), "a channel is dropped as a whole"
-                assert set(np.unique(factor.round(3))) == {0.0, 2.0}
+                assert set(np.unique(factors(level, plain).round(3))) == {0.0, 2.0}
             both = encoded(network, np.concatenate([images[:, 0], images[:, 1]]))
             assert all(np.allclose(seen, own, atol=1e-5) for seen, own in zip(second, both, strict=True))
             sure = (weak.max(1) >= PARAMS.threshold) & (y[:, 1] != 255)
@@ -116,7 +121,7 @@ def by_hand(method: type, network: Small, teacher: Small, parts: list[tuple[Tens
             labeled, *strong = [[level[k * B : (k + 1) * B] for level in seen] for k in range(3)]
             plain = [encoded(network, images[:, k]) for k in range(2)]
             for one, two, first, second in zip(*strong, *plain, strict=True):
-                d, rest = (one / first).mean((2, 3)), (two / second).mean((2, 3))
+                d, rest = factors(one, first), factors(two, second)
                 assert np.allclose(d + rest, 2, atol=1e-3), "the masks are complementary"
                 assert set(np.unique(d.round(3))) == {0.0, 1.0, 2.0}
                 assert sum(bool((np.abs(row - 1) < 1e-3).all()) for row in d) == B // 2
