@@ -3,11 +3,12 @@
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from small import Project, project_in
+from filelock import FileLock
+from small import Project, environment, project_in
 
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")  # MLflow reads it at import, before stpp sets it
 
@@ -28,9 +29,7 @@ def project(tmp_path: Path) -> Iterator[Project]:
 
 @pytest.fixture(scope="session")
 def prepared_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = project_in(tmp_path_factory.mktemp("prepared") / "project")
-    made.prepare()
-    return made.folder
+    return _once(tmp_path_factory, "prepared", Project.prepare).folder
 
 
 @pytest.fixture
@@ -43,12 +42,29 @@ def prepared(prepared_once: Path, project: Project) -> Project:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Return a project in which ST++ has run, tracked and committed. Tests use a copy of it (`copied`)."""
-    made = project_in(tmp_path_factory.mktemp("finished") / "project")
+
+    def run(made: Project) -> None:
+        del made.env["STPP_TRACKING"]
+        made.commit("-A")
+        made.run("dvc", "repro", "-q")
+        made.commit("-A")
+
+    made = _once(tmp_path_factory, "finished", run)
     del made.env["STPP_TRACKING"]
-    made.commit("-A")
-    made.run("dvc", "repro", "-q")
-    made.commit("-A")
     return made
+
+
+def _once(factory: pytest.TempPathFactory, name: str, fill: Callable[[Project], None]) -> Project:
+    """Return a project that one of pytest's processes has filled for all of them. They share the folder above theirs."""
+    own = factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / name
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "done").exists():
+            shutil.rmtree(folder, ignore_errors=True)  # another process failed to fill it
+            folder.mkdir()
+            fill(project_in(folder / "project"))
+            (folder / "done").touch()
+    return Project(folder / "project", environment())
 
 
 @pytest.fixture

@@ -211,8 +211,16 @@ def project_in(folder: Path) -> Project:
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("dvc.lock", "*.pth"))
         else:
             shutil.copyfile(source, target)
+    made = Project(folder, environment())
+    made.params()
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+    return made
+
+
+def environment() -> dict[str, str]:
+    """Return the variables of a project's commands."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_", "STPP_", "GIT_"))}
-    env |= {
+    return env | {
         "PATH": f"{warm.folder()}:{BIN}:{env['PATH']}",
         "OMP_NUM_THREADS": "1",
         "STPP_TRACKING": "off",
@@ -220,10 +228,6 @@ def project_in(folder: Path) -> Project:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "PYTHONUNBUFFERED": "1",
     }
-    made = Project(folder, env)
-    made.params()
-    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
-    return made
 
 
 def mask_set(

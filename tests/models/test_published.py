@@ -121,8 +121,10 @@ def published(network: str, classes: int = 5, backbone: str = "resnet50") -> Sta
     return {k: v.contiguous() for k, v in state.items()}
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize(("backbone", "stride"), [("resnet50", 8), ("resnet50", 16), ("resnet101", 8)])
+@pytest.mark.parametrize(
+    ("network", "backbone", "stride"),
+    [*((network, "resnet50", stride) for network in NETWORKS for stride in (8, 16)), ("deeplabv2", "resnet101", 8)],
+)
 def test_a_loaded_network_computes_the_same_as_the_published_one(network: str, backbone: str, stride: int) -> None:
     state = published(network, backbone=backbone)
     ours = build.build(Model(network=network, backbone=backbone, output_stride=stride), 5).eval()

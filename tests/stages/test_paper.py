@@ -31,7 +31,7 @@ def test_a_table_on_own_data_is_planned_run_interrupted_resumed_and_reported(pro
     before = (project.folder / "params.yaml").read_bytes()
     command = ["stpp", "paper", "run", "table-1", "--own", "--cell", "*/st", "--cell", "*/suponly"]
 
-    process = project.cold().start(*command)
+    process = project.start(*command)
     deadline = time.monotonic() + 300
     while not list(project.folder.glob(".stpp/runs-st-student-*/state.pt")):
         assert process.poll() is None

@@ -17,11 +17,6 @@ from stpp.store.files import digest
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def project(project: Project) -> Project:
-    return project.cold()
-
-
 DATA = "--data runs/data --split runs/split --out OUT"
 TRAIN = f"stpp train --name teacher --backbone runs/backbone.safetensors {DATA}".split()
 
@@ -161,7 +156,7 @@ def test_a_training_killed_under_dvc_resumes_with_the_next_repro(project: Projec
     chance, home = random.Random(who), project.folder / ".stpp"
     before = kept(project)
     for _ in range(2):
-        dvc = project.start("dvc", "repro", "train_teacher")
+        dvc = project.cold().start("dvc", "repro", "train_teacher")
         wait_for(lambda: kept(project) - before and children(dvc.pid))  # noqa: B023 - it is called at once
         time.sleep(chance.uniform(0, 0.2 * seconds))
         assert dvc.poll() is None, "too late to kill it"
@@ -182,7 +177,7 @@ def test_the_next_repro_waits_for_a_stage_whose_dvc_was_killed(project: Project)
     project.run("dvc", "repro", "split", "backbone")
     expected, _ = undisturbed(project, TRAIN, "runs/first")
     home = project.folder / ".stpp"
-    dvc = project.start("dvc", "repro", "train_teacher")
+    dvc = project.cold().start("dvc", "repro", "train_teacher")
     wait_for(lambda: list(home.glob("runs-teacher-*/state.pt")))
     stage = children(dvc.pid)
     os.kill(dvc.pid, signal.SIGKILL)
@@ -200,7 +195,7 @@ def test_the_next_repro_waits_for_a_stage_whose_dvc_was_killed(project: Project)
 def test_a_second_copy_with_other_parameters_is_refused_and_names_the_first(prepared: Project) -> None:
     prepared.params(train={"epochs": 30})
     command = [w.replace("OUT", "runs/teacher") for w in TRAIN]
-    first = prepared.start(*command)
+    first = prepared.cold().start(*command)
     wait_for(lambda: list((prepared.folder / ".stpp").glob("runs-teacher-*/state.pt")))
     prepared.params(train={"epochs": 4})
     output = prepared.run(*command, rc=2)
@@ -230,7 +225,7 @@ def test_a_saved_state_that_is_not_finite_is_named_and_kept(prepared: Project) -
 
 def test_a_stage_killed_before_dvc_records_it_restores_its_results(project: Project) -> None:
     project.run("dvc", "repro", "split", "backbone")
-    dvc = project.start("dvc", "repro", "train_teacher")
+    dvc = project.cold().start("dvc", "repro", "train_teacher")
     done = project.folder / "runs/teacher/run.json"
     wait_for(done.exists)
     os.killpg(dvc.pid, signal.SIGKILL)
@@ -248,7 +243,7 @@ def test_a_stage_killed_before_dvc_records_it_restores_its_results(project: Proj
 
 def test_ctrl_c_prints_one_line_about_how_to_resume(prepared: Project) -> None:
     prepared.params(train={"epochs": 30})
-    process = prepared.start(*[w.replace("OUT", "runs/teacher") for w in TRAIN])
+    process = prepared.cold().start(*[w.replace("OUT", "runs/teacher") for w in TRAIN])
     wait_for(lambda: list((prepared.folder / ".stpp").glob("runs-teacher-*/state.pt")))
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=60)
@@ -260,7 +255,7 @@ def test_ctrl_c_prints_one_line_about_how_to_resume(prepared: Project) -> None:
 def test_a_full_disk_is_reported_leaves_no_partial_files_and_the_next_run_succeeds(prepared: Project) -> None:
     """A limit on the file size simulates the full disk: writing fails in the middle of the first saved state."""
     command = " ".join(TRAIN).replace("OUT", "runs/teacher")
-    output = prepared.run("bash", "-c", f"ulimit -f 2000; {command}", rc=2)
+    output = prepared.cold().run("bash", "-c", f"ulimit -f 2000; {command}", rc=2)
     assert "the disk is full" in output and "Traceback" not in output
     left = [
         f
