@@ -55,7 +55,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 def _once(factory: pytest.TempPathFactory, name: str, fill: Callable[[Project], None]) -> Project:
-    """Return a project that one of pytest's processes has filled for all of them. They share the folder above theirs."""
+    """Return a project that one of pytest's processes fills for all of them. They share the folder above theirs."""
     own = factory.getbasetemp()
     folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / name
     with FileLock(f"{folder}.lock"):
