@@ -20,23 +20,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[Project]:
-    made = project_in(tmp_path / "project")
-    # A background job of a shell ignores SIGINT, and its children inherit that. They do not inherit a handler.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield made
-    made.end()
+    yield from _used(project_in(tmp_path / "project"))
 
 
 @pytest.fixture(scope="session")
-def prepared_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _once(tmp_path_factory, "prepared", Project.prepare).folder
+def prepared_once(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return _once(tmp_path_factory, "prepared", Project.prepare)
 
 
 @pytest.fixture
-def prepared(prepared_once: Path, project: Project) -> Project:
-    """Return a project with data set, split and backbone, created without DVC."""
-    shutil.copytree(prepared_once, project.folder, symlinks=True, dirs_exist_ok=True)
-    return project
+def prepared(prepared_once: Project, tmp_path: Path) -> Iterator[Project]:
+    """Yield a project with data set, split and backbone, created without DVC."""
+    yield from _used(prepared_once.copied(tmp_path / "project"))
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +63,13 @@ def _once(factory: pytest.TempPathFactory, name: str, fill: Callable[[Project], 
 
 
 @pytest.fixture
-def copied(finished: Project, tmp_path: Path) -> Project:
-    """Return a copy of the finished project, which a test may change."""
-    shutil.copytree(finished.folder, tmp_path / "project", symlinks=True)
-    return Project(tmp_path / "project", dict(finished.env))  # a test may change it, too
+def copied(finished: Project, tmp_path: Path) -> Iterator[Project]:
+    """Yield a copy of the finished project, which a test may change."""
+    yield from _used(finished.copied(tmp_path / "project"))
+
+
+def _used(made: Project) -> Iterator[Project]:
+    # A background job of a shell ignores SIGINT, and its children inherit that. They do not inherit a handler.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield made
+    made.end()

@@ -101,6 +101,11 @@ class Project:
                 os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
 
+    def copied(self, folder: Path) -> "Project":
+        """Copy this project to a folder that does not exist, and return the copy."""
+        subprocess.run(["cp", "-a", self.folder, folder], check=True)  # several times as fast as shutil.copytree
+        return Project(folder, dict(self.env))
+
     def cold(self) -> "Project":
         """Return this project with commands that start every process anew: a kill or Ctrl-C reaches it at once."""
         return replace(self, env=self.env | {"PATH": self.env["PATH"].removeprefix(f"{warm.folder()}:")})
@@ -204,13 +209,14 @@ def ran(output: str) -> list[str]:
 def project_in(folder: Path) -> Project:
     """Create a project in `folder`, with a git repository that has no commit."""
     folder.mkdir()
-    for name in ("dvc.yaml", "pipelines", "stpp", "splits", "weights", ".dvc/config", ".dvcignore", ".gitignore"):
+    for name in ("dvc.yaml", "pipelines", "splits", "weights", ".dvc/config", ".dvcignore", ".gitignore"):
         source, target = ROOT / name, folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("dvc.lock", "*.pth"))
         else:
             shutil.copyfile(source, target)
+    subprocess.run(["cp", "-a", ROOT / "stpp", folder], check=True)  # several times as fast as shutil.copytree
     made = Project(folder, environment())
     made.params()
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)

@@ -53,8 +53,14 @@ def test_the_network_has_the_backbone_and_the_output_stride_of_the_parameters() 
     assert sum("layer3" in name and name.endswith("conv1.weight") for name, _ in network.named_parameters()) == 6
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("name", ["classifier.bias", "backbone.bn1.running_var", "backbone.layer4.1.conv2.weight"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("classifier.bias", float("nan")),
+        ("backbone.bn1.running_var", float("inf")),
+        ("backbone.layer4.1.conv2.weight", float("-inf")),
+    ],
+)
 def test_a_value_that_is_not_finite_is_neither_written_nor_read(name: str, value: float, tmp_path: Path) -> None:
     state = {key: tensor.clone().contiguous() for key, tensor in seeded(5).state_dict().items()}
     state[name].view(-1)[-1] = value

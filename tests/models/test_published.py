@@ -1,6 +1,7 @@
 """Tests of every network against the public code, which is written here as functions of a state dict."""
 
 import os
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,11 @@ ORACLES = {"deeplabv2": deeplabv2, "deeplabv3plus": deeplabv3plus, "pspnet": psp
 
 def published(network: str, classes: int = 5, backbone: str = "resnet50") -> State:
     """Return a state dict in the layout of the public code, with running statistics unlike those of a new network."""
+    return dict(_published(network, classes, backbone))
+
+
+@cache
+def _published(network: str, classes: int, backbone: str) -> State:
     torch.manual_seed(3)
     state = build.build(Model(network=network, backbone=backbone), classes).state_dict()
     generator = torch.Generator().manual_seed(4)

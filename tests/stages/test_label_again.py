@@ -1,7 +1,6 @@
 """Tests of `label` on an existing mask set: it reuses exactly the shards whose inputs and code are unchanged."""
 
 import re
-import shutil
 import zipfile
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small import Project, project_in
+from small import Project
 
 from stpp.models.build import build, save
 from stpp.params.models import Model
@@ -67,20 +66,17 @@ def change(project: Project, name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def labelled_once(prepared_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = project_in(tmp_path_factory.mktemp("labelled") / "project")
-    shutil.copytree(prepared_once, made.folder, symlinks=True, dirs_exist_ok=True)
+def labelled_once(prepared_once: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    made = prepared_once.copied(tmp_path_factory.mktemp("labelled") / "project")
     made.params(model={"backbone": BACKBONE}, label={"soft": True})
     draw_weights(made, 0)
     assert label(made) == 0
-    return made.folder
+    return made
 
 
 @pytest.fixture
-def labelled(labelled_once: Path, project: Project) -> Project:
-    shutil.copytree(labelled_once, project.folder, symlinks=True, dirs_exist_ok=True)
-    project.params(model={"backbone": BACKBONE}, label={"soft": True})
-    return project
+def labelled(labelled_once: Project, tmp_path: Path) -> Project:
+    return labelled_once.copied(tmp_path / "project")
 
 
 def test_only_the_shard_of_a_changed_photograph_is_labelled_again(labelled: Project) -> None:

@@ -55,9 +55,14 @@ def test_a_suggestion_stays_within_the_limits_of_the_data(size: tuple[int, int],
     assert all(one.why for one in chosen)
 
 
+BACKBONES = ("", "resnet18", "test_vit", "vit_small_patch14_dinov2")
+
+
 @pytest.mark.parametrize("cuda", [False, True])
-@pytest.mark.parametrize("present", ["dpt", "linear", "pspnet", "deeplabv3plus_separable"])
-@pytest.mark.parametrize("backbone", ["", "resnet18", "test_vit", "vit_small_patch14_dinov2"])
+@pytest.mark.parametrize(
+    ("present", "backbone"),
+    [*itertools.product(("dpt", "pspnet"), BACKBONES), ("linear", "test_vit"), ("deeplabv3plus_separable", "resnet18")],
+)
 def test_a_suggested_network_can_be_built_and_keeps_the_present_head_if_it_suits(
     cuda: bool, present: str, backbone: str
 ) -> None:

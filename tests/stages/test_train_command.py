@@ -24,7 +24,7 @@ def miou(project: Project, model: str, subset: str) -> float:
     return float(read_json(project.folder / "out/metrics.json")[subset]["m"]["miou"])
 
 
-@pytest.mark.parametrize(("keep", "ema"), [("last", None), ("best_val", None), ("last", 0.9)])
+@pytest.mark.parametrize(("keep", "ema"), [("best_val", None), ("last", 0.9)])
 def test_the_model_is_the_kept_epoch_and_its_metrics_equal_an_evaluation(
     prepared: Project, keep: str, ema: float | None
 ) -> None:
