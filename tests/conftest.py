@@ -13,9 +13,12 @@ from small import Project, environment, project_in
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")  # MLflow reads it at import, before stpp sets it
 
 
+LONGEST = ("test_every_system_runs", "test_the_server_accepts", "test_a_table_on_own_data_is_planned")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the longest test first. If it started last, one process would still be busy long after the others."""
-    items.sort(key=lambda item: "test_systems" not in item.nodeid)
+    """Run the longest tests first. If one started last, one process would still be busy long after the others."""
+    items.sort(key=lambda item: [name in item.nodeid for name in LONGEST], reverse=True)
 
 
 @pytest.fixture
