@@ -12,8 +12,8 @@ from small import Project, environment, project_in
 
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")  # MLflow reads it at import, before stpp sets it
 
-
 LONGEST = ("test_every_system_runs", "test_the_server_accepts", "test_a_table_on_own_data_is_planned")
+"""The beginnings of the names of tests that take minutes, the longest first."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -34,7 +34,7 @@ def prepared_once(tmp_path_factory: pytest.TempPathFactory) -> Project:
 @pytest.fixture
 def prepared(prepared_once: Project, tmp_path: Path) -> Iterator[Project]:
     """Yield a project with data set, split and backbone, created without DVC."""
-    yield from _used(prepared_once.copied(tmp_path / "project"))
+    yield from _used(prepared_once.copy_to(tmp_path / "project"))
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +68,7 @@ def _once(factory: pytest.TempPathFactory, name: str, fill: Callable[[Project], 
 @pytest.fixture
 def copied(finished: Project, tmp_path: Path) -> Iterator[Project]:
     """Yield a copy of the finished project, which a test may change."""
-    yield from _used(finished.copied(tmp_path / "project"))
+    yield from _used(finished.copy_to(tmp_path / "project"))
 
 
 def _used(made: Project) -> Iterator[Project]:

@@ -101,7 +101,7 @@ class Project:
                 os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
 
-    def copied(self, folder: Path) -> "Project":
+    def copy_to(self, folder: Path) -> "Project":
         """Copy this project to a folder that does not exist, and return the copy."""
         subprocess.run(["cp", "-a", self.folder, folder], check=True)  # several times as fast as shutil.copytree
         return Project(folder, dict(self.env))

@@ -67,7 +67,7 @@ def change(project: Project, name: str) -> None:
 
 @pytest.fixture(scope="module")
 def labelled_once(prepared_once: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    made = prepared_once.copied(tmp_path_factory.mktemp("labelled") / "project")
+    made = prepared_once.copy_to(tmp_path_factory.mktemp("labelled") / "project")
     made.params(model={"backbone": BACKBONE}, label={"soft": True})
     draw_weights(made, 0)
     assert label(made) == 0
@@ -76,7 +76,7 @@ def labelled_once(prepared_once: Project, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def labelled(labelled_once: Project, tmp_path: Path) -> Project:
-    return labelled_once.copied(tmp_path / "project")
+    return labelled_once.copy_to(tmp_path / "project")
 
 
 def test_only_the_shard_of_a_changed_photograph_is_labelled_again(labelled: Project) -> None:

@@ -16,7 +16,6 @@ from stpp.store.files import digest
 
 pytestmark = pytest.mark.slow
 
-
 DATA = "--data runs/data --split runs/split --out OUT"
 TRAIN = f"stpp train --name teacher --backbone runs/backbone.safetensors {DATA}".split()
 
